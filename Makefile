@@ -1,0 +1,79 @@
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+PYTEST_ARGS ?=
+BIN := .venv/bin
+# Puts the cached opa on PATH and names it in AGENTGATE_OPA_BIN, for one command line.
+SERVICES := eval "$$(scripts/services --env)" &&
+
+.PHONY: help setup setup-dev services demo dev test test-adversarial torture check lint format coverage bench policy \
+        audit sbom lock pre-commit clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/.stamp-runtime ## .venv with what the gateway and the demo need
+
+setup-dev: .venv/.stamp-dev ## .venv with what tests and checks need too
+
+.venv/.stamp-%: requirements/%.lock pyproject.toml scripts/setup
+	@PYTHON="$(PYTHON)" scripts/setup $*
+
+services: ## redis-server and OPA, for tests and `make dev` (minutes, once)
+	@scripts/services
+
+demo: setup ## six scenes against a real gateway, embedded defaults
+	@$(BIN)/agentgate demo
+
+dev: setup-dev services ## OPA, Redis and a reloading gateway; Ctrl-C stops all
+	@$(SERVICES) scripts/dev
+
+test: setup-dev services ## everything but the torture runs
+	$(SERVICES) $(BIN)/pytest tests -m "not torture" $(PYTEST_ARGS)
+
+test-adversarial: setup-dev services ## the attacks alone
+	$(SERVICES) $(BIN)/pytest tests/attacks -m "not torture" $(PYTEST_ARGS)
+
+torture: setup-dev services ## the long proofs
+	$(SERVICES) $(BIN)/pytest tests -m torture --timeout=3600 $(PYTEST_ARGS)
+
+check: lint services ## lint, types, walls, docs, policy: no servers started
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_walls.py $(wildcard tests/test_docs.py)
+	$(SERVICES) opa check --strict policies
+	$(SERVICES) opa fmt --fail --list policies
+	$(SERVICES) opa test policies
+
+lint: setup-dev ## ruff: rules and format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup-dev ## let ruff rewrite what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+coverage: setup-dev services ## tests with branch coverage, HTML in htmlcov/
+	$(SERVICES) $(BIN)/pytest tests -m "not torture" --cov --cov-report=term --cov-report=html $(PYTEST_ARGS)
+
+bench: setup-dev ## bench/RESULTS.md anew (installs wrk on Debian)
+	@scripts/services --bench
+	$(SERVICES) $(BIN)/python bench/run.py
+
+policy: services ## compile policies/ to WebAssembly
+	$(SERVICES) scripts/build-policy
+
+audit: setup-dev ## known vulnerabilities in the runtime lock
+	@# --strict: a package that could not be looked up is a failure, not a pass
+	$(BIN)/pip-audit --strict --require-hashes --disable-pip --requirement requirements/runtime.lock
+
+sbom: setup-dev ## CycloneDX of the runtime lock in sbom.json
+	$(BIN)/python scripts/sbom sbom.json
+
+lock: ## newest versions into requirements/*.lock
+	scripts/lock --upgrade
+
+pre-commit: setup-dev ## the commit hooks on every file
+	$(BIN)/pre-commit run --all-files
+
+clean: ## what can be made again; the services cache stays
+	rm -rf .venv .dev build dist htmlcov .coverage sbom.json .pytest_cache .mypy_cache .ruff_cache .hypothesis demo/out bench/out

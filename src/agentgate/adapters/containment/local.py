@@ -1,0 +1,116 @@
+"""Admission for one process without Redis: the same rules, in memory.
+
+Nothing here outlives the process; kills do, because they are in the log, and the first `apply` brings them back.
+No method waits, so every `admit` is atomic by being on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from dataclasses import dataclass, field
+
+from agentgate.adapters.containment._common import US_PER_S, flight_entry, limit_state
+from agentgate.core.call import Call, TraceId
+from agentgate.core.containment import KillId, KillState, flags_over
+from agentgate.core.errors import ReasonCode
+from agentgate.ports import Admitted, Clock, LimitState, NotAdmitted, RateLimit
+
+_LimitKey = tuple[str, str, str]
+
+
+@dataclass(slots=True)
+class _Window:
+    """The times (monotonic ns) of the calls that a limit counts, oldest first: never more than the limit."""
+
+    times: deque[int] = field(default_factory=deque)
+    length_ns: int = 0
+
+    def slide(self, now_ns: int) -> None:
+        """Forget what has left the window; a call made exactly one window ago has left it."""
+        gone = now_ns - self.length_ns
+        while self.times and self.times[0] <= gone:
+            self.times.popleft()
+
+
+class LocalAdmission:
+    """Implements `Admission` for a gateway of one process."""
+
+    def __init__(self, *, member: str, clock: Clock) -> None:
+        self._member = member
+        self._clock = clock
+        self._position: int | None = None
+        self._flags: dict[str, KillId] = {}
+        self._windows: OrderedDict[_LimitKey, _Window] = OrderedDict()
+        self._flight: dict[TraceId, dict[str, str]] = {}
+
+    async def start(self) -> None:
+        """Nothing to connect; here so that both kinds are started alike."""
+
+    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+        position = self._position
+        if position is None or position < seen:
+            detail = f"kill position {seen} is not applied here yet"
+            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, detail, position=position)
+        for flag in flags_over(call):
+            if kill_id := self._flags.get(flag):
+                return NotAdmitted(ReasonCode.KILLED, f"killed by {kill_id}", kill_id, position=position)
+        state = None
+        if limit is not None:
+            has_room, state = self._count(call, limit)
+            if not has_room:
+                return NotAdmitted(ReasonCode.RATE_LIMITED, "the limit is used up", limit=state, position=position)
+        self._flight[call.trace_id] = flight_entry(call, self._member, self._clock.now())
+        return Admitted(position, state)
+
+    def release(self, call: Call) -> None:
+        self._flight.pop(call.trace_id, None)
+
+    async def apply(self, state: KillState) -> None:
+        if self._position is None or self._position < state.position:
+            self._flags = state.flags()
+            self._position = state.position
+
+    async def position(self) -> int | None:
+        return self._position
+
+    async def in_flight(self) -> list[dict[str, str]]:
+        """The calls between admission and release, each with its `trace_id`."""
+        return [{"trace_id": trace_id, **entry} for trace_id, entry in self._flight.items()]
+
+    @property
+    def windows(self) -> int:
+        """How many limits are being counted: what memory depends on."""
+        return len(self._windows)
+
+    async def aclose(self) -> None:
+        self._flight.clear()
+
+    # --- limits ---
+
+    def _count(self, call: Call, limit: RateLimit) -> tuple[bool, LimitState]:
+        """Count the call if there is room for it. A refused call counts for nothing."""
+        now_ns = self._clock.ticks_ns()
+        self._drop_idle(now_ns)
+        window = self._windows.setdefault((call.tenant, call.agent, call.tool_name), _Window())
+        window.length_ns = round(limit.window_s * 1e9)
+        window.slide(now_ns)
+        has_room = len(window.times) < limit.limit
+        if has_room:
+            window.times.append(now_ns)
+        oldest_ns = window.times[0] if window.times else now_ns
+        leaves_in_us = -(-(oldest_ns + window.length_ns - now_ns) // 1000)
+        now_us = round(self._clock.now().timestamp() * US_PER_S)
+        return has_room, limit_state(limit, len(window.times), now_us + leaves_in_us)
+
+    def _drop_idle(self, now_ns: int) -> None:
+        """Look at two windows in turn and drop those that are empty, so that agents who left cost nothing.
+
+        Two for each counted call: memory stays within twice what is in use, and no call pays for all.
+        """
+        for _ in range(min(2, len(self._windows))):
+            key, window = next(iter(self._windows.items()))
+            window.slide(now_ns)
+            if window.times:
+                self._windows.move_to_end(key)
+            else:
+                del self._windows[key]

@@ -1,0 +1,249 @@
+"""Admission through Redis, for several workers and replicas: one script, one round trip for each call.
+
+Redis is the fast path and never the authority: whatever it loses is refused on until `apply` has put it back from
+the log. Its user needs, on keys `{ag:*`: EVALSHA EVAL HGET HGETALL HDEL HSET INFO, and what the two scripts call:
+HMGET TIME ZCOUNT ZADD ZRANGE ZRANGEBYSCORE ZREMRANGEBYSCORE PEXPIRE DEL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Final
+
+import hiredis
+import orjson
+
+from agentgate.adapters.containment._common import flight_entry, limit_state
+from agentgate.adapters.containment._link import OPEN_S, Link
+from agentgate.adapters.containment._resp import Answer, Connection, NoAnswer, Word, explain
+from agentgate.adapters.containment._url import parse_url
+from agentgate.core.call import Call, TraceId, is_id
+from agentgate.core.containment import KillState, flags_over
+from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
+from agentgate.ports import Admitted, NotAdmitted, RateLimit
+
+_log = logging.getLogger(__name__)
+
+CHECK_EVERY_S: Final = 2.0
+APPLY_S_PER_FLAG: Final = 50e-6
+"""`apply` of 10,000 kills is a megabyte: each flag adds this to its deadline (it takes a tenth of it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    text: str
+    sha: str
+
+    @classmethod
+    def read(cls, name: str) -> _Script:
+        text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+        # SHA-1 is how Redis names scripts; nothing rests on it.
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+class RedisAdmission:
+    """Implements `Admission`. All members that share a log share one Redis and `log_id`."""
+
+    def __init__(self, url: str, *, log_id: str = "0", member: str, deadline_s: float = 0.1) -> None:
+        """Raises UnsafeConfiguration when `url` cannot be read."""
+        if not is_id(log_id):
+            raise UnsafeConfiguration(f"log id {log_id!r} is not a name")
+        self._member = member
+        self._deadline_s = deadline_s
+        self._kills = f"{{ag:{log_id}}}:kills"
+        self._flight = f"{{ag:{log_id}}}:flight"
+        self._rate = f"{{ag:{log_id}}}:rate:"
+        self._mine: dict[TraceId, bytes | None] = {}
+        """Calls of this member that were admitted, with their entries; None while that is being asked."""
+        self._admit = _Script.read("admit.lua")
+        self._apply = _Script.read("apply.lua")
+        self._warned_of_loss = False
+        self._link = Link(parse_url(url), deadline_s=deadline_s, check=self._check, check_every_s=CHECK_EVERY_S)
+
+    async def start(self) -> None:
+        """Connect. A Redis that is not there yet is waited for in the background, and calls are refused until then.
+
+        Raises:
+            UnsafeConfiguration: this Redis may evict flags, or is a cluster.
+        """
+        await self._link.start()
+
+    @property
+    def trouble(self) -> str:
+        """Why everything is refused now, in a sentence; empty while Redis is connected."""
+        return self._link.trouble
+
+    # --- the port ---
+
+    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+        entry = orjson.dumps(flight_entry(call, self._member, datetime.now(UTC)))
+        self._mine[call.trace_id] = None
+        try:
+            answer = await self._run(self._admit, *self._question(call, limit, seen, entry))
+        except asyncio.CancelledError:
+            self.release(call)
+            raise
+        verdict = _verdict(answer, limit, seen)
+        if isinstance(verdict, Admitted):
+            self._mine[call.trace_id] = entry
+        elif verdict.reason is ReasonCode.KILL_STATE_UNKNOWN:
+            # It may have been registered, or may yet be: commands are carried out in order, so this comes after.
+            self.release(call)
+        else:
+            del self._mine[call.trace_id]
+        return verdict
+
+    def release(self, call: Call) -> None:
+        self._mine.pop(call.trace_id, None)
+        self._link.fire("HDEL", self._flight, call.trace_id)
+
+    async def apply(self, state: KillState) -> None:
+        flags = state.flags()
+        words = [word for pair in flags.items() for word in pair]
+        deadline_s = self._deadline_s + len(flags) * APPLY_S_PER_FLAG
+        answer = await self._run(self._apply, 1, self._kills, state.position, *words, deadline_s=deadline_s)
+        if not isinstance(answer, int):
+            raise KillStateUnknown(explain(answer))
+
+    async def position(self) -> int | None:
+        connection = self._link.current() or await self._link.wait()
+        answer = None if isinstance(connection, NoAnswer) else await connection.command("HGET", self._kills, "#")
+        return int(answer) if isinstance(answer, bytes) and answer.isdigit() else None
+
+    async def aclose(self) -> None:
+        await self._link.aclose()
+
+    # --- for display ---
+
+    async def in_flight(self) -> list[dict[str, str]]:
+        """The calls of all members between admission and release, each with its `trace_id`.
+
+        Raises:
+            KillStateUnknown: Redis did not answer in time.
+        """
+        connection = await self._connected()
+        return [{"trace_id": trace_id, **orjson.loads(entry)} for trace_id, entry in await self._flights(connection)]
+
+    async def forget(self, member: str) -> None:
+        """Remove what a member that is gone has left in flight. Raises KillStateUnknown."""
+        connection = await self._connected()
+        mark = _mark(member)
+        left = [trace_id for trace_id, entry in await self._flights(connection) if mark in entry]
+        if left:
+            connection.fire("HDEL", self._flight, *left)
+
+    # --- inside ---
+
+    def _question(self, call: Call, limit: RateLimit | None, seen: int, entry: bytes) -> tuple[Word, ...]:
+        """Number of keys, keys and arguments of admit.lua."""
+        if limit is None:
+            return (2, self._kills, self._flight, seen, call.trace_id, entry, 0, 0, *flags_over(call))
+        rate = f"{self._rate}{call.tenant}/{call.agent}/{call.tool_name}"
+        window_us = round(limit.window_s * 1e6)
+        flags = flags_over(call)
+        return (3, self._kills, self._flight, rate, seen, call.trace_id, entry, limit.limit, window_us, *flags)
+
+    async def _run(self, script: _Script, *words: Word, deadline_s: float | None = None) -> Answer:
+        connection = self._link.current()
+        if connection is None:
+            found = await self._link.wait()
+            if isinstance(found, NoAnswer):
+                return found
+            connection, deadline_s = found, deadline_s or self._deadline_s / 2
+        answer = await connection.command("EVALSHA", script.sha, *words, deadline_s=deadline_s)
+        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
+            # After a restart or SCRIPT FLUSH. The text runs it and makes it known, in one go.
+            answer = await connection.command("EVAL", script.text, *words, deadline_s=deadline_s)
+        return answer
+
+    async def _connected(self) -> Connection:
+        connection = self._link.current() or await self._link.wait()
+        if isinstance(connection, NoAnswer):
+            raise KillStateUnknown(connection.detail)
+        return connection
+
+    async def _flights(self, connection: Connection) -> list[tuple[TraceId, bytes]]:
+        answer = await connection.command("HGETALL", self._flight, deadline_s=OPEN_S)
+        if not isinstance(answer, list) or not all(isinstance(word, bytes) for word in answer):
+            raise KillStateUnknown(explain(answer))
+        words: Iterator[bytes] = iter(answer)
+        return [(TraceId(key.decode(errors="replace")), entry) for key, entry in zip(words, words, strict=False)]
+
+    async def _check(self, connection: Connection) -> None:
+        """At every connect and every few seconds: may this Redis be relied on, and is the display right?
+
+        Raises:
+            UnsafeConfiguration, KillStateUnknown
+        """
+        answer = await connection.command("INFO", deadline_s=OPEN_S)
+        if not isinstance(answer, bytes):
+            raise KillStateUnknown(explain(answer))
+        info = _info(answer)
+        _refuse_unsafe(info)
+        if info.get("aof_enabled") == "0" and not self._warned_of_loss:
+            self._warned_of_loss = True
+            _log.warning(
+                "Redis keeps no append-only file: after a restart of Redis calls are refused until the kills are put "
+                "back from the log, and limits start anew. Set `appendonly yes`."
+            )
+        await self._correct_display(connection)
+
+    async def _correct_display(self, connection: Connection) -> None:
+        """Remove this member's entries whose release was lost, and put back those that Redis lost."""
+        mark = _mark(self._member)
+        shown = {trace_id for trace_id, entry in await self._flights(connection) if mark in entry}
+        if ended := shown - self._mine.keys():
+            connection.fire("HDEL", self._flight, *ended)
+        lost = [(key, entry) for key, entry in self._mine.items() if entry is not None and key not in shown]
+        if lost:
+            connection.fire("HSET", self._flight, *(word for pair in lost for word in pair))
+
+
+def _mark(member: str) -> bytes:
+    """What an entry of `member` contains, so that others need not be parsed."""
+    return b'"member":%s' % orjson.dumps(member)
+
+
+def _info(answer: bytes) -> dict[str, str]:
+    pairs = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
+    return {name: value for name, colon, value in pairs if colon}
+
+
+def _refuse_unsafe(info: Mapping[str, str]) -> None:
+    """INFO says all that is needed, and is allowed where CONFIG is not (hosted services)."""
+    if info.get("cluster_enabled") == "1":
+        raise UnsafeConfiguration(
+            "this Redis is a cluster: its fail-over may lose a kill in one shard while another goes on. "
+            "Give the gateway a single Redis, with replicas if you like."
+        )
+    policy = info.get("maxmemory_policy")
+    if info.get("maxmemory") != "0" and policy != "noeviction":
+        raise UnsafeConfiguration(
+            f"this Redis may throw kills away when its memory is full (maxmemory-policy is {policy}). "
+            "Set `maxmemory-policy noeviction`."
+        )
+
+
+def _verdict(answer: Answer, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+    """What admit.lua said. Everything that is not one of its answers is a refusal (K4)."""
+    match answer:
+        case [0, int(position), None, int(used), int(reset_us)]:
+            return Admitted(position, limit_state(limit, used, reset_us) if limit else None)
+        case [1, int(position), bytes(kill), _, _]:
+            kill_id = kill.decode(errors="replace")
+            return NotAdmitted(ReasonCode.KILLED, f"killed by {kill_id}", kill_id, position=position)
+        case [2, int(position), None, int(used), int(reset_us)] if limit:
+            state = limit_state(limit, used, reset_us)
+            return NotAdmitted(ReasonCode.RATE_LIMITED, "the limit is used up", limit=state, position=position)
+        case [3, int(position), None, _, _]:
+            detail = f"the kill store is at position {position}, older than {seen}"
+            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, detail, position=position)
+        case [3, None, None, _, _]:
+            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, "the kill store has no kill position")
+    return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, explain(answer))

@@ -1,0 +1,259 @@
+"""The thread that owns the writing connection: takes what waits, commits it, answers; and comes back after faults.
+
+Only what was committed is answered with a receipt. Whether a failed COMMIT persisted is unknown until one looks:
+so after every error the store is opened anew and asked for the batch's event ids.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from typing import Final
+
+from agentgate.adapters.log._ledger import Item, Ledger, Outcome, Plan
+from agentgate.adapters.log._store import SqliteStore, abandoning
+from agentgate.core.containment import KillState
+from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
+
+Answer = Outcome | AgentGateError
+
+_MAX_BATCH: Final = 1_024
+_REOPEN_AFTER_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
+_TIDY_EVERY_BATCHES: Final = 64
+
+# A log that contradicts itself stays refused until somebody has looked: more writing could only hide the trace.
+_CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_OF_ONE_EVENT: Final = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
+
+
+class Job:
+    """Something else than an append that the thread is asked to do between two batches."""
+
+    __slots__ = ("done", "run")
+
+    def __init__(self, run: Callable[[SqliteStore], object], done: Callable[[object, BaseException | None], None]) -> None:
+        self.run = run
+        self.done = done
+
+
+class Committer(threading.Thread):
+    """`tell` and `ended` are called in this thread. `trouble`, `size` and `kill_state` may be read in any."""
+
+    def __init__(
+        self,
+        connect: Callable[[], SqliteStore],
+        tell: Callable[[list[tuple[Item, Answer]]], None],
+        ended: Callable[[], None],
+    ) -> None:
+        # A daemon: a disk that never answers must not keep the process from ending.
+        super().__init__(name="agentgate-log", daemon=True)
+        self.queue: SimpleQueue[list[Item] | Job | None] = SimpleQueue()
+        self.trouble: AgentGateError | None = None
+        self.size = 0
+        self.kill_state = KillState(0, {})
+        self._connect = connect
+        self._tell = tell
+        self._ended = ended
+        self._store: SqliteStore | None = None
+        self._ledger: Ledger | None = None
+        self._possible_sizes: tuple[int, ...] = ()
+        """Which sizes a reopened log may have: with and without a batch whose commit failed."""
+        self._last_leaf_hash: bytes | None = None
+        self._failures = 0
+        self._batches = 0
+
+    def run(self) -> None:
+        try:
+            self._open(None)
+            while self._turn():
+                pass
+        finally:
+            self.trouble = self.trouble or LogUnavailable("the log is closed")
+            if self._store is not None:
+                with abandoning(self._store):
+                    pass
+            self._ended()
+
+    def _turn(self) -> bool:
+        """Do what is there to do; False once the end was asked for."""
+        try:
+            work = self.queue.get(timeout=self._patience_s())
+        except Empty:
+            self._open(None)
+            return True
+        items: list[Item] = []
+        while work is not None:
+            if isinstance(work, Job):
+                self._commit(items)
+                items = []
+                self._do(work)
+            else:
+                items += work
+            if len(items) >= _MAX_BATCH or self.queue.empty():
+                break
+            work = self.queue.get()
+        self._commit(items)
+        return work is not None
+
+    def _patience_s(self) -> float | None:
+        """How long to wait for work before the store is tried again; None while there is no reason to."""
+        if self._store is not None or not isinstance(self.trouble, LogUnavailable):
+            return None
+        return _REOPEN_AFTER_S[min(self._failures, len(_REOPEN_AFTER_S)) - 1]
+
+    def _do(self, job: Job) -> None:
+        if self._store is None:
+            job.done(None, self.trouble)
+            return
+        try:
+            result = job.run(self._store)
+        except (sqlite3.Error, OSError) as error:
+            job.done(None, LogUnavailable(f"the log: {error}"))
+        except AgentGateError as error:
+            if isinstance(error, LogBroken):
+                self._break(error)
+            job.done(None, error)
+        else:
+            job.done(result, None)
+
+    # --- batches ------------------------------------------------------------------------------------------
+
+    def _commit(self, items: list[Item]) -> None:
+        if not items:
+            return
+        gone = [item for item in items if _given_up(item)]
+        answers: list[tuple[Item, Answer]] = [(item, LogUnavailable("too late")) for item in gone]
+        answers += self._try([item for item in items if not _given_up(item)] if gone else items)
+        self._tell(answers)
+        self._batches += 1
+        if self._batches % _TIDY_EVERY_BATCHES == 0 and self._store is not None:
+            self._tidy(self._store)
+
+    def _try(self, items: list[Item]) -> list[tuple[Item, Answer]]:
+        store, ledger = self._store, self._ledger
+        if store is None or ledger is None:
+            return _all(items, self.trouble)
+        plan: Plan | None = None
+        try:
+            for key, session in store.sessions(ledger.unknown_sessions(items)):
+                ledger.learn(key, session)
+            wanted = ledger.wanted(items)
+            plan = ledger.plan(items, store.spent(wanted) if wanted else set())
+            if plan.ids:
+                store.write(plan, ledger)
+        except sqlite3.Error as error:
+            return self._recover(items, plan, error)
+        if plan.ids:
+            self._publish(ledger, plan.events[-1])
+        return list(plan.outcomes)
+
+    def _publish(self, ledger: Ledger, last_leaf_hash: bytes | None) -> None:
+        self._last_leaf_hash = last_leaf_hash
+        self.size = ledger.size
+        if self.kill_state.position != ledger.position:
+            self.kill_state = ledger.kill_state()
+
+    def _recover(self, items: list[Item], plan: Plan | None, error: sqlite3.Error) -> list[tuple[Item, Answer]]:
+        """Answer a batch whose transaction failed: from what a new connection sees."""
+        if error.sqlite_errorcode & 0xFF in _CORRUPT if hasattr(error, "sqlite_errorcode") else False:
+            self._break(LogBroken(f"the database is damaged ({error}); run `log verify`"))
+            return _all(items, self.trouble)
+        self._leave()
+        added = len(plan.ids) if plan is not None else 0
+        self._possible_sizes = (self.size, self.size + added)
+        persisted = self._open(plan)
+        if persisted and plan is not None:
+            return list(plan.outcomes)
+        if self._store is not None and isinstance(error, _OF_ONE_EVENT):
+            if len(items) > 1:  # one event that the store refuses must not refuse its neighbours
+                return [answer for item in items for answer in self._try([item])]
+            return _all(items, LogUnavailable(f"the store refuses this event: {error}"))
+        return _all(items, self.trouble or LogUnavailable(f"not recorded: {error}"))
+
+    # --- the store ----------------------------------------------------------------------------------------
+
+    def _open(self, plan: Plan | None) -> bool:
+        """Open the store and load its state; whether it has `plan`, whose commit failed. Sets `trouble`."""
+        store: SqliteStore | None = None
+        try:
+            store = self._connect()
+            ledger = store.load()
+            last_leaf_hash = store.leaf_hash(ledger.size - 1)
+            self._check_continues(store, ledger)
+            store.probe()
+            persisted = plan is not None and bool(plan.ids) and store.has(plan)
+        except (sqlite3.Error, OSError) as error:
+            self._fail(store, LogUnavailable(f"the log cannot be written: {error}"))
+            return False
+        except (LogBroken, UnsafeConfiguration) as error:
+            self._fail(store, error)
+            return False
+        self._store, self._ledger = store, ledger
+        self._failures, self.trouble = 0, None
+        self._possible_sizes = ()
+        self.kill_state = ledger.kill_state()
+        self._publish(ledger, last_leaf_hash)
+        return persisted
+
+    def _check_continues(self, store: SqliteStore, ledger: Ledger) -> None:
+        """A store that is opened again must have what was acknowledged, and nothing that we did not send."""
+        if self._last_leaf_hash is None:
+            return
+        if ledger.size not in (self._possible_sizes or (self.size,)):
+            raise LogBroken(f"the log had {self.size} events and has {ledger.size} now: somebody else writes to it")
+        if store.leaf_hash(self.size - 1) != self._last_leaf_hash:
+            raise LogBroken(f"event {self.size - 1} is not the one that was written")
+
+    def _fail(self, store: SqliteStore | None, trouble: AgentGateError) -> None:
+        if store is not None:
+            with abandoning(store):
+                pass
+        self._failures += 1
+        self.trouble = trouble
+
+    def _leave(self) -> None:
+        store, self._store, self._ledger = self._store, None, None
+        if store is not None:
+            with abandoning(store):
+                pass
+
+    def _break(self, trouble: LogBroken) -> None:
+        self._leave()
+        self.trouble = trouble
+
+    def _tidy(self, store: SqliteStore) -> None:
+        try:
+            store.tidy()
+        except sqlite3.Error as error:
+            # The commits stand without it; if the disk is really gone, the next one will say so.
+            self._batches -= 1
+            del error
+        except LogBroken as error:
+            self._break(error)
+
+
+def _given_up(item: Item) -> bool:
+    """Whether its caller was told that it is too late. A cancelled caller's event is still appended."""
+    return item.future.done() and not item.future.cancelled()
+
+
+def _all(items: list[Item], trouble: AgentGateError | None) -> list[tuple[Item, Answer]]:
+    """The same refusal for each, an exception of its own for each future."""
+    return [(item, again(trouble)) for item in items]
+
+
+def again(trouble: AgentGateError | None) -> AgentGateError:
+    """A new exception that says the same: one instance would collect the tracebacks of all who raise it."""
+    return LogUnavailable("the log is not open") if trouble is None else type(trouble)(*trouble.args)
+
+
+def settle(future: asyncio.Future[object], result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)

@@ -1,0 +1,225 @@
+"""Which events of a batch are appended, and with which numbers. Pure: what must be known of the store is given.
+
+Every store plans the same way, so what a receipt says cannot depend on where it is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from agentgate.core.call import Digest
+from agentgate.core.containment import Kill, KillId, KillState
+from agentgate.core.decision import Receipt
+from agentgate.core.event import Event, Kind
+from agentgate.core.projection import Effect, Put, Spending, effects, kill_from_row, leaver, session_row, spendings
+from agentgate.ports import AlreadySpent, ForeignSession, Spend
+
+Outcome = Receipt | AlreadySpent | ForeignSession
+SessionKey = tuple[str, str]
+
+SESSIONS_KNOWN: Final = 50_000
+"""How many sessions are kept in memory, with their owner and their last number."""
+_WITHOUT_EFFECT: Final = frozenset({Kind.FINISHED, Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED})
+
+
+class Item:
+    """An event on its way into the log, and who waits for it."""
+
+    __slots__ = ("event", "future")
+
+    def __init__(self, event: Event, future: asyncio.Future[Outcome]) -> None:
+        self.event = event
+        self.future = future
+
+
+class Session:
+    """What the ledger knows of one: whose it is (None: nobody's yet), and its last number."""
+
+    __slots__ = ("number", "owner")
+
+    def __init__(self, owner: str | None = None, number: int = 0) -> None:
+        self.owner = owner
+        self.number = number
+
+
+@dataclass(slots=True)
+class Plan:
+    """One transaction. The three lists are flat, row after row, in the order of the tables' columns."""
+
+    first: int
+    events: list[Any] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
+    sessions: list[Any] = field(default_factory=list)
+    effects: list[Effect] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
+
+
+def check(event: Event, spends: Sequence[Spend]) -> None:
+    """Raise in the face of who made a malformed event, not in the writer.
+
+    Raises:
+        KeyError, ValueError: a field is missing, or `spends` names what the leaf does not.
+    """
+    fields = event.fields
+    kind = event.kind
+    if kind is Kind.FINISHED:
+        fields["trace_id"]
+    elif kind is Kind.DECIDED:
+        fields["trace_id"], fields["decision"], fields["call_sha256"]
+    elif kind not in _WITHOUT_EFFECT:
+        for _ in effects(fields, 0, 0, event.body, event.projected):
+            pass
+    if spends:
+        carried = spendings(fields)
+        for spend in spends:
+            if (spend.kind, spend.key) not in carried:
+                raise ValueError(f"the leaf of a {kind} event does not say that it spends {spend.kind} {spend.key!r}")
+
+
+class Ledger:
+    """The log's state as of the last commit, plus the plan being made.
+
+    A plan changes it at once: after a failed commit a ledger is worthless and must be loaded anew.
+    """
+
+    def __init__(
+        self,
+        log_id: str,
+        *,
+        size: int = 0,
+        position: int = 0,
+        members: Iterable[str] = (),
+        kills: Iterable[Kill] = (),
+        open_intents: Mapping[str, int] | None = None,
+    ) -> None:
+        self.log_id = log_id
+        self.size = size
+        self.position = position
+        self._members = dict.fromkeys(members)
+        self._kills: dict[KillId, Kill] = {kill.id: kill for kill in kills}
+        self._open = dict(open_intents or {})
+        self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
+
+    @property
+    def open_from(self) -> int:
+        """The index of the oldest open intent: the dict keeps the order of appending."""
+        return next(iter(self._open.values()), self.size)
+
+    def kill_state(self) -> KillState:
+        return KillState(self.position, dict(self._kills))
+
+    # --- what a plan needs to know ------------------------------------------------------------------------
+
+    def unknown_sessions(self, items: Iterable[Item]) -> list[SessionKey]:
+        """Sessions in this batch that must be looked up and told with `learn` first."""
+        known = self._sessions
+        while len(known) > SESSIONS_KNOWN:  # before a batch, so that it finds what it looked up
+            known.popitem(last=False)
+        keys = {(item.event.tenant, item.event.session) for item in items if item.event.session}
+        return [key for key in keys if key not in known]
+
+    def learn(self, key: SessionKey, session: Session) -> None:
+        self._sessions[key] = session
+
+    @staticmethod
+    def wanted(items: Iterable[Item]) -> list[Spending]:
+        """What this batch wants to spend."""
+        return [
+            spending
+            for item in items
+            if item.event.kind is not Kind.FINISHED
+            for spending in spendings(item.event.fields)
+        ]
+
+    # --- planning -----------------------------------------------------------------------------------------
+
+    def plan(self, items: Iterable[Item], spent: set[Spending]) -> Plan:
+        """Decide on a batch in order. `spent`: which of what it `wanted` is in the store; grows with the batch."""
+        plan = Plan(self.size)
+        for item in items:
+            event = item.event
+            outcome = self._refusal(event, spent)
+            plan.outcomes.append((item, outcome or self._accept(event, plan)))
+        return plan
+
+    def _refusal(self, event: Event, spent: set[Spending]) -> AlreadySpent | ForeignSession | None:
+        if event.kind in _WITHOUT_EFFECT:
+            return None
+        if event.kind is Kind.DECIDED and event.session:
+            owner = self._sessions[event.tenant, event.session].owner
+            if owner is not None and owner != event.principal:
+                return ForeignSession(event.session)
+        wanted = spendings(event.fields)
+        for kind, key in wanted:
+            if (kind, key) in spent:
+                return AlreadySpent(Spend(kind, key))  # type: ignore[arg-type]  # spendings names these kinds alone
+        spent.update(wanted)
+        return None
+
+    def _accept(self, event: Event, plan: Plan) -> Receipt:
+        index = self.size
+        self.size = index + 1
+        kind = event.kind
+        if kind is Kind.KILLED or kind is Kind.RELEASED:
+            self.position += 1
+        number = 0
+        if event.session:
+            key = (event.tenant, event.session)
+            session = self._sessions[key]
+            self._sessions.move_to_end(key)
+            number = session.number = session.number + 1
+        plan.ids.append(event.id)
+        plan.events += (
+            self.log_id, index, event.id, kind._value_, event.tenant, event.session, number, event.at,
+            self.position, event.leaf, event.leaf_hash,
+        )  # fmt: skip
+        plan.bodies += (self.log_id, index, event.salt, event.body)
+        if kind is Kind.FINISHED:
+            self._open.pop(event.fields["trace_id"], None)
+        elif kind is Kind.DECIDED:
+            self._decided(event, index, plan)
+            return Receipt(event.id, index, self.position, Digest(event.fields["call_sha256"]))
+        elif kind not in _WITHOUT_EFFECT:
+            return self._with_effects(event, index, plan)
+        return Receipt(event.id, index, self.position)
+
+    def _decided(self, event: Event, index: int, plan: Plan) -> None:
+        fields = event.fields
+        if fields["decision"] == "ALLOW":
+            self._open[fields["trace_id"]] = index
+        if event.session:
+            session = self._sessions[event.tenant, event.session]
+            if session.owner is None:
+                session.owner = event.principal
+                row = session_row(fields, index)
+                plan.sessions += (self.log_id, *row.values())
+        if "approval_id" in fields or "idempotency_sha256" in fields:
+            found = effects(fields, index, self.position, None)
+            plan.effects += (effect for effect in found if effect.table != "sessions")
+
+    def _with_effects(self, event: Event, index: int, plan: Plan) -> Receipt:
+        """The rare kinds: what they change in the tables, and in what this ledger remembers of them."""
+        fields = event.fields
+        found = list(effects(fields, index, self.position, event.body, event.projected))
+        plan.effects += found
+        members: tuple[str, ...] = ()
+        match event.kind:
+            case Kind.JOINED:
+                self._members.pop(fields["member"], None)
+                self._members[fields["member"]] = None
+            case Kind.LEFT:
+                self._members.pop(leaver(fields), None)
+            case Kind.KILLED:
+                row = next(effect.row for effect in found if isinstance(effect, Put) and effect.table == "kills")
+                kill = kill_from_row(row)
+                self._kills[kill.id] = kill
+                members = tuple(self._members)
+            case Kind.RELEASED:
+                self._kills.pop(KillId(fields["kill_id"]), None)
+                members = tuple(self._members)
+        return Receipt(event.id, index, self.position, None, members)

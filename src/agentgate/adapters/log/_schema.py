@@ -1,0 +1,155 @@
+"""The tables of every store, and what SQLite needs besides them to be append-only.
+
+`events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection.py),
+and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 0x41474154
+"""`AGAT`: what `file` and SQLite tell our databases by."""
+
+metadata: Final = MetaData()
+
+_Int: Final = BigInteger().with_variant(Integer(), "sqlite")  # STRICT tables know INTEGER alone
+
+
+def _table(name: str, *columns: Column[object] | Index) -> Table:
+    log_id: Column[str] = Column("log_id", Text, primary_key=True)
+    return Table(name, metadata, log_id, *columns, sqlite_strict=True)
+
+
+def _text(name: str, *, key: bool = False, null: bool = False) -> Column[object]:
+    return Column(name, Text, primary_key=key, nullable=null)
+
+
+def _int(name: str, *, key: bool = False, null: bool = False) -> Column[object]:
+    return Column(name, _Int, primary_key=key, nullable=null, autoincrement=False)
+
+
+def _blob(name: str, *, null: bool = False) -> Column[object]:
+    return Column(name, LargeBinary, nullable=null)
+
+
+_IN_A_SESSION: Final = text("session <> ''")
+
+events: Final = _table(
+    "events",
+    _int("idx", key=True),
+    _text("event_id"),
+    _text("kind"),
+    _text("tenant"),
+    _text("session"),
+    _int("session_number"),
+    _text("at"),
+    _int("kill_position"),
+    _blob("leaf"),
+    _blob("leaf_hash"),
+    Index("events_id", "event_id", unique=True),
+    Index(
+        "events_session",
+        "log_id",
+        "tenant",
+        "session",
+        "session_number",
+        unique=True,
+        sqlite_where=_IN_A_SESSION,
+        postgresql_where=_IN_A_SESSION,
+    ),
+)
+bodies: Final = _table("bodies", _int("idx", key=True), _blob("salt"), _blob("body"))
+head: Final = _table("head", _int("size"), _int("kill_position"), _int("open_from"))
+"""One row. `open_from`: no intent before this index is open, so a start need not scan from 0."""
+checkpoints: Final = _table("checkpoints", _int("size", key=True), _blob("root"), _blob("note"), _blob("frontier"))
+
+sessions: Final = _table(
+    "sessions",
+    _text("tenant", key=True),
+    _text("session", key=True),
+    _text("principal"),
+    _text("first_at"),
+    _int("idx"),
+)
+spent: Final = _table("spent", _text("kind", key=True), _text("key", key=True), _int("idx"))
+kills: Final = _table(
+    "kills",
+    _text("id", key=True),
+    _text("scope"),
+    _text("tenant"),
+    _text("target"),
+    _text("reason", null=True),
+    _text("actor"),
+    _text("since"),
+    _text("expires_at", null=True),
+    _int("position"),
+    _int("released_position", null=True),
+    _int("drained"),
+    _int("idx"),
+)
+approvals: Final = _table(
+    "approvals",
+    _text("id", key=True),
+    _text("tenant"),
+    _text("session"),
+    _text("requested_by"),
+    _text("tool"),
+    _text("trace_id"),
+    _text("digest"),
+    _text("policy_revision"),
+    _text("requested_at"),
+    _text("expires_at"),
+    _text("state"),
+    _text("decided_by", null=True),
+    _text("token_sha256", null=True),
+    _blob("sealed", null=True),
+    Index("approvals_state", "log_id", "state", "requested_at"),
+    Index("approvals_digest", "log_id", "digest"),
+)
+members: Final = _table("members", _text("member", key=True), _int("joined_idx"), _int("left_idx", null=True))
+acks: Final = _table(
+    "acks",
+    _text("member", key=True),
+    _int("position", key=True),
+    _int("cancelled"),
+    _int("finished"),
+    _int("unknown"),
+    _int("took_us"),
+    _text("at"),
+    _int("idx"),
+)
+
+DERIVED: Final = {table.name: table for table in (sessions, spent, kills, approvals, members, acks)}
+OLDEST_FIRST: Final = {
+    "sessions": ("idx",),
+    "spent": ("idx",),
+    "kills": ("position",),
+    "approvals": ("requested_at", "id"),
+    "members": ("joined_idx",),
+    "acks": ("idx",),
+}
+"""The order in which each derived table is read."""
+
+SQLITE_TRIGGERS: Final = (
+    # The index must be the next one. This also refuses INSERT OR REPLACE, upserts and gaps, whatever the pragmas say.
+    """CREATE TRIGGER events_next BEFORE INSERT ON events
+       WHEN NEW.idx IS NOT (SELECT coalesce(max(idx), -1) + 1 FROM events WHERE log_id = NEW.log_id)
+       BEGIN SELECT RAISE(ABORT, 'events are appended, one index after the other'); END""",
+    "CREATE TRIGGER events_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    "CREATE TRIGGER events_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    """CREATE TRIGGER bodies_once BEFORE INSERT ON bodies
+       WHEN EXISTS (SELECT 1 FROM bodies WHERE log_id = NEW.log_id AND idx = NEW.idx)
+       BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END""",
+    "CREATE TRIGGER bodies_update BEFORE UPDATE ON bodies BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END",
+    """CREATE TRIGGER checkpoints_next BEFORE INSERT ON checkpoints
+       WHEN NEW.size <= (SELECT coalesce(max(size), 0) FROM checkpoints WHERE log_id = NEW.log_id)
+       BEGIN SELECT RAISE(ABORT, 'checkpoints only grow'); END""",
+    """CREATE TRIGGER checkpoints_update BEFORE UPDATE ON checkpoints
+       BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END""",
+    """CREATE TRIGGER checkpoints_delete BEFORE DELETE ON checkpoints
+       BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END""",
+)

@@ -1,0 +1,327 @@
+"""The one SQLite connection that writes, and what it is not allowed to do. Used by the writer's thread alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import Executable, Insert, Table, and_, bindparam, func, insert, select, true, update
+from sqlalchemy.dialects import sqlite as dialect
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey
+from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.errors import LogBroken, UnsafeConfiguration
+from agentgate.core.projection import KEYS, Effect, Put, Spending, kill_from_row
+
+_DIALECT: Final = dialect.dialect()
+_CHUNKS: Final = (256, 64, 16, 4, 1)
+"""Rows in one INSERT. sqlite3 lets go of the interpreter lock once per statement, so few statements are fast;
+a handful of sizes keeps them all prepared."""
+_CHECKPOINT_EVERY_FRAMES: Final = 2_000
+_BUSY_MS: Final = 700
+"""How long a commit waits for a stranger's lock: within the second that an append may take."""
+_PROBE_BUSY_MS: Final = 50
+
+
+class SqliteStore:
+    """Raises sqlite3.Error for whatever goes wrong; the writer knows what that means."""
+
+    def __init__(self, path: Path, log_id: str) -> None:
+        self.log_id = log_id
+        self._path = path
+        self._db = _connect(path)
+        try:
+            self._create_or_check()
+            self._db.set_authorizer(_authorize)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _create_or_check(self) -> None:
+        run = self._db.execute
+        application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
+        if (application, version) == (0, 0) and run("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
+            _create(self._db, self.log_id)
+        elif application != schema.APPLICATION_ID:
+            raise UnsafeConfiguration(f"{self._path} is not a log of AgentGate; name another file")
+        elif version != schema.SCHEMA_VERSION:
+            raise UnsafeConfiguration(
+                f"{self._path} has schema version {version}, this gateway writes {schema.SCHEMA_VERSION}; "
+                "start the version that made it"
+            )
+
+    def close(self) -> None:
+        self._db.set_authorizer(None)  # SQLite checkpoints once more as the last connection closes
+        self._db.close()
+
+    # --- what is there ------------------------------------------------------------------------------------
+
+    def _query(self, statement: Executable) -> sqlite3.Cursor:
+        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
+        return self._db.execute(str(compiled), [compiled.params[name] for name in compiled.positiontup])
+
+    def load(self) -> Ledger:
+        """The state to go on from.
+
+        Raises:
+            LogBroken: the head row and the events contradict each other.
+        """
+        head = self._query(select(schema.head).where(schema.head.c.log_id == self.log_id)).fetchone()
+        _, size, position, open_from = head if head is not None else (None, -1, -1, -1)
+        events = schema.events.c
+        of_log = events.log_id == self.log_id
+        (last,) = self._query(select(func.max(events.idx)).where(of_log)).fetchone()
+        if size != (-1 if last is None else last) + 1:
+            raise LogBroken(f"the head row counts {size} events, and the last one stored is {last}; run `log verify`")
+        members, kills = schema.members, schema.kills
+        joined = select(members.c.member).where(members.c.log_id == self.log_id, members.c.left_idx.is_(None))
+        active = select(kills).where(kills.c.log_id == self.log_id, kills.c.released_position.is_(None))
+        names = [column.name for column in kills.columns]
+        return Ledger(
+            self.log_id,
+            size=size,
+            position=position,
+            members=[member for (member,) in self._query(joined.order_by(members.c.joined_idx))],
+            kills=[kill_from_row(dict(zip(names, row, strict=True))) for row in self._query(active)],
+            open_intents=self._open_intents(open_from),
+        )
+
+    def _open_intents(self, first: int) -> dict[str, int]:
+        events = schema.events.c
+        of_calls = and_(events.log_id == self.log_id, events.idx >= first, events.kind.in_(("decided", "finished")))
+        rows = self._query(select(events.idx, events.kind, events.leaf).where(of_calls).order_by(events.idx))
+        return open_intents(rows)
+
+    def sessions(self, keys: Sequence[SessionKey]) -> Iterator[tuple[SessionKey, Session]]:
+        """Owner and last number of each; sessions that nobody has seen yet too."""
+        for first, size in _chunks(len(keys)):
+            flat = [part for key in keys[first : first + size] for part in key]
+            for tenant, session, owner, number in self._db.execute(_lookup(size), [self.log_id, *flat]):
+                yield (tenant, session), Session(owner, number or 0)
+
+    def spent(self, wanted: Iterable[Spending]) -> set[Spending]:
+        spent = schema.spent.c
+        found: set[Spending] = set()
+        for kind, key in wanted:
+            there = select(spent.idx).where(spent.log_id == self.log_id, spent.kind == kind, spent.key == key)
+            if self._query(there).fetchone() is not None:
+                found.add((kind, key))
+        return found
+
+    def has(self, plan: Plan) -> bool:
+        """Whether a plan whose commit failed is in the log after all."""
+        events = schema.events.c
+        rows = select(events.event_id).where(events.log_id == self.log_id, events.idx >= plan.first)
+        found = [event_id for (event_id,) in self._query(rows.order_by(events.idx).limit(len(plan.ids)))]
+        return found == plan.ids
+
+    def leaf_hash(self, index: int) -> bytes | None:
+        events = schema.events.c
+        row = self._query(select(events.leaf_hash).where(events.log_id == self.log_id, events.idx == index)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def leaf_hashes(self, first: int, end: int) -> list[bytes]:
+        events = schema.events.c
+        of_range = and_(events.log_id == self.log_id, events.idx >= first, events.idx < end)
+        return [found for (found,) in self._query(select(events.leaf_hash).where(of_range).order_by(events.idx))]
+
+    def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
+        """The checkpoint of that size, or the newest."""
+        table = schema.checkpoints.c
+        wanted = select(table.size, table.root, table.note, table.frontier).where(
+            table.log_id == self.log_id, true() if size is None else table.size == size
+        )
+        row = self._query(wanted.order_by(table.size.desc()).limit(1)).fetchone()
+        return None if row is None else StoredCheckpoint(*row)
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    def write(self, plan: Plan, ledger: Ledger) -> None:
+        """One transaction; durable when it returns."""
+        run = self._db.execute
+        run("BEGIN IMMEDIATE")
+        self._insert(schema.events, plan.events)
+        self._insert(schema.bodies, plan.bodies)
+        if plan.sessions:
+            self._insert(schema.sessions, plan.sessions)
+        for effect in plan.effects:
+            self._apply(effect)
+        run(_HEAD, (ledger.size, ledger.position, ledger.open_from, self.log_id))
+        run("COMMIT")
+
+    def _insert(self, table: Table, flat: list[Any]) -> None:
+        width = len(table.columns)
+        for first, size in _chunks(len(flat) // width):
+            self._db.execute(_insert_rows(table, size), flat[first * width : (first + size) * width])
+
+    def _apply(self, effect: Effect) -> None:
+        if isinstance(effect, Put):
+            self._db.execute(_put(effect.table), [self.log_id, *effect.row.values()])
+            return
+        columns, key = effect.columns, effect.key
+        sql = _change(effect.table, tuple(columns), len(effect.states))
+        self._db.execute(sql, [*columns.values(), self.log_id, *key, *effect.states])
+
+    def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+        values = (self.log_id, checkpoint.size, checkpoint.root, checkpoint.note, checkpoint.frontier)
+        self._db.execute(_insert_rows(schema.checkpoints, 1), values)
+
+    def probe(self) -> None:
+        """Find out whether a commit would succeed now, changing nothing."""
+        run = self._db.execute
+        run(f"PRAGMA busy_timeout={_PROBE_BUSY_MS}")
+        run("BEGIN IMMEDIATE")
+        head = schema.head
+        self._query(update(head).where(head.c.log_id == self.log_id).values(size=head.c.size))
+        run("COMMIT")
+        run(f"PRAGMA busy_timeout={_BUSY_MS}")
+
+    def tidy(self) -> None:
+        """Move the write-ahead log into the database once it has grown: between commits, where nobody waits."""
+        wal = self._path.with_name(self._path.name + "-wal")
+        if wal.exists() and wal.stat().st_size > _CHECKPOINT_EVERY_FRAMES * 4096:
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+
+def open_intents(rows: Iterable[tuple[int, str, bytes]]) -> dict[str, int]:
+    """Trace ids of ALLOW decisions without an outcome, oldest first, from `(index, kind, leaf)` of calls' events."""
+    found: dict[str, int] = {}
+    for index, kind, leaf in rows:
+        fields: Mapping[str, Any] = orjson.loads(leaf)
+        if kind == "finished":
+            found.pop(fields["trace_id"], None)
+        elif fields["decision"] == "ALLOW":
+            found[fields["trace_id"]] = index
+    return found
+
+
+# --- connecting -------------------------------------------------------------------------------------------
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its -wal and -shm files the mode of the database: so make that, private, before it does.
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
+            db.execute(f"PRAGMA {pragma}")
+        db.execute("PRAGMA trusted_schema=OFF")
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _create(db: sqlite3.Connection, log_id: str) -> None:
+    """All of the schema, or nothing."""
+    db.execute("BEGIN IMMEDIATE")
+    for table in schema.metadata.sorted_tables:
+        db.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
+        for index in sorted(table.indexes, key=lambda index: str(index.name)):
+            db.execute(str(CreateIndex(index).compile(dialect=_DIALECT)))
+    for trigger in schema.SQLITE_TRIGGERS:
+        db.execute(trigger)
+    db.execute(_insert_rows(schema.head, 1), (log_id, 0, 0, 0))
+    db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
+    db.execute(f"PRAGMA user_version={schema.SCHEMA_VERSION}")
+    db.execute("COMMIT")
+
+
+_INSERTABLE: Final = frozenset(schema.metadata.tables)
+_UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members"})
+_HARMLESS: Final = frozenset(
+    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
+)
+_PRAGMAS: Final = frozenset({"wal_checkpoint", "busy_timeout"})
+
+
+def _authorize(action: int, first: str | None, _second: str | None, _database: str | None, _inner: str | None) -> int:
+    """The whole of what this connection may do once the schema stands: append, and keep derived rows current."""
+    allowed = (
+        action in _HARMLESS
+        or (action == sqlite3.SQLITE_INSERT and first in _INSERTABLE)
+        or (action == sqlite3.SQLITE_UPDATE and first in _UPDATABLE)
+        or (action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS)
+    )
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+# --- statements -------------------------------------------------------------------------------------------
+
+
+def _chunks(rows: int) -> Iterator[tuple[int, int]]:
+    """Where each chunk of so many rows starts, and its size."""
+    first = 0
+    for size in _CHUNKS:
+        while rows - first >= size:
+            yield first, size
+            first += size
+
+
+@lru_cache(maxsize=64)
+def _insert_rows(table: Table, rows: int) -> str:
+    """An INSERT of that many rows, with a parameter for each column in the table's order."""
+    one = str(insert(table).compile(dialect=_DIALECT))
+    before, values, row = one.rpartition(" VALUES ")
+    return before + values + ", ".join([row] * rows)
+
+
+@lru_cache
+def _put(name: str) -> str:
+    table = schema.DERIVED[name]
+    statement: Insert = dialect.insert(table).on_conflict_do_nothing(index_elements=["log_id", *KEYS[name]])
+    return str(statement.compile(dialect=_DIALECT))
+
+
+@lru_cache
+def _change(name: str, columns: tuple[str, ...], states: int) -> str:
+    table = schema.DERIVED[name]
+    where = [table.c[key] == bindparam(f"key_{key}") for key in ("log_id", *KEYS[name])]
+    if states:
+        where.append(table.c.state.in_([bindparam(f"state_{number}") for number in range(states)]))
+    statement = update(table).where(*where).values({column: bindparam(f"to_{column}") for column in columns})
+    return str(statement.compile(dialect=_DIALECT))
+
+
+@lru_cache
+def _lookup(keys: int) -> str:
+    """Owner and last number of so many sessions, in one statement."""
+    wanted = ", ".join(["(?, ?)"] * keys)
+    return f"""
+        WITH log(id) AS (VALUES (?)), wanted(tenant, session) AS (VALUES {wanted})
+        SELECT tenant, session,
+          (SELECT principal FROM sessions s WHERE s.log_id = log.id AND s.tenant = wanted.tenant
+             AND s.session = wanted.session),
+          (SELECT max(session_number) FROM events e WHERE e.log_id = log.id AND e.tenant = wanted.tenant
+             AND e.session = wanted.session AND e.session <> '')
+        FROM wanted, log"""  # noqa: S608  # nothing but question marks is put in
+
+
+def _head_statement() -> str:
+    head = schema.head
+    names = ("size", "kill_position", "open_from")
+    statement = update(head).where(head.c.log_id == bindparam("of")).values({name: bindparam(name + "_") for name in names})
+    return str(statement.compile(dialect=_DIALECT))
+
+
+_HEAD: Final = _head_statement()
+
+
+@contextlib.contextmanager
+def abandoning(store: SqliteStore) -> Iterator[None]:
+    """Close a store that failed, whatever it still says."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(sqlite3.Error):
+            store.close()

@@ -1,0 +1,81 @@
+"""How a credential gets into a request: by header, bearer token, basic authentication or query parameter."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+_PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
+_TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+
+_KNOWN: Final[dict[str, frozenset[str]]] = {
+    "bearer": frozenset(),
+    "header": frozenset({"name", "prefix"}),
+    "basic": frozenset({"username"}),
+    "query": frozenset({"name"}),
+}
+
+
+def is_header_value(text: str) -> bool:
+    """Printable ASCII: no CR, LF or NUL can start another header."""
+    return _PRINTABLE.fullmatch(text) is not None
+
+
+def is_header_name(text: str) -> bool:
+    return _TOKEN.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """Where the secret goes: a header (`name`, after `prefix`) or a query parameter (`name`)."""
+
+    into: Literal["header", "query"]
+    name: str
+    prefix: str = ""
+    basic: bool = False
+    username: str | None = None
+
+    def value(self, secret: str) -> str | None:
+        """The header's or parameter's value; None when the secret cannot be sent safely."""
+        if not is_header_value(secret):
+            return None
+        if not self.basic:
+            return self.prefix + secret
+        pair = secret if self.username is None else f"{self.username}:{secret}"
+        return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+def read_injection(config: Mapping[str, Any] | None) -> Injection:
+    """The injection that `{kind: bearer | header | basic | query, …}` describes; bearer when nothing does.
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    config = config if config is not None else {"kind": "bearer"}
+    kind = config.get("kind")
+    if not isinstance(kind, str) or kind not in _KNOWN:
+        raise ValueError(f"inject.kind must be one of {', '.join(_KNOWN)}")
+    unknown = sorted(set(config) - _KNOWN[kind] - {"kind"})
+    if unknown:
+        raise ValueError(f"inject does not know {', '.join(unknown)} for kind {kind}")
+    texts = {name: value for name, value in config.items() if name != "kind"}
+    if not all(isinstance(value, str) and is_header_value(value) for value in texts.values()):
+        raise ValueError("inject takes texts of printable ASCII")
+    if kind == "bearer":
+        return Injection("header", "Authorization", "Bearer ")
+    if kind == "basic":
+        username = texts.get("username")
+        if username is not None and ":" in username:
+            raise ValueError("inject.username must not have a colon")
+        return Injection("header", "Authorization", basic=True, username=username)
+    name = texts.get("name", "")
+    if kind == "query":
+        if not name:
+            raise ValueError("inject.name must be the query parameter's name")
+        return Injection("query", name)
+    if not is_header_name(name):
+        raise ValueError("inject.name must be a header name")
+    return Injection("header", name, texts.get("prefix", ""))

@@ -1,0 +1,323 @@
+"""The command line: serve, demo, keys, verify. `agentgate --help` says the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+import uvicorn
+from rich.console import Console
+from rich.markup import escape
+
+from agentgate import __version__, demo as scenes, settings as configuration
+from agentgate.app import Startup, audit_log, create_app
+from agentgate.core.call import Role, key_sha256
+from agentgate.core.errors import AgentGateError, UnsafeConfiguration
+from agentgate.core.evidence import Standing, verify as verify_pack
+from agentgate.settings import Key, Settings
+
+cli = typer.Typer(
+    name="agentgate",
+    help="A containment gateway for AI agents: every tool call decided, recorded, and stoppable while it runs.",
+    no_args_is_help=False,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+keys_cli = typer.Typer(help="API keys of agents and people.", no_args_is_help=True)
+log_cli = typer.Typer(help="The append-only log.", no_args_is_help=True)
+cli.add_typer(keys_cli, name="keys")
+cli.add_typer(log_cli, name="log")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Config = Annotated[Path | None, typer.Option("--config", help="agentgate.yaml (AGENTGATE_CONFIG)")]
+DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where log, keys and demo files live (AGENTGATE_DATA_DIR)")]
+Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (AGENTGATE_HOST, default 127.0.0.1)")]
+Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one (AGENTGATE_PORT, default 8000)")]
+
+EXIT_USAGE = 2
+EXIT_START = 3
+
+
+@cli.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    host: Host = None,
+    port: Port = None,
+    demo: Annotated[bool, typer.Option("--demo", help="Run the demo instead of the gateway")] = False,
+    version: Annotated[bool, typer.Option("--version", "-v", help="Say the version and exit")] = False,
+) -> None:
+    """Without a command: serve, as v0.2 did."""
+    if version:
+        say_version()
+        raise typer.Exit
+    if context.invoked_subcommand is not None:
+        return
+    if demo:
+        run_demo()
+    else:
+        serve(host=host, port=port)
+
+
+@cli.command("version")
+def say_version() -> None:
+    """Say the version."""
+    out.print(f"agentgate {__version__}")
+
+
+# --- serve ------------------------------------------------------------------------------------------------
+
+
+class _Server(uvicorn.Server):
+    """Says in one line when the gateway is ready, with what, and where the keys are."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Settings, startup: Startup) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._startup = startup
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        if not self.started or not self.servers:
+            return
+        address = self.servers[0].sockets[0].getsockname()
+        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+        settings = self._gateway
+        parts = f"policy {settings.policy.kind}, containment {settings.containment.kind}, log sqlite"
+        out.print(f"agentgate {__version__} is ready on http://{host}:{address[1]} ({parts})")
+        sys.stdout.flush()
+
+
+@cli.command()
+def serve(
+    host: Host = None,
+    port: Port = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+    reload: Annotated[bool, typer.Option("--reload", help="Start anew when the code or the policy changes")] = False,
+) -> None:
+    """Run the gateway until it is told to stop."""
+    overrides = {"server.host": host, "server.port": port, "data_dir": data_dir}
+    settings = _settings(config, overrides)
+    _set_up_logging(settings.server.log_level)
+    _say_what_starts(settings)
+    if reload:
+        _serve_reloading(settings, config)
+        return
+    startup = Startup()
+    server = _Server(
+        uvicorn.Config(create_app(settings, startup), **_uvicorn_options(settings)), settings, startup
+    )
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass
+    except SystemExit:  # uvicorn's own way to say that the lifespan or the port failed
+        if startup.failure is None:
+            raise
+    if startup.failure is not None:
+        _die(startup.failure, EXIT_START)
+
+
+def _uvicorn_options(settings: Settings) -> dict[str, Any]:
+    return {
+        "host": settings.server.host,
+        "port": settings.server.port,
+        "loop": "uvloop" if _has_uvloop() else "auto",
+        "http": "httptools",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "date_header": False,
+        "proxy_headers": False,
+        "timeout_graceful_shutdown": 10,
+        "ws": "none",
+    }
+
+
+def _has_uvloop() -> bool:
+    return sys.platform != "win32"
+
+
+def _serve_reloading(settings: Settings, config: Path | None) -> None:
+    """The reloader starts fresh processes, which read everything from the environment."""
+    for variable, value in {
+        "AGENTGATE_HOST": settings.server.host,
+        "AGENTGATE_PORT": settings.server.port,
+        "AGENTGATE_DATA_DIR": settings.data_dir,
+        "AGENTGATE_CONFIG": config,
+    }.items():
+        if value is not None:
+            os.environ[variable] = str(value)
+    uvicorn.run(
+        "agentgate.app:from_environment",
+        factory=True,
+        reload=True,
+        reload_dirs=[str(Path(__file__).parent), *([str(settings.policy.path)] if settings.policy.path else [])],
+        reload_includes=["*.py", "*.rego", "data.json", "*.lua"],
+        **_uvicorn_options(settings),
+    )
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+
+
+def _say_what_starts(settings: Settings) -> None:
+    """Which defaults are in force, and what they mean for the promises."""
+    logger = logging.getLogger("agentgate")
+    if settings.containment.kind == "local":
+        logger.info("no AGENTGATE_REDIS_URL: kill switches live in this process, and in the log on disk")
+    if settings.policy.kind == "wasm":
+        logger.info("no AGENTGATE_OPA_URL: the policy runs in this process (wasm)")
+    if settings.log.url is None:
+        logger.info("no AGENTGATE_DATABASE_URL: the log is SQLite in %s", settings.data_dir)
+    if settings.auth.admin_key is None:
+        logger.info("no AGENTGATE_ADMIN_API_KEY: the admin key is in %s", settings.data_dir / "admin.key")
+    if settings.evidence.signing_key is None:
+        logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs are not signed")
+    if not settings.auth.keys and not configuration.key_file(settings.data_dir).exists():
+        logger.warning(
+            "no agent keys: every caller on this machine is the agent `local`; "
+            "run agents as another OS user, or they can read the admin key and the log"
+        )
+
+
+# --- demo -------------------------------------------------------------------------------------------------
+
+
+@cli.command("demo")
+def run_demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Where the evidence pack goes")] = Path("demo/out"),
+) -> None:
+    """Start a gateway and play six scenes against it over HTTP."""
+    raise typer.Exit(scenes.play(out_dir))
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+@keys_cli.command("create")
+def create_key(
+    agent: Annotated[str | None, typer.Option("--agent", help="The agent that the key stands for")] = None,
+    person: Annotated[str | None, typer.Option("--person", help="The person that the key stands for")] = None,
+    role: Annotated[list[Role] | None, typer.Option("--role", help="May be repeated; default agent")] = None,
+    tenant: Annotated[str, typer.Option("--tenant")] = "default",
+    all_tenants: Annotated[bool, typer.Option("--all-tenants", help="An operator or auditor of all tenants")] = False,
+    expires_in_days: Annotated[float | None, typer.Option("--expires-in-days", min=0.0)] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make a key. It is shown once; only its SHA-256 is kept. A running gateway takes it within a second."""
+    if (agent is None) == (person is None):
+        _die("say whom the key is for: --agent NAME or --person NAME", EXIT_USAGE)
+    roles = tuple(role or [Role.AGENT])
+    if person is not None and roles == (Role.AGENT,) and not role:
+        _die("a person's key needs its roles: --role operator, approver, auditor or admin", EXIT_USAGE)
+    settings = _settings(config, {"data_dir": data_dir})
+    secret = f"agk_{secrets.token_urlsafe(32)}"
+    expires = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
+    try:
+        key = Key(
+            id=f"k-{secrets.token_hex(4)}",
+            sha256=key_sha256(secret),
+            agent=agent,
+            person=person,
+            roles=roles,
+            tenant=tenant,
+            all_tenants=all_tenants,
+            expires=expires,
+        )
+        configuration.add_key(configuration.key_file(settings.data_dir), key)
+    except ValueError as error:
+        _die(f"not a key: {_last_line(error)}", EXIT_USAGE)
+    except AgentGateError as error:
+        _die(str(error), EXIT_START)
+    err.print(f"key {key.id} for {'agent' if agent else 'person'} {agent or person}, roles {', '.join(roles)}; shown once:")
+    print(secret)
+
+
+def _last_line(error: ValueError) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line.split(" [type=")[0] for line in lines if "[type=" in line), lines[0])
+
+
+# --- verify -----------------------------------------------------------------------------------------------
+
+
+@cli.command("verify")
+def verify(
+    pack: Annotated[Path, typer.Argument(help="An evidence pack (JSON)")],
+    key: Annotated[str | None, typer.Option("--key", help="HMAC key; default AGENTGATE_SIGNING_KEY")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON")] = False,
+) -> None:
+    """Check an evidence pack offline. Exit 0 verified, 1 broken or missing, 2 nothing could be checked."""
+    try:
+        raw = pack.read_bytes()
+    except OSError as error:
+        _die(f"{pack} cannot be read: {error.strerror}", 1)
+    secret = key or configuration.signing_key_from_environment()
+    report = verify_pack(raw, secret.encode() if secret else None)
+    if as_json:
+        rows = [{"check": f.check, "standing": f.standing.value, "detail": f.detail} for f in report.findings]
+        print(json.dumps({"exit_status": report.exit_status, "findings": rows}, indent=2))
+    else:
+        _print_findings([(f.check, f.standing, f.detail) for f in report.findings])
+        verdict = {0: "[green]verified[/]", 1: "[red]BROKEN[/]", 2: "[yellow]nothing could be checked[/]"}
+        out.print(f"{escape(str(pack))}: {verdict[report.exit_status]}")
+    raise typer.Exit(report.exit_status)
+
+
+_MARKS = {Standing.HOLDS: "[green]✓[/]", Standing.BROKEN: "[red]✗[/]", Standing.NOT_CHECKED: "[yellow]–[/]"}
+
+
+def _print_findings(findings: list[tuple[str, Standing, str]]) -> None:
+    for check, standing, detail in findings:
+        out.print(f"{_MARKS[standing]} {check:<10} {escape(detail)}")
+
+
+@log_cli.command("verify")
+def verify_log(
+    data_dir: DataDir = None,
+    database_url: Annotated[str | None, typer.Option("--database-url", help="AGENTGATE_DATABASE_URL")] = None,
+    config: Config = None,
+) -> None:
+    """Re-derive the whole log from its database. Exit 0 when everything holds, 1 naming the first that does not."""
+    settings = _settings(config, {"data_dir": data_dir, "log.url": database_url})
+    try:
+        findings = asyncio.run(audit_log(settings))
+    except AgentGateError as error:
+        _die(str(error), 1)
+    _print_findings(findings)
+    raise typer.Exit(1 if any(standing is Standing.BROKEN for _, standing, _ in findings) else 0)
+
+
+# --- shared -----------------------------------------------------------------------------------------------
+
+
+def _settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
+    try:
+        return configuration.load(config=config, overrides=overrides)
+    except UnsafeConfiguration as error:
+        _die(str(error), EXIT_START)
+
+
+def _die(sentence: str, status: int) -> NoReturn:
+    err.print(f"agentgate: {escape(sentence)}")
+    raise typer.Exit(status)
+
+
+def main() -> None:
+    """The console script."""
+    cli()

@@ -1,0 +1,339 @@
+"""`log verify`: derives a whole log again from its leaves and says the first thing that differs.
+
+Nothing stored is believed: columns, numbers, positions, hashes, checkpoints and derived tables are recomputed.
+Pure: rows come in, a report goes out; the adapter that reads them decides nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from agentgate.core import note as signed_note
+from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
+from agentgate.core.merkle import Frontier
+from agentgate.core.projection import KEYS, UNDERIVED, Row, Tables, Value, effects, key_of, spendings
+from agentgate.core.strict_json import canonical_plain
+
+RawRow = tuple[int, str, str, str, str, int, str, int, bytes, bytes, bytes | None, bytes | None]
+"""index, event_id, kind, tenant, session, session_number, at, kill_position, leaf, leaf_hash, salt, body."""
+
+MAX_FINDINGS: Final = 50
+"""Enough to see a pattern. The first one names where it starts."""
+
+_WIDEST_GAP: Final = 100_000
+_SOME_SEAL: Final = {"sealed": b""}
+"""Stands for sealed arguments, which no event carries: where it is derived, anything may be stored."""
+_KINDS: Final = frozenset(kind.value for kind in Kind)
+_WITHOUT_EFFECT: Final = frozenset({"finished", "refusals", "exported", "policy", "repaired"})
+_ENVELOPE: Final[Mapping[str, type]] = {
+    "v": int, "id": str, "at": str, "kind": str, "member": str, "counter": int, "version": str, "body_sha256": str,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that differs. `index` is the event's, or None for what belongs to no single event."""
+
+    index: int | None
+    what: str
+
+    def __str__(self) -> str:
+        return self.what if self.index is None else f"event {self.index}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    size: int
+    root: bytes
+    note: bytes
+    frontier: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHead:
+    """The head row. `open_from` promises that no intent before it is open."""
+
+    size: int
+    kill_position: int
+    open_from: int
+
+
+@dataclass(slots=True)
+class Report:
+    """What holds. `ok` only if nothing differs; `notes` are oddities that are no proof of tampering."""
+
+    size: int
+    root: bytes
+    kill_position: int
+    findings: list[Finding]
+    notes: list[str]
+    checkpoints: int
+    """Checkpoints whose root and signature hold."""
+    pruned: int
+    """Events whose body is not there any more."""
+    open_intents: int
+
+    @property
+    def ok(self) -> bool:
+        return not self.findings
+
+
+@dataclass(slots=True)
+class _Counter:
+    """What one member's own count says: `missing` were skipped and have not turned up."""
+
+    last: int
+    missing: set[int] = field(default_factory=set)
+
+
+class Auditor:
+    """Feed it every row in index order, then `finish`. `keys` are the checkpoint keys to trust."""
+
+    def __init__(self, origin: str, keys: Sequence[signed_note.NoteKey], checkpoints: Iterable[StoredCheckpoint]) -> None:
+        self._origin = origin
+        self._keys = keys
+        self._due = sorted(checkpoints, key=lambda found: found.size, reverse=True)
+        self._next_due = self._due[-1].size if self._due else -1
+        self._frontier = Frontier()
+        self._position = 0
+        self._pruned = 0
+        self._verified = 0
+        self._sessions: dict[tuple[str, str], int] = {}
+        self._counters: dict[str, _Counter] = {}
+        self._open: dict[str, int] = {}
+        self._tables = Tables()
+        self._findings: list[Finding] = []
+        self._broken_roots = False
+
+    # --- events -------------------------------------------------------------------------------------------
+
+    def feed(self, rows: Iterable[RawRow]) -> None:
+        """The next rows. Reading on after the first finding is cheap and shows how far the damage goes."""
+        frontier = self._frontier
+        for row in rows:
+            index = row[0]
+            if index != frontier.size:
+                self._find(frontier.size, f"missing: the next event stored is {index}")
+                frontier = self._frontier = _unknown_up_to(index)
+            leaf_hash = hashlib.sha256(b"\x00" + row[8]).digest()
+            frontier.append(leaf_hash)
+            if leaf_hash != row[9]:
+                self._find(index, "leaf_hash is not the leaf's")
+            fields = self._leaf(row)
+            if fields is not None:
+                self._numbers(row, fields)
+                self._bodies(row, fields)
+                self._derive(row, fields)
+            if frontier.size == self._next_due:
+                self._checkpoint(self._due.pop())
+
+    def _leaf(self, row: RawRow) -> dict[str, Any] | None:
+        """The leaf as a value, if it is a well-formed one; the columns that repeat it are checked on the way."""
+        index, event_id, kind, tenant, session, _, at, _, leaf, _, _, _ = row
+        try:
+            fields = orjson.loads(leaf)
+        except orjson.JSONDecodeError:
+            fields = None
+        misfit = _misfit(fields, leaf)
+        if misfit is not None:
+            self._find(index, misfit)
+            return None
+        get = fields.get
+        told = (get("id"), get("kind"), get("at"), get("tenant", ""), get("session", ""))
+        stored = (event_id, kind, at, tenant, session)
+        if told != stored:
+            names = ("event_id", "kind", "at", "tenant", "session")
+            differs = [name for name, one, other in zip(names, told, stored, strict=True) if one != other]
+            self._find(index, f"the leaf says another {' and '.join(differs)} than the column")
+        return fields  # type: ignore[no-any-return]  # _misfit has seen that it is a dict
+
+    def _numbers(self, row: RawRow, fields: Mapping[str, Any]) -> None:
+        """Number within the session, kill position, and the member's own count."""
+        index, kind = row[0], fields["kind"]
+        number = 0
+        if "session" in fields:
+            key = (fields.get("tenant", ""), fields["session"])
+            number = self._sessions[key] = self._sessions.get(key, 0) + 1
+        if row[5] != number:
+            self._find(index, f"session_number is {row[5]}, not {number}")
+        if kind in ("killed", "released"):
+            self._position += 1
+        if row[7] != self._position:
+            self._find(index, f"kill_position is {row[7]}, not {self._position}")
+        self._count(index, fields["member"], fields["counter"])
+
+    def _count(self, index: int, member: str, counter: int) -> None:
+        """A member numbers its events without repeating; a number that never turns up is only a note, because
+        an append that was refused or failed leaves one."""
+        known = self._counters.get(member)
+        if known is None:
+            self._counters[member] = _Counter(counter)
+        elif counter == known.last + 1:
+            known.last = counter
+        elif counter > known.last:
+            # A forged counter must not cost memory: a gap wider than any run of refusals is a finding itself.
+            if counter - known.last > _WIDEST_GAP:
+                self._find(index, f"counter of {member} leaps from {known.last} to {counter}")
+            else:
+                known.missing.update(range(known.last + 1, counter))
+            known.last = counter
+        elif counter in known.missing:
+            known.missing.remove(counter)
+        else:
+            self._find(index, f"counter {counter} of {member} was there before")
+
+    def _bodies(self, row: RawRow, fields: Mapping[str, Any]) -> None:
+        salt, body = row[10], row[11]
+        if salt is None and body is None:
+            self._pruned += 1
+        elif salt is None or body is None:
+            self._find(row[0], "a body without its salt, or a salt without its body")
+        elif body_sha256(salt, body) != fields["body_sha256"]:
+            self._find(row[0], "the body is not the one that the leaf binds")
+
+    def _derive(self, row: RawRow, fields: Mapping[str, Any]) -> None:
+        index, kind = row[0], fields["kind"]
+        if kind == "finished":
+            self._open.pop(fields.get("trace_id", ""), None)
+        if kind in _WITHOUT_EFFECT:
+            return
+        try:
+            if kind == "decided":
+                self._decided(index, fields)
+            else:
+                self._spend(index, fields)
+                self._tables.apply(effects(fields, index, self._position, row[11], _SOME_SEAL))
+        except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
+            self._find(index, f"a {kind} event without what it must have ({error})")
+
+    def _decided(self, index: int, fields: Mapping[str, Any]) -> None:
+        if fields["decision"] == "ALLOW":
+            self._open[fields["trace_id"]] = index
+        owner = self._tables.rows["sessions"].get((fields.get("tenant", ""), fields.get("session", "")))
+        if owner is not None and owner["principal"] != fields.get("principal", ""):
+            self._find(index, f"decides for {fields.get('principal', '')} in a session of {owner['principal']}")
+        if owner is None or "approval_id" in fields or "idempotency_sha256" in fields:
+            self._spend(index, fields)
+            self._tables.apply(effects(fields, index, self._position, None))
+
+    def _spend(self, index: int, fields: Mapping[str, Any]) -> None:
+        for spending in spendings(fields):
+            first = self._tables.rows["spent"].get(spending)
+            if first is not None:
+                self._find(index, f"spends the {spending[0]} that event {first['idx']} has spent")
+
+    # --- checkpoints --------------------------------------------------------------------------------------
+
+    def _checkpoint(self, stored: StoredCheckpoint) -> None:
+        self._next_due = self._due[-1].size if self._due else -1
+        last = stored.size - 1
+        try:
+            signed = signed_note.open_checkpoint(stored.note, self._keys, self._origin)
+        except signed_note.NoteInvalid as error:
+            self._find(last, f"checkpoint {stored.size}: {error}")
+            return
+        if (signed.size, signed.root) != (stored.size, stored.root):
+            self._find(last, f"checkpoint {stored.size}: its note says another size or root than its row")
+        elif self._frontier.root() != signed.root:
+            if not self._broken_roots:  # every later root differs too
+                self._find(last, f"checkpoint {stored.size}: the events up to here are not those that were signed")
+            self._broken_roots = True
+        elif self._frontier.to_bytes() != stored.frontier:
+            self._find(last, f"checkpoint {stored.size}: its stored frontier is another tree's")
+        else:
+            self._verified += 1
+
+    # --- the end ------------------------------------------------------------------------------------------
+
+    def finish(self, head: StoredHead | None, tables: Mapping[str, Iterable[Row]]) -> Report:
+        """Compare what was derived with the head row and the derived tables as they are stored."""
+        size = self._frontier.size
+        for checkpoint in reversed(self._due):
+            self._find(size, f"missing: checkpoint {checkpoint.size} has signed more events than the {size} stored")
+        self._head(head, size)
+        for name in KEYS:
+            self._table(name, tables.get(name, ()))
+        return Report(
+            size, self._frontier.root(), self._position, self._findings, self._notes(), self._verified, self._pruned, len(self._open)
+        )  # fmt: skip
+
+    def _head(self, head: StoredHead | None, size: int) -> None:
+        if head is None:
+            self._find(None, "there is no head row")
+            return
+        if head.size != size:
+            self._find(min(size, head.size), f"the head row counts {head.size} events, and {size} are stored")
+        if head.kill_position != self._position:
+            self._find(None, f"the head row's kill position is {head.kill_position}, not {self._position}")
+        oldest = min(self._open.values(), default=size)
+        if head.open_from > oldest:
+            self._find(oldest, f"an open intent, but the head row says that none is open before {head.open_from}")
+
+    def _table(self, name: str, stored: Iterable[Row]) -> None:
+        derived = dict(self._tables.rows[name])
+        for row in stored:
+            expected = derived.pop(key_of(name, row), None)
+            if expected is None:
+                self._find(None, f"{name}: a row that no event made: {_shown(name, row)}")
+                continue
+            differs = [column for column, value in expected.items() if not _agrees(name, column, value, row.get(column))]
+            if differs:
+                self._find(_made_by(expected), f"{name}: {', '.join(differs)} of {_shown(name, row)} is not what the events say")
+        for row in derived.values():
+            self._find(_made_by(row), f"{name}: the row of {_shown(name, row)} is missing")
+
+    def _notes(self) -> list[str]:
+        return [
+            f"member {member}: {len(counter.missing)} of its events were never appended (the first: {min(counter.missing)})"
+            for member, counter in self._counters.items()
+            if counter.missing
+        ]
+
+    def _find(self, index: int | None, what: str) -> None:
+        if len(self._findings) < MAX_FINDINGS:
+            self._findings.append(Finding(index, what))
+
+
+def _misfit(fields: Any, leaf: bytes) -> str | None:
+    """What is wrong with a leaf as such, or None."""
+    if not isinstance(fields, dict):
+        return "the leaf is not a JSON object"
+    if canonical_plain(fields) != leaf:
+        return "the leaf is not in its canonical form"
+    if len(leaf) > MAX_LEAF_BYTES:
+        return f"a leaf of {len(leaf)} bytes"
+    for name, kind in _ENVELOPE.items():
+        if type(fields.get(name)) is not kind:
+            return f"the leaf has no {name}"
+    if fields["v"] != LEAF_VERSION:
+        return f"a leaf of version {fields['v']}"
+    if fields["kind"] not in _KINDS:
+        return f"unknown kind {fields['kind']!r}"
+    return None
+
+
+def _agrees(table: str, column: str, derived: Value, stored: Value) -> bool:
+    if column in UNDERIVED.get(table, ()):
+        return derived is not None or stored is None
+    if table == "kills" and column == "reason" and derived is None:
+        return True  # the body that said it was pruned
+    return stored == derived
+
+
+def _shown(table: str, row: Mapping[str, Value]) -> str:
+    return "/".join(str(part) for part in key_of(table, row))
+
+
+def _made_by(row: Mapping[str, Value]) -> int | None:
+    index = row.get("idx", row.get("joined_idx"))
+    return index if isinstance(index, int) else None
+
+
+def _unknown_up_to(size: int) -> Frontier:
+    """A tree whose first leaves nobody knows any more: numbering goes on, and no root of it can be right."""
+    return Frontier.from_bytes(size.to_bytes(8, "big") + bytes(32) * size.bit_count())

@@ -1,0 +1,223 @@
+"""One tool call as a value: who, which tool, with what, and the digest that stands for all of it."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NewType
+
+from agentgate.core.strict_json import canonical, canonical_plain
+
+TenantId = NewType("TenantId", str)
+AgentId = NewType("AgentId", str)
+"""The caller's own name, taken from its key or token and never from a body."""
+SessionId = NewType("SessionId", str)
+ToolName = NewType("ToolName", str)
+TraceId = NewType("TraceId", str)
+"""A UUIDv4 in text form: names one call in the answer, the log and the pack."""
+MemberId = NewType("MemberId", str)
+"""One worker process's random incarnation (DESIGN §4, members)."""
+Digest = NewType("Digest", str)
+"""Lower-case hex of a SHA-256."""
+
+_TOOL: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}")
+
+
+def is_tool_name(name: str) -> bool:
+    """ASCII letters, digits, `_ . -`, at most 128, and no `..`: so nothing callable is unkillable."""
+    return _TOOL.fullmatch(name) is not None and ".." not in name
+
+
+def is_id(name: str) -> bool:
+    """The grammar of session, agent and tenant ids (DESIGN §6)."""
+    return _ID.fullmatch(name) is not None
+
+
+class Role(StrEnum):
+    """What a principal may do. `admin` has every role."""
+
+    AGENT = "agent"
+    OPERATOR = "operator"
+    APPROVER = "approver"
+    AUDITOR = "auditor"
+    ADMIN = "admin"
+    OPA = "opa"
+
+
+class Door(StrEnum):
+    """The way a call came in. Doors differ in parsing and in how they say the answer, in nothing else."""
+
+    REST = "rest"
+
+
+class Access(StrEnum):
+    """What a tool does to the world, as its declaration says."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+class PrincipalKind(StrEnum):
+    AGENT = "agent"
+    PERSON = "person"
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who a door authenticated.
+
+    `tenants_all` marks an operator of all tenants: only such a one may kill a tool, a server or everything.
+    """
+
+    kind: PrincipalKind
+    name: AgentId
+    tenant: TenantId
+    roles: frozenset[Role]
+    auth_method: str
+    key_id: str | None = None
+    tenants_all: bool = False
+    id: str = field(init=False)
+    """`agent:research-bot` or `person:alice`: what sessions, approvals and quorums are bound to."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", f"{self.kind}:{self.name}")
+
+    def has(self, role: Role) -> bool:
+        return role in self.roles or Role.ADMIN in self.roles
+
+    def sees(self, tenant: str) -> bool:
+        return self.tenants_all or tenant == self.tenant
+
+
+def key_sha256(secret: str) -> str:
+    """How a key is kept and looked up. Keys have 256 random bits, so a plain hash gives nothing away."""
+    return hashlib.sha256(secret.encode("utf-8", errors="replace")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class KnownKey:
+    """A key by its SHA-256, and whom it stands for until it expires."""
+
+    sha256: str
+    principal: Principal
+    expires: datetime | None = None
+
+
+ArgumentCheck = Callable[[Mapping[str, Any]], str | None]
+"""A compiled JSON Schema: a sentence on the first misfit, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One declared tool. Only declared tools can be called."""
+
+    name: ToolName
+    upstream: str
+    access: Access
+    input_schema: Mapping[str, Any]
+    description: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What the upstream kind needs (for `http`: method, path, headers, …)."""
+    timeout_s: float = 30.0
+    check: ArgumentCheck = field(default=lambda _: None, compare=False)
+    definition_sha256: Digest = field(init=False)
+    definition: Mapping[str, Any] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        definition = {
+            "name": self.name,
+            "upstream": self.upstream,
+            "access": self.access.value,
+            "input_schema": dict(self.input_schema),
+            "description": self.description,
+            "options": dict(self.options),
+        }
+        object.__setattr__(self, "definition", definition)
+        object.__setattr__(self, "definition_sha256", Digest(hashlib.sha256(canonical(definition)).hexdigest()))
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A parsed call. `digest` is what a decision, an approval and a grant are about.
+
+    `arguments` is the one parsed value: what policy sees is what is approved and what is sent.
+    """
+
+    trace_id: TraceId
+    door: Door
+    caller: Principal
+    session: SessionId
+    tool_name: ToolName
+    tool: Tool | None
+    """None for a name that nobody declared: such a call is refused and recorded."""
+    arguments: Mapping[str, Any]
+    context: Mapping[str, Any]
+    approval_token: str | None = None
+    traceparent: str | None = None
+    """The W3C trace context that came in, or None."""
+    arguments_json: bytes = field(init=False, repr=False)
+    context_json: bytes = field(init=False, repr=False)
+    digest: Digest = field(init=False)
+
+    def __post_init__(self) -> None:
+        arguments_json = canonical(self.arguments)
+        context_json = canonical(self.context)
+        object.__setattr__(self, "arguments_json", arguments_json)
+        object.__setattr__(self, "context_json", context_json)
+        # RFC 8785 of the whole, put together from canonical parts: the six names are in sorted order,
+        # and the names' grammar leaves nothing to escape.
+        tool_sha256 = self.tool.definition_sha256 if self.tool else ""
+        whole = b'{"agent":"%s","arguments":%s,"context":%s,"session":"%s","tenant":"%s","tool":"%s","tool_sha256":"%s"}' % (
+            self.caller.id.encode(),
+            arguments_json,
+            context_json,
+            self.session.encode(),
+            self.caller.tenant.encode(),
+            self.tool_name.encode(),
+            tool_sha256.encode(),
+        )
+        object.__setattr__(self, "digest", Digest(hashlib.sha256(whole).hexdigest()))
+
+    @property
+    def tenant(self) -> TenantId:
+        return self.caller.tenant
+
+    @property
+    def agent(self) -> AgentId:
+        return self.caller.name
+
+    @property
+    def server(self) -> str:
+        """The upstream that the call would reach; empty for an unknown tool."""
+        return self.tool.upstream if self.tool else ""
+
+
+def policy_question(call: Call, *, has_approval_token: bool, now: str) -> bytes:
+    """The `{"input": …}` document that policy decides on (DESIGN §6), as JSON bytes.
+
+    `now` is RFC 3339 in UTC. The approval token itself is never in it: engines log their inputs.
+    """
+    tool = call.tool
+    about = canonical_plain(
+        {
+            "agent": {
+                "id": call.agent,
+                "kind": call.caller.kind.value,
+                "roles": sorted(role.value for role in call.caller.roles),
+                "tenant": call.tenant,
+            },
+            "door": call.door.value,
+            "has_approval_token": has_approval_token,
+            "session": {"id": call.session},
+            "session_id": call.session,
+            "time": now,
+            "tool": {"access": tool.access.value, "name": tool.name, "upstream": tool.upstream} if tool else {},
+            "tool_name": call.tool_name,
+        }
+    )
+    return b'{"input":{"arguments":%s,"context":%s,%s}' % (call.arguments_json, call.context_json, about[1:])

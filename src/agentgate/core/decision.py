@@ -1,0 +1,213 @@
+"""What policy answered, read strictly, and the grant that alone lets a call out.
+
+Promise 1 lives here: anything but a well-formed ALLOW is a refusal. `read_ruling` is the only way from an
+engine's answer to a `Decision`, and `grant` the only way from a `Decision` to a `Grant`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+from agentgate.core.call import Call, Digest
+from agentgate.core.errors import ReasonCode
+
+
+class Verdict(StrEnum):
+    ALLOW = "ALLOW"
+    DENY = "DENY"
+    REQUIRE_APPROVAL = "REQUIRE_APPROVAL"
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """A value that a policy engine computed, and the revision it computed it from."""
+
+    value: Any
+    revision: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoRuling:
+    """The engine did not answer. `reason` is one of the `POLICY_*` codes."""
+
+    reason: ReasonCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The verdict on one call, and why. Frozen: what was recorded is what is enforced."""
+
+    verdict: Verdict
+    reason_code: ReasonCode
+    reason: str
+    matched_rule: str
+    policy_revision: str = ""
+    allowed_scope: str | None = None
+    credential_ttl_s: int | None = None
+    is_write_action: bool = False
+    obligations: tuple[Mapping[str, Any], ...] = ()
+    approval_id: str | None = None
+    approved_by: str | None = None
+    """Who said yes: `person:alice`, or `static token` for v0.2's shared one."""
+
+    @property
+    def allowed(self) -> bool:
+        return self.verdict is Verdict.ALLOW
+
+
+KNOWN_OBLIGATIONS: Final = frozenset({"redact_result"})
+"""Obligation types that the gateway performs. One that it cannot perform is a DENY (AuthZEN obligations)."""
+
+MAX_REASON_CHARS: Final = 500
+_MAX_TTL_S: Final = 86_400
+
+
+def refusal(code: ReasonCode, reason: str, rule: str | None = None, revision: str = "") -> Decision:
+    """A DENY that policy did not speak."""
+    return Decision(Verdict.DENY, code, reason, rule or code.value, revision)
+
+
+def read_ruling(answer: Ruling | NoRuling) -> Decision:
+    """The decision in an engine's answer; a DENY with a distinct reason for anything not well-formed.
+
+    The expected value is `{action, reason, matched_rule?, allowed_scope?, credential_ttl?, is_write_action?,
+    obligations?}` (DESIGN §6). Extra members are ignored, wrong types are not.
+    """
+    if isinstance(answer, NoRuling):
+        return refusal(answer.reason, _ENGINE_SAYS[answer.reason])
+    misfit = _misfit(answer.value)
+    if misfit is not None:
+        return refusal(ReasonCode.POLICY_MALFORMED, f"Policy answer malformed: {misfit}", revision=answer.revision)
+    if not answer.revision:
+        return refusal(ReasonCode.POLICY_REVISION_UNKNOWN, "The policy engine did not say which revision it enforces")
+    value: Mapping[str, Any] = answer.value
+    verdict = Verdict(value["action"])
+    obligations = tuple(value.get("obligations", ()))
+    unknown = sorted({str(item["type"]) for item in obligations} - KNOWN_OBLIGATIONS)
+    if unknown:
+        return refusal(
+            ReasonCode.OBLIGATION_UNKNOWN,
+            f"Policy obliges the gateway to something it cannot do: {', '.join(unknown)[:200]}",
+            revision=answer.revision,
+        )
+    return Decision(
+        verdict=verdict,
+        reason_code=_CODE[verdict],
+        reason=value["reason"][:MAX_REASON_CHARS],
+        matched_rule=value.get("matched_rule", "default_deny"),
+        policy_revision=answer.revision,
+        allowed_scope=value.get("allowed_scope"),
+        credential_ttl_s=value.get("credential_ttl"),
+        is_write_action=value.get("is_write_action", False),
+        obligations=obligations,
+    )
+
+
+_CODE: Final = {
+    Verdict.ALLOW: ReasonCode.POLICY_ALLOW,
+    Verdict.DENY: ReasonCode.POLICY_DENY,
+    Verdict.REQUIRE_APPROVAL: ReasonCode.APPROVAL_REQUIRED,
+}
+
+_ENGINE_SAYS: Final = {
+    ReasonCode.POLICY_UNAVAILABLE: "Policy engine unavailable",
+    ReasonCode.POLICY_TIMEOUT: "Policy engine did not answer in time",
+    ReasonCode.POLICY_UNDEFINED: "Policy gave no decision",
+    ReasonCode.POLICY_MALFORMED: "Policy answer malformed",
+    ReasonCode.POLICY_ERROR: "Policy evaluation failed",
+    ReasonCode.POLICY_REVISION_UNKNOWN: "The policy engine did not say which revision it enforces",
+}
+
+
+def _misfit(value: Any) -> str | None:
+    """What is wrong with the shape of an answer, or None."""
+    if not isinstance(value, dict):
+        return "not an object"
+    if value.get("action") not in _VERDICTS or not isinstance(value["action"], str):
+        return "action is not one of ALLOW, DENY, REQUIRE_APPROVAL"
+    if not isinstance(value.get("reason"), str):
+        return "reason is not a string"
+    for name in ("matched_rule", "allowed_scope"):
+        if name in value and not isinstance(value[name], str):
+            return f"{name} is not a string"
+    if "is_write_action" in value and not isinstance(value["is_write_action"], bool):
+        return "is_write_action is not a boolean"
+    ttl = value.get("credential_ttl", 1)
+    if type(ttl) is not int or not 1 <= ttl <= _MAX_TTL_S:
+        return "credential_ttl is not a number of seconds from 1 to 86400"
+    obligations = value.get("obligations", [])
+    if not isinstance(obligations, list) or not all(
+        isinstance(item, dict) and isinstance(item.get("type"), str) for item in obligations
+    ):
+        return "obligations is not a list of objects with a type"
+    return None
+
+
+_VERDICTS: Final = ("ALLOW", "DENY", "REQUIRE_APPROVAL")
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """The log's word that an event is durable.
+
+    `kill_position` is the number of the newest kill or release that the same transaction saw: the fence
+    that K5 rests on. `digest` is the call's, for a `Decided` event.
+    """
+
+    event_id: str
+    index: int
+    kill_position: int
+    digest: Digest | None = None
+    members: tuple[str, ...] = ()
+    """For a kill or a release: the members that the log has at this position."""
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """A receipt's kill position is newer than what this replica has applied: it must read on before it sends."""
+
+    position: int
+
+
+class _Seal:
+    __slots__ = ()
+
+
+_SEAL: Final = _Seal()
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Permission to send one call, once. Only `grant` makes one; `Upstream.send` cannot be called without."""
+
+    call: Call
+    decision: Decision
+    receipt: Receipt
+    _seal: _Seal
+
+    def __post_init__(self) -> None:
+        if self._seal is not _SEAL:
+            raise TypeError("a Grant is made by core.decision.grant() alone")
+
+
+class GrantRefused(TypeError):
+    """The gate asked for a grant that the record does not carry: a fault of ours, never of the caller."""
+
+
+def grant(call: Call, decision: Decision, receipt: Receipt, *, applied_position: int) -> Grant | Behind:
+    """A grant for a call whose ALLOW is durably recorded, at a kill position that is already applied here.
+
+    Raises:
+        GrantRefused: the decision is not an ALLOW, or the receipt is another call's.
+    """
+    if not decision.allowed:
+        raise GrantRefused(f"no grant from {decision.verdict}")
+    if receipt.digest != call.digest:
+        raise GrantRefused("the receipt is for another call")
+    if receipt.kill_position > applied_position:
+        return Behind(receipt.kill_position)
+    return Grant(call, decision, receipt, _SEAL)

@@ -1,0 +1,312 @@
+"""The closed set of events, and the one byte form of each.
+
+A *leaf* is what the Merkle tree commits to: RFC 8785 bytes that hold no arguments, results, context or free
+text, only names, codes, digests and numbers. What people wrote or sent is in the *body*, which is kept
+apart, redacted and prunable; the leaf binds it as SHA-256(salt ‖ body), so that a pruned body can be
+neither guessed nor replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from agentgate.core.call import Call
+from agentgate.core.containment import Acknowledgement, Kill
+from agentgate.core.decision import Decision
+from agentgate.core.errors import ReasonCode
+from agentgate.core.strict_json import canonical_plain
+
+LEAF_VERSION: Final = 1
+MAX_LEAF_BYTES: Final = 65_535
+"""The limit of a C2SP tlog-tiles entry (its length prefix has 16 bits)."""
+SALT_BYTES: Final = 16
+
+
+class Kind(StrEnum):
+    """Everything that can happen. A reader that meets another kind must stop, not skip."""
+
+    DECIDED = "decided"
+    FINISHED = "finished"
+    REFUSALS = "refusals"
+    KILLED = "killed"
+    RELEASED = "released"
+    ACKED = "acked"
+    DRAINED = "drained"
+    JOINED = "joined"
+    LEFT = "left"
+    APPROVAL_REQUESTED = "approval_requested"
+    APPROVAL_DECIDED = "approval_decided"
+    APPROVAL_CLOSED = "approval_closed"
+    EXPORTED = "exported"
+    POLICY = "policy"
+    REPAIRED = "repaired"
+
+
+class Outcome(StrEnum):
+    """How an allowed call ended. `unknown`: it may have reached the upstream and nobody heard the answer."""
+
+    OK = "ok"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+    NOT_SENT = "not_sent"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an event comes from: the member that wrote it, and the member's own count of its events."""
+
+    id: str
+    at: datetime
+    member: str
+    counter: int
+    version: str
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event, final: `leaf` is what is hashed. The other fields repeat what stores index by."""
+
+    id: str
+    at: str
+    kind: Kind
+    tenant: str
+    session: str
+    principal: str
+    leaf: bytes
+    salt: bytes
+    body: bytes
+    fields: Mapping[str, Any]
+    """The leaf as a value; `log verify` compares it with the bytes."""
+    projected: Mapping[str, Any] | None = None
+    """What only a projection needs (sealed arguments); never in the leaf or the body."""
+
+    @property
+    def leaf_hash(self) -> bytes:
+        """RFC 6962 §2.1: SHA-256(0x00 ‖ leaf)."""
+        return hashlib.sha256(b"\x00" + self.leaf).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """An event as the log gives it back. `body` is None once it was pruned."""
+
+    index: int
+    session_number: int
+    kill_position: int
+    fields: Mapping[str, Any]
+    leaf: bytes
+    salt: bytes | None
+    body: Mapping[str, Any] | None
+
+    @property
+    def kind(self) -> Kind:
+        return Kind(self.fields["kind"])
+
+
+def rfc3339(moment: datetime) -> str:
+    """UTC with microseconds and a `Z`, always the same length so that it sorts as text."""
+    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
+
+
+def body_sha256(salt: bytes, body: bytes) -> str:
+    return hashlib.sha256(salt + body).hexdigest()
+
+
+def make(
+    origin: Origin,
+    kind: Kind,
+    fields: Mapping[str, Any],
+    *,
+    tenant: str = "",
+    session: str = "",
+    principal: str = "",
+    body: bytes = b"{}",
+    projected: Mapping[str, Any] | None = None,
+) -> Event:
+    """An event from its parts. `fields` has ASCII names and neither floats nor None."""
+    at = rfc3339(origin.at)
+    leaf = {
+        "v": LEAF_VERSION,
+        "id": origin.id,
+        "at": at,
+        "kind": kind.value,
+        "member": origin.member,
+        "counter": origin.counter,
+        "version": origin.version,
+        "body_sha256": body_sha256(origin.salt, body),
+        **fields,
+    }
+    if tenant:
+        leaf["tenant"] = tenant
+    if session:
+        leaf["session"] = session
+    if principal:
+        leaf["principal"] = principal
+    raw = canonical_plain(leaf)
+    if len(raw) > MAX_LEAF_BYTES:  # names are bounded, so only a fault of ours gets here
+        raise ValueError(f"a leaf of {len(raw)} bytes")
+    return Event(origin.id, at, kind, tenant, session, principal, raw, origin.salt, body, leaf, projected)
+
+
+def _about(call: Call) -> dict[str, Any]:
+    """The fields that every event of a call repeats."""
+    about: dict[str, Any] = {"trace_id": call.trace_id, "door": call.door.value, "tool": call.tool_name}
+    if call.tool is not None:
+        about["server"] = call.tool.upstream
+        about["tool_sha256"] = call.tool.definition_sha256
+    if call.traceparent is not None:
+        about["traceparent"] = call.traceparent
+    return about
+
+
+def decided(
+    origin: Origin, call: Call, decision: Decision, *, position: int, arguments: bytes, context: bytes, latency_us: Mapping[str, int]
+) -> Event:
+    """A decision on a call. `arguments` and `context` are redacted JSON bytes for the body.
+
+    `position` is the kill position that admission knew; the receipt's may be newer.
+    """
+    fields = _about(call)
+    fields |= {
+        "auth": call.caller.auth_method,
+        "call_sha256": call.digest,
+        "arguments_sha256": body_sha256(origin.salt, call.arguments_json),
+        "decision": decision.verdict.value,
+        "reason_code": decision.reason_code.value,
+        "rule": decision.matched_rule[:128],
+        "policy_revision": decision.policy_revision[:128],
+        "write": decision.is_write_action,
+        "position": position,
+        "latency_us": dict(latency_us),
+    }
+    if decision.approval_id is not None:
+        fields["approval_id"] = decision.approval_id
+    if decision.approved_by is not None:
+        fields["approved_by"] = decision.approved_by
+    body = b'{"arguments":%s,"context":%s,"reason":%s}' % (arguments, context, canonical_plain(decision.reason))
+    return make(
+        origin, Kind.DECIDED, fields, tenant=call.tenant, session=call.session, principal=call.caller.id, body=body
+    )
+
+
+def finished(
+    origin: Origin,
+    call: Call,
+    outcome: Outcome,
+    reason: ReasonCode,
+    *,
+    error: str = "",
+    result: bytes = b"",
+    upstream_status: int | None = None,
+    credential: str | None = None,
+    kill_id: str | None = None,
+    latency_us: Mapping[str, int] | None = None,
+) -> Event:
+    """The outcome of an allowed call. `error` is redacted text; of `result` only a salted hash and the size remain."""
+    fields = _about(call)
+    fields |= {
+        "outcome": outcome.value,
+        "reason_code": reason.value,
+        "result_sha256": body_sha256(origin.salt, result),
+        "result_bytes": len(result),
+    }
+    if upstream_status is not None:
+        fields["upstream_status"] = upstream_status
+    if credential is not None:
+        fields["credential"] = credential
+    if kill_id is not None:
+        fields["kill_id"] = kill_id
+    if latency_us is not None:
+        fields["latency_us"] = dict(latency_us)
+    body = canonical_plain({"error": error}) if error else b"{}"
+    return make(
+        origin, Kind.FINISHED, fields, tenant=call.tenant, session=call.session, principal=call.caller.id, body=body
+    )
+
+
+def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
+    """The outcome of a recorded ALLOW, written by somebody else than the call itself.
+
+    `unknown` when the process died with it; `not_sent` when its append only seemed to fail.
+    """
+    kept = ("trace_id", "door", "tool", "server", "tool_sha256", "traceparent")
+    fields = {name: intent.fields[name] for name in kept if name in intent.fields}
+    fields |= {"outcome": outcome.value, "reason_code": ReasonCode.OUTCOME_UNRECORDED.value}
+    return make(
+        origin,
+        Kind.FINISHED,
+        fields,
+        tenant=intent.fields["tenant"],
+        session=intent.fields["session"],
+        principal=intent.fields["principal"],
+        body=canonical_plain({"error": why}),
+    )
+
+
+def killed(origin: Origin, kill: Kill, *, auth: str) -> Event:
+    """A kill. Its number is assigned by the append that makes it durable."""
+    fields: dict[str, Any] = {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target, "auth": auth}
+    if kill.expires_at is not None:
+        fields["expires_at"] = rfc3339(kill.expires_at)
+    return make(
+        origin,
+        Kind.KILLED,
+        fields,
+        tenant=kill.tenant,
+        session=kill.target if kill.scope.value == "session" else "",
+        principal=kill.actor,
+        body=canonical_plain({"reason": kill.reason}),
+    )
+
+
+def released(origin: Origin, kill: Kill, *, actor: str, auth: str, why: str, forced: bool) -> Event:
+    """The end of a kill, by an admin or by its own expiry (`why` is `release` or `expiry`)."""
+    return make(
+        origin,
+        Kind.RELEASED,
+        {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target, "auth": auth, "why": why, "forced": forced},
+        tenant=kill.tenant,
+        session=kill.target if kill.scope.value == "session" else "",
+        principal=actor,
+    )
+
+
+def acked(origin: Origin, ack: Acknowledgement) -> Event:
+    return make(
+        origin,
+        Kind.ACKED,
+        {
+            "position": ack.position,
+            "cancelled": ack.cancelled,
+            "finished": ack.finished,
+            "unknown": ack.unknown,
+            "took_us": round(ack.took_ms * 1000),
+        },
+    )
+
+
+def drained(origin: Origin, kill: Kill, *, position: int, members: list[str], complete: bool) -> Event:
+    """A kill's receipt: who acknowledged it, and whether everybody did."""
+    return make(
+        origin,
+        Kind.DRAINED,
+        {
+            "kill_id": kill.id,
+            "scope": kill.scope.value,
+            "target": kill.target,
+            "position": position,
+            "members": members,
+            "drained": complete,
+        },
+        tenant=kill.tenant,
+        session=kill.target if kill.scope.value == "session" else "",
+        principal=kill.actor,
+    )

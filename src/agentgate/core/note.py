@@ -1,0 +1,204 @@
+"""C2SP `signed-note` (Ed25519) and `tlog-checkpoint`: the two text formats in which the log signs its state.
+
+A note is text, an empty line, and signature lines `— name base64(key hash ‖ signature)`. Its keys travel as
+`name+hex(key hash)+base64(0x01 ‖ public key)`. Parsing is strict: one state has one form, so that two readers
+cannot understand the same bytes differently. Sources: c2sp.org/signed-note, c2sp.org/tlog-checkpoint.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+_ED25519: Final = b"\x01"
+_PUBLIC_KEY_BYTES: Final = 32
+_KEY_HASH_BYTES: Final = 4
+_MAX_NOTE_BYTES: Final = 1_000_000
+_MAX_SIGNATURES: Final = 100
+_DASH: Final = "\N{EM DASH} "
+_SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+
+
+class NoteInvalid(ValueError):
+    """The bytes are not a note, or no key that we trust has signed them."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoteKey:
+    """An Ed25519 public key and the name it signs under."""
+
+    name: str
+    public: bytes
+
+    def __post_init__(self) -> None:
+        if not _is_name(self.name):
+            raise NoteInvalid(f"a key name has neither spaces nor a plus sign: {self.name!r}")
+        if len(self.public) != _PUBLIC_KEY_BYTES:
+            raise NoteInvalid(f"an Ed25519 public key has 32 bytes, not {len(self.public)}")
+
+    @property
+    def hash(self) -> bytes:
+        """Tells keys of one name apart: SHA-256(name ‖ newline ‖ algorithm ‖ key), four bytes of it."""
+        told = self.name.encode() + b"\n" + _ED25519 + self.public
+        return hashlib.sha256(told).digest()[:_KEY_HASH_BYTES]
+
+    @property
+    def text(self) -> str:
+        """The form in which keys are handed to verifiers (a *vkey*)."""
+        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(_ED25519 + self.public).decode()}"
+
+    def verifies(self, message: bytes, signature: bytes) -> bool:
+        try:
+            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+def parse_key(text: str) -> NoteKey:
+    """A key from its vkey form. Raises NoteInvalid."""
+    name, first, rest = text.partition("+")
+    hashed, second, encoded = rest.partition("+")
+    raw = _unbase64(encoded)
+    if not first or not second or not raw.startswith(_ED25519):
+        raise NoteInvalid("a verifier key has the form name+hash+base64 and is an Ed25519 key")
+    key = NoteKey(name, raw[1:])
+    if key.hash.hex() != hashed:
+        raise NoteInvalid("the verifier key's hash is another key's")
+    return key
+
+
+@dataclass(frozen=True, slots=True)
+class SignedNote:
+    """A note whose signatures by known keys hold. `signed_by` names these keys."""
+
+    text: str
+    signed_by: tuple[NoteKey, ...]
+
+
+def sign(text: str, key: NoteKey, signer: Callable[[bytes], bytes]) -> bytes:
+    """A note of `text`, signed. `signer` makes the raw Ed25519 signature that `key` verifies.
+
+    Raises:
+        NoteInvalid: the text does not end with a newline or has control characters.
+    """
+    if not _is_text(text):
+        raise NoteInvalid("a note's text ends with a newline and has no control characters")
+    signature = base64.b64encode(key.hash + signer(text.encode())).decode()
+    return f"{text}\n{_DASH}{key.name} {signature}\n".encode()
+
+
+def open_note(note: bytes, keys: Sequence[NoteKey]) -> SignedNote:
+    """The text of a note that at least one of `keys` has signed.
+
+    Raises:
+        NoteInvalid: malformed, unsigned by all of `keys`, or with a false signature by one of them.
+    """
+    text, lines = _split(note)
+    trusted = {(key.name, key.hash): key for key in keys}
+    signed_by: list[NoteKey] = []
+    for name, key_hash, signature in map(_signature, lines):
+        key = trusted.get((name, key_hash))
+        if key is None or key in signed_by:
+            continue
+        if not key.verifies(text.encode(), signature):
+            raise NoteInvalid(f"the signature of {name} does not hold")
+        signed_by.append(key)
+    if not signed_by:
+        raise NoteInvalid("no known key has signed this note")
+    return SignedNote(text, tuple(signed_by))
+
+
+def _split(note: bytes) -> tuple[str, list[str]]:
+    """The text of a note and its signature lines."""
+    if len(note) > _MAX_NOTE_BYTES:
+        raise NoteInvalid("a note has at most a million bytes")
+    try:
+        whole = note.decode()
+    except UnicodeDecodeError:
+        raise NoteInvalid("a note is UTF-8") from None
+    text, blank, signatures = whole.rpartition("\n\n")
+    if not _is_text(whole) or not blank or not signatures:
+        raise NoteInvalid("a note is text, an empty line and signatures, without control characters")
+    lines = signatures.removesuffix("\n").split("\n")
+    if len(lines) > _MAX_SIGNATURES:
+        raise NoteInvalid("a note has at most a hundred signatures")
+    return text + "\n", lines
+
+
+def _signature(line: str) -> tuple[str, bytes, bytes]:
+    """Name, key hash and signature of one line."""
+    name, space, encoded = line.removeprefix(_DASH).partition(" ")
+    if not line.startswith(_DASH) or not space or not _is_name(name):
+        raise NoteInvalid("a signature line is a dash, a name and base64")
+    raw = _unbase64(encoded)
+    if len(raw) <= _KEY_HASH_BYTES:
+        raise NoteInvalid("a signature line without a signature")
+    return name, raw[:_KEY_HASH_BYTES], raw[_KEY_HASH_BYTES:]
+
+
+def _is_text(text: str) -> bool:
+    return text.endswith("\n") and not any(char < " " and char != "\n" for char in text)
+
+
+def _is_name(name: str) -> bool:
+    return bool(name) and "+" not in name and not any(char.isspace() for char in name)
+
+
+def _unbase64(text: str) -> bytes:
+    """Standard base64 in its one canonical spelling."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise NoteInvalid("not base64") from None
+    if base64.b64encode(raw).decode() != text:
+        raise NoteInvalid("base64 with stray bits")
+    return raw
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A log's state: how many leaves it has, and the root over them."""
+
+    origin: str
+    size: int
+    root: bytes
+    extensions: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        lines = (self.origin, str(self.size), base64.b64encode(self.root).decode(), *self.extensions)
+        return "".join(f"{line}\n" for line in lines)
+
+
+def parse_checkpoint(text: str) -> Checkpoint:
+    """A checkpoint from a note's text. Raises NoteInvalid."""
+    origin, *rest = text.removesuffix("\n").split("\n")
+    if not text.endswith("\n") or not origin or len(rest) < 2 or not all(rest):
+        raise NoteInvalid("a checkpoint has an origin, a size and a root, and no empty line")
+    size, root, *extensions = rest
+    if _SIZE.fullmatch(size) is None:
+        raise NoteInvalid("a checkpoint's size is a decimal number without leading zeros")
+    raw = _unbase64(root)
+    if len(raw) != hashlib.sha256().digest_size:
+        raise NoteInvalid("a checkpoint's root has 32 bytes")
+    return Checkpoint(origin, int(size), raw, tuple(extensions))
+
+
+def open_checkpoint(note: bytes, keys: Sequence[NoteKey], origin: str) -> Checkpoint:
+    """The checkpoint in a signed note. Raises NoteInvalid, also when it is another log's."""
+    found = parse_checkpoint(open_note(note, keys).text)
+    if found.origin != origin:
+        raise NoteInvalid(f"the checkpoint is of {found.origin!r}, not of {origin!r}")
+    return found

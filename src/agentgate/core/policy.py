@@ -1,0 +1,58 @@
+"""A policy bundle as a value: its files, its data, and the revision that is the digest of both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentgate.core.strict_json import canonical
+
+ROOTS: Final = (
+    "agentgate",
+    "read_only_tools",
+    "write_tools",
+    "all_known_tools",
+    "rate_limits",
+    "roles",
+    "tiers",
+    "services",
+    "tools",
+)
+"""What a bundle of ours owns in OPA's document tree (the `.manifest`'s `roots`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyBundle:
+    """What the policy directory says, with the registry merged into its data as `tools`.
+
+    `modules` maps a file name to Rego source (tests left out); `wasm` is the compiled form of exactly these
+    modules, or None where no compiler was found and the committed one is of another source.
+    """
+
+    modules: Mapping[str, bytes]
+    data: Mapping[str, Any]
+    wasm: bytes | None
+    label: str = ""
+    """A name for the audit (v0.2's POLICY_VERSION); part of the revision when set."""
+
+    @property
+    def source_sha256(self) -> str:
+        """Digest of the Rego alone: what a compiled form must name to belong to it."""
+        return source_sha256(self.modules)
+
+    @property
+    def revision(self) -> str:
+        """`sha256:` and 16 hex digits over the content; the same content is the same revision everywhere."""
+        whole = hashlib.sha256(self.source_sha256.encode() + canonical(dict(self.data)))
+        digest = f"sha256:{whole.hexdigest()[:16]}"
+        return f"{self.label}+{digest}" if self.label else digest
+
+
+def source_sha256(modules: Mapping[str, bytes]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        digest.update(b"%d %s %d " % (len(name.encode()), name.encode(), len(modules[name])))
+        digest.update(modules[name])
+    return digest.hexdigest()

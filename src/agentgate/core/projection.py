@@ -1,0 +1,231 @@
+"""What must be looked up fast, derived from the events and from nothing else.
+
+A log applies these changes in the transaction that appends the event; `log verify` derives them again from the
+first event on and compares. So a derived table can be lost or altered, but not without being noticed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+import orjson
+
+from agentgate.core.containment import Kill, KillId, Scope
+from agentgate.core.event import Kind
+
+Value = str | int | bytes | None
+Row = dict[str, Value]
+
+KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "sessions": ("tenant", "session"),
+    "spent": ("kind", "key"),
+    "kills": ("id",),
+    "approvals": ("id",),
+    "members": ("member",),
+    "acks": ("member", "position"),
+}
+"""The derived tables and what names a row in each."""
+
+UNDERIVED: Final[Mapping[str, frozenset[str]]] = {"approvals": frozenset({"sealed"})}
+"""Columns whose content no event carries; only that they are cleared can be derived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Add a row, unless one with the same key is there: the first one stays."""
+
+    table: str
+    row: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Set columns of the row with this key, if its `state` is among `states` (empty: whatever it is)."""
+
+    table: str
+    key: tuple[Value, ...]
+    columns: Row
+    states: tuple[str, ...] = ()
+
+
+Effect = Put | Change
+Spending = tuple[str, str]
+"""Kind and key of a thing that can be used once."""
+
+
+def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
+    """What an event uses up, as its leaf says. A log appends it only if nobody used these before.
+
+    `idempotency_sha256` is the digest of an idempotency key: a leaf holds no text of callers.
+    """
+    kind = fields["kind"]
+    if kind == Kind.DECIDED:
+        found: list[Spending] = []
+        if "idempotency_sha256" in fields:
+            found.append(("idempotency", fields["idempotency_sha256"]))
+        if "approval_id" in fields and fields["decision"] == "ALLOW":
+            found.append(("approval", fields["approval_id"]))
+        return tuple(found)
+    if kind == Kind.APPROVAL_DECIDED:
+        return (("verdict", fields["approval_id"]),)
+    if kind == Kind.KILLED:
+        return (("kill", fields["kill_id"]),)
+    if kind == Kind.RELEASED:
+        return (("release", fields["kill_id"]),)
+    return ()
+
+
+def effects(
+    fields: Mapping[str, Any],
+    index: int,
+    position: int,
+    body: bytes | None,
+    projected: Mapping[str, Any] | None = None,
+) -> Iterator[Effect]:
+    """The changes of one event, in order. `body` is None once it was pruned."""
+    for kind, key in spendings(fields):
+        yield Put("spent", {"kind": kind, "key": key, "idx": index})
+    match fields["kind"]:
+        case Kind.DECIDED:
+            yield from _decided(fields, index)
+        case Kind.KILLED:
+            yield _killed(fields, index, position, body)
+        case Kind.RELEASED:
+            yield Change("kills", (fields["kill_id"],), {"released_position": position})
+        case Kind.DRAINED if fields["drained"]:
+            yield Change("kills", (fields["kill_id"],), {"drained": 1})
+        case Kind.ACKED:
+            yield _acked(fields, index)
+        case Kind.JOINED:
+            yield Put("members", {"member": fields["member"], "joined_idx": index, "left_idx": None})
+            yield Change("members", (fields["member"],), {"joined_idx": index, "left_idx": None})
+        case Kind.LEFT:
+            yield Change("members", (leaver(fields),), {"left_idx": index})
+        case Kind.APPROVAL_REQUESTED:
+            yield _requested(fields, projected)
+        case Kind.APPROVAL_DECIDED:
+            yield _verdict(fields)
+        case Kind.APPROVAL_CLOSED:
+            closed: Row = {"state": fields["state"], "sealed": None}
+            yield Change("approvals", (fields["approval_id"],), closed, ("pending", "approved", "denied"))
+
+
+def leaver(fields: Mapping[str, Any]) -> str:
+    """Whom a `left` event is about: the writer itself, or a dead predecessor that it closes (`of`)."""
+    return str(fields.get("of", fields["member"]))
+
+
+def _decided(fields: Mapping[str, Any], index: int) -> Iterator[Effect]:
+    if "session" in fields:
+        yield Put("sessions", session_row(fields, index))
+    if "approval_id" in fields and fields["decision"] == "ALLOW":
+        yield Change("approvals", (fields["approval_id"],), {"state": "spent", "sealed": None})
+
+
+def session_row(fields: Mapping[str, Any], index: int) -> Row:
+    """A session belongs to whom its first decision was about."""
+    return {
+        "tenant": fields.get("tenant", ""),
+        "session": fields["session"],
+        "principal": fields.get("principal", ""),
+        "first_at": fields["at"],
+        "idx": index,
+    }
+
+
+def _killed(fields: Mapping[str, Any], index: int, position: int, body: bytes | None) -> Put:
+    return Put(
+        "kills",
+        {
+            "id": fields["kill_id"],
+            "scope": fields["scope"],
+            "tenant": fields.get("tenant", ""),
+            "target": fields["target"],
+            "reason": None if body is None else orjson.loads(body).get("reason", ""),
+            "actor": fields.get("principal", ""),
+            "since": fields["at"],
+            "expires_at": fields.get("expires_at"),
+            "position": position,
+            "released_position": None,
+            "drained": 0,
+            "idx": index,
+        },
+    )
+
+
+def kill_from_row(row: Mapping[str, Any]) -> Kill:
+    """A kill from its derived row."""
+    expires_at = row["expires_at"]
+    return Kill(
+        id=KillId(row["id"]),
+        scope=Scope(row["scope"]),
+        tenant=row["tenant"],
+        target=row["target"],
+        reason=row["reason"] or "",
+        actor=row["actor"],
+        since=datetime.fromisoformat(row["since"]),
+        expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
+        position=row["position"],
+    )
+
+
+def _acked(fields: Mapping[str, Any], index: int) -> Put:
+    names = ("member", "position", "cancelled", "finished", "unknown", "took_us", "at")
+    return Put("acks", {name: fields[name] for name in names} | {"idx": index})
+
+
+def _requested(fields: Mapping[str, Any], projected: Mapping[str, Any] | None) -> Put:
+    return Put(
+        "approvals",
+        {
+            "id": fields["approval_id"],
+            "tenant": fields.get("tenant", ""),
+            "session": fields.get("session", ""),
+            "requested_by": fields.get("principal", ""),
+            "tool": fields["tool"],
+            "trace_id": fields["trace_id"],
+            "digest": fields["call_sha256"],
+            "policy_revision": fields["policy_revision"],
+            "requested_at": fields["at"],
+            "expires_at": fields["expires_at"],
+            "state": "pending",
+            "decided_by": None,
+            "token_sha256": None,
+            "sealed": (projected or {}).get("sealed"),
+        },
+    )
+
+
+def _verdict(fields: Mapping[str, Any]) -> Change:
+    columns: Row = {
+        "state": fields["verdict"],
+        "decided_by": fields.get("principal", ""),
+        "token_sha256": fields.get("token_sha256"),
+    }
+    if fields["verdict"] != "approved":
+        columns["sealed"] = None  # nobody will send these arguments any more
+    return Change("approvals", (fields["approval_id"],), columns, ("pending",))
+
+
+class Tables:
+    """The derived tables in memory, for deriving them again."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, dict[tuple[Value, ...], Row]] = {name: {} for name in KEYS}
+
+    def apply(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            table = self.rows[effect.table]
+            if isinstance(effect, Put):
+                table.setdefault(key_of(effect.table, effect.row), effect.row)
+                continue
+            row = table.get(effect.key)
+            if row is not None and (not effect.states or row["state"] in effect.states):
+                row.update(effect.columns)
+
+
+def key_of(table: str, row: Mapping[str, Value]) -> tuple[Value, ...]:
+    return tuple(row[name] for name in KEYS[table])

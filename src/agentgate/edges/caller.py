@@ -1,0 +1,105 @@
+"""Who is calling: keys, roles, and the principal `local` of a machine without any.
+
+Keys are looked up by their SHA-256, so no secret is compared byte by byte and none is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Final
+
+from agentgate.core.call import AgentId, KnownKey, Principal, PrincipalKind, Role, TenantId, key_sha256
+from agentgate.core.errors import ReasonCode
+from agentgate.edges.problem import Problem
+
+ADMIN: Final = Principal(
+    PrincipalKind.PERSON, AgentId("admin"), TenantId("default"), frozenset({Role.ADMIN}), "admin_key", "admin", True
+)
+LOCAL: Final = Principal(
+    PrincipalKind.AGENT, AgentId("local"), TenantId("default"), frozenset({Role.AGENT}), "loopback", None
+)
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="agentgate"'}
+
+
+class Keyring:
+    """All keys that are valid now. Replaced as a whole when the configuration or the key file changes."""
+
+    def __init__(self, keys: Iterable[KnownKey], *, admin_key: str, now: Callable[[], datetime]) -> None:
+        self._now = now
+        self._keys: dict[str, KnownKey] = {}
+        self._admin = KnownKey(key_sha256(admin_key), ADMIN)
+        self.replace(keys)
+
+    def replace(self, keys: Iterable[KnownKey]) -> None:
+        self._keys = {key.sha256: key for key in (*keys, self._admin)}
+        self.has_agent_keys = any(key.principal.has(Role.AGENT) for key in self._keys.values() if key is not self._admin)
+
+    def principal(self, secret: str) -> Principal | None:
+        known = self._keys.get(key_sha256(secret))
+        if known is None or (known.expires is not None and self._now() >= known.expires):
+            return None
+        return known.principal
+
+
+class Callers:
+    """Turns a request's credential into a principal, or refuses."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    def agent(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal:
+        """The caller of an agent's door.
+
+        Raises:
+            Problem: 401 without a valid key, 403 for a key without the role.
+        """
+        secret = presented(headers)
+        if secret is None:
+            if self._keyring.has_agent_keys or not _is_loopback(client_host):
+                raise Problem(401, ReasonCode.UNAUTHENTICATED, "Missing API key", headers=_CHALLENGE)
+            return LOCAL
+        principal = self._keyring.principal(secret)
+        if principal is None:
+            raise Problem(401, ReasonCode.INVALID_KEY, "Invalid API key", headers=_CHALLENGE)
+        return _with_role(principal, Role.AGENT)
+
+    def person(self, headers: Mapping[bytes, bytes], role: Role) -> Principal:
+        """The caller of a control route: always with a key, from loopback too.
+
+        Raises:
+            Problem: 401 without a key, 403 for a wrong one (as v0.2) or one without the role.
+        """
+        secret = presented(headers)
+        if secret is None:
+            raise Problem(401, ReasonCode.UNAUTHENTICATED, "Missing admin credentials", headers=_CHALLENGE)
+        principal = self._keyring.principal(secret)
+        if principal is None:
+            raise Problem(403, ReasonCode.INVALID_KEY, "Invalid API key")
+        return _with_role(principal, role)
+
+
+def _with_role(principal: Principal, role: Role) -> Principal:
+    if not principal.has(role):
+        raise Problem(403, ReasonCode.FORBIDDEN, f"Insufficient role: this needs {role}")
+    return principal
+
+
+def presented(headers: Mapping[bytes, bytes]) -> str | None:
+    """The key in `X-API-Key` or `Authorization: Bearer`; two different ones are a mistake, or a trick."""
+    named = headers.get(b"x-api-key")
+    bearer = headers.get(b"authorization")
+    if bearer is not None:
+        scheme, _, token = bearer.partition(b" ")
+        token = token.strip()
+        if scheme.lower() != b"bearer" or not token:
+            raise Problem(401, ReasonCode.UNAUTHENTICATED, "Authorization must be `Bearer KEY`", headers=_CHALLENGE)
+        if named is not None and named != token:
+            raise Problem(401, ReasonCode.UNAUTHENTICATED, "Two different keys were sent", headers=_CHALLENGE)
+        named = token
+    return named.decode("latin-1") if named is not None else None
+
+
+def _is_loopback(host: str | None) -> bool:
+    """Whether the peer's address is this machine's own. A unix socket has no address and counts as such."""
+    return host is None or host == "" or host == "::1" or host.startswith(("127.", "::ffff:127."))

@@ -1,0 +1,50 @@
+"""Refusals of a door itself, as problem documents (RFC 9457) with a `reason_code`.
+
+v0.2's `error` text stays beside them where v0.2 had one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+
+from agentgate.core.errors import ReasonCode
+
+PROBLEM_JSON = b"application/problem+json"
+
+
+class Problem(Exception):
+    """A request that a door refuses. Raised inside routes; the edge turns it into its document."""
+
+    def __init__(
+        self,
+        status: int,
+        reason: ReasonCode,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        **members: Any,
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.reason = reason
+        self.detail = detail
+        self.headers = dict(headers or {})
+        self.members = members
+
+    def document(self) -> dict[str, Any]:
+        return {
+            "type": f"urn:agentgate:reason:{self.reason}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "reason_code": self.reason.value,
+            "error": self.detail,
+            **self.members,
+        }
+
+    def body(self) -> bytes:
+        return orjson.dumps(self.document())

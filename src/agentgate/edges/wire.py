@@ -1,0 +1,247 @@
+"""The outermost ASGI layer: what every request must be before any route sees it.
+
+Host and Origin are allow-listed (no web page can post a tool call, no rebound name reaches us), bodies are
+strict JSON of a bounded size, and every answer carries its correlation id. Plain ASGI: a middleware of the
+framework would cost more than a policy decision (docs/architecture.md, Speed).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentgate.core.errors import ReasonCode
+from agentgate.core.strict_json import NotStrictJson, parse
+from agentgate.edges.problem import PROBLEM_JSON, Problem
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+logger = logging.getLogger("agentgate.wire")
+
+_SINGLE: Final = frozenset(
+    {b"host", b"origin", b"content-type", b"content-length", b"content-encoding", b"authorization", b"x-api-key"}
+    | {b"x-correlation-id", b"traceparent", b"transfer-encoding"}
+)
+"""Headers that decide something: sent twice, they are refused rather than chosen from."""
+
+_CORRELATION: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_JSON_TYPE: Final = re.compile(rb'application/json\s*(?:;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
+
+
+@dataclass(slots=True)
+class Request:
+    """One request as the hot route sees it: no framework object, one pass over the headers."""
+
+    scope: Scope
+    headers: dict[bytes, bytes]
+    correlation_id: bytes
+
+    @property
+    def client_host(self) -> str | None:
+        client = self.scope.get("client")
+        return client[0] if client else None
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context that came in; a malformed one is ignored, as the standard says."""
+        value = self.headers.get(b"traceparent")
+        return value.decode() if value is not None and _TRACEPARENT.fullmatch(value) else None
+
+
+HotRoute = Callable[[Request, Receive], Awaitable[tuple[int, list[tuple[bytes, bytes]], bytes]]]
+"""A route outside of the framework: answers status, headers and body; refuses by raising Problem."""
+
+
+class Wire:
+    """Guards every request, serves the hot routes itself and hands the rest to the framework."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        lifespan: ASGIApp,
+        hot: dict[tuple[str, str], HotRoute],
+        *,
+        hosts: frozenset[str],
+        origins: frozenset[str],
+        max_body_bytes: int,
+        on_fault: Callable[[], None],
+    ) -> None:
+        self._app = app
+        self._lifespan = lifespan
+        self._hot = hot
+        self._hosts = hosts
+        self._origins = origins
+        self._max_body_bytes = max_body_bytes
+        self._on_fault = on_fault
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        request = Request(scope, {}, b"")
+        try:
+            self._read_head(request)
+            hot = self._hot.get((scope["method"], scope["path"]))
+            if hot is not None:
+                status, headers, body = await hot(request, receive)
+                await _answer(send, status, [*headers, (b"x-correlation-id", request.correlation_id)], body)
+                return
+            await self._framework(request, receive, send)
+        except Problem as problem:
+            await _answer_problem(send, problem, request.correlation_id)
+        except Exception:  # the edge's last handler: nobody gets a traceback, and nothing is answered as allowed
+            self._on_fault()
+            logger.exception("a request failed", extra={"path": scope["path"]})
+            unforeseen = Problem(503, ReasonCode.INTERNAL, "Internal error; nothing was run because of it")
+            await _answer_problem(send, unforeseen, request.correlation_id)
+
+    def _read_head(self, request: Request) -> None:
+        headers = request.headers
+        for name, value in request.scope["headers"]:
+            if name in _SINGLE and name in headers:
+                raise Problem(400, ReasonCode.INVALID_REQUEST, f"Header {name.decode('latin-1')} was sent twice")
+            headers[name] = value
+        given = headers.get(b"x-correlation-id")
+        if given is not None and _CORRELATION.fullmatch(given):
+            request.correlation_id = given
+        else:
+            request.correlation_id = str(uuid.uuid4()).encode()
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if _without_port(host) not in self._hosts:
+            raise Problem(421, ReasonCode.HOST_NOT_ALLOWED, "This host name is not served here (server.hosts)")
+        origin = headers.get(b"origin")
+        if origin is not None and not self._is_own_origin(origin.decode("latin-1").lower(), host):
+            raise Problem(403, ReasonCode.ORIGIN_NOT_ALLOWED, "This web origin may not call the gateway (server.origins)")
+
+    def _is_own_origin(self, origin: str, host: str) -> bool:
+        return origin in self._origins or origin in (f"http://{host}", f"https://{host}")
+
+    async def _framework(self, request: Request, receive: Receive, send: Send) -> None:
+        """Everything but the hot routes: the body is read and checked here and replayed to the framework."""
+        started = False
+        replay = receive
+        if request.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
+            body = await read_json_body(request, receive, self._max_body_bytes, may_be_empty=True)
+            replay = _replay(body, receive)
+
+        async def sending(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                message["headers"] = [*message["headers"], (b"x-correlation-id", request.correlation_id)]
+            await send(message)
+
+        try:
+            await self._app(request.scope, replay, sending)
+        except Exception:  # the edge's last handler: an answer that has begun can only be cut off
+            if not started:
+                raise
+            self._on_fault()
+            logger.exception("an answer broke off", extra={"path": request.scope["path"]})
+
+
+async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
+    """The body, counted while it streams: no Content-Length is believed, and none is needed.
+
+    Raises:
+        Problem: 413 over `limit` bytes, 400 when the client goes away.
+    """
+    declared = request.headers.get(b"content-length")
+    if declared is not None and (not declared.isdigit() or int(declared) > limit):
+        raise _too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    if not message.get("more_body") and message["type"] == "http.request":
+        if len(body) > limit:
+            raise _too_large(limit)
+        return body
+    chunks = bytearray(body)
+    while message.get("more_body"):
+        message = await receive()
+        chunks += message.get("body", b"")
+        if len(chunks) > limit:
+            raise _too_large(limit)
+    if message["type"] == "http.disconnect":
+        raise Problem(400, ReasonCode.INVALID_REQUEST, "The client went away before its body was complete")
+    return bytes(chunks)
+
+
+async def read_json_body(request: Request, receive: Receive, limit: int, *, may_be_empty: bool = False) -> bytes:
+    """A body that is strict JSON, still as bytes."""
+    body = await read_body(request, receive, limit)
+    if not body and may_be_empty:
+        return body
+    require_json_type(request)
+    try:
+        parse(body)
+    except NotStrictJson as error:
+        raise malformed(error) from None
+    return body
+
+
+def require_json_type(request: Request) -> None:
+    """Refuse what a web page could send without asking first, and what would need decompression."""
+    content_type = request.headers.get(b"content-type", b"")
+    if _JSON_TYPE.fullmatch(content_type.strip()) is None:
+        raise Problem(415, ReasonCode.UNSUPPORTED_MEDIA_TYPE, "The body must be application/json in UTF-8")
+    if request.headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise Problem(415, ReasonCode.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed")
+
+
+def malformed(error: NotStrictJson) -> Problem:
+    return Problem(400, ReasonCode.MALFORMED_JSON, f"Not strict JSON: {error}")
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(
+        413,
+        ReasonCode.BODY_TOO_LARGE,
+        f"The body is over {limit} bytes",
+        error="Request body too large",
+        headers={"Connection": "close"},
+    )
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _answer_problem(send: Send, problem: Problem, correlation_id: bytes) -> None:
+    headers = [(name.lower().encode(), value.encode("latin-1")) for name, value in problem.headers.items()]
+    headers.append((b"content-type", PROBLEM_JSON))
+    if correlation_id:
+        headers.append((b"x-correlation-id", correlation_id))
+    await _answer(send, problem.status, headers, problem.body())

@@ -1,0 +1,346 @@
+"""One call's life, in order: admit, decide, approve, record, grant, send, record, release (DESIGN §2).
+
+Every door passes its calls through `Gate.pass_through`, and nothing else reaches an upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from agentgate.core.approval import ApprovalId
+from agentgate.core.call import Call, policy_question
+from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, read_ruling, refusal
+from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.core.event import Outcome, decided, rfc3339
+from agentgate.core.redact import redact_json, redact_text
+from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.checks import first_refusal
+from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.replica import Flight, Replica
+from agentgate.pipeline.run import Ending, Runner
+from agentgate.ports import (
+    Admission,
+    Admitted,
+    AlreadySpent,
+    Clock,
+    ForeignSession,
+    LimitState,
+    Meter,
+    NotAdmitted,
+    PolicyEngine,
+    RateLimit,
+    Spend,
+)
+
+logger = logging.getLogger("agentgate.gate")
+
+_Step = Literal["admission", "policy", "append", "upstream"]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingApproval:
+    """What a caller needs to get its call approved."""
+
+    id: ApprovalId
+    state: str
+    expires_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a door tells its caller. `result_json` is None unless the call was run and succeeded."""
+
+    call: Call
+    decision: Decision
+    reason_code: ReasonCode
+    """Why the answer is as it is: the decision's code, or how the allowed call ended."""
+    error: str | None = None
+    result_json: bytes | None = None
+    outcome: Outcome | None = None
+    limit: LimitState | None = None
+    approval: PendingApproval | None = None
+
+    @property
+    def success(self) -> bool:
+        return self.outcome is Outcome.OK
+
+    @property
+    def is_outage(self) -> bool:
+        """Whether the gateway itself could not serve, so that the caller should try again later (503)."""
+        return self.reason_code in OUTAGE
+
+
+@dataclass(slots=True)
+class _Passage:
+    """A call on its way, with what was learnt so far."""
+
+    call: Call
+    flight: Flight
+    started_ns: int
+    admitted: bool = False
+    position: int = -1
+    limit: LimitState | None = None
+    spends: tuple[Spend, ...] = ()
+    approval: PendingApproval | None = None
+    latency_us: dict[str, int] = field(default_factory=dict)
+
+
+class RateLimits:
+    """How often a tool may be called; taken from the data of the policy in force."""
+
+    def __init__(self, window_s: float) -> None:
+        self.window_s = window_s
+        self._limits: Mapping[str, RateLimit] = {}
+
+    def load(self, limits: Mapping[str, int]) -> None:
+        self._limits = {tool: RateLimit(limit, self.window_s) for tool, limit in limits.items()}
+
+    def of(self, tool: str) -> RateLimit | None:
+        return self._limits.get(tool)
+
+
+class Gate:
+    """The one pipeline. It holds no state of its own beyond its parts."""
+
+    def __init__(
+        self,
+        *,
+        admission: Admission,
+        engine: PolicyEngine,
+        replica: Replica,
+        recorder: Recorder,
+        approvals: ApprovalDesk,
+        runner: Runner,
+        limits: RateLimits,
+        clock: Clock,
+        meter: Meter,
+    ) -> None:
+        self._admission = admission
+        self._engine = engine
+        self._replica = replica
+        self._recorder = recorder
+        self._approvals = approvals
+        self._runner = runner
+        self._limits = limits
+        self._clock = clock
+        self._meter = meter
+        self.closing = False
+        """Set when the process is about to end: no new call is taken."""
+
+    async def pass_through(self, call: Call) -> Answer:
+        """Decide on a call and, if it is allowed, run it. Never raises but CancelledError."""
+        started_ns = self._clock.ticks_ns()
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("calls run in tasks: without one a kill could not cut them")
+        flight = self._replica.enter(call, task, started_ns)
+        passage = _Passage(call, flight, started_ns)
+        try:
+            answer = await self._pass(passage)
+        except LogUnavailable:
+            self._meter.count("log_unavailable")
+            answer = self._outage(passage, ReasonCode.LOG_UNAVAILABLE, "The log cannot be written; nothing runs")
+        except KillStateUnknown:
+            answer = self._outage(passage, ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
+        except Exception:  # promise 1: whatever goes wrong in here, the call is refused
+            logger.exception("a call failed inside the gate", extra={"trace_id": call.trace_id})
+            answer = self._outage(passage, ReasonCode.INTERNAL, "Internal error")
+        finally:
+            self._replica.leave(flight)
+            if passage.admitted:
+                self._admission.release(call)
+        self._tell(answer, started_ns)
+        return answer
+
+    async def _pass(self, passage: _Passage) -> Answer:
+        decision = await self._admit(passage) or first_refusal(passage.call)
+        if decision is None:
+            decision = await self._decide(passage)
+        if not decision.allowed:
+            await self._record(passage, decision)
+            return self._refused(passage, decision)
+        granted = await self._record_and_grant(passage, decision)
+        if not isinstance(granted, Grant):
+            return granted
+        ending = await self._runner.run(granted, passage.flight, passage.latency_us)
+        return self._ended(passage, decision, ending)
+
+    # --- 1 admit ---
+
+    async def _admit(self, passage: _Passage) -> Decision | None:
+        if self.closing:
+            return refusal(ReasonCode.SHUTTING_DOWN, "The gateway is shutting down")
+        call = passage.call
+        before = self._clock.ticks_ns()
+        seen = self._replica.position
+        answer = await self._admission.admit(call, self._limits.of(call.tool_name), seen)
+        self._took(passage, "admission", before)
+        passage.limit = answer.limit
+        passage.position = seen
+        if isinstance(answer, NotAdmitted):
+            return self._not_admitted(answer)
+        passage.admitted = True
+        passage.position = answer.position
+        if answer.position > self._replica.position:
+            await self._replica.catch_up()
+            if answer.position > self._replica.position:
+                # the fast path knows a kill that the log does not: the log was rolled back or is another one
+                raise KillStateUnknown("the log is older than the kill store")
+        return self._killed(passage)
+
+    def _not_admitted(self, answer: NotAdmitted) -> Decision:
+        if answer.reason is ReasonCode.KILL_STATE_UNKNOWN:
+            self._meter.count("kill_state_unknown")
+            self._replica.repair_soon()
+            return refusal(answer.reason, f"Kill switch state unknown: {answer.detail}", "kill_switch")
+        if answer.reason is ReasonCode.RATE_LIMITED:
+            return refusal(answer.reason, "Rate limit exceeded", "rate_limit")
+        kill = next((kill for key, kill in self._replica.state.active.items() if key == answer.kill_id), None)
+        what = f"{kill.scope} {kill.target}".strip() if kill else "this call"
+        return refusal(answer.reason, f"Kill switch is active for {what}", "kill_switch")
+
+    # --- 2 decide, 3 approve ---
+
+    async def _decide(self, passage: _Passage) -> Decision:
+        static = self._approvals.is_static_token(passage.call.approval_token)
+        decision = await self._ask(passage, has_approval_token=static)
+        if decision.allowed and static and decision.is_write_action:
+            return replace(decision, approved_by="static token")
+        if decision.verdict is not Verdict.REQUIRE_APPROVAL:
+            return decision
+        return await self._approve(passage, decision)
+
+    async def _approve(self, passage: _Passage, asked: Decision) -> Decision:
+        """Let an approval of exactly this call make policy decide again; else leave a pending one."""
+        found = await self._approvals.find(passage.call, asked.policy_revision)
+        if found.denied_by is not None:
+            return replace(
+                refusal(ReasonCode.APPROVAL_DENIED, "Approval denied", revision=asked.policy_revision),
+                approval_id=found.id,
+                approved_by=found.denied_by,
+            )
+        if found.approved_by is None:
+            passage.approval = PendingApproval(found.id, "pending", rfc3339(found.expires_at))
+            return replace(asked, approval_id=found.id)
+        decision = await self._ask(passage, has_approval_token=True)
+        if decision.allowed:
+            passage.spends = (Spend("approval", found.id),)
+            return replace(decision, approval_id=found.id, approved_by=found.approved_by)
+        return decision
+
+    async def _ask(self, passage: _Passage, *, has_approval_token: bool) -> Decision:
+        before = self._clock.ticks_ns()
+        question = policy_question(
+            passage.call, has_approval_token=has_approval_token, now=rfc3339(self._clock.now())
+        )
+        decision = read_ruling(await self._engine.query("decision", question))
+        self._took(passage, "policy", before)
+        self._meter.policy_evaluated(decision.verdict.value, decision.matched_rule)
+        return decision
+
+    # --- 4 record, 5 grant ---
+
+    async def _record(self, passage: _Passage, decision: Decision) -> Receipt | AlreadySpent | ForeignSession:
+        call = passage.call
+        before = self._clock.ticks_ns()
+        event = decided(
+            self._recorder.origin(),
+            call,
+            replace(decision, reason=redact_text(decision.reason)),
+            position=passage.position,
+            arguments=redact_json(call.arguments_json),
+            context=redact_json(call.context_json),
+            latency_us=passage.latency_us,
+        )
+        try:
+            receipt = await self._recorder.write(event, passage.spends)
+        except (LogUnavailable, asyncio.CancelledError):
+            if decision.allowed:
+                self._recorder.orphaned(call.trace_id)
+            raise
+        self._took(passage, "append", before)
+        return receipt
+
+    async def _record_and_grant(self, passage: _Passage, decision: Decision) -> Grant | Answer:
+        """Record the ALLOW; a grant if no kill came between, else the answer to give."""
+        receipt = await self._record(passage, decision)
+        if not isinstance(receipt, Receipt):
+            return await self._claim_refused(passage, decision, receipt)
+        granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
+        if isinstance(granted, Behind):
+            try:
+                await self._replica.catch_up()
+            except (LogUnavailable, KillStateUnknown):
+                await self._runner.not_sent(passage.call, ReasonCode.KILL_STATE_UNKNOWN)
+                raise
+            granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
+        killed = self._killed(passage)
+        if isinstance(granted, Behind) or killed is not None:
+            reason = ReasonCode.KILLED if killed is not None else ReasonCode.KILL_STATE_UNKNOWN
+            kill_id = passage.flight.kill.id if passage.flight.kill else None
+            await self._runner.not_sent(passage.call, reason, kill_id)
+            text = killed.reason if killed else "Kill switch state unknown"
+            return Answer(passage.call, decision, reason, text, outcome=Outcome.NOT_SENT, limit=passage.limit)
+        return granted
+
+    async def _claim_refused(
+        self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession
+    ) -> Answer:
+        """Somebody else spent the approval first, or opened the session: a refusal, recorded as one."""
+        if isinstance(claim, AlreadySpent):
+            refused = refusal(ReasonCode.APPROVAL_SPENT, "Approval already used", revision=decision.policy_revision)
+        else:
+            refused = refusal(ReasonCode.FOREIGN_SESSION, "The session belongs to another principal")
+        passage.spends = ()
+        await self._record(passage, replace(refused, approval_id=decision.approval_id))
+        return self._refused(passage, refused)
+
+    def _killed(self, passage: _Passage) -> Decision | None:
+        kill = passage.flight.kill
+        if kill is None:
+            return None
+        what = f"{kill.scope} {kill.target}".strip()
+        return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
+
+    # --- answers ---
+
+    def _refused(self, passage: _Passage, decision: Decision) -> Answer:
+        prefix = "Approval required" if decision.verdict is Verdict.REQUIRE_APPROVAL else "Policy denied"
+        return Answer(
+            passage.call,
+            decision,
+            decision.reason_code,
+            f"{prefix}: {decision.reason}",
+            limit=passage.limit,
+            approval=passage.approval,
+        )
+
+    def _ended(self, passage: _Passage, decision: Decision, ending: Ending) -> Answer:
+        return Answer(
+            passage.call,
+            decision,
+            ending.reason,
+            ending.error,
+            ending.result_json,
+            ending.outcome,
+            passage.limit,
+        )
+
+    def _outage(self, passage: _Passage, reason: ReasonCode, text: str) -> Answer:
+        return Answer(passage.call, refusal(reason, text), reason, f"Policy denied: {text}", limit=passage.limit)
+
+    def _took(self, passage: _Passage, step: _Step, before_ns: int) -> None:
+        took_ns = self._clock.ticks_ns() - before_ns
+        passage.latency_us[step] = passage.latency_us.get(step, 0) + took_ns // 1000
+        self._meter.step(step, took_ns / 1e9)
+
+    def _tell(self, answer: Answer, started_ns: int) -> None:
+        seconds = (self._clock.ticks_ns() - started_ns) / 1e9
+        tool = answer.call.tool.name if answer.call.tool is not None else ""
+        self._meter.call_finished(tool, answer.decision.verdict.value, seconds)
+        if answer.reason_code is ReasonCode.RATE_LIMITED:
+            self._meter.count("rate_limited", tool)

@@ -1,0 +1,76 @@
+"""Writes this member's events: gives each its id, time and number, and appends it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from agentgate.core.call import MemberId, TraceId
+from agentgate.core.decision import Receipt
+from agentgate.core.event import SALT_BYTES, Event, Origin
+from agentgate.ports import AlreadySpent, Clock, Entropy, ForeignSession, Log, Spend
+
+EventMaker = Callable[[Origin], Event]
+
+
+class Recorder:
+    """The one place from which this process writes to the log.
+
+    `counter` makes a member's own events contiguous, so that a missing one is seen even by a reader that
+    trusts neither the index nor the clock.
+    """
+
+    def __init__(self, log: Log, clock: Clock, entropy: Entropy, *, member: MemberId, version: str) -> None:
+        self._log = log
+        self._clock = clock
+        self._entropy = entropy
+        self._counter = 0
+        self._version = version
+        self._orphans: set[str] = set()
+        self.member = member
+
+    def origin(self) -> Origin:
+        now = self._clock.now()
+        self._counter += 1
+        chance = self._entropy.token(SALT_BYTES + 10)
+        return Origin(
+            id=_uuid7(int(now.timestamp() * 1000), chance[SALT_BYTES:].hex()),
+            at=now,
+            member=self.member,
+            counter=self._counter,
+            version=self._version,
+            salt=chance[:SALT_BYTES],
+        )
+
+    async def write(self, event: Event, spends: Sequence[Spend] = ()) -> Receipt | AlreadySpent | ForeignSession:
+        """Append an event whose spends or session may be refused. Raises LogUnavailable."""
+        return await self._log.append(event, spends)
+
+    def orphaned(self, *trace_ids: str) -> None:
+        """Remember calls that were refused while nobody could say whether their ALLOW is durable."""
+        self._orphans.update(trace_ids)
+
+    def take_orphans(self) -> set[str]:
+        taken, self._orphans = self._orphans, set()
+        return taken
+
+    async def note(self, make: EventMaker) -> Receipt:
+        """Append an event that nothing can refuse. Raises LogUnavailable."""
+        receipt = await self._log.append(make(self.origin()))
+        if not isinstance(receipt, Receipt):
+            raise TypeError(f"the log refused an event that claims nothing: {receipt}")
+        return receipt
+
+
+def new_trace_id(entropy: Entropy) -> TraceId:
+    """A UUIDv4 (RFC 9562 §5.4)."""
+    text = entropy.token(16).hex()
+    return TraceId(f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{_VARIANT[text[16]]}{text[17:20]}-{text[20:]}")
+
+
+def _uuid7(milliseconds: int, chance: str) -> str:
+    """A UUIDv7 (RFC 9562 §5.7): new ids land at the end of an index."""
+    text = f"{milliseconds:012x}"
+    return f"{text[:8]}-{text[8:]}-7{chance[:3]}-{_VARIANT[chance[3]]}{chance[4:7]}-{chance[7:19]}"
+
+
+_VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}

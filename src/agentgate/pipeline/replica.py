@@ -1,0 +1,159 @@
+"""What this process knows of kills, and the calls that it has in flight.
+
+The replica applies kills in the order of their positions. Applying cuts every covered call; a call that is
+between two steps finds `flight.kill` set before it is sent, because no await stands between that look and
+the send (DESIGN §4, *Replica*).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agentgate.core.call import Call, TraceId
+from agentgate.core.containment import Kill, KillId, KillState, covering
+from agentgate.core.errors import KillStateUnknown, LogUnavailable
+from agentgate.ports import Admission, Log
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One call on its way through this process."""
+
+    call: Call
+    task: asyncio.Task[object]
+    since_ns: int
+    kill: Kill | None = None
+    """The kill that cut it, if any."""
+    is_out: bool = False
+    """Whether it is with its upstream, where a cut must reach it by cancellation."""
+    ending: str = ""
+    """How it ended, for the acknowledgement's counts."""
+
+    def is_cut(self) -> bool:
+        return self.kill is not None
+
+    def cut(self, kill: Kill) -> None:
+        """Stop this call for good. Cutting twice is cutting once."""
+        if self.kill is None:
+            self.kill = kill
+            if self.is_out:
+                self.task.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class Cutting:
+    """One application of kills: the flights it cut, until the last of them has left."""
+
+    flights: list[Flight]
+    left: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Replica:
+    """The local table of flights and the kill state applied to it."""
+
+    def __init__(self, log: Log, admission: Admission) -> None:
+        self._log = log
+        self._admission = admission
+        self._flights: dict[TraceId, Flight] = {}
+        self._cuttings: list[Cutting] = []
+        self._catching_up: asyncio.Task[None] | None = None
+        self.state = KillState(-1, {})
+        """Applied here; position -1 before the first."""
+
+    # --- flights ---
+
+    def enter(self, call: Call, task: asyncio.Task[object], now_ns: int) -> Flight:
+        """Register a call before anything is asked about it."""
+        flight = Flight(call, task, now_ns)
+        self._flights[call.trace_id] = flight
+        return flight
+
+    def leave(self, flight: Flight) -> None:
+        """The call has ended: nothing of it runs in this process any more."""
+        self._flights.pop(flight.call.trace_id, None)
+        if flight.kill is not None:
+            for cutting in self._cuttings:
+                if not any(other.call.trace_id in self._flights for other in cutting.flights):
+                    cutting.left.set()
+
+    def flights(self) -> Iterator[Flight]:
+        return iter(tuple(self._flights.values()))
+
+    def is_in_flight(self, trace_id: str) -> bool:
+        return trace_id in self._flights
+
+    # --- kills ---
+
+    @property
+    def position(self) -> int:
+        return self.state.position
+
+    def apply(self, state: KillState) -> Cutting:
+        """Take over a newer kill state and cut what it covers, at once and without waiting.
+
+        Kills that were released in the meantime cut too when they are in `state.active`; an older state
+        changes nothing.
+        """
+        if state.position > self.state.position:
+            self.state = state
+        return self.cut_all(*self.state.active.values())
+
+    def cut_all(self, *kills: Kill) -> Cutting:
+        """Cut every flight that one of `kills` covers, whatever the position."""
+        cut: list[Flight] = []
+        for flight in self._flights.values():
+            kill = covering(kills, flight.call) if kills else None
+            if kill is not None:
+                flight.cut(kill)
+                cut.append(flight)
+        cutting = Cutting(cut)
+        if cut:
+            self._cuttings.append(cutting)
+        else:
+            cutting.left.set()
+        return cutting
+
+    async def left(self, cutting: Cutting) -> None:
+        """Wait until no flight of `cutting` is left in this process."""
+        try:
+            await cutting.left.wait()
+        finally:
+            if cutting.left.is_set() and cutting in self._cuttings:
+                self._cuttings.remove(cutting)
+
+    def with_kill(self, kill: Kill) -> KillState:
+        return KillState(max(kill.position, self.position), {**self.state.active, kill.id: kill})
+
+    def without_kill(self, kill_id: KillId, position: int) -> KillState:
+        active = {key: kill for key, kill in self.state.active.items() if key != kill_id}
+        return KillState(max(position, self.position), active)
+
+    # --- the log and the fast path, kept alike ---
+
+    async def catch_up(self) -> None:
+        """Apply the log's kill state here and to the fast path. Concurrent callers share one read.
+
+        Raises:
+            LogUnavailable, KillStateUnknown
+        """
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._catch_up())
+        await asyncio.shield(self._catching_up)
+
+    async def _catch_up(self) -> None:
+        state = await self._log.kill_state()
+        self.apply(state)
+        await self._admission.apply(self.state)
+
+    def repair_soon(self) -> None:
+        """Put the fast path right again, in the background; what fails is tried again by the next caller."""
+        if self._catching_up is None or self._catching_up.done():
+            self._catching_up = asyncio.create_task(self._repair())
+
+    async def _repair(self) -> None:
+        try:
+            await self._catch_up()
+        except (LogUnavailable, KillStateUnknown):
+            return

@@ -1,0 +1,221 @@
+"""Sending a granted call, cutting it, and recording what came of it.
+
+From here two things are certain whatever happens: the call ends with its deadline or its kill, and an
+outcome is recorded, or is kept until it can be, and is `unknown` at worst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import agentgate.core.strict_json as strict_json
+from agentgate.core.call import Call
+from agentgate.core.decision import Grant
+from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.event import Event, Outcome, finished
+from agentgate.core.redact import redact_json, redact_text, scrub
+from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.replica import Flight
+from agentgate.ports import Clock, Credential, CredentialSource, Delivered, Meter, Undelivered, Upstream
+
+UNKNOWN_EFFECT = "upstream effect unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a sent call ended, as the caller may know it."""
+
+    outcome: Outcome
+    reason: ReasonCode
+    error: str | None = None
+    result_json: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An upstream, and the alias of the credential it wants."""
+
+    upstream: Upstream
+    credential: str | None = None
+    source: CredentialSource | None = None
+
+
+class Runner:
+    """Steps 6 and 7 of a call."""
+
+    def __init__(self, routes: Mapping[str, Route], recorder: Recorder, clock: Clock, meter: Meter) -> None:
+        self._routes = routes
+        self._recorder = recorder
+        self._clock = clock
+        self._meter = meter
+        self._unrecorded: list[Event] = []
+        """Outcomes that the log would not take; written as soon as it does."""
+
+    async def run(self, granted: Grant, flight: Flight, latency_us: dict[str, int]) -> Ending:
+        """Send, and record the outcome before anybody hears of it.
+
+        Raises:
+            asyncio.CancelledError: the process is ending; the outcome is recorded all the same.
+        """
+        call = granted.call
+        route = self._routes[call.server]
+        credential: Credential | None = None
+        if route.credential is not None and route.source is not None:
+            credential = await route.source.credential(
+                route.credential, scope=granted.decision.allowed_scope, ttl_s=granted.decision.credential_ttl_s
+            )
+            if credential is None:
+                await self.not_sent(call, ReasonCode.CREDENTIAL_UNAVAILABLE)
+                text = f"Credential broker unavailable: no secret for {route.credential}"
+                return Ending(Outcome.NOT_SENT, ReasonCode.CREDENTIAL_UNAVAILABLE, text)
+        before = self._clock.ticks_ns()
+        try:
+            sent = await self._send(route, granted, flight, credential)
+        except asyncio.CancelledError:
+            flight.ending = Outcome.CANCELLED
+            await self._record(self._cancelled(call, ReasonCode.SHUTTING_DOWN, None, latency_us))
+            raise
+        took_ns = self._clock.ticks_ns() - before
+        latency_us["upstream"] = took_ns // 1000
+        self._meter.step("upstream", took_ns / 1e9)
+        return await self._end(granted, flight, credential, sent, latency_us)
+
+    async def _send(
+        self, route: Route, granted: Grant, flight: Flight, credential: Credential | None
+    ) -> Delivered | Undelivered | None:
+        """The upstream's answer; None when a kill cut it."""
+        if flight.is_cut():
+            return None
+        tool = granted.call.tool
+        flight.is_out = True
+        try:
+            async with asyncio.timeout(tool.timeout_s if tool is not None else 0):
+                return await route.upstream.send(granted, credential)
+        except TimeoutError:
+            return Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
+        except asyncio.CancelledError:
+            if not flight.is_cut():
+                raise
+            return None
+        finally:
+            flight.is_out = False
+            if flight.is_cut() and flight.task.cancelling():
+                flight.task.uncancel()  # the cut was meant for the send; the task goes on to record it
+
+    async def _end(
+        self,
+        granted: Grant,
+        flight: Flight,
+        credential: Credential | None,
+        sent: Delivered | Undelivered | None,
+        latency_us: dict[str, int],
+    ) -> Ending:
+        call = granted.call
+        alias = credential.alias if credential is not None else None
+        if sent is None or flight.is_cut():
+            # an answer that raced with its kill is not released either: K1 says that nothing runs on
+            kill = flight.kill
+            flight.ending = Outcome.CANCELLED
+            event = self._cancelled(call, ReasonCode.KILLED, kill.id if kill else None, latency_us, alias)
+            ending = Ending(
+                Outcome.CANCELLED, ReasonCode.KILLED, f"Cut by a kill switch while running; {UNKNOWN_EFFECT}"
+            )
+            return await self._recorded(event, ending)
+        secrets = (credential.secret,) if credential is not None else ()
+        if isinstance(sent, Undelivered):
+            return await self._failed(call, flight, sent, secrets, alias, latency_us)
+        result = scrub(strict_json.canonical(sent.value), secrets)
+        if any(item["type"] == "redact_result" for item in granted.decision.obligations):
+            result = redact_json(result)
+        flight.ending = Outcome.OK
+        event = finished(
+            self._recorder.origin(),
+            call,
+            Outcome.OK,
+            ReasonCode.OK,
+            result=result,
+            upstream_status=sent.status,
+            credential=alias,
+            latency_us=latency_us,
+        )
+        return await self._recorded(event, Ending(Outcome.OK, ReasonCode.OK, None, result))
+
+    async def _failed(
+        self,
+        call: Call,
+        flight: Flight,
+        sent: Undelivered,
+        secrets: tuple[str, ...],
+        alias: str | None,
+        latency_us: Mapping[str, int],
+    ) -> Ending:
+        if sent.reason is ReasonCode.UPSTREAM_TIMEOUT:
+            outcome = Outcome.UNKNOWN
+        else:
+            outcome = Outcome.ERROR if sent.reached else Outcome.NOT_SENT
+        text = scrub(sent.detail.encode(errors="replace"), secrets).decode(errors="replace")
+        flight.ending = outcome
+        event = finished(
+            self._recorder.origin(),
+            call,
+            outcome,
+            sent.reason,
+            error=redact_text(text),
+            upstream_status=sent.status,
+            credential=alias,
+            latency_us=latency_us,
+        )
+        suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
+        return await self._recorded(event, Ending(outcome, sent.reason, f"Tool execution failed: {text}{suffix}"))
+
+    def _cancelled(
+        self,
+        call: Call,
+        reason: ReasonCode,
+        kill_id: str | None,
+        latency_us: Mapping[str, int],
+        alias: str | None = None,
+    ) -> Event:
+        return finished(
+            self._recorder.origin(),
+            call,
+            Outcome.CANCELLED,
+            reason,
+            error=UNKNOWN_EFFECT,
+            kill_id=kill_id,
+            credential=alias,
+            latency_us=latency_us,
+        )
+
+    async def not_sent(self, call: Call, reason: ReasonCode, kill_id: str | None = None) -> None:
+        """Record that an allowed call never left."""
+        await self._record(finished(self._recorder.origin(), call, Outcome.NOT_SENT, reason, kill_id=kill_id))
+
+    # --- step 7: no answer before its outcome is durable ---
+
+    async def _recorded(self, event: Event, ending: Ending) -> Ending:
+        if await self._record(event):
+            return ending
+        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
+        return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text)
+
+    async def _record(self, event: Event) -> bool:
+        try:
+            await self._recorder.write(event)
+        except LogUnavailable:
+            self._meter.count("log_unavailable")
+            self._unrecorded.append(event)
+            return False
+        return True
+
+    async def write_unrecorded(self) -> int:
+        """Try again to write what the log would not take; how many are still waiting."""
+        while self._unrecorded:
+            try:
+                await self._recorder.write(self._unrecorded[0])
+            except LogUnavailable:
+                break
+            self._unrecorded.pop(0)
+        return len(self._unrecorded)

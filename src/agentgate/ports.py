@@ -1,0 +1,339 @@
+"""What the pipeline needs from the outside, as Protocols. Each adapter proves them with tests/contracts/.
+
+Every method that waits is cancellable and bounded by the adapter's own deadline. What can be told by a
+value is told by a value; the errors that are raised are named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal, Protocol
+
+from agentgate.core.call import ArgumentCheck, Call
+from agentgate.core.containment import Kill, KillState
+from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Event, Record
+from agentgate.core.policy import PolicyBundle
+
+# --- policy -----------------------------------------------------------------------------------------------
+
+Rule = Literal["decision", "tools"]
+"""`agentgate/decision` decides one call; `agentgate/tools` answers `{name: "allow" | "approval"}` for a caller."""
+
+
+class PolicyEngine(Protocol):
+    """Evaluates the policy in force (a PDP)."""
+
+    async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
+        """The value of a rule for `{"input": …}` bytes. Never raises: a failure is a `NoRuling`."""
+        ...
+
+    async def enforce(self, bundle: PolicyBundle) -> None:
+        """Make `bundle` the policy in force; when this returns, `query` answers from it.
+
+        Raises:
+            PolicyInvalid: it does not compile, needs a built-in that is not offered, or is not compiled;
+                what was in force stays.
+            PolicyNotEnforced: the engine did not take it in time; the old one may still answer.
+            PolicyExternal: the engine runs its own policies.
+        """
+        ...
+
+    async def revision(self) -> str | None:
+        """The revision that is enforced now, or None when the engine does not answer."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class PolicySource(Protocol):
+    """Where bundles come from."""
+
+    async def read(self) -> PolicyBundle:
+        """The bundle as it stands in the policy directory now, compiled if a compiler is at hand.
+
+        Raises:
+            PolicyInvalid: unreadable, not Rego, or data that is not strict JSON.
+        """
+        ...
+
+
+# --- containment ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """`limit` calls in any `window_s` seconds, counted by tenant, agent and tool."""
+
+    limit: int
+    window_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """What the X-RateLimit headers say, this call counted. `reset_at` is Unix seconds."""
+
+    limit: int
+    remaining: int
+    reset_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The call may go on, as far as flags and limits known at `position` say."""
+
+    position: int
+    limit: LimitState | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NotAdmitted:
+    """`reason` is KILLED (with the kill's id), RATE_LIMITED (with the state) or KILL_STATE_UNKNOWN."""
+
+    reason: ReasonCode
+    detail: str = ""
+    kill_id: str | None = None
+    limit: LimitState | None = None
+    position: int | None = None
+
+
+class Admission(Protocol):
+    """The fast path of containment: flags, limits and the display of what is in flight.
+
+    It is never the authority (that is the log): everything in it can be lost, and is then refused on until
+    `apply` has put it back.
+    """
+
+    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+        """One atomic step: refuse if the store's kill position is missing or older than `seen`, if a flag
+        covers the call, or if the limit is used up; else count it and register it in flight.
+
+        Never raises; not answering within 100 ms is KILL_STATE_UNKNOWN (K4).
+        """
+        ...
+
+    def release(self, call: Call) -> None:
+        """Take the call out of the in-flight set; not awaited and never raises."""
+        ...
+
+    async def apply(self, state: KillState) -> None:
+        """Put flags and position in force, if the store's position is absent or lower (DESIGN §4, *Apply*).
+
+        Raises:
+            KillStateUnknown: the store could not be written in time.
+        """
+        ...
+
+    async def position(self) -> int | None:
+        """The store's kill position; None when it has none or does not answer. For health and repair."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+# --- the log ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Spend:
+    """A thing that can be used once: an approval or an idempotency key, and what only the first may do: decide an
+    approval, take a kill's id, release a kill. It is one that `core.projection.spendings` finds in the leaf."""
+
+    kind: Literal["approval", "idempotency", "verdict", "kill", "release"]
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadySpent:
+    """Somebody else was first; nothing was appended."""
+
+    spend: Spend
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignSession:
+    """The session belongs to another principal; nothing was appended."""
+
+    session: str
+
+
+class Log(Protocol):
+    """The authority: an append-only sequence of events and the few things derived from it.
+
+    Serialisable: `append` decides who was first, and its receipt's kill position is read in the same
+    transaction.
+    """
+
+    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Receipt | AlreadySpent | ForeignSession]:
+        """Make `event` durable. Awaiting raises LogUnavailable when it is not known to be durable.
+
+        A `decided` event binds its session to its principal or finds it bound to another. Kill and release
+        events take the next kill position, which their receipt carries with the members at that position.
+        What an event spends is in its leaf, so that it can be verified: `spends` may only repeat it.
+        """
+        ...
+
+    async def kill_state(self) -> KillState:
+        """Kill position and the kills in force, from the log. Raises LogUnavailable."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRow:
+    """One session as the log knows it."""
+
+    tenant: str
+    session: str
+    principal: str
+    first_at: str
+
+
+class LogReader(Protocol):
+    """What auditors, operators and the start need from the log. Raises LogUnavailable."""
+
+    def records(
+        self,
+        *,
+        tenant: str | None = None,
+        session: str | None = None,
+        first: int = 0,
+        kinds: Sequence[str] = (),
+    ) -> AsyncIterator[Record]:
+        """Records in log order, with their bodies where they were not pruned."""
+        ...
+
+    async def sessions(self, tenant: str | None) -> list[SessionRow]: ...
+
+    async def open_intents(self) -> list[Record]:
+        """ALLOW decisions without an outcome, of every member: in flight, or left by a process that died."""
+        ...
+
+    async def projection(self, name: Literal["approvals", "kills", "members"], **match: str) -> list[dict[str, Any]]:
+        """Rows of a derived table whose columns equal `match`, oldest first."""
+        ...
+
+    async def checkpoint(self) -> bytes | None:
+        """The newest signed checkpoint (C2SP tlog-checkpoint), or None before the first."""
+        ...
+
+
+# --- upstreams --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The upstream answered. `value` is JSON; `status` its own status where it has one (HTTP)."""
+
+    value: Any
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """The upstream did not do it, or nobody can say.
+
+    `reached` is False only when it is certain that nothing was sent: then the effect is known to be none.
+    """
+
+    reason: ReasonCode
+    detail: str
+    reached: bool = True
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret by its alias. `secret` never leaves the gateway but to the upstream."""
+
+    alias: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Credential({self.alias!r}, ***)"
+
+
+class Upstream(Protocol):
+    """Where calls go. One instance for each configured upstream."""
+
+    async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
+        """Run the granted call. Cancellation ends it for good: sockets closed, nothing shielded, no retry
+        left behind. The gate sets the deadline. Never raises but CancelledError."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class CredentialSource(Protocol):
+    """Turns an alias into a secret, as late as possible."""
+
+    async def credential(self, alias: str, *, scope: str | None, ttl_s: int | None) -> Credential | None:
+        """None when the alias has no secret now; the call is then refused."""
+        ...
+
+
+class Schemas(Protocol):
+    """Compiles JSON Schemas (2020-12)."""
+
+    def compile(self, schema: Mapping[str, Any]) -> ArgumentCheck:
+        """Raises ValueError with a sentence when `schema` is not one."""
+        ...
+
+
+# --- keys, time, chance -----------------------------------------------------------------------------------
+
+
+class Signer(Protocol):
+    """Signs evidence or checkpoints with one key."""
+
+    algorithm: str
+    key_id: str
+
+    def sign(self, message: bytes) -> bytes: ...
+
+
+class Sealer(Protocol):
+    """Keeps what only the gateway may read again (AEAD), such as the arguments of a pending approval."""
+
+    def seal(self, plain: bytes, about: bytes) -> bytes: ...
+
+    def unseal(self, sealed: bytes, about: bytes) -> bytes | None:
+        """None when the key, the text or what it is about is another."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, injected so that rules can be tested at any hour."""
+
+    def now(self) -> datetime:
+        """Aware, UTC."""
+        ...
+
+    def ticks_ns(self) -> int:
+        """Monotonic nanoseconds, for durations."""
+        ...
+
+
+class Entropy(Protocol):
+    """Unpredictable bytes, injected because core rolls no dice."""
+
+    def token(self, n_bytes: int) -> bytes: ...
+
+
+# --- what is told to others -------------------------------------------------------------------------------
+
+
+class Meter(Protocol):
+    """Counts and times for operators. Never raises, never blocks."""
+
+    def call_finished(self, tool: str, decision: str, seconds: float) -> None: ...
+
+    def step(self, name: Literal["admission", "policy", "append", "upstream"], seconds: float) -> None: ...
+
+    def policy_evaluated(self, result: str, rule: str) -> None: ...
+
+    def count(self, name: str, label: str = "", by: int = 1) -> None: ...

@@ -1,0 +1,424 @@
+"""The only reader of the environment and of agentgate.yaml: one frozen `Settings`, checked before anything starts.
+
+The environment (`AGENTGATE_*`, v0.2's names included) goes over the file, the file over the defaults.
+`docs/configuration.md` lists every variable; a test keeps it and `ENVIRONMENT` alike.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from agentgate.core.call import (
+    Access,
+    AgentId,
+    KnownKey,
+    Principal,
+    PrincipalKind,
+    Role,
+    TenantId,
+    is_id,
+    is_tool_name,
+)
+from agentgate.core.errors import UnsafeConfiguration
+
+MIN_SECRET_CHARS: Final = 16
+DEFAULT_SECRETS: Final = frozenset({"approved", "admin-secret-change-me", "change-me-in-production-please"})
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Server(_Part):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    workers: int = Field(default=1, ge=1, le=64)
+    base_url: str | None = None
+    hosts: tuple[str, ...] = ()
+    """Further names under which the gateway may be addressed (the Host allow-list)."""
+    origins: tuple[str, ...] = ()
+    """Web origins that may call it; same-origin always may."""
+    max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    refusals_per_second: int = Field(default=20, ge=1)
+
+
+class Key(_Part):
+    id: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    agent: str | None = None
+    person: str | None = None
+    roles: tuple[Role, ...] = (Role.AGENT,)
+    tenant: str = "default"
+    all_tenants: bool = False
+    expires: datetime | None = None
+
+    @field_validator("agent", "person", "tenant")
+    @classmethod
+    def _grammar(cls, value: str | None) -> str | None:
+        if value is not None and not is_id(value):
+            raise ValueError("must start with a letter or digit and hold only letters, digits and ._:@-")
+        return value
+
+    def model_post_init(self, _context: Any) -> None:
+        if (self.agent is None) == (self.person is None):
+            raise ValueError("a key carries either `agent:` or `person:`")
+        if self.expires is not None and self.expires.tzinfo is None:
+            raise ValueError("`expires` needs a time zone, such as a final Z")
+
+
+    def known(self) -> KnownKey:
+        """The key as the doors know it."""
+        kind = PrincipalKind.AGENT if self.agent is not None else PrincipalKind.PERSON
+        principal = Principal(
+            kind,
+            AgentId(self.agent or self.person or ""),
+            TenantId(self.tenant),
+            frozenset(self.roles),
+            "api_key",
+            self.id,
+            self.all_tenants,
+        )
+        return KnownKey(self.sha256, principal, self.expires)
+
+
+class Auth(_Part):
+    keys: tuple[Key, ...] = ()
+    admin_key: str | None = None
+
+
+class Policy(_Part):
+    kind: str = "wasm"
+    path: Path | None = None
+    url: str | None = None
+    timeout_ms: int = Field(default=200, ge=10, le=60_000)
+    label: str = ""
+    ca_file: Path | None = None
+    token: str | None = None
+
+
+class ContainmentPart(_Part):
+    kind: str = "local"
+    url: str | None = None
+    timeout_ms: int = Field(default=100, ge=10, le=5_000)
+    rate_window_s: float = Field(default=60.0, gt=0)
+    drain_timeout_s: float = Field(default=2.0, gt=0)
+
+
+class FileRef(_Part):
+    file: Path
+
+
+class EnvRef(_Part):
+    env: str
+
+
+class LogPart(_Part):
+    url: str | None = None
+    checkpoint_key: FileRef | None = None
+    origin: str = "agentgate.local/log/0"
+
+
+class Evidence(_Part):
+    hmac_key: EnvRef | FileRef | None = None
+    signing_key: str | None = None
+
+
+class Approvals(_Part):
+    ttl_s: float = Field(default=900.0, gt=0)
+    static_token: str | None = None
+
+
+class UpstreamPart(BaseModel):
+    """An upstream: `kind`, and whatever that kind takes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    kind: str
+    credential: str | None = None
+    timeout_ms: int = Field(default=30_000, ge=1)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.model_extra or {}
+
+
+class ToolPart(BaseModel):
+    """A tool: its upstream, what it does to the world, its arguments, and what the upstream kind takes."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    upstream: str
+    access: Access
+    input_schema: dict[str, Any]
+    description: str = ""
+    timeout_ms: int | None = Field(default=None, ge=1)
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.model_extra or {}
+
+
+class CredentialPart(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="allow")
+    kind: str
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        return self.model_extra or {}
+
+
+class Webhook(_Part):
+    url: str | None = None
+    secret: str | None = None
+
+
+class Settings(_Part):
+    """Everything that can be configured."""
+
+    data_dir: Path = Path("agentgate-data")
+    server: Server = Server()
+    auth: Auth = Auth()
+    policy: Policy = Policy()
+    containment: ContainmentPart = ContainmentPart()
+    log: LogPart = LogPart()
+    evidence: Evidence = Evidence()
+    approvals: Approvals = Approvals()
+    upstreams: dict[str, UpstreamPart] = {}
+    tools: dict[Annotated[str, Field(min_length=1)], ToolPart] = {}
+    credentials: dict[str, CredentialPart] = {}
+    webhook: Webhook = Webhook()
+
+    @field_validator("tools")
+    @classmethod
+    def _tool_names(cls, value: dict[str, ToolPart]) -> dict[str, ToolPart]:
+        for name in value:
+            if not is_tool_name(name):
+                raise ValueError(f"{name!r} is not a tool name: letters, digits and _.- , at most 128, no '..'")
+        return value
+
+    @property
+    def is_loopback(self) -> bool:
+        return is_loopback(self.server.host)
+
+
+ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
+    "AGENTGATE_DATA_DIR": ("data_dir",),
+    "AGENTGATE_HOST": ("server", "host"),
+    "AGENTGATE_PORT": ("server", "port"),
+    "AGENTGATE_WORKERS": ("server", "workers"),
+    "AGENTGATE_BASE_URL": ("server", "base_url"),
+    "AGENTGATE_HOSTS": ("server", "hosts"),
+    "AGENTGATE_ORIGINS": ("server", "origins"),
+    "AGENTGATE_LOG_LEVEL": ("server", "log_level"),
+    "AGENTGATE_ADMIN_API_KEY": ("auth", "admin_key"),
+    "AGENTGATE_OPA_URL": ("policy", "url"),
+    "AGENTGATE_OPA_TOKEN": ("policy", "token"),
+    "AGENTGATE_POLICY_PATH": ("policy", "path"),
+    "AGENTGATE_POLICY_VERSION": ("policy", "label"),
+    "AGENTGATE_REDIS_URL": ("containment", "url"),
+    "AGENTGATE_RATE_WINDOW_SECONDS": ("containment", "rate_window_s"),
+    "AGENTGATE_DATABASE_URL": ("log", "url"),
+    "AGENTGATE_SIGNING_KEY": ("evidence", "signing_key"),
+    "AGENTGATE_APPROVAL_TOKEN": ("approvals", "static_token"),
+    "AGENTGATE_WEBHOOK_URL": ("webhook", "url"),
+    "AGENTGATE_WEBHOOK_SECRET": ("webhook", "secret"),
+}
+"""Variable to place in `Settings`. AGENTGATE_CONFIG names the file, and AGENTGATE_TRACE_DB is v0.2's database path."""
+
+_LISTS: Final = frozenset({"AGENTGATE_HOSTS", "AGENTGATE_ORIGINS"})
+
+
+def load(
+    environment: Mapping[str, str] | None = None,
+    *,
+    config: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """The settings in force. Without `environment` it is the process's own.
+
+    `overrides` (the command line's) are dotted places with their values, and go over everything.
+
+    Raises:
+        UnsafeConfiguration: the file cannot be read, a value is not allowed, or the combination is unsafe;
+            the text says what to change.
+    """
+    environment = os.environ if environment is None else environment
+    named = environment.get("AGENTGATE_CONFIG")
+    tree = _read(config or (Path(named) if named else None))
+    for variable, place in ENVIRONMENT.items():
+        text = environment.get(variable)
+        if text:
+            _put(tree, place, text.split(",") if variable in _LISTS else text)
+    if trace_db := environment.get("AGENTGATE_TRACE_DB"):
+        _put(tree, ("log", "url"), f"sqlite:///{trace_db}")
+    for dotted, value in (overrides or {}).items():
+        if value is not None:
+            _put(tree, tuple(dotted.split(".")), value)
+    if (tree.get("containment") or {}).get("url") and "kind" not in tree["containment"]:
+        _put(tree, ("containment", "kind"), "redis")
+    if (tree.get("policy") or {}).get("url") and "kind" not in tree["policy"]:
+        _put(tree, ("policy", "kind"), "opa")
+    try:
+        settings = Settings.model_validate(tree)
+    except ValidationError as error:
+        raise UnsafeConfiguration(_first_error(error)) from None
+    settings = _resolved(settings, environment)
+    _refuse_unsafe(settings)
+    return settings
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UnsafeConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UnsafeConfiguration(f"the configuration {path} is not YAML: {error}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UnsafeConfiguration(f"the configuration {path} must be a mapping of sections")
+    return tree
+
+
+def _put(tree: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+    *sections, name = place
+    for section in sections:
+        inner = tree.get(section)
+        tree[section] = inner = dict(inner) if isinstance(inner, dict) else {}
+        tree = inner
+    tree[name] = value
+
+
+def _first_error(error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    # never the input itself: it may be a secret
+    return f"setting {place or 'file'}: {first['msg']}"
+
+
+def _resolved(settings: Settings, environment: Mapping[str, str]) -> Settings:
+    """Secrets that are named by variable or file, read."""
+    evidence = settings.evidence
+    if evidence.signing_key is None and evidence.hmac_key is not None:
+        ref = evidence.hmac_key
+        if isinstance(ref, EnvRef):
+            secret = environment.get(ref.env)
+            if not secret:
+                raise UnsafeConfiguration(f"evidence.hmac_key names the variable {ref.env}, which is not set")
+        else:
+            try:
+                secret = ref.file.read_text(encoding="utf-8").strip()
+            except OSError as error:
+                raise UnsafeConfiguration(f"evidence.hmac_key: {ref.file}: {error.strerror}") from None
+        settings = settings.model_copy(update={"evidence": evidence.model_copy(update={"signing_key": secret})})
+    return settings
+
+
+def _refuse_unsafe(settings: Settings) -> None:
+    """Combinations that must not start. Each sentence says what to change."""
+    secrets = {
+        "AGENTGATE_ADMIN_API_KEY": settings.auth.admin_key,
+        "AGENTGATE_SIGNING_KEY": settings.evidence.signing_key,
+        "AGENTGATE_APPROVAL_TOKEN": settings.approvals.static_token,
+        "AGENTGATE_WEBHOOK_SECRET": settings.webhook.secret,
+    }
+    seen: dict[str, str] = {}
+    for name, secret in secrets.items():
+        if secret is None:
+            continue
+        if secret in DEFAULT_SECRETS:
+            raise UnsafeConfiguration(f"{name} is a default that everybody knows; set a random one")
+        if len(secret) < MIN_SECRET_CHARS or len(set(secret)) < 5:
+            raise UnsafeConfiguration(
+                f"{name} is too easy to guess; set at least {MIN_SECRET_CHARS} random characters"
+            )
+        if secret in seen:
+            raise UnsafeConfiguration(f"{name} equals {seen[secret]}; give each its own secret")
+        seen[secret] = name
+    if settings.server.workers > 1 and (settings.log.url or "sqlite").startswith("sqlite"):
+        raise UnsafeConfiguration("several workers need a log that they can share: set log.url to PostgreSQL, or workers: 1")
+    if settings.policy.kind == "opa" and not settings.policy.url:
+        raise UnsafeConfiguration("policy.kind is opa, but policy.url (AGENTGATE_OPA_URL) is not set")
+    if settings.containment.kind == "redis" and not settings.containment.url:
+        raise UnsafeConfiguration("containment.kind is redis, but containment.url (AGENTGATE_REDIS_URL) is not set")
+
+
+def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> None:
+    """Without an agent key everybody who reaches the port is the principal `local`: loopback only.
+
+    Raises:
+        UnsafeConfiguration
+    """
+    if not has_agent_keys and not settings.is_loopback:
+        raise UnsafeConfiguration(
+            f"listening on {settings.server.host} without any agent key would let everybody in; "
+            "make one with `agentgate keys create --agent NAME`, or listen on 127.0.0.1"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def signing_key_from_environment() -> str | None:
+    """The HMAC key of evidence, for commands that need nothing else."""
+    return os.environ.get("AGENTGATE_SIGNING_KEY")
+
+
+# --- keys that `agentgate keys create` made -----------------------------------------------------------------
+
+
+def key_file(data_dir: Path) -> Path:
+    """Where made keys are kept, by digest."""
+    return data_dir / "keys.yaml"
+
+
+def read_keys(path: Path) -> tuple[Key, ...]:
+    """The keys in a key file; none when there is no file.
+
+    Raises:
+        UnsafeConfiguration: unreadable, readable by others, or not a list of keys.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise UnsafeConfiguration(f"{path} can be read by others; run: chmod 600 {path}")
+        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise UnsafeConfiguration(f"the key file {path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError:
+        raise UnsafeConfiguration(f"the key file {path} is not YAML") from None
+    try:
+        return Auth.model_validate({"keys": entries or []}).keys
+    except ValidationError as error:
+        raise UnsafeConfiguration(f"the key file {path}: {_first_error(error)}") from None
+
+
+def add_key(path: Path, key: Key) -> None:
+    """Append a key. The file is replaced as a whole, so that a gateway never reads half of it."""
+    keys = [*read_keys(path), key]
+    entries = [item.model_dump(mode="json", exclude_defaults=True) for item in keys]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        yaml.safe_dump(entries, file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)

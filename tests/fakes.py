@@ -1,0 +1,391 @@
+"""Ports in memory, which can be told to fail. How to use them: `tests/pipeline/conftest.py` makes a whole gate.
+
+    log.fail_next("append")                the next append raises LogUnavailable and nothing is kept
+    log.fail_next("append", persist=True)  the same, but the event is kept: the case nobody sees coming
+    engine.answer = NoRuling(...)          what policy says from now on
+    upstream.hold()                        calls wait until `upstream.let_go()`
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from agentgate.core.call import (
+    Access,
+    AgentId,
+    Call,
+    Door,
+    Principal,
+    PrincipalKind,
+    Role,
+    SessionId,
+    TenantId,
+    Tool,
+    ToolName,
+    TraceId,
+)
+from agentgate.core.containment import Kill, KillId, KillState, Scope, flags_over
+from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
+from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.core.event import Event, Kind, Record
+from agentgate.core.policy import PolicyBundle
+from agentgate.core.strict_json import parse
+from agentgate.ports import (
+    Admitted,
+    AlreadySpent,
+    Credential,
+    Delivered,
+    ForeignSession,
+    LimitState,
+    NotAdmitted,
+    RateLimit,
+    Rule,
+    SessionRow,
+    Spend,
+    Undelivered,
+)
+
+REVISION = "sha256:0000000000000000"
+
+ALLOW = {"action": "ALLOW", "reason": "read", "matched_rule": "read_only_tools"}
+ALLOW_WRITE = {"action": "ALLOW", "reason": "ok", "matched_rule": "write_with_approval", "is_write_action": True}
+DENY = {"action": "DENY", "reason": "No matching rule", "matched_rule": "default_deny"}
+ASK = {"action": "REQUIRE_APPROVAL", "reason": "a write", "matched_rule": "write_requires_approval"}
+
+
+def principal(name: str = "bot", *roles: Role, tenant: str = "default", person: bool = False) -> Principal:
+    kind = PrincipalKind.PERSON if person else PrincipalKind.AGENT
+    return Principal(kind, AgentId(name), TenantId(tenant), frozenset(roles or {Role.AGENT}), "api_key", "k1")
+
+
+ADMIN = Principal(
+    PrincipalKind.PERSON, AgentId("admin"), TenantId("default"), frozenset({Role.ADMIN}), "admin_key", "admin", True
+)
+
+TOOL = Tool(ToolName("db_query"), "demo", Access.READ, {"type": "object"})
+
+_traces = itertools.count()
+
+
+def a_call(
+    *,
+    session: str = "s-1",
+    tool: Tool | None = TOOL,
+    tool_name: str = "db_query",
+    arguments: Mapping[str, Any] | None = None,
+    caller: Principal | None = None,
+    approval_token: str | None = None,
+) -> Call:
+    return Call(
+        trace_id=TraceId(f"00000000-0000-4000-8000-{next(_traces):012d}"),
+        door=Door.REST,
+        caller=caller or principal(),
+        session=SessionId(session),
+        tool_name=ToolName(tool.name if tool else tool_name),
+        tool=tool,
+        arguments=arguments or {},
+        context={},
+        approval_token=approval_token,
+    )
+
+
+def a_kill(scope: Scope = Scope.SESSION, target: str = "s-1", *, position: int = 0, **more: Any) -> Kill:
+    tenant = "default" if scope in (Scope.SESSION, Scope.AGENT) else target if scope is Scope.TENANT else ""
+    since = datetime(2026, 1, 1, tzinfo=UTC)
+    kill_id = more.pop("id", f"kill-{scope}-{target}")
+    return Kill(KillId(kill_id), scope, tenant, target, "because", "person:op", since, position=position, **more)
+
+
+class FakeClock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.moment = datetime(2026, 11, 21, tzinfo=UTC)
+        self.ticks = 0
+
+    def now(self) -> datetime:
+        return self.moment
+
+    def ticks_ns(self) -> int:
+        return self.ticks
+
+    def move(self, seconds: float) -> None:
+        self.moment += timedelta(seconds=seconds)
+        self.ticks += round(seconds * 1e9)
+
+
+class FakeEntropy:
+    """Counts, so that ids are unique and tests repeatable."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count(1)
+
+    def token(self, n_bytes: int) -> bytes:
+        return next(self._count).to_bytes(n_bytes, "big")
+
+
+class NullMeter:
+    """Remembers counts."""
+
+    def __init__(self) -> None:
+        self.counts: dict[tuple[str, str], int] = {}
+
+    def call_finished(self, tool: str, decision: str, seconds: float) -> None:
+        self.count("calls", decision)
+
+    def step(self, name: Literal["admission", "policy", "append", "upstream"], seconds: float) -> None: ...
+
+    def policy_evaluated(self, result: str, rule: str) -> None: ...
+
+    def count(self, name: str, label: str = "", by: int = 1) -> None:
+        self.counts[(name, label)] = self.counts.get((name, label), 0) + by
+
+
+class PlainSealer:
+    """Seals nothing, but notices a text that is passed off as another's."""
+
+    def seal(self, plain: bytes, about: bytes) -> bytes:
+        return about + b"|" + plain
+
+    def unseal(self, sealed: bytes, about: bytes) -> bytes | None:
+        head, _, plain = sealed.partition(b"|")
+        return plain if head == about else None
+
+
+@dataclass
+class _Fault:
+    persist: bool = False
+
+
+class MemoryLog:
+    """Log and LogReader on a list."""
+
+    def __init__(self, members: Sequence[str] = ("m-1",)) -> None:
+        self.events: list[tuple[Event, int]] = []
+        self.position = 0
+        self.active: dict[KillId, Kill] = {}
+        self.members = list(members)
+        self.approvals: dict[str, dict[str, Any]] = {}
+        self.is_down = False
+        self.on_append: Callable[[Event], None] = lambda _: None
+        """Called before an append takes effect: the place to slip a kill in."""
+        self._spent: set[Spend] = set()
+        self._owners: dict[tuple[str, str], str] = {}
+        self._faults: deque[_Fault] = deque()
+
+    def fail_next(self, operation: str = "append", *, persist: bool = False) -> None:
+        assert operation == "append"
+        self._faults.append(_Fault(persist))
+
+    def kinds(self) -> list[str]:
+        return [event.kind.value for event, _ in self.events]
+
+    def of(self, kind: Kind) -> list[Mapping[str, Any]]:
+        return [event.fields for event, _ in self.events if event.kind is kind]
+
+    async def append(self, event: Event, spends: Sequence[Spend] = ()) -> Receipt | AlreadySpent | ForeignSession:
+        await asyncio.sleep(0)
+        self.on_append(event)
+        fault = self._faults.popleft() if self._faults else None
+        if self.is_down or (fault is not None and not fault.persist):
+            raise LogUnavailable("told to fail")
+        claim = self._claim(event, spends)
+        if claim is not None:
+            return claim
+        self._project(event, spends)
+        self.events.append((event, self.position))
+        if fault is not None:
+            raise LogUnavailable("told to fail after it persisted")
+        digest = event.fields.get("call_sha256") if event.kind is Kind.DECIDED else None
+        members = tuple(self.members) if event.kind in (Kind.KILLED, Kind.RELEASED) else ()
+        return Receipt(event.id, len(self.events) - 1, self.position, digest, members)
+
+    def _claim(self, event: Event, spends: Sequence[Spend]) -> AlreadySpent | ForeignSession | None:
+        for spend in spends:
+            if spend in self._spent:
+                return AlreadySpent(spend)
+        if event.kind is Kind.DECIDED:
+            owner = self._owners.setdefault((event.tenant, event.session), event.principal)
+            if owner != event.principal:
+                # a refusal of a foreign session is recorded; only an ALLOW or a question needs the session
+                if event.fields["decision"] == "DENY":
+                    return None
+                return ForeignSession(event.session)
+        self._spent.update(spends)
+        return None
+
+    def _project(self, event: Event, spends: Sequence[Spend]) -> None:
+        fields = event.fields
+        match event.kind:
+            case Kind.KILLED:
+                self.position += 1
+                kill = a_kill(Scope(fields["scope"]), fields["target"], position=self.position, id=fields["kill_id"])
+                self.active[kill.id] = replace(kill, tenant=event.tenant)
+            case Kind.RELEASED:
+                self.position += 1
+                self.active.pop(KillId(fields["kill_id"]), None)
+            case Kind.APPROVAL_REQUESTED:
+                self.approvals[fields["approval_id"]] = {
+                    "id": fields["approval_id"],
+                    "tenant": event.tenant,
+                    "session": event.session,
+                    "requested_by": event.principal,
+                    "tool": fields["tool"],
+                    "digest": fields["call_sha256"],
+                    "policy_revision": fields["policy_revision"],
+                    "requested_at": event.at,
+                    "expires_at": fields["expires_at"],
+                    "state": "pending",
+                    "decided_by": None,
+                    "token_sha256": None,
+                    "sealed": (event.projected or {}).get("sealed"),
+                }
+            case Kind.APPROVAL_DECIDED:
+                self.approvals[fields["approval_id"]] |= {
+                    "state": fields["verdict"],
+                    "decided_by": event.principal,
+                    "token_sha256": fields.get("token_sha256"),
+                }
+            case Kind.APPROVAL_CLOSED:
+                self.approvals[fields["approval_id"]] |= {"state": fields["state"], "sealed": None}
+            case Kind.DECIDED:
+                for spend in spends:
+                    self.approvals[spend.key] |= {"state": "spent", "sealed": None}
+
+    async def kill_state(self) -> KillState:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        return KillState(self.position, dict(self.active))
+
+    async def aclose(self) -> None: ...
+
+    # --- LogReader ---
+
+    async def records(
+        self, *, tenant: str | None = None, session: str | None = None, first: int = 0, kinds: Sequence[str] = ()
+    ) -> AsyncIterator[Record]:
+        number = 0
+        for index, (event, position) in enumerate(self.events):
+            if (tenant and event.tenant != tenant) or (session and event.session != session):
+                continue
+            yield Record(index, number, position, event.fields, event.leaf, event.salt, parse(event.body))
+            number += 1
+
+    async def sessions(self, tenant: str | None) -> list[SessionRow]:
+        return [SessionRow(t, s, who, "") for (t, s), who in self._owners.items() if tenant in (None, t)]
+
+    async def open_intents(self) -> list[Record]:
+        closed = {fields["trace_id"] for fields in self.of(Kind.FINISHED)}
+        return [
+            Record(i, 0, position, event.fields, event.leaf, event.salt, parse(event.body))
+            for i, (event, position) in enumerate(self.events)
+            if event.kind is Kind.DECIDED
+            and event.fields["decision"] == "ALLOW"
+            and event.fields["trace_id"] not in closed
+        ]
+
+    async def projection(self, name: str, **match: str) -> list[dict[str, Any]]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        rows = list(self.approvals.values()) if name == "approvals" else []
+        return [row for row in rows if all(row[column] == value for column, value in match.items())]
+
+    async def checkpoint(self) -> bytes | None:
+        return None
+
+
+class FakeEngine:
+    """Answers what it is told; a callable sees the question."""
+
+    def __init__(self) -> None:
+        self.answer: Ruling | NoRuling | Callable[[Any], Any] = Ruling(ALLOW, REVISION)
+        self.asked: list[Any] = []
+
+    async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
+        await asyncio.sleep(0)
+        asked = parse(question)["input"]
+        self.asked.append(asked)
+        answer = self.answer(asked) if callable(self.answer) else self.answer
+        return answer if isinstance(answer, Ruling | NoRuling) else Ruling(answer, REVISION)
+
+    async def enforce(self, bundle: PolicyBundle) -> None: ...
+
+    async def revision(self) -> str | None:
+        return REVISION
+
+    async def aclose(self) -> None: ...
+
+
+class FakeAdmission:
+    """Flags in a dict; `refusal` overrides every answer, `is_down` makes writes fail."""
+
+    def __init__(self) -> None:
+        self.state: KillState | None = None
+        self.refusal: NotAdmitted | None = None
+        self.is_down = False
+        self.limit: LimitState | None = None
+        self.in_flight: set[str] = set()
+
+    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+        await asyncio.sleep(0)
+        if self.refusal is not None:
+            return self.refusal
+        if self.is_down or self.state is None or self.state.position < seen:
+            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, "told to fail")
+        flags = self.state.flags()
+        for flag in flags_over(call):
+            if flag in flags:
+                return NotAdmitted(ReasonCode.KILLED, kill_id=flags[flag], position=self.state.position)
+        self.in_flight.add(call.trace_id)
+        return Admitted(self.state.position, self.limit)
+
+    def release(self, call: Call) -> None:
+        self.in_flight.discard(call.trace_id)
+
+    async def apply(self, state: KillState) -> None:
+        if self.is_down:
+            raise KillStateUnknown("told to fail")
+        if self.state is None or state.position > self.state.position:
+            self.state = state
+
+    async def position(self) -> int | None:
+        return None if self.is_down or self.state is None else self.state.position
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass
+class FakeUpstream:
+    """Counts what reaches it. `hold()` keeps calls waiting; `cancelled` counts those that were cut."""
+
+    answer: Delivered | Undelivered = field(default_factory=lambda: Delivered({"ok": True}))
+    sent: list[Grant] = field(default_factory=list)
+    cancelled: int = 0
+    started: asyncio.Event = field(default_factory=asyncio.Event)
+    _gate: asyncio.Event = field(default_factory=asyncio.Event)
+    _holds: bool = False
+
+    def hold(self) -> None:
+        self._holds = True
+
+    def let_go(self) -> None:
+        self._gate.set()
+
+    async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
+        self.sent.append(grant)
+        self.started.set()
+        if self._holds:
+            try:
+                await self._gate.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        return self.answer
+
+    async def aclose(self) -> None: ...

@@ -1,0 +1,404 @@
+"""One call's life: every way out of the gate, and what was recorded and sent on that way."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from agentgate.core.approval import State
+from agentgate.core.call import Role, Tool
+from agentgate.core.containment import KillState, Scope
+from agentgate.core.decision import NoRuling, Ruling
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Event, Kind, Outcome
+from agentgate.pipeline.approvals import CannotDecide
+from agentgate.ports import Delivered, LimitState, NotAdmitted, Undelivered
+from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
+from tests.pipeline.conftest import STATIC_TOKEN, House
+
+
+async def test_allowed_call_is_recorded_before_and_after_it_is_sent(house: House) -> None:
+    answer = await house.gate.pass_through(a_call())
+    assert answer.success
+    assert answer.result_json == b'{"ok":true}'
+    assert house.log.kinds() == ["decided", "finished"]
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "ok"
+    assert len(house.upstream.sent) == 1
+    assert not house.admission.in_flight
+    assert not list(house.replica.flights())
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (DENY, ReasonCode.POLICY_DENY),
+        (NoRuling(ReasonCode.POLICY_UNAVAILABLE, "x"), ReasonCode.POLICY_UNAVAILABLE),
+        (NoRuling(ReasonCode.POLICY_TIMEOUT, "x"), ReasonCode.POLICY_TIMEOUT),
+        (NoRuling(ReasonCode.POLICY_UNDEFINED, "x"), ReasonCode.POLICY_UNDEFINED),
+        (NoRuling(ReasonCode.POLICY_ERROR, "x"), ReasonCode.POLICY_ERROR),
+        ("ALLOW", ReasonCode.POLICY_MALFORMED),
+        (True, ReasonCode.POLICY_MALFORMED),
+        ([], ReasonCode.POLICY_MALFORMED),
+        ({**ALLOW, "action": "allow"}, ReasonCode.POLICY_MALFORMED),
+        ({**ALLOW, "action": ["ALLOW"]}, ReasonCode.POLICY_MALFORMED),
+        ({"action": "ALLOW"}, ReasonCode.POLICY_MALFORMED),
+        ({**ALLOW, "credential_ttl": True}, ReasonCode.POLICY_MALFORMED),
+        ({**ALLOW, "obligations": "none"}, ReasonCode.POLICY_MALFORMED),
+        ({**ALLOW, "obligations": [{"type": "call_mother"}]}, ReasonCode.OBLIGATION_UNKNOWN),
+        (Ruling(ALLOW, ""), ReasonCode.POLICY_REVISION_UNKNOWN),
+    ],
+)
+async def test_anything_but_a_well_formed_allow_is_a_recorded_refusal(
+    house: House, answer: object, code: ReasonCode
+) -> None:
+    house.engine.answer = answer if isinstance(answer, NoRuling | Ruling) else Ruling(answer, REVISION)
+    said = await house.gate.pass_through(a_call())
+    assert (said.success, said.reason_code) == (False, code)
+    assert house.upstream.sent == []
+    assert house.log.of(Kind.DECIDED)[0]["reason_code"] == code
+
+
+async def test_an_exception_inside_is_a_refusal(house: House) -> None:
+    def explode(_: object) -> None:
+        raise ZeroDivisionError
+
+    house.engine.answer = explode
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.INTERNAL
+    assert answer.is_outage
+    assert house.upstream.sent == []
+
+
+async def test_unknown_tool_is_refused_before_policy_is_asked(house: House) -> None:
+    answer = await house.gate.pass_through(a_call(tool=None, tool_name="hack"))
+    assert answer.error == "Policy denied: Tool not in allowlist"
+    assert house.engine.asked == []
+    assert house.log.of(Kind.DECIDED)[0]["reason_code"] == "unknown_tool"
+
+
+async def test_arguments_that_do_not_fit_are_refused_before_policy_is_asked(house: House) -> None:
+    picky = replace(TOOL, check=lambda _: "arguments.query is required")
+    answer = await house.gate.pass_through(a_call(tool=picky))
+    assert answer.reason_code is ReasonCode.ARGUMENTS_INVALID
+    assert house.engine.asked == []
+
+
+async def test_unreadable_kill_state_refuses_and_repairs(house: House) -> None:
+    house.admission.is_down = True
+    answer = await house.gate.pass_through(a_call())
+    assert answer.is_outage
+    assert house.log.of(Kind.DECIDED)[0]["reason_code"] == "kill_state_unknown"
+    house.admission.is_down = False
+    house.admission.state = None  # it comes back empty
+    assert (await house.gate.pass_through(a_call())).is_outage
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert (await house.gate.pass_through(a_call())).success
+    assert len(house.upstream.sent) == 1
+
+
+async def test_kill_store_ahead_of_the_log_refuses(house: House) -> None:
+    """The log was rolled back, or is another one: its kills cannot be trusted to be all."""
+    house.admission.state = KillState(7, {})
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.KILL_STATE_UNKNOWN
+    assert house.upstream.sent == []
+
+
+async def test_no_record_no_call(house: House) -> None:
+    house.log.fail_next("append")
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.LOG_UNAVAILABLE
+    assert answer.is_outage
+    assert house.upstream.sent == []
+
+
+async def test_decision_that_persisted_although_its_append_failed_is_closed_as_not_sent(house: House) -> None:
+    house.log.fail_next("append", persist=True)
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.LOG_UNAVAILABLE
+    assert house.upstream.sent == []
+    await house.upkeep.tick()
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "not_sent"
+
+
+async def test_outcome_that_cannot_be_recorded_is_not_released_and_written_later(house: House) -> None:
+    house.upstream.hold()
+    task = asyncio.create_task(house.gate.pass_through(a_call()))
+    await house.upstream.started.wait()
+    house.log.is_down = True
+    house.upstream.let_go()
+    answer = await task
+    assert answer.reason_code is ReasonCode.OUTCOME_UNRECORDED
+    assert answer.is_outage
+    assert answer.result_json is None
+    house.log.is_down = False
+    await house.upkeep.tick()
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "ok"
+
+
+async def test_kill_between_decision_and_send_is_never_sent(house: House) -> None:
+    """K5: the kill slips in just before the decision is appended; nobody told this replica."""
+
+    def slip_in(event: Event) -> None:
+        if event.kind is Kind.DECIDED and house.log.position == 0:
+            house.log.position = 1
+            kill = a_kill(position=1)
+            house.log.active[kill.id] = kill
+
+    house.log.on_append = slip_in
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.KILLED
+    assert answer.decision.allowed
+    assert house.upstream.sent == []
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "not_sent"
+
+
+async def test_kill_of_somebody_else_between_decision_and_send_lets_the_call_go(house: House) -> None:
+    def slip_in(event: Event) -> None:
+        if event.kind is Kind.DECIDED and house.log.position == 0:
+            house.log.position = 1
+            kill = a_kill(target="another", position=1)
+            house.log.active[kill.id] = kill
+
+    house.log.on_append = slip_in
+    assert (await house.gate.pass_through(a_call())).success
+    assert house.replica.position == 1
+
+
+async def test_kill_during_policy_evaluation_is_never_sent(house: House) -> None:
+    """The peer checked once, before policy; a write that was killed while policy thought still ran."""
+
+    def kill_now(_: object) -> object:
+        house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+        return ALLOW
+
+    house.engine.answer = kill_now
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.KILLED
+    assert house.upstream.sent == []
+
+
+async def test_kill_cuts_a_running_call_and_says_that_the_effect_is_unknown(house: House) -> None:
+    house.upstream.hold()
+    task = asyncio.create_task(house.gate.pass_through(a_call()))
+    await house.upstream.started.wait()
+    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    answer = await task
+    assert answer.reason_code is ReasonCode.KILLED
+    assert answer.decision.allowed
+    assert answer.outcome is Outcome.CANCELLED
+    assert "effect unknown" in (answer.error or "")
+    assert house.upstream.cancelled == 1
+    assert house.log.of(Kind.FINISHED)[0]["kill_id"] == "kill-session-s-1"
+    assert task.cancelling() == 0
+
+
+async def test_answer_that_races_with_its_kill_is_not_released(house: House) -> None:
+    house.upstream.hold()
+    task = asyncio.create_task(house.gate.pass_through(a_call()))
+    await house.upstream.started.wait()
+    house.upstream.let_go()
+    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    answer = await task
+    assert answer.result_json is None
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "cancelled"
+
+
+async def test_late_upstream_is_unknown_not_failed(house: House) -> None:
+    house.upstream.hold()
+    hasty = Tool(TOOL.name, "demo", TOOL.access, {}, timeout_s=0.01)
+    answer = await house.gate.pass_through(a_call(tool=hasty))
+    assert answer.reason_code is ReasonCode.UPSTREAM_TIMEOUT
+    assert answer.outcome is Outcome.UNKNOWN
+    assert house.upstream.cancelled == 1
+
+
+@pytest.mark.parametrize(("reached", "outcome"), [(True, Outcome.ERROR), (False, Outcome.NOT_SENT)])
+async def test_upstream_failure_is_recorded_as_what_is_known(house: House, reached: bool, outcome: Outcome) -> None:
+    house.upstream.answer = Undelivered(ReasonCode.UPSTREAM_ERROR, "no such table", reached=reached)
+    answer = await house.gate.pass_through(a_call())
+    assert answer.error == "Tool execution failed: no such table"
+    assert answer.outcome is outcome
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == outcome
+
+
+async def test_process_that_ends_during_a_call_records_it_as_cancelled(house: House) -> None:
+    house.upstream.hold()
+    task = asyncio.create_task(house.gate.pass_through(a_call()))
+    await house.upstream.started.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert house.log.of(Kind.FINISHED)[0]["reason_code"] == "shutting_down"
+
+
+async def test_rate_limit_is_a_refusal_with_its_state(house: House) -> None:
+    state = LimitState(10, 0, 1_700_000_000)
+    house.admission.refusal = NotAdmitted(ReasonCode.RATE_LIMITED, limit=state)
+    answer = await house.gate.pass_through(a_call())
+    assert answer.limit == state
+    assert "rate limit" in (answer.error or "").lower()
+
+
+async def test_session_belongs_to_the_principal_that_opened_it(house: House) -> None:
+    assert (await house.gate.pass_through(a_call())).success
+    answer = await house.gate.pass_through(a_call(caller=principal("thief")))
+    assert answer.reason_code is ReasonCode.FOREIGN_SESSION
+    assert len(house.upstream.sent) == 1
+    assert house.log.of(Kind.DECIDED)[-1]["reason_code"] == "foreign_session"
+
+
+async def test_secret_arguments_are_not_in_the_record(house: House) -> None:
+    query = "SELECT * FROM users WHERE password = 'hunter2-very-secret'"
+    await house.gate.pass_through(a_call(arguments={"query": query, "api_key": "sk-abcdefghijklmnopqrstu"}))
+    written = b"".join(event.leaf + event.body for event, _ in house.log.events)
+    assert b"hunter2" not in written
+    assert b"sk-abcdef" not in written
+    assert house.engine.asked[0]["arguments"]["query"] == query
+
+
+# --- approvals ----------------------------------------------------------------------------------------------
+
+
+def _write_policy(asked: dict[str, object]) -> object:
+    return ALLOW_WRITE if asked["has_approval_token"] else ASK
+
+
+async def _pending(house: House, **call: object) -> str:
+    answer = await house.gate.pass_through(a_call(**call))  # type: ignore[arg-type]
+    assert answer.approval is not None, answer
+    return answer.approval.id
+
+
+async def _approved(house: House, **call: object) -> str:
+
+    approval_id = await _pending(house, **call)
+    verdict = await house.approvals.decide(ADMIN, approval_id, State.APPROVED)
+    return verdict.token or ""  # type: ignore[union-attr]
+
+
+async def test_write_waits_for_approval_and_runs_once(house: House) -> None:
+    house.engine.answer = _write_policy
+    assert house.upstream.sent == []
+    token = await _approved(house)
+    assert (await house.gate.pass_through(a_call(approval_token=token))).success
+    again = await house.gate.pass_through(a_call(approval_token=token))
+    assert not again.success
+    assert len(house.upstream.sent) == 1
+
+
+async def test_approved_call_may_be_repeated_without_its_token(house: House) -> None:
+    house.engine.answer = _write_policy
+    await _approved(house)
+    assert (await house.gate.pass_through(a_call())).success
+
+
+async def test_approval_does_not_carry_other_arguments(house: House) -> None:
+    house.engine.answer = _write_policy
+    token = await _approved(house)
+    answer = await house.gate.pass_through(a_call(arguments={"more": 1}, approval_token=token))
+    assert answer.reason_code is ReasonCode.APPROVAL_REQUIRED
+    assert house.upstream.sent == []
+
+
+async def test_approval_does_not_carry_another_agent(house: House) -> None:
+    house.engine.answer = _write_policy
+    token = await _approved(house)
+    answer = await house.gate.pass_through(a_call(caller=principal("thief"), session="s-2", approval_token=token))
+    assert not answer.success
+
+
+async def test_wrong_token_is_not_an_approval(house: House) -> None:
+    house.engine.answer = _write_policy
+    await _approved(house)
+    answer = await house.gate.pass_through(a_call(approval_token="fake_token_12345"))
+    assert "Approval required" in (answer.error or "")
+
+
+async def test_changed_policy_voids_an_approval(house: House) -> None:
+    house.engine.answer = _write_policy
+    token = await _approved(house)
+    house.engine.answer = lambda asked: Ruling(_write_policy(asked), "sha256:another")
+    answer = await house.gate.pass_through(a_call(approval_token=token))
+    assert answer.reason_code is ReasonCode.APPROVAL_REQUIRED
+
+
+async def test_expired_approval_is_none_and_its_arguments_go(house: House) -> None:
+    house.engine.answer = _write_policy
+    token = await _approved(house)
+    house.clock.move(901)
+    assert not (await house.gate.pass_through(a_call(approval_token=token))).success
+    await house.upkeep.tick()
+    assert [row["sealed"] for row in house.log.approvals.values()][0] is None
+
+
+async def test_denied_approval_denies_until_it_expires(house: House) -> None:
+
+    house.engine.answer = _write_policy
+    approval_id = await _pending(house)
+    await house.approvals.decide(ADMIN, approval_id, State.DENIED)
+    assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.APPROVAL_DENIED
+    house.clock.move(901)
+    assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.APPROVAL_REQUIRED
+
+
+async def test_fifty_parallel_redemptions_run_once(house: House) -> None:
+    house.engine.answer = _write_policy
+    token = await _approved(house)
+    answers = await asyncio.gather(*(house.gate.pass_through(a_call(approval_token=token)) for _ in range(50)))
+    assert sum(answer.success for answer in answers) == 1
+    assert len(house.upstream.sent) == 1
+
+
+async def test_agent_cannot_approve_and_neither_can_the_one_who_asked(house: House) -> None:
+
+    house.engine.answer = _write_policy
+    approval_id = await _pending(house)
+    for who in (principal("bot", Role.AGENT, Role.APPROVER), principal("carl", Role.OPERATOR, person=True)):
+        assert isinstance(await house.approvals.decide(who, approval_id, State.APPROVED), CannotDecide)
+    asker = principal("dora", Role.AGENT, Role.APPROVER, person=True)
+    own = await _pending(house, caller=asker, session="s-dora")
+    assert isinstance(await house.approvals.decide(asker, own, State.APPROVED), CannotDecide)
+
+
+async def test_static_token_works_where_configured_and_is_recorded_as_such(house: House) -> None:
+    house.engine.answer = _write_policy
+    assert (await house.gate.pass_through(a_call(approval_token=STATIC_TOKEN))).success
+    assert house.log.of(Kind.DECIDED)[0]["approved_by"] == "static token"
+
+
+@pytest.mark.parametrize("token", ["é", "\x00", "a" * 512])
+async def test_strange_tokens_are_only_wrong(house: House, token: str) -> None:
+    """The peer answered 500 to a non-ASCII token."""
+    house.engine.answer = _write_policy
+    answer = await house.gate.pass_through(a_call(approval_token=token))
+    assert answer.reason_code is ReasonCode.APPROVAL_REQUIRED
+
+
+async def test_result_is_redacted_where_policy_obliges(house: House) -> None:
+    house.engine.answer = Ruling({**ALLOW, "obligations": [{"type": "redact_result"}]}, REVISION)
+    house.upstream.answer = Delivered({"email": "a.person@example.org"})
+    answer = await house.gate.pass_through(a_call())
+    assert answer.result_json is not None
+    assert b"a.person" not in answer.result_json
+
+
+async def test_every_scope_cuts(house: House) -> None:
+    scopes = [
+        (Scope.SESSION, "s-1"),
+        (Scope.AGENT, "bot"),
+        (Scope.TOOL, "db_query"),
+        (Scope.SERVER, "demo"),
+        (Scope.TENANT, "default"),
+        (Scope.GLOBAL, ""),
+    ]
+    for position, (scope, target) in enumerate(scopes, 1):
+        fresh = House()
+        fresh.upstream.hold()
+        task = asyncio.create_task(fresh.gate.pass_through(a_call()))
+        await fresh.upstream.started.wait()
+        fresh.replica.apply(fresh.replica.with_kill(a_kill(scope, target, position=position)))
+        assert (await task).reason_code is ReasonCode.KILLED, scope

@@ -1,0 +1,151 @@
+"""A real redis-server for tests, that can be stopped, killed, frozen and woken.
+
+    with RedisServer("--appendonly", "yes") as server:
+        admission = RedisAdmission(server.url, …)
+        server.pause()
+
+It listens on a unix socket in a directory of its own; `RedisServer(tcp=True)` on a free loopback port as well.
+"""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from types import TracebackType
+
+import hiredis
+
+READY = "ready to accept connections"
+
+
+def is_installed() -> bool:
+    return shutil.which("redis-server") is not None
+
+
+def free_port() -> int:
+    """Below 55,536, because a cluster wants the port 10,000 higher as well."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port < 55_536:
+            return port
+
+
+class RedisServer:
+    """One server process after another on the same address and directory."""
+
+    def __init__(self, *flags: str, tcp: bool = False, tls: bool = False) -> None:
+        """`flags` go to redis-server after our own and win over them. `tls`: the port speaks TLS only."""
+        # Not below pytest's tmp_path: the name of a unix socket may have no more than 107 bytes.
+        self.directory = Path(tempfile.mkdtemp(prefix="agentgate-redis-"))
+        self.socket = self.directory / "redis.sock"
+        self.port = free_port() if tcp else 0
+        self._port_flags = ("--port", "0", "--tls-port", str(self.port)) if tls else ("--port", str(self.port))
+        self.flags = flags
+        self.password = flags[flags.index("--requirepass") + 1] if "--requirepass" in flags else ""
+        self.output: list[str] = []
+        self._process: subprocess.Popen[str] | None = None
+
+    @property
+    def url(self) -> str:
+        login = f":{self.password}@" if self.password else ""
+        return f"unix://{login}{self.socket}"
+
+    @property
+    def tcp_url(self) -> str:
+        assert self.port, "ask for RedisServer(tcp=True)"
+        login = f":{self.password}@" if self.password else ""
+        return f"redis://{login}127.0.0.1:{self.port}/0"
+
+    def __enter__(self) -> RedisServer:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    # --- the process ---
+
+    def start(self) -> None:
+        """Start it and return when it answers. Its files are those that the last one left."""
+        assert self._process is None, "it runs already"
+        command = ["redis-server", *self._port_flags, "--unixsocket", str(self.socket), "--dir", str(self.directory)]
+        command += ["--bind", "127.0.0.1", "--save", "", "--enable-debug-command", "yes", *self.flags]
+        self.output = []
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        is_ready = threading.Event()
+        threading.Thread(target=self._listen, args=(self._process, is_ready), daemon=True).start()
+        is_ready.wait(20)
+        if not any(READY in line.lower() for line in self.output):
+            self.kill9()
+            raise RuntimeError("redis-server did not start: " + "".join(self.output))
+
+    def stop(self) -> None:
+        """End it in order (SIGTERM), frozen or not. Stopping twice is stopping once."""
+        self._end(signal.SIGTERM)
+
+    def kill9(self) -> None:
+        """What a power cut would leave: nothing that was not on disk."""
+        self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """Freeze it: it keeps its sockets, takes connections (the kernel does) and answers nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(how)
+        self._process.send_signal(signal.SIGCONT)
+        self._process.wait(20)
+        self._process = None
+
+    def _signal(self, what: signal.Signals) -> None:
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(what)
+
+    def _listen(self, process: subprocess.Popen[str], is_ready: threading.Event) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                self.output.append(line)
+                if READY in line.lower():
+                    is_ready.set()
+        is_ready.set()
+
+    # --- talking to it ---
+
+    def connect(self) -> socket.socket:
+        """A connection of one's own, logged in; blocking."""
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        client.settimeout(20)
+        client.connect(str(self.socket))
+        if self.password:
+            client.sendall(hiredis.pack_command(("AUTH", self.password)))
+            client.recv(64)
+        return client
+
+    def command(self, *words: str | int) -> object:
+        """One command over a connection of its own. An error is raised as hiredis.ReplyError."""
+        with self.connect() as client:
+            client.sendall(hiredis.pack_command(words))
+            reader = hiredis.Reader(notEnoughData=self, encoding="utf-8")
+            while (answer := reader.gets()) is self:
+                data = client.recv(65536)
+                assert data, "the server closed the connection"
+                reader.feed(data)
+        if isinstance(answer, hiredis.ReplyError):
+            raise answer
+        return answer

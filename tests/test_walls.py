@@ -1,0 +1,347 @@
+"""The walls of docs/architecture.md, checked against every file in src/.
+
+A room may import the rooms listed for it, the third-party packages listed for it, and nothing else. The
+pure rooms ask nobody for the time, a file or a number. Sizes and broad handlers are checked here too.
+"""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SRC = ROOT / "src" / "agentgate"
+TESTS = ROOT / "tests"
+
+ANY = frozenset({"*"})
+
+
+class Room(NamedTuple):
+    ours: frozenset[str]
+    third_party: frozenset[str]
+
+
+def room(ours: str = "", third_party: str = "") -> Room:
+    return Room(frozenset(ours.split()), ANY if third_party == "*" else frozenset(third_party.split()))
+
+
+ROOMS = {
+    "core": room(third_party="rfc8785 orjson jiter cryptography"),
+    "ports": room("core"),
+    "pipeline": room("core ports"),
+    "adapters": room("core ports", "*"),
+    "edges": room("core ports pipeline", "fastapi starlette mcp httpx orjson prometheus_client pydantic"),
+    "settings": room("core", "pydantic pydantic_settings yaml"),
+    "app": room("core ports pipeline adapters edges settings", "*"),
+    "cli": room("app settings core demo", "typer rich httpx uvicorn"),
+    "demo": room("core settings", "httpx rich"),
+    "__main__": room("cli"),
+}
+
+PURE = frozenset({"core", "ports", "pipeline"})
+
+# Files, sockets, processes, clocks, dice, threads: what a pure room must be handed through a port.
+NO_IO = frozenset(
+    """
+    builtins concurrent ctypes fcntl ftplib glob http importlib io logging mmap multiprocessing os pathlib pickle
+    platform random resource secrets select selectors shelve shutil signal smtplib socket socketserver sqlite3 ssl
+    subprocess sys tempfile threading time urllib uuid webbrowser zoneinfo
+    """.split()  # noqa: SIM905 - a list of words reads as one
+)
+# The pipeline waits for its ports and cuts calls that run; core computes, and ports only name what is awaited.
+NO_ASYNCIO = frozenset({"core", "ports"})
+# The gate turns an unforeseen exception into a refusal: its traceback must reach somebody. The app says where to.
+MAY_LOG = frozenset({"pipeline"})
+
+IMPURE_CALLS = frozenset(
+    """
+    open print input eval exec compile __import__ breakpoint
+    datetime.now datetime.utcnow datetime.today date.today
+    datetime.datetime.now datetime.datetime.utcnow datetime.datetime.today datetime.date.today
+    """.split()  # noqa: SIM905 - as above
+)
+
+MAX_MODULE_LINES = 600
+MAX_FUNCTION_LINES = 100
+
+# Where a handler may catch everything. Each such line needs a comment with its reason as well.
+BROAD_HANDLERS = {
+    "pipeline/gate.py": "whatever goes wrong in a check is a refusal, never an ALLOW",
+    "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",
+}
+
+
+class Module(NamedTuple):
+    path: Path
+    text: str
+    tree: ast.Module
+
+    @property
+    def rel(self) -> str:
+        return self.path.relative_to(SRC).as_posix()
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return self.path.relative_to(SRC).with_suffix("").parts
+
+    @property
+    def room(self) -> str:
+        return self.parts[0]
+
+    def has_comment(self, line: int) -> bool:
+        """A `#` with words after it on that line; a bare `noqa` or `type: ignore` gives no reason."""
+        _, hash_sign, comment = self.text.splitlines()[line - 1].partition("#")
+        for part in comment.split("#") if hash_sign else []:
+            words = part.strip()
+            if words and not words.startswith(("noqa", "type: ignore", "pragma:")):
+                return True
+            # ruff's own form, a noqa and its code and then ` - why`, is a reason
+            if " - " in words:
+                return True
+        return False
+
+
+def parse(path: Path) -> Module:
+    text = path.read_text(encoding="utf-8")
+    return Module(path, text, ast.parse(text, filename=str(path)))
+
+
+MODULES = [parse(p) for p in sorted(SRC.rglob("*.py")) if p != SRC / "__init__.py"]
+every_module = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.rel)
+pure_module = pytest.mark.parametrize("module", [m for m in MODULES if m.room in PURE], ids=lambda m: m.rel)
+
+
+def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of all that is imported, at the top or inside a function, for types or for real."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            assert node.module is not None
+            # `from agentgate import edges` names a room, `from agentgate import __version__` does not
+            if node.module == "agentgate":
+                yield from ((node.lineno, f"agentgate.{a.name}") for a in node.names if a.name != "__version__")
+            else:
+                yield node.lineno, node.module
+
+
+def breaches(module: Module) -> Iterator[str]:
+    rules = ROOMS[module.room]
+    for line, name in imports(module.tree):
+        top, *rest = name.split(".")
+        where = f"{module.rel}:{line}: {module.room} may not import {name}"
+        if top == "agentgate":
+            target = rest[0] if rest else ""
+            if target != module.room and target not in rules.ours:
+                yield where
+            elif target == module.room == "adapters" and rest[1:2] not in ([], [module.parts[1]]):
+                yield f"{where} (an adapter knows no other port's folder)"
+        elif top in sys.stdlib_module_names:
+            if top == "logging" and module.room in MAY_LOG:
+                continue
+            if module.room in PURE and top in NO_IO:
+                yield f"{where} (no I/O, clock or dice here)"
+            if module.room in NO_ASYNCIO and top == "asyncio":
+                yield where
+        elif rules.third_party is not ANY and top not in rules.third_party:
+            yield where
+
+
+def test_every_module_has_a_room() -> None:
+    assert {m.room for m in MODULES} <= ROOMS.keys()
+
+
+@every_module
+def test_module_stays_in_its_room(module: Module) -> None:
+    assert not list(breaches(module))
+
+
+@every_module
+def test_no_relative_imports(module: Module) -> None:
+    found = [n.lineno for n in ast.walk(module.tree) if isinstance(n, ast.ImportFrom) and n.level]
+    assert not found, f"{module.rel}: lines {found}"
+
+
+@pure_module
+def test_pure_rooms_ask_nobody_for_time_files_or_code(module: Module) -> None:
+    found = [
+        f"{module.rel}:{n.lineno}: {ast.unparse(n.func)}"
+        for n in ast.walk(module.tree)
+        if isinstance(n, ast.Call) and ast.unparse(n.func) in IMPURE_CALLS
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.room == "core"], ids=lambda m: m.rel)
+def test_core_is_not_async(module: Module) -> None:
+    kinds = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
+    assert not [n for n in ast.walk(module.tree) if isinstance(n, kinds)], module.rel
+
+
+@every_module
+def test_no_module_grows_past_600_lines(module: Module) -> None:
+    assert len(module.text.splitlines()) <= MAX_MODULE_LINES, module.rel
+
+
+@every_module
+def test_no_function_grows_past_100_lines(module: Module) -> None:
+    found = [
+        f"{module.rel}:{n.lineno}: {n.name} has {lines} lines"
+        for n in ast.walk(module.tree)
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+        and (lines := (n.end_lineno or n.lineno) - n.lineno + 1) > MAX_FUNCTION_LINES
+    ]
+    assert not found
+
+
+def catches_everything(handler: ast.ExceptHandler) -> bool:
+    """Clean-up that ends in a bare `raise` catches nothing; with a `return` on the way it may."""
+    last = handler.body[-1]
+    if isinstance(last, ast.Raise) and last.exc is None:
+        swallows = ast.Return | ast.Continue | ast.Break
+        return any(isinstance(n, swallows) for statement in handler.body for n in ast.walk(statement))
+    if handler.type is None:
+        return True
+    caught = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    return any(ast.unparse(c).rpartition(".")[2] in {"Exception", "BaseException"} for c in caught)
+
+
+@every_module
+def test_only_the_gate_and_the_last_handler_catch_everything_and_say_why(module: Module) -> None:
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.ExceptHandler) and catches_everything(node):
+            where = f"{module.rel}:{node.lineno}"
+            assert module.rel in BROAD_HANDLERS, f"{where}: name what you catch"
+            assert module.has_comment(node.lineno), f"{where}: say why on this line"
+
+
+def test_no_broad_handler_is_allowed_for_nothing() -> None:
+    """An entry whose file is gone, or no longer catches everything, would let the next one in unseen."""
+    by_rel = {m.rel: m for m in MODULES}
+    for rel in BROAD_HANDLERS:
+        handlers = [n for n in ast.walk(by_rel[rel].tree) if isinstance(n, ast.ExceptHandler)]
+        assert any(map(catches_everything, handlers)), f"{rel} needs no entry in BROAD_HANDLERS"
+
+
+@every_module
+def test_an_import_inside_a_function_gives_its_reason(module: Module) -> None:
+    found = {
+        f"{module.rel}:{inner.lineno}"
+        for function in ast.walk(module.tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(function)
+        if isinstance(inner, ast.Import | ast.ImportFrom) and not module.has_comment(inner.lineno)
+    }
+    assert not found
+
+
+ADAPTERS = [
+    m
+    for m in MODULES
+    if m.room == "adapters" and len(m.parts) == 3 and not m.parts[2].startswith("_")  # adapters/<port>/<kind>.py
+]
+
+
+@pytest.mark.parametrize("module", ADAPTERS, ids=lambda m: m.rel)
+def test_every_adapter_proves_its_port_contract(module: Module) -> None:
+    _, port, kind = module.parts
+    test = TESTS / "adapters" / port / f"test_{kind}.py"
+    assert test.is_file(), f"{module.rel} has no {test.relative_to(ROOT)}"
+    bases = {
+        ast.unparse(base)
+        for node in ast.walk(ast.parse(test.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef)
+        for base in node.bases
+    }
+    assert any(b.endswith("Contract") for b in bases), f"{test.relative_to(ROOT)} subclasses no contract"
+
+
+# The checker itself, on small made-up modules: a wall that no breach can trip is paint.
+
+
+def made_up(rel: str, text: str) -> Module:
+    return Module(SRC / rel, text, ast.parse(text))
+
+
+@pytest.mark.parametrize(
+    ("rel", "text"),
+    [
+        ("core/x.py", "import time"),
+        ("core/x.py", "import asyncio"),
+        ("core/x.py", "import httpx"),
+        ("core/x.py", "from agentgate.pipeline import gate"),
+        ("core/x.py", "from agentgate import settings"),
+        ("core/x.py", "def f():\n    import os"),
+        ("core/x.py", "import os.path"),
+        ("ports.py", "import orjson"),
+        ("ports.py", "import asyncio"),
+        ("pipeline/x.py", "import orjson"),
+        ("pipeline/x.py", "from agentgate.adapters.log import sqlite"),
+        ("adapters/log/x.py", "from agentgate.adapters.policy import opa"),
+        ("adapters/log/x.py", "from agentgate.pipeline import gate"),
+        ("edges/x.py", "import agentgate.adapters.log.sqlite"),
+        ("edges/x.py", "import redis"),
+        ("settings.py", "from agentgate import app"),
+        ("cli.py", "from agentgate.adapters.log import sqlite"),
+        ("demo.py", "from agentgate import app"),
+    ],
+)
+def test_a_breach_is_seen(rel: str, text: str) -> None:
+    assert list(breaches(made_up(rel, text)))
+
+
+@pytest.mark.parametrize(
+    ("rel", "text"),
+    [
+        (
+            "core/x.py",
+            "import hashlib, orjson\nfrom agentgate.core.call import Call\nfrom agentgate import __version__",
+        ),
+        ("pipeline/x.py", "import asyncio\nfrom agentgate.ports import Log"),
+        ("adapters/log/x.py", "import sqlalchemy\nfrom agentgate.adapters.log import _rows"),
+        ("edges/x.py", "from fastapi import FastAPI\nfrom agentgate.pipeline.gate import Gate"),
+        ("app.py", "import redis\nfrom agentgate.edges import operator"),
+    ],
+)
+def test_what_a_room_may_import_passes(rel: str, text: str) -> None:
+    assert not list(breaches(made_up(rel, text)))
+
+
+@pytest.mark.parametrize(
+    ("body", "caught"),
+    [
+        ("except Exception:\n pass", True),
+        ("except:\n pass", True),
+        ("except (OSError, BaseException) as e:\n log(e)", True),
+        ("except OSError:\n pass", False),
+        ("except BaseException:\n clean_up()\n raise", False),
+        ("except BaseException:\n if x:\n  return 1\n raise", True),
+        ("except BaseException as e:\n raise Other from e", True),
+    ],
+)
+def test_a_broad_handler_is_seen(body: str, caught: bool) -> None:
+    found = [
+        catches_everything(n)
+        for n in ast.walk(ast.parse("def f():\n  try:\n    x()\n" + "\n".join("  " + b for b in body.splitlines())))
+        if isinstance(n, ast.ExceptHandler)
+    ]
+    assert found == [caught]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("import x", False),
+        ("import x  # noqa: PLC0415", False),
+        ("import x  # noqa: PLC0415 - heavy, only for exports", True),
+        ("import x  # heavy, only for exports", True),
+        ("import x  # noqa: PLC0415  # heavy", True),
+        ("except Exception:  # noqa: BLE001", False),
+        ("import x  # type: ignore[import-untyped]", False),
+    ],
+)
+def test_a_bare_noqa_is_no_reason(line: str, reason: bool) -> None:
+    assert Module(SRC / "x.py", line, ast.Module([], [])).has_comment(1) is reason
