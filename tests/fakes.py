@@ -270,7 +270,7 @@ class MemoryLog:
     async def records(
         self, *, tenant: str | None = None, session: str | None = None, first: int = 0, kinds: Sequence[str] = ()
     ) -> AsyncIterator[Record]:
-        number = 0
+        number = 1
         for index, (event, position) in enumerate(self.events):
             if (tenant and event.tenant != tenant) or (session and event.session != session):
                 continue
@@ -370,6 +370,8 @@ class FakeUpstream:
     started: asyncio.Event = field(default_factory=asyncio.Event)
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
     _holds: bool = False
+
+    def validate_options(self, options: Mapping[str, Any]) -> None: ...
 
     def hold(self) -> None:
         self._holds = True

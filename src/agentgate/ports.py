@@ -260,6 +260,10 @@ class Credential:
 class Upstream(Protocol):
     """Where calls go. One instance for each configured upstream."""
 
+    def validate_options(self, options: Mapping[str, Any]) -> None:
+        """Raises ValueError with a sentence when a tool's options are not what this kind takes."""
+        ...
+
     async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
         """Run the granted call. Cancellation ends it for good: sockets closed, nothing shielded, no retry
         left behind. The gate sets the deadline. Never raises but CancelledError."""

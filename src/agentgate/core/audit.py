@@ -94,7 +94,9 @@ class _Counter:
 class Auditor:
     """Feed it every row in index order, then `finish`. `keys` are the checkpoint keys to trust."""
 
-    def __init__(self, origin: str, keys: Sequence[signed_note.NoteKey], checkpoints: Iterable[StoredCheckpoint]) -> None:
+    def __init__(
+        self, origin: str, keys: Sequence[signed_note.NoteKey], checkpoints: Iterable[StoredCheckpoint]
+    ) -> None:
         self._origin = origin
         self._keys = keys
         self._due = sorted(checkpoints, key=lambda found: found.size, reverse=True)
@@ -216,7 +218,7 @@ class Auditor:
             self._open[fields["trace_id"]] = index
         owner = self._tables.rows["sessions"].get((fields.get("tenant", ""), fields.get("session", "")))
         if owner is not None and owner["principal"] != fields.get("principal", ""):
-            self._find(index, f"decides for {fields.get('principal', '')} in a session of {owner['principal']}")
+            self._find(index, f"decides for {fields.get('principal', '')} in a session of {owner['principal']!r}")
         if owner is None or "approval_id" in fields or "idempotency_sha256" in fields:
             self._spend(index, fields)
             self._tables.apply(effects(fields, index, self._position, None))
@@ -225,7 +227,7 @@ class Auditor:
         for spending in spendings(fields):
             first = self._tables.rows["spent"].get(spending)
             if first is not None:
-                self._find(index, f"spends the {spending[0]} that event {first['idx']} has spent")
+                self._find(index, f"spends the {spending[0]} that event {first['idx']!r} has spent")
 
     # --- checkpoints --------------------------------------------------------------------------------------
 
@@ -259,8 +261,15 @@ class Auditor:
         for name in KEYS:
             self._table(name, tables.get(name, ()))
         return Report(
-            size, self._frontier.root(), self._position, self._findings, self._notes(), self._verified, self._pruned, len(self._open)
-        )  # fmt: skip
+            size=size,
+            root=self._frontier.root(),
+            kill_position=self._position,
+            findings=self._findings,
+            notes=self._notes(),
+            checkpoints=self._verified,
+            pruned=self._pruned,
+            open_intents=len(self._open),
+        )
 
     def _head(self, head: StoredHead | None, size: int) -> None:
         if head is None:
@@ -281,15 +290,20 @@ class Auditor:
             if expected is None:
                 self._find(None, f"{name}: a row that no event made: {_shown(name, row)}")
                 continue
-            differs = [column for column, value in expected.items() if not _agrees(name, column, value, row.get(column))]
+            differs = [
+                column for column, value in expected.items() if not _agrees(name, column, value, row.get(column))
+            ]
             if differs:
-                self._find(_made_by(expected), f"{name}: {', '.join(differs)} of {_shown(name, row)} is not what the events say")
+                self._find(
+                    _made_by(expected),
+                    f"{name}: {', '.join(differs)} of {_shown(name, row)} is not what the events say",
+                )
         for row in derived.values():
             self._find(_made_by(row), f"{name}: the row of {_shown(name, row)} is missing")
 
     def _notes(self) -> list[str]:
         return [
-            f"member {member}: {len(counter.missing)} of its events were never appended (the first: {min(counter.missing)})"
+            f"member {member}: {len(counter.missing)} of its events were never appended, from {min(counter.missing)} on"
             for member, counter in self._counters.items()
             if counter.missing
         ]

@@ -362,10 +362,10 @@ def _check_events(body: Mapping[str, Any]) -> Finding:
     integrity = body["integrity"]
     events = integrity["events"]
     last_index = -1
-    for position, event in enumerate(events):
+    for number, event in enumerate(events, 1):
         if leaf_hash(event["leaf"].encode()).hex() != event["leaf_hash"]:
             return Finding("events", Standing.BROKEN, f"event {event['event_id']} was altered: its leaf hash differs")
-        if event["number"] != position or event["index"] <= last_index:
+        if event["number"] != number or event["index"] <= last_index:
             return Finding("events", Standing.BROKEN, f"event {event['event_id']} is out of place: one was removed or moved")
         last_index = event["index"]
     if integrity.get("event_count") != len(events) or integrity.get("hash") != _hash(events):
