@@ -49,7 +49,7 @@ class Shelf:
                 if found:
                     self.wfile.write(found.content)
 
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            def log_message(self, format: str, *args: object) -> None:
                 pass
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -141,8 +141,10 @@ class OpaServer:
             self._process = None
 
     def pause(self) -> None:
+        """Returns when it has stopped: the signal alone takes a moment."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def resume(self) -> None:
         if self._process is not None:

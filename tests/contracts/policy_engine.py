@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -50,9 +50,7 @@ BROKEN = PolicyBundle({"broken.rego": b"package agentgate\n\ndecision := {\n"}, 
 
 
 class PolicyEngineContract:
-    """`engine` has `shipped()` in force."""
-
-    BUILTINS: ClassVar[bool] = True
+    """Three fixtures: `engine` has `shipped()` in force, `echo` has ECHO, `builtin_engine` has builtins.POLICY."""
 
     async def test_revision_is_that_of_the_bundle_in_force(self, engine: PolicyEngine) -> None:
         bundle = await shipped()
@@ -140,7 +138,10 @@ class PolicyEngineContract:
 
     @needs_opa
     async def test_two_rules_that_disagree_are_no_decision(self, engine: PolicyEngine) -> None:
-        body = 'decision := {"action": "ALLOW", "reason": "a"} if input.a\n\ndecision := {"action": "DENY", "reason": "b"} if input.b'
+        body = (
+            'decision := {"action": "ALLOW", "reason": "a"} if input.a\n\n'
+            'decision := {"action": "DENY", "reason": "b"} if input.b'
+        )
         await engine.enforce(await compiled(in_policy(body)))
         answer = await engine.query("decision", question({"a": 1, "b": 1}))
         assert isinstance(answer, NoRuling)
@@ -155,7 +156,7 @@ class PolicyEngineContract:
         ids=[f"{name}-{number}" for number, (name, _, _) in enumerate(builtins.VECTORS)],
     )
     async def test_built_in(self, builtin_engine: PolicyEngine, name: str, arguments: Any, value: Any) -> None:
-        answer = await builtin_engine.query("decision", _raw_question({"name": name, "args": arguments}))
+        answer = await builtin_engine.query("decision", raw_question({"name": name, "args": arguments}))
         if value is builtins.FAILS:
             assert isinstance(answer, NoRuling), answer
             assert answer.reason is ReasonCode.POLICY_ERROR
@@ -181,7 +182,7 @@ class PolicyEngineContract:
         assert decision.reason_code is ReasonCode.POLICY_ERROR
 
 
-def _raw_question(value: Any) -> bytes:
+def raw_question(value: Any) -> bytes:
     """Nanoseconds are beyond what a caller may send as a number, but not beyond what Rego computes with."""
     return b'{"input":%b}' % json.dumps(value, ensure_ascii=False).encode()
 

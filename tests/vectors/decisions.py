@@ -317,7 +317,7 @@ def _by_caller() -> list[Vector]:
 
 VECTORS: Final = (*_by_tool(), *_by_content(), *_by_caller())
 
-TOOLS: Final = (
+TOOLS: Final[tuple[tuple[str, dict[str, Any], dict[str, str]], ...]] = (
     (
         "agent",
         {"agent": {"id": "agent:bot", "roles": ["agent"]}},

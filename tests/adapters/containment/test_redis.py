@@ -149,6 +149,18 @@ async def test_what_a_dead_member_left_in_flight_can_be_forgotten(shared_server:
         assert [entry["trace_id"] for entry in await two.in_flight()] == [mine.trace_id]
 
 
+async def test_entries_that_nobody_can_read_do_not_hide_the_others(shared_server: RedisServer) -> None:
+    shared_server.command("FLUSHALL")
+    async with connected(shared_server.url) as admission:
+        await admission.apply(state(1))
+        call = a_call()
+        await admission.admit(call, None, 1)
+        for n, entry in enumerate(["", "nonsense", "7", "{}", '{"since_us":"x"}', "[]"]):
+            shared_server.command("HSET", "{ag:0}:flight", f"t-{n}", entry)
+        assert [entry["trace_id"] for entry in await admission.in_flight()] == [call.trace_id]
+        await admission.forget("another")
+
+
 # --- faults ---
 
 

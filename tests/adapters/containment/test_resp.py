@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import cast
 
 import hiredis
 import pytest
@@ -45,8 +46,7 @@ class MadeUp(asyncio.Protocol):
         self._parser = hiredis.Reader(notEnoughData=self._more)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         self._parser.feed(data)
@@ -145,16 +145,17 @@ def test_a_pause_of_our_own_is_not_taken_for_the_servers(new_loop: Callable[[], 
     """Our loop was busy until after the deadline, and the answer lay in the socket all the while."""
     ours, theirs = socket.socketpair()
 
-    async def ask() -> object:
-        _, connection = await asyncio.get_running_loop().create_unix_connection(
-            lambda: Connection(0.02, lambda _, why: None), sock=ours
-        )
-        waiting = connection.command("PING")
-        await asyncio.sleep(0)  # now it is written
+    def answer_and_be_busy() -> None:
         theirs.recv(64)
         theirs.sendall(b"+OK\r\n")
-        time.sleep(0.05)  # what a long computation does to a loop
-        answer = await waiting
+        time.sleep(0.05)  # as long as some other request's work may hold the loop up
+
+    async def ask() -> object:
+        loop = asyncio.get_running_loop()
+        _, connection = await loop.create_unix_connection(lambda: Connection(0.02, lambda _, why: None), sock=ours)
+        loop.add_reader(theirs, answer_and_be_busy)
+        answer = await connection.command("PING")
+        loop.remove_reader(theirs)
         connection.abort("the test is over")
         return answer
 

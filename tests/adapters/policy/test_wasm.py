@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import random
 import resource
-from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import orjson
@@ -20,24 +19,31 @@ from agentgate.core.policy import PolicyBundle
 from tests.contracts.policy_engine import (
     ECHO,
     PolicyEngineContract,
-    _raw_question,
     compiled,
     in_policy,
     needs_opa,
     question,
+    raw_question,
     shipped,
 )
 from tests.vectors import builtins, decisions
 
+FRUGAL = 100_000
+"""Enough for a call by one role, not for one by a hundred."""
+
 READ = question(decisions.ask("db_query"))
 
 
+@pytest.fixture(scope="module")
+def shared() -> WasmPolicyEngine:
+    """One engine for the module: it keeps the compiled module, so that a test does not pay for compiling."""
+    return WasmPolicyEngine()
+
+
 @pytest.fixture
-async def engine() -> AsyncIterator[WasmPolicyEngine]:
-    engine = WasmPolicyEngine()
-    await engine.enforce(await shipped())
-    yield engine
-    await engine.aclose()
+async def engine(shared: WasmPolicyEngine) -> WasmPolicyEngine:
+    await shared.enforce(await shipped())
+    return shared
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +57,15 @@ def builtin_bundle() -> PolicyBundle:
 
 
 @pytest.fixture
-async def echo(engine: WasmPolicyEngine, echo_bundle: PolicyBundle) -> WasmPolicyEngine:
-    await engine.enforce(echo_bundle)
-    return engine
+async def echo(shared: WasmPolicyEngine, echo_bundle: PolicyBundle) -> WasmPolicyEngine:
+    await shared.enforce(echo_bundle)
+    return shared
 
 
 @pytest.fixture
-async def builtin_engine(engine: WasmPolicyEngine, builtin_bundle: PolicyBundle) -> WasmPolicyEngine:
-    await engine.enforce(builtin_bundle)
-    return engine
+async def builtin_engine(shared: WasmPolicyEngine, builtin_bundle: PolicyBundle) -> WasmPolicyEngine:
+    await shared.enforce(builtin_bundle)
+    return shared
 
 
 class TestWasm(PolicyEngineContract):
@@ -99,10 +105,18 @@ async def test_what_is_not_a_question_is_refused(engine: WasmPolicyEngine, asked
     assert isinstance(await engine.query("decision", READ), Ruling)
 
 
+async def _too_expensive(engine: WasmPolicyEngine) -> bytes:
+    asked = question(decisions.ask("db_query", roles=(*(f"r{n}" for n in range(200)), "agent")))
+    assert isinstance(await engine.query("decision", asked), NoRuling), (
+        "the policy became cheap: find a harder question"
+    )
+    return asked
+
+
 async def test_out_of_fuel_is_refused_and_the_next_call_is_served() -> None:
-    engine = WasmPolicyEngine(limits=Limits(fuel=400_000))
+    engine = WasmPolicyEngine(limits=Limits(fuel=FRUGAL))
     await engine.enforce(await shipped())
-    expensive = question(decisions.ask("db_query", arguments={"v": list(range(20_000))}))
+    expensive = await _too_expensive(engine)
     for _ in range(3):
         answer = await engine.query("decision", expensive)
         assert answer == NoRuling(ReasonCode.POLICY_ERROR, "wasm trap: all fuel consumed by WebAssembly")
@@ -111,7 +125,8 @@ async def test_out_of_fuel_is_refused_and_the_next_call_is_served() -> None:
 
 @needs_opa
 async def test_a_policy_that_loops_is_cut(engine: WasmPolicyEngine) -> None:
-    body = 'decision := {"action": "ALLOW", "reason": ""} if {\n\tinput.n\n\tcount([x | some x in numbers.range(1, input.n); x % 7 == 0]) > 0\n}'
+    loop = "count([x | some x in numbers.range(1, input.n); x % 7 == 0]) >= 0"
+    body = f'decision := {{"action": "ALLOW", "reason": ""}} if {loop}'
     await engine.enforce(await compiled(in_policy(body)))
     answer = await engine.query("decision", question({"n": 100_000_000}))
     assert isinstance(answer, NoRuling)
@@ -122,7 +137,8 @@ async def test_a_policy_that_loops_is_cut(engine: WasmPolicyEngine) -> None:
 @needs_opa
 async def test_a_policy_that_eats_memory_is_aborted() -> None:
     engine = WasmPolicyEngine(limits=Limits(fuel=10**10, memory_bytes=8 * 1024 * 1024))
-    body = 'decision := {"action": "ALLOW", "reason": ""} if count(concat(",", [input.s | some x in numbers.range(1, input.n)])) > 0'
+    glutton = 'count(concat(",", [input.s | some x in numbers.range(1, input.n)])) > 0'
+    body = f'decision := {{"action": "ALLOW", "reason": ""}} if {glutton}'
     await engine.enforce(await compiled(in_policy(body)))
     answer = await engine.query("decision", question({"s": "x" * 1000, "n": 100_000}))
     assert answer == NoRuling(ReasonCode.POLICY_ERROR, "aborted: opa_malloc: failed")
@@ -159,9 +175,9 @@ async def test_memory_is_flat_over_many_evaluations(engine: WasmPolicyEngine) ->
 
 async def test_memory_is_flat_over_many_instances() -> None:
     """Each refused call throws an instance away: an agent must not be able to fill the memory with them."""
-    engine = WasmPolicyEngine(limits=Limits(fuel=400_000))
+    engine = WasmPolicyEngine(limits=Limits(fuel=FRUGAL))
     await engine.enforce(await shipped())
-    expensive = question(decisions.ask("db_query", arguments={"v": list(range(5_000))}))
+    expensive = await _too_expensive(engine)
     for _ in range(50):
         assert isinstance(await engine.query("decision", expensive), NoRuling)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -216,7 +232,7 @@ async def test_a_policy_without_an_entrypoint_is_refused(engine: WasmPolicyEngin
 async def test_what_a_built_in_cannot_do_exactly_is_refused(
     builtin_engine: WasmPolicyEngine, name: str, arguments: list[object]
 ) -> None:
-    answer = await builtin_engine.query("decision", _raw_question({"name": name, "args": arguments}))
+    answer = await builtin_engine.query("decision", raw_question({"name": name, "args": arguments}))
     assert isinstance(answer, NoRuling)
     assert answer.reason is ReasonCode.POLICY_ERROR
 
@@ -232,7 +248,9 @@ async def test_the_time_is_the_injected_one(builtin_bundle: PolicyBundle) -> Non
     assert second.value["value"] == first.value["value"] + 1
 
 
-async def test_concurrent_reloads_end_with_a_whole_one(engine: WasmPolicyEngine) -> None:
+async def test_concurrent_reloads_end_with_a_whole_one() -> None:
+    engine = WasmPolicyEngine()
+    await engine.enforce(await shipped())
     bundles = [await shipped({**decisions.DATA, "rate_limits": {"x": number}}) for number in range(8)]
     await asyncio.gather(
         *(engine.enforce(bundle) for bundle in bundles), *(engine.query("decision", READ) for _ in range(50))
@@ -284,7 +302,10 @@ def test_fast_calls_take_the_failure_with_them() -> None:
             (if (i32.eq (local.get 1) (i32.const 3)) (then (return (i32.const -1))))
             (local.get 3)))"""
     exports = wasmtime.Instance(store, wasmtime.Module(engine, wat), []).exports(store)
-    calls = FastCalls(store, exports["f"], exports["m"])
+    function, memory = exports["f"], exports["m"]
+    assert isinstance(function, wasmtime.Func)
+    assert isinstance(memory, wasmtime.Memory)
+    calls = FastCalls(store, function, memory)
     for _ in range(3):
         for entrypoint, message in ((1, "unreachable"), (2, "fuel"), (3, "outside of the memory")):
             with pytest.raises(Exception, match=message):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agentgate.core.call import Call
@@ -10,6 +11,7 @@ from agentgate.core.event import rfc3339
 from agentgate.ports import LimitState, RateLimit
 
 US_PER_S: Final = 1_000_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def limit_state(limit: RateLimit, used: int, reset_us: int) -> LimitState:
@@ -18,13 +20,24 @@ def limit_state(limit: RateLimit, used: int, reset_us: int) -> LimitState:
     return LimitState(limit.limit, max(0, limit.limit - used), -(-reset_us // US_PER_S))
 
 
-def flight_entry(call: Call, member: str, since: datetime) -> dict[str, str]:
+def flight_entry(call: Call, member: str, since_us: int) -> dict[str, str | int]:
     """What a display of calls in flight wants to know. No arguments: they may hold secrets."""
     return {
         "tenant": call.tenant,
         "session": call.session,
         "agent": call.agent,
         "tool": call.tool_name,
-        "since": rfc3339(since),
+        "since_us": since_us,
         "member": member,
     }
+
+
+def shown(trace_id: str, entry: Mapping[str, str | int]) -> dict[str, str]:
+    """An entry as people read it. The time is written out only here: few entries are ever looked at.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is not an entry of ours.
+    """
+    since = _EPOCH + timedelta(microseconds=int(entry["since_us"]))
+    names = {name: str(entry[name]) for name in ("tenant", "session", "agent", "tool", "member")}
+    return {"trace_id": trace_id, **names, "since": rfc3339(since)}

@@ -81,6 +81,8 @@ class Link:
         failed already or the server is silent.
         """
         self._hurry.set()
+        # A caller that is refused at once and asks again must not keep the loop from hearing the server.
+        await asyncio.sleep(0)
         if self._current is not None and self._current.is_stalled:
             return NoAnswer("the kill store does not answer")
         with suppress(TimeoutError):

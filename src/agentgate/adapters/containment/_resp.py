@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Final, cast
 
 import hiredis
 
@@ -109,8 +109,8 @@ class Connection(asyncio.Protocol):
     # --- what the transport tells ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        # A cast and not an assert: uvloop's transports are no subclass of asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         if self._why_closed:
@@ -119,13 +119,14 @@ class Connection(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (answer := self._reader.gets()) is not _MORE:
+                if not self._slots:
+                    self.abort(_unasked(answer))
+                    return
                 waiter, _ = self._slots.popleft()
                 if waiter is not None and not waiter.done():
                     waiter.set_result(answer)
         except hiredis.ProtocolError:
             self.abort("the kill store answered something that is not RESP")
-        except IndexError:
-            self.abort("the kill store answered what nobody had asked")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._give_up(f"the connection to the kill store was lost: {exc or 'closed by the other side'}")
@@ -153,7 +154,7 @@ class Connection(asyncio.Protocol):
     def _look_once_more(self) -> None:
         """Read before refusing: after a pause of our own (the loop was busy) the answers lie in the socket,
         but timers may run before reading does."""
-        self._timer = self._loop.call_soon(self._expire)
+        self._timer = self._loop.call_later(_GRACE_S, self._expire)
 
     def _expire(self) -> None:
         now = self._loop.time()
@@ -208,6 +209,13 @@ async def connect(
 def _must(what: str, answer: Answer) -> None:
     if isinstance(answer, (NoAnswer, hiredis.ReplyError)):
         raise KillStateUnknown(f"{what}: {explain(answer)}")
+
+
+def _unasked(answer: Answer) -> str:
+    """A server that is full says so before it is asked, and hangs up."""
+    return (
+        explain(answer) if isinstance(answer, hiredis.ReplyError) else "the kill store answered what nobody had asked"
+    )
 
 
 def explain(answer: Answer) -> str:

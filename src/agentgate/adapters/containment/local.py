@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from agentgate.adapters.containment._common import US_PER_S, flight_entry, limit_state
+from agentgate.adapters.containment._common import US_PER_S, flight_entry, limit_state, shown
 from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import KillId, KillState, flags_over
 from agentgate.core.errors import ReasonCode
@@ -41,7 +41,7 @@ class LocalAdmission:
         self._position: int | None = None
         self._flags: dict[str, KillId] = {}
         self._windows: OrderedDict[_LimitKey, _Window] = OrderedDict()
-        self._flight: dict[TraceId, dict[str, str]] = {}
+        self._flight: dict[TraceId, dict[str, str | int]] = {}
 
     async def start(self) -> None:
         """Nothing to connect; here so that both kinds are started alike."""
@@ -59,7 +59,7 @@ class LocalAdmission:
             has_room, state = self._count(call, limit)
             if not has_room:
                 return NotAdmitted(ReasonCode.RATE_LIMITED, "the limit is used up", limit=state, position=position)
-        self._flight[call.trace_id] = flight_entry(call, self._member, self._clock.now())
+        self._flight[call.trace_id] = flight_entry(call, self._member, self._now_us())
         return Admitted(position, state)
 
     def release(self, call: Call) -> None:
@@ -75,7 +75,7 @@ class LocalAdmission:
 
     async def in_flight(self) -> list[dict[str, str]]:
         """The calls between admission and release, each with its `trace_id`."""
-        return [{"trace_id": trace_id, **entry} for trace_id, entry in self._flight.items()]
+        return [shown(trace_id, entry) for trace_id, entry in self._flight.items()]
 
     @property
     def windows(self) -> int:
@@ -99,8 +99,10 @@ class LocalAdmission:
             window.times.append(now_ns)
         oldest_ns = window.times[0] if window.times else now_ns
         leaves_in_us = -(-(oldest_ns + window.length_ns - now_ns) // 1000)
-        now_us = round(self._clock.now().timestamp() * US_PER_S)
-        return has_room, limit_state(limit, len(window.times), now_us + leaves_in_us)
+        return has_room, limit_state(limit, len(window.times), self._now_us() + leaves_in_us)
+
+    def _now_us(self) -> int:
+        return round(self._clock.now().timestamp() * US_PER_S)
 
     def _drop_idle(self, now_ns: int) -> None:
         """Look at two windows in turn and drop those that are empty, so that agents who left cost nothing.

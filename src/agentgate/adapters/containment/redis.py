@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Final
 
 import hiredis
 import orjson
 
-from agentgate.adapters.containment._common import flight_entry, limit_state
+from agentgate.adapters.containment._common import flight_entry, limit_state, shown
 from agentgate.adapters.containment._link import OPEN_S, Link
 from agentgate.adapters.containment._resp import Answer, Connection, NoAnswer, Word, explain
 from agentgate.adapters.containment._url import parse_url
@@ -82,7 +83,7 @@ class RedisAdmission:
     # --- the port ---
 
     async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
-        entry = orjson.dumps(flight_entry(call, self._member, datetime.now(UTC)))
+        entry = orjson.dumps(flight_entry(call, self._member, time.time_ns() // 1000))
         self._mine[call.trace_id] = None
         try:
             answer = await self._run(self._admit, *self._question(call, limit, seen, entry))
@@ -128,7 +129,12 @@ class RedisAdmission:
             KillStateUnknown: Redis did not answer in time.
         """
         connection = await self._connected()
-        return [{"trace_id": trace_id, **orjson.loads(entry)} for trace_id, entry in await self._flights(connection)]
+        found = []
+        for trace_id, entry in await self._flights(connection):
+            # Another version's entry, or a stranger's, must not hide the others.
+            with suppress(KeyError, TypeError, ValueError):
+                found.append(shown(trace_id, orjson.loads(entry)))
+        return found
 
     async def forget(self, member: str) -> None:
         """Remove what a member that is gone has left in flight. Raises KillStateUnknown."""

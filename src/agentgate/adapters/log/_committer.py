@@ -22,7 +22,6 @@ Answer = Outcome | AgentGateError
 
 _MAX_BATCH: Final = 1_024
 _REOPEN_AFTER_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
-_TIDY_EVERY_BATCHES: Final = 64
 
 # A log that contradicts itself stays refused until somebody has looked: more writing could only hide the trace.
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -34,7 +33,9 @@ class Job:
 
     __slots__ = ("done", "run")
 
-    def __init__(self, run: Callable[[SqliteStore], object], done: Callable[[object, BaseException | None], None]) -> None:
+    def __init__(
+        self, run: Callable[[SqliteStore], object], done: Callable[[object, BaseException | None], None]
+    ) -> None:
         self.run = run
         self.done = done
 
@@ -63,7 +64,6 @@ class Committer(threading.Thread):
         """Which sizes a reopened log may have: with and without a batch whose commit failed."""
         self._last_leaf_hash: bytes | None = None
         self._failures = 0
-        self._batches = 0
 
     def run(self) -> None:
         try:
@@ -72,9 +72,8 @@ class Committer(threading.Thread):
                 pass
         finally:
             self.trouble = self.trouble or LogUnavailable("the log is closed")
-            if self._store is not None:
-                with abandoning(self._store):
-                    pass
+            self._leave()
+            self._refuse_the_rest()
             self._ended()
 
     def _turn(self) -> bool:
@@ -98,6 +97,13 @@ class Committer(threading.Thread):
         self._commit(items)
         return work is not None
 
+    def _refuse_the_rest(self) -> None:
+        """Jobs that came too late. Items are answered by whoever hears `ended`."""
+        while not self.queue.empty():
+            work = self.queue.get()
+            if isinstance(work, Job):
+                work.done(None, again(self.trouble))
+
     def _patience_s(self) -> float | None:
         """How long to wait for work before the store is tried again; None while there is no reason to."""
         if self._store is not None or not isinstance(self.trouble, LogUnavailable):
@@ -106,7 +112,7 @@ class Committer(threading.Thread):
 
     def _do(self, job: Job) -> None:
         if self._store is None:
-            job.done(None, self.trouble)
+            job.done(None, again(self.trouble))
             return
         try:
             result = job.run(self._store)
@@ -128,8 +134,7 @@ class Committer(threading.Thread):
         answers: list[tuple[Item, Answer]] = [(item, LogUnavailable("too late")) for item in gone]
         answers += self._try([item for item in items if not _given_up(item)] if gone else items)
         self._tell(answers)
-        self._batches += 1
-        if self._batches % _TIDY_EVERY_BATCHES == 0 and self._store is not None:
+        if self._store is not None:
             self._tidy(self._store)
 
     def _try(self, items: list[Item]) -> list[tuple[Item, Answer]]:
@@ -158,7 +163,7 @@ class Committer(threading.Thread):
 
     def _recover(self, items: list[Item], plan: Plan | None, error: sqlite3.Error) -> list[tuple[Item, Answer]]:
         """Answer a batch whose transaction failed: from what a new connection sees."""
-        if error.sqlite_errorcode & 0xFF in _CORRUPT if hasattr(error, "sqlite_errorcode") else False:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
             self._break(LogBroken(f"the database is damaged ({error}); run `log verify`"))
             return _all(items, self.trouble)
         self._leave()
@@ -227,12 +232,8 @@ class Committer(threading.Thread):
     def _tidy(self, store: SqliteStore) -> None:
         try:
             store.tidy()
-        except sqlite3.Error as error:
-            # The commits stand without it; if the disk is really gone, the next one will say so.
-            self._batches -= 1
-            del error
-        except LogBroken as error:
-            self._break(error)
+        except (sqlite3.Error, OSError):
+            pass  # the commits stand without it; if the disk is really gone, the next one will say so
 
 
 def _given_up(item: Item) -> bool:

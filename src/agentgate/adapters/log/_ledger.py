@@ -150,7 +150,8 @@ class Ledger:
     def _refusal(self, event: Event, spent: set[Spending]) -> AlreadySpent | ForeignSession | None:
         if event.kind in _WITHOUT_EFFECT:
             return None
-        if event.kind is Kind.DECIDED and event.session:
+        if event.kind is Kind.DECIDED and event.session and event.fields["decision"] != "DENY":
+            # a refusal is recorded whoever was refused: also that somebody tried another's session
             owner = self._sessions[event.tenant, event.session].owner
             if owner is not None and owner != event.principal:
                 return ForeignSession(event.session)

@@ -25,7 +25,9 @@ _DIALECT: Final = dialect.dialect()
 _CHUNKS: Final = (256, 64, 16, 4, 1)
 """Rows in one INSERT. sqlite3 lets go of the interpreter lock once per statement, so few statements are fast;
 a handful of sizes keeps them all prepared."""
-_CHECKPOINT_EVERY_FRAMES: Final = 2_000
+_CHECKPOINT_EVERY_PAGES: Final = 2_000
+_PAGES_PER_COMMIT: Final = 7
+_EVENTS_PER_PAGE: Final = 2
 _BUSY_MS: Final = 700
 """How long a commit waits for a stranger's lock: within the second that an append may take."""
 _PROBE_BUSY_MS: Final = 50
@@ -37,6 +39,8 @@ class SqliteStore:
     def __init__(self, path: Path, log_id: str) -> None:
         self.log_id = log_id
         self._path = path
+        self._pages = 0
+        """About how many pages the write-ahead log has grown by since it was last moved into the database."""
         self._db = _connect(path)
         try:
             self._create_or_check()
@@ -156,6 +160,7 @@ class SqliteStore:
             self._apply(effect)
         run(_HEAD, (ledger.size, ledger.position, ledger.open_from, self.log_id))
         run("COMMIT")
+        self._pages += _PAGES_PER_COMMIT + len(plan.ids) // _EVENTS_PER_PAGE
 
     def _insert(self, table: Table, flat: list[Any]) -> None:
         width = len(table.columns)
@@ -186,8 +191,8 @@ class SqliteStore:
 
     def tidy(self) -> None:
         """Move the write-ahead log into the database once it has grown: between commits, where nobody waits."""
-        wal = self._path.with_name(self._path.name + "-wal")
-        if wal.exists() and wal.stat().st_size > _CHECKPOINT_EVERY_FRAMES * 4096:
+        if self._pages >= _CHECKPOINT_EVERY_PAGES:
+            self._pages = 0
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
@@ -310,7 +315,9 @@ def _lookup(keys: int) -> str:
 def _head_statement() -> str:
     head = schema.head
     names = ("size", "kill_position", "open_from")
-    statement = update(head).where(head.c.log_id == bindparam("of")).values({name: bindparam(name + "_") for name in names})
+    statement = (
+        update(head).where(head.c.log_id == bindparam("of")).values({name: bindparam(name + "_") for name in names})
+    )
     return str(statement.compile(dialect=_DIALECT))
 
 

@@ -7,6 +7,7 @@ that is there, commits it as one transaction and wakes the loop once. Nobody wai
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar, cast
@@ -167,8 +168,15 @@ class Writer:
         self._committer.queue.put(job)
         return cast(T, await future)
 
+    async def drain(self) -> None:
+        """Append what was sent, and take nothing more. A disk that does not answer is not waited for."""
+        self._flush()
+        self._closing = True
+        with contextlib.suppress(AgentGateError, TimeoutError):
+            await asyncio.wait_for(self.call(lambda _: None), _CLOSE_WITHIN_S)
+
     async def aclose(self) -> None:
-        """Append what was sent, then close. A disk that does not answer is left behind."""
+        """Close the store, after what was sent. A disk that does not answer is left behind."""
         self._flush()
         self._closing = True
         self._committer.queue.put(None)

@@ -55,7 +55,11 @@ class OpaCompiler:
             wanted = [flag for entrypoint in ENTRYPOINTS for flag in ("-e", entrypoint)]
             built = root / "built.tar.gz"
             await self._run(source, "build", "-t", "wasm", *wanted, "-o", str(built), "-b", ".")
-            return _member(await asyncio.to_thread(built.read_bytes), "policy.wasm")
+            try:
+                archive = await asyncio.to_thread(built.read_bytes)
+            except FileNotFoundError:
+                raise PolicyInvalid("the policy compiler wrote no bundle") from None
+            return _member(archive, "policy.wasm")
 
     async def version(self) -> str:
         """The compiler's version, `1.21.1`."""

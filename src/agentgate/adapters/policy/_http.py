@@ -75,6 +75,8 @@ class HttpClient:
     """Requests to one address over at most `connections` kept-alive connections."""
 
     def __init__(self, address: Address, *, headers: Mapping[str, str], connections: int) -> None:
+        if any(character in value for value in headers.values() for character in "\r\n\0"):
+            raise ValueError("a header value may not hold a line break")
         self._address = address
         self._fixed = "".join(
             f"{name}: {value}\r\n" for name, value in {"Host": address.host_header, **headers}.items()

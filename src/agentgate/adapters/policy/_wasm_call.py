@@ -59,7 +59,7 @@ class PublicCalls:
             self._memory.write(self._store, question, at)
             answer = self._evaluate(self._store, 0, entrypoint, data, at, len(question), heap, 0) & 0xFFFF_FFFF
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
-            raise Trapped(_first_line(error)) from None
+            raise Trapped(first_line(error)) from None
         content = bytes(self._memory.read(self._store, answer))
         text, end, _ = content.partition(b"\0")
         if not end:
@@ -126,14 +126,14 @@ class FastCalls:
         """The text of what went wrong; whoever takes it must free it, which these objects do."""
         if error:
             pointer = ctypes.cast(error, ctypes.POINTER(_bindings.wasmtime_error_t))
-            return _first_line(wasmtime.WasmtimeError._from_ptr(pointer))
+            return first_line(wasmtime.WasmtimeError._from_ptr(pointer))
         trap = wasmtime.Trap._from_ptr(self._trap)
         self._trap = ctypes.POINTER(_bindings.wasm_trap_t)()
         self._trap_at = ctypes.byref(self._trap)
-        return _first_line(trap)
+        return first_line(trap)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """wasmtime's own cause, without its backtrace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith(("wasm trap", "0: wasm trap", "Caused by"))]

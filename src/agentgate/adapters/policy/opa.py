@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentgate.adapters.policy._bundle import PublishedBundle, render
+from agentgate.adapters.policy._bundle import PublishedBundle, folder_of, render
 from agentgate.adapters.policy._compile import OpaCompiler
 from agentgate.adapters.policy._http import Answer, HttpClient, Nonsense, Unreachable, parse_url
 from agentgate.core.decision import NoRuling, Ruling
@@ -46,14 +46,6 @@ class Waits:
     enforce_s: float = 5.0
     poll_s: float = 0.05
     external_fresh_s: float = 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """A bundle that OPA could not load; `asked_at` tells it from the same trouble with an earlier one."""
-
-    message: str
-    asked_at: str
 
 
 class OpaPolicyEngine:
@@ -110,10 +102,9 @@ class OpaPolicyEngine:
                 await self._compiler.compile(bundle)
             before = self.published
             wanted = await asyncio.to_thread(render, bundle)
-            old_trouble = await self._bundle_trouble()
             self._publish(wanted)
             try:
-                await self._until_enforced(wanted.revision, old_trouble)
+                await self._until_enforced(wanted.revision)
             except PolicyInvalid:
                 self._publish(before)
                 raise
@@ -132,7 +123,7 @@ class OpaPolicyEngine:
         self.published = bundle
         self._on_publish()
 
-    async def _until_enforced(self, wanted: str, old_trouble: _Trouble | None) -> None:
+    async def _until_enforced(self, wanted: str) -> None:
         """Raises PolicyInvalid when OPA says that it cannot load it, PolicyNotEnforced when the time is up."""
         enforced: str | None = None
         started = monotonic()
@@ -140,9 +131,9 @@ class OpaPolicyEngine:
             enforced = await self._provenance()
             if enforced == wanted:
                 return
-            trouble = await self._bundle_trouble()
-            if trouble is not None and trouble != old_trouble:
-                raise PolicyInvalid(trouble.message)
+            trouble = await self._bundle_trouble(folder_of(wanted))
+            if trouble is not None:
+                raise PolicyInvalid(trouble)
             await asyncio.sleep(self._waits.poll_s)
         raise PolicyNotEnforced(wanted, enforced)
 
@@ -151,18 +142,20 @@ class OpaPolicyEngine:
         answer = await self._admin("GET", "/v1/data/agentgate/decision?provenance=true")
         return (_revision_of(answer) or None) if isinstance(answer, dict) else None
 
-    async def _bundle_trouble(self) -> _Trouble | None:
-        """OPA's own words on why it could not load what it pulled from us, or None.
+    async def _bundle_trouble(self, folder: str) -> str | None:
+        """OPA's own words on why it could not load the bundle whose modules lie in `folder`, or None.
 
-        Only what is wrong with the content: that OPA cannot reach the gateway is no fault of the policy.
+        OPA's status does not say which revision an error is about, and keeps showing an old one. The file names do.
+        That OPA cannot reach the gateway names no file, and is no fault of the policy.
         """
         answer = await self._admin("GET", "/v1/status")
         match answer:
-            case {"result": {"bundles": {"agentgate": {"code": "bundle_error", "message": str(message), **rest}}}}:
+            case {"result": {"bundles": {"agentgate": {"code": str(), "message": str(message), **rest}}}}:
                 errors = rest.get("errors")
-                found = [_error_line(error) for error in errors] if isinstance(errors, list) else []
-                if found:
-                    return _Trouble(f"{message}: {'; '.join(found)}", str(rest.get("last_request")))
+                lines = [_error_line(error) for error in errors] if isinstance(errors, list) else []
+                text = f"{message}: {'; '.join(lines)}" if lines else message
+                if folder in text:
+                    return text.replace(f"/{folder}/", "").replace(f"{folder}/", "")
         return None
 
     async def _runs_its_own(self) -> bool:

@@ -24,7 +24,7 @@ import wasmtime
 from agentgate.adapters.policy._builtins import HOST_BUILTINS, BuiltinFailed, Evaluation
 from agentgate.adapters.policy._compile import ENTRYPOINTS
 from agentgate.adapters.policy._rego import parse_value, print_value
-from agentgate.adapters.policy._wasm_call import FastCalls, PublicCalls, Trapped, fast_calls_fit
+from agentgate.adapters.policy._wasm_call import FastCalls, PublicCalls, Trapped, fast_calls_fit, first_line
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import PolicyInvalid, ReasonCode
 from agentgate.core.policy import PolicyBundle
@@ -32,7 +32,9 @@ from agentgate.core.strict_json import canonical
 from agentgate.ports import Rule
 
 DEFAULT_FUEL: Final = 5_000_000
-"""Some milliseconds. The shipped policy takes about 30,000 for a call."""
+"""Some milliseconds. The shipped policy takes about 90,000 for a call."""
+FUEL_PER_BYTE: Final = 250
+"""Added for each byte of the question: reading it takes 40 to 190, and is no fault of the policy."""
 DEFAULT_MEMORY_BYTES: Final = 64 * 1024 * 1024
 
 _PAGE_BYTES: Final = 65_536
@@ -99,7 +101,7 @@ class WasmPolicyEngine:
             module = await self._module(bundle.wasm)
             data = canonical(dict(bundle.data))
             instance = self._probed(module, data)
-            self._in_force = _InForce(instance, module, data, bundle.revision)
+            self._swap(_InForce(instance, module, data, bundle.revision))
 
     async def revision(self) -> str | None:
         return self._in_force.revision if self._in_force else None
@@ -110,7 +112,7 @@ class WasmPolicyEngine:
         return self._in_force.instance.memory_bytes if self._in_force else 0
 
     async def aclose(self) -> None:
-        self._in_force = None
+        self._swap(None)
 
     async def _module(self, wasm: bytes) -> wasmtime.Module:
         """Compiled in another thread, for it takes a tenth of a second; kept, so that new data needs no compiling."""
@@ -127,24 +129,32 @@ class WasmPolicyEngine:
         """A new instance that has answered an empty question. Raises PolicyInvalid."""
         try:
             instance = _Instance(self._engine, module, data, self._setup)
+        except Trapped as trapped:
+            raise PolicyInvalid(f"the compiled policy does not load: {trapped}") from trapped
+        try:
             for entrypoint in ENTRYPOINTS:
                 # An empty question may be too little for a built-in: that call would be refused, as it should be.
                 with suppress(BuiltinFailed):
                     instance.eval(entrypoint, _PROBE)
         except Trapped as trapped:
+            instance.close()
             raise PolicyInvalid(f"the compiled policy does not run: {trapped}") from trapped
         return instance
 
     def _replace(self, broken: _InForce) -> None:
         """A new instance of the same policy. If even that fails, nothing is in force and everything is refused."""
-        if self._in_force is not broken:
-            return
         try:
             instance = _Instance(self._engine, broken.module, broken.data, self._setup)
         except (Trapped, PolicyInvalid):
-            self._in_force = None
+            self._swap(None)
             return
-        self._in_force = _InForce(instance, broken.module, broken.data, broken.revision)
+        self._swap(_InForce(instance, broken.module, broken.data, broken.revision))
+
+    def _swap(self, new: _InForce | None) -> None:
+        """Nothing is evaluating: evaluations do not await, and this is the thread they run on."""
+        old, self._in_force = self._in_force, new
+        if old is not None:
+            old.instance.close()
 
 
 def _input_of(question: bytes) -> bytes | None:
@@ -178,7 +188,11 @@ def _read_answer(answer: bytes, revision: str) -> Ruling | NoRuling:
 
 
 class _Instance:
-    """A policy in memory, with its data parsed. Used by one thread, until the first `Trapped`."""
+    """A policy in memory, with its data parsed. Used by one thread, until the first `Trapped`.
+
+    It must be closed: wasmtime keeps what the module can call in a global table until the store is freed, and that
+    needs the store.
+    """
 
     def __init__(
         self,
@@ -198,15 +212,23 @@ class _Instance:
             self._host.choose(self._describe(exports, "builtins"))
             self._data, self._heap = self._load(exports, data)
             evaluate = exports["opa_eval"]
+            missing = [name for name in ENTRYPOINTS if name not in self._entrypoints]
+            if missing:
+                raise PolicyInvalid(f"policy.wasm has no entrypoint {', '.join(missing)}")
+            self._calls = setup.calls(self._store, evaluate, self._memory)
+            self._room = self._memory.data_len(self._store)
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
-            raise Trapped(str(error).splitlines()[0][:200]) from None
+            self.close()
+            raise Trapped(first_line(error)) from None
         except KeyError as error:
+            self.close()
             raise PolicyInvalid(f"policy.wasm does not export {error}: it was not made by OPA") from None
-        missing = [name for name in ENTRYPOINTS if name not in self._entrypoints]
-        if missing:
-            raise PolicyInvalid(f"policy.wasm has no entrypoint {', '.join(missing)}")
-        self._calls = setup.calls(self._store, evaluate, self._memory)
-        self._room = self._memory.data_len(self._store)
+        except PolicyInvalid:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._store.close()
 
     def eval(self, entrypoint: str, question: bytes) -> bytes:
         """The JSON text of the result set.
@@ -224,9 +246,8 @@ class _Instance:
         host = self._host
         host.begin()
         try:
-            answer = self._calls.eval(
-                self._entrypoints[entrypoint], self._data, question, self._heap, heap, self._limits.fuel
-            )
+            fuel = self._limits.fuel + FUEL_PER_BYTE * len(question)
+            answer = self._calls.eval(self._entrypoints[entrypoint], self._data, question, self._heap, heap, fuel)
         except Trapped as trapped:
             raise Trapped(host.aborted or str(trapped)) from None
         if host.aborted is not None:
@@ -333,7 +354,7 @@ class _Host:
         except (BuiltinFailed, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             self.failed = f"{name}: {error}"[:300]
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
-            self.aborted = f"{name}: {str(error).splitlines()[0]}"[:300]
+            self.aborted = f"{name}: {first_line(error)}"[:300]
             self._stop()
         return 0
 

@@ -1,0 +1,156 @@
+"""Reading the log: what auditors, operators and the start need. The same for every store that SQLAlchemy knows."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, Literal
+
+import orjson
+from sqlalchemy import ColumnElement, Select, and_, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._store import open_intents
+from agentgate.core.errors import LogUnavailable
+from agentgate.core.event import Record
+from agentgate.ports import SessionRow
+
+Derived = Literal["approvals", "kills", "members", "acks", "spent", "sessions"]
+
+_RECORDS_AT_ONCE: Final = 256
+_INTENTS_AT_ONCE: Final = 4_096
+
+_events = schema.events.c
+_bodies = schema.bodies.c
+_COLUMNS: Final = (
+    _events.idx, _events.session_number, _events.kill_position, _events.leaf, _bodies.salt, _bodies.body,
+)  # fmt: skip
+_WITH_BODIES: Final = schema.events.outerjoin(
+    schema.bodies, and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
+)
+
+
+class Reader:
+    """Queries on connections that cannot write. A read transaction lasts one chunk, so readers hold nobody up."""
+
+    def __init__(self, engine: AsyncEngine, log_id: str) -> None:
+        self._engine = engine
+        self._log_id = log_id
+
+    async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        with _unavailable():
+            async with self._engine.connect() as connection:
+                return [tuple(row) for row in await connection.execute(statement)]
+
+    async def records(
+        self,
+        *,
+        tenant: str | None = None,
+        session: str | None = None,
+        first: int = 0,
+        kinds: Sequence[str] = (),
+    ) -> AsyncIterator[Record]:
+        """See `ports.LogReader`."""
+        wanted = [_events.log_id == self._log_id]
+        if tenant is not None:
+            wanted.append(_events.tenant == tenant)
+        if session is not None:  # the second condition is what lets the store use the index over sessions
+            wanted += [_events.session == session, _events.session != ""]
+        if kinds:
+            wanted.append(_events.kind.in_(kinds))
+        while True:
+            rows = await self._chunk([*wanted, _events.idx >= first])
+            for row in rows:
+                yield _record(row)
+            if len(rows) < _RECORDS_AT_ONCE:
+                return
+            first = rows[-1][0] + 1
+
+    async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
+        statement = select(*_COLUMNS).select_from(_WITH_BODIES).where(*wanted)
+        return await self._all(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
+
+    async def sessions(self, tenant: str | None) -> list[SessionRow]:
+        table = schema.sessions.c
+        statement = select(table.tenant, table.session, table.principal, table.first_at).order_by(table.idx)
+        statement = statement.where(table.log_id == self._log_id)
+        if tenant is not None:
+            statement = statement.where(table.tenant == tenant)
+        return [SessionRow(*row) for row in await self._all(statement)]
+
+    async def open_intents(self) -> list[Record]:
+        """See `ports.LogReader`."""
+        found = sorted((await self._open_indexes()).values())
+        records: list[Record] = []
+        for start in range(0, len(found), _RECORDS_AT_ONCE):
+            some = found[start : start + _RECORDS_AT_ONCE]
+            rows = await self._chunk([_events.log_id == self._log_id, _events.idx.in_(some)])
+            records += map(_record, rows)
+        return records
+
+    async def _open_indexes(self) -> dict[str, int]:
+        head = schema.head.c
+        rows = await self._all(select(head.open_from).where(head.log_id == self._log_id))
+        first = int(rows[0][0]) if rows else 0
+        of_calls: list[tuple[int, str, bytes]] = []
+        while True:
+            statement = select(_events.idx, _events.kind, _events.leaf).where(
+                _events.log_id == self._log_id, _events.idx >= first, _events.kind.in_(("decided", "finished"))
+            )
+            chunk = await self._all(statement.order_by(_events.idx).limit(_INTENTS_AT_ONCE))
+            of_calls += [(row[0], row[1], row[2]) for row in chunk]
+            if len(chunk) < _INTENTS_AT_ONCE:
+                return open_intents(of_calls)
+            first = chunk[-1][0] + 1
+
+    async def projection(self, name: Derived, **match: str) -> list[dict[str, Any]]:
+        """See `ports.LogReader`.
+
+        Raises:
+            KeyError: no such table or column.
+        """
+        table = schema.DERIVED[name]
+        columns = [column for column in table.c if column.name != "log_id"]
+        statement = select(*columns).where(table.c.log_id == self._log_id)
+        for column, value in match.items():
+            statement = statement.where(table.c[column] == value)
+        statement = statement.order_by(*(table.c[column] for column in schema.OLDEST_FIRST[name]))
+        names = [column.name for column in columns]
+        return [dict(zip(names, row, strict=True)) for row in await self._all(statement)]
+
+    async def checkpoint(self) -> bytes | None:
+        table = schema.checkpoints.c
+        newest = select(table.note).where(table.log_id == self._log_id).order_by(table.size.desc()).limit(1)
+        rows = await self._all(newest)
+        return rows[0][0] if rows else None
+
+    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
+        """Stored leaf hashes from an index on, at most `limit`."""
+        statement = select(_events.leaf_hash).where(_events.log_id == self._log_id, _events.idx >= first)
+        return [row[0] for row in await self._all(statement.order_by(_events.idx).limit(limit))]
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+
+def _record(row: tuple[Any, ...]) -> Record:
+    index, session_number, kill_position, leaf, salt, body = row
+    return Record(
+        index=index,
+        session_number=session_number,
+        kill_position=kill_position,
+        fields=orjson.loads(leaf),
+        leaf=leaf,
+        salt=salt,
+        body=None if body is None else orjson.loads(body),
+    )
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (SQLAlchemyError, OSError) as error:
+        raise LogUnavailable(f"the log cannot be read: {error}") from error

@@ -1,0 +1,63 @@
+"""Feeds core/audit.py from a SQLite file: read-only, one snapshot, whole chunks; nothing is decided here."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+from sqlalchemy import Select, and_, bindparam, select
+from sqlalchemy.dialects import sqlite as dialect
+
+from agentgate.adapters.log import _schema as schema
+from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
+from agentgate.core.note import NoteKey
+from agentgate.core.projection import Row
+
+_ROWS_AT_ONCE: Final = 1_000
+_events = schema.events.c
+_bodies = schema.bodies.c
+
+
+def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str) -> Report:
+    """Raises sqlite3.Error when the file cannot be read."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as db:
+        db.execute("BEGIN")  # everything below is of one moment
+        checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]
+        auditor = Auditor(origin, keys, checkpoints)
+        for chunk in _events_in(db, log_id):
+            auditor.feed(chunk)
+        heads = [StoredHead(*row) for row in _rows(db, _of(schema.head), log_id)]
+        tables = {name: _named(db, name, log_id) for name in schema.DERIVED}
+        return auditor.finish(heads[0] if heads else None, tables)
+
+
+def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:
+    of_event = and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
+    columns = [column for column in schema.events.c if column.name != "log_id"]
+    statement = select(*columns, _bodies.salt, _bodies.body).select_from(
+        schema.events.outerjoin(schema.bodies, of_event)
+    )
+    cursor = _rows(db, statement.where(_events.log_id == bindparam("log_id")).order_by(_events.idx), log_id)
+    while chunk := cursor.fetchmany(_ROWS_AT_ONCE):
+        yield chunk
+
+
+def _of(table: Any) -> Select[Any]:
+    """Every column but the log's id."""
+    return select(*[column for column in table.c if column.name != "log_id"]).where(
+        table.c.log_id == bindparam("log_id")
+    )
+
+
+def _named(db: sqlite3.Connection, name: str, log_id: str) -> Iterator[Row]:
+    names = [column.name for column in schema.DERIVED[name].c if column.name != "log_id"]
+    return (dict(zip(names, row, strict=True)) for row in _rows(db, _of(schema.DERIVED[name]), log_id))
+
+
+def _rows(db: sqlite3.Connection, statement: Select[Any], log_id: str) -> sqlite3.Cursor:
+    return db.execute(str(statement.compile(dialect=dialect.dialect())), (log_id,))
