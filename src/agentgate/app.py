@@ -18,7 +18,7 @@ from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.adapters.credentials.env import EnvCredentials
-from agentgate.adapters.log.sqlite import SqliteLog
+from agentgate.adapters.log.sqlite import SqliteLog, verify as verify_log
 from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.directory import PolicyDirectory
@@ -27,10 +27,12 @@ from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoUpstream
+from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
 from agentgate.adapters.upstreams.http import HttpUpstream
 from agentgate.core.call import MemberId, Tool, ToolName
+from agentgate.core.audit import Report
 from agentgate.core.errors import AgentGateError, LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
+from agentgate.core.note import NoteKey
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.framework import make_framework
 from agentgate.edges.operator import Desks
@@ -96,7 +98,7 @@ def make_engine(config: Settings) -> WasmPolicyEngine | OpaPolicyEngine:
 
 
 def _compiler() -> OpaCompiler | None:
-    binary = find_opa(os.environ)
+    binary = find_opa(configuration.environment())
     return OpaCompiler(binary) if binary is not None else None
 
 
@@ -131,9 +133,7 @@ def make_tools(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str,
         if upstream is None:
             raise UnsafeConfiguration(f"tools.{name}: there is no upstream {part.upstream!r}")
         try:
-            validate = getattr(upstream, "validate_options", None)
-            if validate is not None:
-                validate(part.options)
+            upstream.validate_options(part.options)
             check = schemas.compile(part.input_schema)
         except ValueError as error:
             raise UnsafeConfiguration(f"tools.{name}: {error}") from None
@@ -151,14 +151,14 @@ def make_tools(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str,
     return tools
 
 
-def _demo_tool(tool: Any, schemas: JsonSchemas) -> Tool:
+def _demo_tool(tool: DemoTool, schemas: JsonSchemas) -> Tool:
     return Tool(
         name=ToolName(tool.name),
         upstream="demo",
         access=tool.access,
         input_schema=tool.input_schema,
         description=tool.description,
-        timeout_s=tool.timeout_s + 60 if tool.name == "slow" else tool.timeout_s,
+        timeout_s=tool.timeout_s,
         check=schemas.compile(tool.input_schema),
     )
 
@@ -171,7 +171,7 @@ def make_routes(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str
             raise _unknown(f"credentials.{alias}", part.kind, ("env",))
         names[alias] = str(part.options.get("name", ""))
     try:
-        source: CredentialSource = EnvCredentials(names, os.environ)
+        source: CredentialSource = EnvCredentials(names, configuration.environment())
     except ValueError as error:
         raise UnsafeConfiguration(f"credentials: {error}") from None
     routes = {}
@@ -209,6 +209,10 @@ def admin_key(config: Settings) -> str:
     with os.fdopen(handle, "w", encoding="utf-8") as file:
         file.write(key)
     return key
+
+
+def _log_key_path(config: Settings) -> Path:
+    return config.log.checkpoint_key.file if config.log.checkpoint_key else config.data_dir / "log-key.pem"
 
 
 def database_path(config: Settings) -> Path:
@@ -249,101 +253,120 @@ class Gateway:
         member: MemberId,
         clock: SystemClock,
     ) -> None:
-        entropy = SystemEntropy()
         self.config = config
         self.log = log
         self.engine = engine
         self.admission = admission
+        self.clock = clock
+        self.entropy = SystemEntropy()
         self.tools = make_tools(config, upstreams)
         self.meter = PrometheusMeter(self.tools)
-        recorder = Recorder(log, clock, entropy, member=member, version=__version__)
+        self.limits = RateLimits(config.containment.rate_window_s)
+        self.recorder = Recorder(log, clock, self.entropy, member=member, version=__version__)
         self.replica = Replica(log, admission)
+        self.runner = Runner(make_routes(config, upstreams), self.recorder, clock, self.meter)
+        self.refusals = RefusalLimiter(self.recorder, clock, config.server.refusals_per_second)
         self.approvals = ApprovalDesk(
             log,
-            recorder,
+            self.recorder,
             sealer,
             clock,
-            entropy,
+            self.entropy,
             ttl_s=config.approvals.ttl_s,
             static_token=config.approvals.static_token,
         )
-        runner = Runner(make_routes(config, upstreams), recorder, clock, self.meter)
-        limits = RateLimits(config.containment.rate_window_s)
-        self.gate = Gate(
-            admission=admission,
-            engine=engine,
-            replica=self.replica,
-            recorder=recorder,
-            approvals=self.approvals,
-            runner=runner,
-            limits=limits,
-            clock=clock,
-            meter=self.meter,
-        )
-        self.containment = Containment(
-            replica=self.replica,
-            recorder=recorder,
-            reader=log,
-            admission=admission,
-            clock=clock,
-            entropy=entropy,
-            meter=self.meter,
-            drain_timeout_s=config.containment.drain_timeout_s,
-        )
-        books = Books(recorder)
         self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
         self._keys_seen: float | None = None
         self.read_keys()
-        callers = Callers(self.keyring)
-        self.refusals = RefusalLimiter(recorder, clock, config.server.refusals_per_second)
-        tool_data = {
+        self.callers = Callers(self.keyring)
+        self.containment = self._make_containment()
+        self.policy = self._make_policy()
+        self.gate = self._make_gate()
+        self.upkeep = self._make_upkeep()
+
+    def _make_containment(self) -> Containment:
+        return Containment(
+            replica=self.replica,
+            recorder=self.recorder,
+            reader=self.log,
+            admission=self.admission,
+            clock=self.clock,
+            entropy=self.entropy,
+            meter=self.meter,
+            drain_timeout_s=self.config.containment.drain_timeout_s,
+        )
+
+    def _make_policy(self) -> PolicyDesk:
+        tools = {
             name: {"name": name, "access": tool.access.value, "upstream": tool.upstream}
             for name, tool in self.tools.items()
         }
-        self.policy = PolicyDesk(
-            engine=engine,
-            source=PolicyDirectory(policy_path(config), tool_data, compiler=_compiler()),
-            limits=limits,
-            books=books,
+        return PolicyDesk(
+            engine=self.engine,
+            source=PolicyDirectory(policy_path(self.config), tools, compiler=_compiler()),
+            limits=self.limits,
+            books=Books(self.recorder),
             containment=self.containment,
             tools=self.tools,
-            label=config.policy.label,
+            label=self.config.policy.label,
         )
-        self.door = ToolsDoor(
+
+    def _make_gate(self) -> Gate:
+        return Gate(
+            admission=self.admission,
+            engine=self.engine,
+            replica=self.replica,
+            recorder=self.recorder,
+            approvals=self.approvals,
+            runner=self.runner,
+            limits=self.limits,
+            clock=self.clock,
+            meter=self.meter,
+        )
+
+    def _make_upkeep(self) -> Upkeep:
+        return Upkeep(
+            recorder=self.recorder,
+            reader=self.log,
+            replica=self.replica,
+            admission=self.admission,
+            containment=self.containment,
+            approvals=self.approvals,
+            refusals=self.refusals,
+            runner=self.runner,
+        )
+
+    def door(self) -> ToolsDoor:
+        """The REST door."""
+        return ToolsDoor(
             gate=self.gate,
             tools=self.tools,
-            callers=callers,
+            callers=self.callers,
             policy=self.policy,
             refusals=self.refusals,
-            entropy=entropy,
-            max_body_bytes=config.server.max_body_bytes,
+            entropy=self.entropy,
+            max_body_bytes=self.config.server.max_body_bytes,
         )
-        key = config.evidence.signing_key
-        self.desks = Desks(
-            callers=callers,
+
+    def desks(self) -> Desks:
+        """What the control routes work with."""
+        key = self.config.evidence.signing_key
+        evidence = EvidenceDesk(
+            reader=self.log,
+            books=Books(self.recorder),
+            clock=self.clock,
+            meter=self.meter,
+            generator=f"AgentGate v{__version__}",
+            hmac_key=key.encode() if key is not None else None,
+        )
+        return Desks(
+            callers=self.callers,
             containment=self.containment,
             approvals=self.approvals,
-            evidence=EvidenceDesk(
-                reader=log,
-                books=books,
-                clock=clock,
-                meter=self.meter,
-                generator=f"AgentGate v{__version__}",
-                hmac_key=key.encode() if key is not None else None,
-            ),
+            evidence=evidence,
             policy=self.policy,
             bundle=self._bundle,
-            policy_path=str(policy_path(config)),
-        )
-        self.upkeep = Upkeep(
-            recorder=recorder,
-            reader=log,
-            replica=self.replica,
-            admission=admission,
-            containment=self.containment,
-            approvals=self.approvals,
-            refusals=self.refusals,
-            runner=runner,
+            policy_path=str(policy_path(self.config)),
         )
 
     def _bundle(self) -> tuple[bytes, str] | None:
@@ -361,7 +384,8 @@ class Gateway:
         self.keyring.replace(keys)
 
     def hot_routes(self) -> dict[tuple[str, str], HotRoute]:
-        return {("POST", "/tools/call"): self.door.call, ("GET", "/tools/list"): self.door.list}
+        door = self.door()
+        return {("POST", "/tools/call"): door.call, ("GET", "/tools/list"): door.list}
 
     async def start(self) -> None:
         """Join the log, apply kills, enforce the policy.
@@ -437,8 +461,7 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
     clock = SystemClock()
     open_private(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
-        key_path = config.log.checkpoint_key.file if config.log.checkpoint_key else config.data_dir / "log-key.pem"
-        signer = Ed25519Signer.from_file(key_path)
+        signer = Ed25519Signer.from_file_or_new(_log_key_path(config))
         log = await SqliteLog.open(database_path(config), signer, config.log.origin)
         stack.push_async_callback(log.aclose)
         member = MemberId(secrets.token_hex(8))
@@ -495,7 +518,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         try:
             async with running(config) as gateway:
                 startup.gateway = gateway
-                framework.state.desks = gateway.desks
+                framework.state.desks = gateway.desks()
                 framework.state.health = gateway.health
                 framework.state.metrics = gateway.meter.render
                 framework.state.metrics_type = gateway.meter.content_type
@@ -531,8 +554,25 @@ def from_environment() -> Wire:
 def _hosts(config: Settings) -> frozenset[str]:
     """The Host allow-list: loopback's names, the address listened on, the base URL's name, and `server.hosts`."""
     names = {"localhost", "127.0.0.1", "[::1]", *(name.lower() for name in config.server.hosts)}
-    if config.server.host not in ("0.0.0.0", "::"):
+    if config.server.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not listened on
         names.add(config.server.host.lower())
     if config.server.base_url is not None:
         names.add((urlsplit(config.server.base_url).hostname or "").lower())
     return frozenset(names)
+
+
+async def audit_log(config: Settings) -> Report:
+    """`agentgate log verify`: read-only, beside a running gateway or without one.
+
+    Raises:
+        AgentGateError: there is no log to read.
+    """
+    key_path = _log_key_path(config)
+    if not key_path.is_file():
+        raise LogUnavailable(f"there is no log key at {key_path}: nothing to verify the log with")
+    path = database_path(config)
+    if not path.is_file():
+        raise LogUnavailable(f"there is no log at {path}")
+    origin = config.log.origin
+    report = await verify_log(path, origin, [NoteKey(origin, Ed25519Signer.from_file(key_path).public_key)])
+    return report

@@ -296,11 +296,20 @@ def verify_log(
     """Re-derive the whole log from its database. Exit 0 when everything holds, 1 naming the first that does not."""
     settings = _settings(config, {"data_dir": data_dir, "log.url": database_url})
     try:
-        findings = asyncio.run(audit_log(settings))
+        report = asyncio.run(audit_log(settings))
     except AgentGateError as error:
         _die(str(error), 1)
-    _print_findings(findings)
-    raise typer.Exit(1 if any(standing is Standing.BROKEN for _, standing, _ in findings) else 0)
+    for finding in report.findings:
+        out.print(f"[red]✗[/] {escape(str(finding))}")
+    for note in report.notes:
+        out.print(f"[yellow]–[/] {escape(note)}")
+    out.print(
+        f"{report.size} events, {report.checkpoints} checkpoints hold, kill position {report.kill_position}, "
+        f"{report.pruned} bodies pruned, {report.open_intents} calls without an outcome"
+    )
+    out.print(f"root {report.root.hex()}")
+    out.print("[green]the log holds[/]" if report.ok else "[red]the log is BROKEN[/]")
+    raise typer.Exit(0 if report.ok else 1)
 
 
 # --- shared -----------------------------------------------------------------------------------------------

@@ -375,6 +375,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def environment() -> Mapping[str, str]:
+    """The process's variables, for the few parts that look a name up later: credentials, the compiler."""
+    return os.environ
+
+
 def signing_key_from_environment() -> str | None:
     """The HMAC key of evidence, for commands that need nothing else."""
     return os.environ.get("AGENTGATE_SIGNING_KEY")
