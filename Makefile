@@ -57,7 +57,7 @@ coverage: setup-dev services ## tests with branch coverage, HTML in htmlcov/
 
 bench: setup-dev ## bench/RESULTS.md anew (installs wrk on Debian)
 	@scripts/services --bench
-	$(SERVICES) $(BIN)/python bench/run.py
+	$(SERVICES) $(BIN)/python -m bench.run
 
 policy: services ## compile policies/ to WebAssembly
 	$(SERVICES) scripts/build-policy

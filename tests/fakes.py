@@ -1,9 +1,9 @@
 """Ports in memory, which can be told to fail. How to use them: `tests/pipeline/conftest.py` makes a whole gate.
 
-    log.fail_next("append")                the next append raises LogUnavailable and nothing is kept
-    log.fail_next("append", persist=True)  the same, but the event is kept: the case nobody sees coming
-    engine.answer = NoRuling(...)          what policy says from now on
-    upstream.hold()                        calls wait until `upstream.let_go()`
+log.fail_next("append")                the next append raises LogUnavailable and nothing is kept
+log.fail_next("append", persist=True)  the same, but the event is kept: the case nobody sees coming
+engine.answer = NoRuling(...)          what policy says from now on
+upstream.hold()                        calls wait until `upstream.let_go()`
 """
 
 from __future__ import annotations
@@ -145,6 +145,18 @@ class NullMeter:
 
     def count(self, name: str, label: str = "", by: int = 1) -> None:
         self.counts[(name, label)] = self.counts.get((name, label), 0) + by
+
+
+class ListNotifier:
+    """Remembers what was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, Mapping[str, Any]]] = []
+
+    def notify(self, kind: str, payload: Mapping[str, Any]) -> None:
+        self.told.append((kind, payload))
+
+    async def aclose(self) -> None: ...
 
 
 class PlainSealer:

@@ -5,32 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
-from agentgate import __version__, settings as configuration
+from agentgate import __version__
+from agentgate import settings as configuration
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.adapters.containment.local import LocalAdmission
-from agentgate.adapters.containment.redis import RedisAdmission
-from agentgate.adapters.credentials.env import EnvCredentials
-from agentgate.adapters.log.sqlite import SqliteLog, verify as verify_log
+from agentgate.adapters.log.sqlite import SqliteLog
+from agentgate.adapters.log.sqlite import verify as verify_log
 from agentgate.adapters.meters.prometheus import PrometheusMeter
-from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.directory import PolicyDirectory
-from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
+from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
-from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
-from agentgate.adapters.upstreams.http import HttpUpstream
-from agentgate.core.call import MemberId, Tool, ToolName
+from agentgate.adapters.upstreams.demo import DemoUpstream
 from agentgate.core.audit import Report
+from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
 from agentgate.core.note import NoteKey
 from agentgate.edges.caller import Callers, Keyring
@@ -38,6 +32,21 @@ from agentgate.edges.framework import make_framework
 from agentgate.edges.operator import Desks
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute, Receive, Scope, Send, Wire
+from agentgate.kinds import (
+    KillStore,
+    admin_key,
+    database_path,
+    log_key_path,
+    make_admission,
+    make_compiler,
+    make_engine,
+    make_notifier,
+    make_routes,
+    make_tools,
+    make_upstream,
+    open_private,
+    policy_path,
+)
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Books, Containment
 from agentgate.pipeline.evidence import EvidenceDesk
@@ -46,193 +55,12 @@ from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.run import Route, Runner
+from agentgate.pipeline.run import Runner
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.ports import Admission, CredentialSource, Upstream
+from agentgate.ports import Notifier, Upstream
 from agentgate.settings import Settings
 
 logger = logging.getLogger("agentgate")
-
-
-class KillStore(Admission, Protocol):
-    """An admission that is started and shows what is in flight."""
-
-    async def start(self) -> None: ...
-
-
-# --- what can be configured, by the name of its file ---------------------------------------------------------
-
-
-def _unknown(what: str, kind: str, known: Iterable[str]) -> UnsafeConfiguration:
-    return UnsafeConfiguration(f"{what}: there is no kind {kind!r}; there is {', '.join(sorted(known))}")
-
-
-def make_admission(config: Settings, *, log_id: str, member: MemberId, clock: SystemClock) -> KillStore:
-    """The kill store that `containment.kind` names. Raises UnsafeConfiguration."""
-    part = config.containment
-    match part.kind:
-        case "local":
-            return LocalAdmission(member=member, clock=clock)
-        case "redis":
-            return RedisAdmission(part.url or "", log_id=log_id, member=member, deadline_s=part.timeout_ms / 1000)
-        case _:
-            raise _unknown("containment", part.kind, ("local", "redis"))
-
-
-def make_engine(config: Settings) -> WasmPolicyEngine | OpaPolicyEngine:
-    """The policy engine that `policy.kind` names. Raises UnsafeConfiguration."""
-    part = config.policy
-    match part.kind:
-        case "wasm":
-            return WasmPolicyEngine()
-        case "opa":
-            waits = Waits(query_s=part.timeout_ms / 1000)
-            try:
-                return OpaPolicyEngine(
-                    part.url or "", waits=waits, ca_file=part.ca_file, token=part.token, compiler=_compiler()
-                )
-            except ValueError as error:
-                raise UnsafeConfiguration(f"policy.url: {error}") from None
-        case _:
-            raise _unknown("policy", part.kind, ("opa", "wasm"))
-
-
-def _compiler() -> OpaCompiler | None:
-    binary = find_opa(configuration.environment())
-    return OpaCompiler(binary) if binary is not None else None
-
-
-def make_upstream(name: str, config: Settings) -> Upstream:
-    """The upstream `name`. Raises UnsafeConfiguration."""
-    part = config.upstreams[name]
-    try:
-        match part.kind:
-            case "demo":
-                return DemoUpstream(config.data_dir / "demo")
-            case "http":
-                options = {"timeout_s": part.timeout_ms / 1000, **part.options}
-                return HttpUpstream(**options)
-            case _:
-                raise _unknown(f"upstreams.{name}", part.kind, ("demo", "http"))
-    except (TypeError, ValueError) as error:
-        raise UnsafeConfiguration(f"upstreams.{name}: {error}") from None
-
-
-def make_tools(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str, Tool]:
-    """Every tool that can be called: the declared ones, or v0.2's demo tools when none is declared.
-
-    Raises:
-        UnsafeConfiguration: naming the tool and what is wrong with it.
-    """
-    schemas = JsonSchemas()
-    if not config.tools:
-        return {tool.name: _demo_tool(tool, schemas) for tool in DEMO_TOOLS}
-    tools: dict[str, Tool] = {}
-    for name, part in config.tools.items():
-        upstream = upstreams.get(part.upstream)
-        if upstream is None:
-            raise UnsafeConfiguration(f"tools.{name}: there is no upstream {part.upstream!r}")
-        try:
-            upstream.validate_options(part.options)
-            check = schemas.compile(part.input_schema)
-        except ValueError as error:
-            raise UnsafeConfiguration(f"tools.{name}: {error}") from None
-        timeout_ms = part.timeout_ms or config.upstreams[part.upstream].timeout_ms
-        tools[name] = Tool(
-            name=ToolName(name),
-            upstream=part.upstream,
-            access=part.access,
-            input_schema=part.input_schema,
-            description=part.description,
-            options=part.options,
-            timeout_s=timeout_ms / 1000,
-            check=check,
-        )
-    return tools
-
-
-def _demo_tool(tool: DemoTool, schemas: JsonSchemas) -> Tool:
-    return Tool(
-        name=ToolName(tool.name),
-        upstream="demo",
-        access=tool.access,
-        input_schema=tool.input_schema,
-        description=tool.description,
-        timeout_s=tool.timeout_s,
-        check=schemas.compile(tool.input_schema),
-    )
-
-
-def make_routes(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str, Route]:
-    """Upstreams with their credentials. Raises UnsafeConfiguration."""
-    names: dict[str, str] = {}
-    for alias, part in config.credentials.items():
-        if part.kind != "env":
-            raise _unknown(f"credentials.{alias}", part.kind, ("env",))
-        names[alias] = str(part.options.get("name", ""))
-    try:
-        source: CredentialSource = EnvCredentials(names, configuration.environment())
-    except ValueError as error:
-        raise UnsafeConfiguration(f"credentials: {error}") from None
-    routes = {}
-    for name, upstream in upstreams.items():
-        part_of = config.upstreams.get(name)
-        alias_of = part_of.credential if part_of is not None else None
-        if alias_of is not None and alias_of not in config.credentials:
-            raise UnsafeConfiguration(f"upstreams.{name}: there is no credential {alias_of!r}")
-        routes[name] = Route(upstream, alias_of, source)
-    return routes
-
-
-def policy_path(config: Settings) -> Path:
-    """The policy directory: the configured one, `./policies`, or the one that came with the package."""
-    if config.policy.path is not None:
-        return config.policy.path
-    here = Path("policies")
-    package = Path(__file__).parent
-    candidates = (here, package / "_policies", package.parents[1] / "policies")
-    return next((path for path in candidates if (path / "agentgate.rego").is_file()), here)
-
-
-def admin_key(config: Settings) -> str:
-    """The configured admin key, or the one that first start generates and keeps in a 0600 file."""
-    if config.auth.admin_key is not None:
-        return config.auth.admin_key
-    path = config.data_dir / "admin.key"
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        if path.stat().st_mode & 0o077:
-            raise UnsafeConfiguration(f"{path} can be read by others; run: chmod 600 {path}") from None
-        return path.read_text(encoding="utf-8").strip()
-    key = f"agk_{secrets.token_urlsafe(32)}"
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(key)
-    return key
-
-
-def _log_key_path(config: Settings) -> Path:
-    return config.log.checkpoint_key.file if config.log.checkpoint_key else config.data_dir / "log-key.pem"
-
-
-def database_path(config: Settings) -> Path:
-    """The SQLite file of the log. Raises UnsafeConfiguration for a database that this version does not speak."""
-    url = config.log.url
-    if url is None:
-        return config.data_dir / "log.db"
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///"))
-    raise _unknown("log", url.partition(":")[0], ("sqlite",))
-
-
-def open_private(directory: Path) -> None:
-    """The data directory, for its owner only. Raises UnsafeConfiguration."""
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UnsafeConfiguration(f"the data directory {directory} cannot be made: {error.strerror}") from None
-    if not os.access(directory, os.W_OK | os.X_OK):
-        raise UnsafeConfiguration(f"the data directory {directory} cannot be written")
 
 
 # --- the running gateway --------------------------------------------------------------------------------------
@@ -252,7 +80,9 @@ class Gateway:
         upstreams: Mapping[str, Upstream],
         member: MemberId,
         clock: SystemClock,
+        notifier: Notifier,
     ) -> None:
+        self.notifier = notifier
         self.config = config
         self.log = log
         self.engine = engine
@@ -277,6 +107,7 @@ class Gateway:
         )
         self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
         self._keys_seen: float | None = None
+        self._well: dict[str, bool] = {}
         self.read_keys()
         self.callers = Callers(self.keyring)
         self.containment = self._make_containment()
@@ -293,6 +124,7 @@ class Gateway:
             clock=self.clock,
             entropy=self.entropy,
             meter=self.meter,
+            notifier=self.notifier,
             drain_timeout_s=self.config.containment.drain_timeout_s,
         )
 
@@ -303,7 +135,7 @@ class Gateway:
         }
         return PolicyDesk(
             engine=self.engine,
-            source=PolicyDirectory(policy_path(self.config), tools, compiler=_compiler()),
+            source=PolicyDirectory(policy_path(self.config), tools, compiler=make_compiler()),
             limits=self.limits,
             books=Books(self.recorder),
             containment=self.containment,
@@ -322,6 +154,7 @@ class Gateway:
             limits=self.limits,
             clock=self.clock,
             meter=self.meter,
+            notifier=self.notifier,
         )
 
     def _make_upkeep(self) -> Upkeep:
@@ -374,7 +207,11 @@ class Gateway:
         return (published.content, published.etag) if published is not None else None
 
     def read_keys(self) -> None:
-        """Take over the configured keys and those of the key file, when that has changed. Raises UnsafeConfiguration."""
+        """Take over the configured keys and those of the key file, when that has changed.
+
+        Raises:
+            UnsafeConfiguration
+        """
         path = configuration.key_file(self.config.data_dir)
         changed = path.stat().st_mtime if path.exists() else 0.0
         if changed == self._keys_seen:
@@ -419,11 +256,21 @@ class Gateway:
         while True:
             await asyncio.sleep(1)
             await self.upkeep.tick()
+            await self._tell_health()
             self.meter.active_sessions.set(len({flight.call.session for flight in self.replica.flights()}))
             try:
                 self.read_keys()
             except UnsafeConfiguration as error:
                 logger.error("keys stay as they were: %s", error)
+
+    async def _tell_health(self) -> None:
+        """v0.2's `health.degraded` and `health.recovered`, for each dependency that changed."""
+        checks: dict[str, bool] = (await self.health())["checks"]
+        for name, is_well in checks.items():
+            if self._well.get(name, True) != is_well:
+                kind = "health.recovered" if is_well else "health.degraded"
+                self.notifier.notify(kind, {"dependency": name, "healthy": is_well})
+        self._well = checks
 
     async def health(self) -> dict[str, Any]:
         """v0.2's health with what readiness rests on: log, kill state, policy."""
@@ -461,7 +308,7 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
     clock = SystemClock()
     open_private(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
-        signer = Ed25519Signer.from_file_or_new(_log_key_path(config))
+        signer = Ed25519Signer.from_file_or_new(log_key_path(config))
         log = await SqliteLog.open(database_path(config), signer, config.log.origin)
         stack.push_async_callback(log.aclose)
         member = MemberId(secrets.token_hex(8))
@@ -469,6 +316,8 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
         stack.push_async_callback(admission.aclose)
         engine = make_engine(config)
         stack.push_async_callback(engine.aclose)
+        notifier = make_notifier(config, clock)
+        stack.push_async_callback(notifier.aclose)
         names = config.upstreams if config.tools else {}
         upstreams: dict[str, Upstream] = {name: make_upstream(name, config) for name in names}
         if not config.tools:
@@ -484,6 +333,7 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
             upstreams=upstreams,
             member=member,
             clock=clock,
+            notifier=notifier,
         )
         await gateway.start()
         stack.push_async_callback(gateway.upkeep.leave)
@@ -567,12 +417,11 @@ async def audit_log(config: Settings) -> Report:
     Raises:
         AgentGateError: there is no log to read.
     """
-    key_path = _log_key_path(config)
+    key_path = log_key_path(config)
     if not key_path.is_file():
         raise LogUnavailable(f"there is no log key at {key_path}: nothing to verify the log with")
     path = database_path(config)
     if not path.is_file():
         raise LogUnavailable(f"there is no log at {path}")
     origin = config.log.origin
-    report = await verify_log(path, origin, [NoteKey(origin, Ed25519Signer.from_file(key_path).public_key)])
-    return report
+    return await verify_log(path, origin, [NoteKey(origin, Ed25519Signer.from_file(key_path).public_key)])

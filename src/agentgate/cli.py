@@ -40,9 +40,13 @@ out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Config = Annotated[Path | None, typer.Option("--config", help="agentgate.yaml (AGENTGATE_CONFIG)")]
-DataDir = Annotated[Path | None, typer.Option("--data-dir", help="Where log, keys and demo files live (AGENTGATE_DATA_DIR)")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Where log, keys and demo files live (AGENTGATE_DATA_DIR)")
+]
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (AGENTGATE_HOST, default 127.0.0.1)")]
-Port = Annotated[int | None, typer.Option("--port", help="Port to listen on; 0 picks one (AGENTGATE_PORT, default 8000)")]
+Port = Annotated[
+    int | None, typer.Option("--port", help="Port to listen on; 0 picks one (AGENTGATE_PORT, default 8000)")
+]
 
 EXIT_USAGE = 2
 EXIT_START = 3
@@ -114,9 +118,7 @@ def serve(
         _serve_reloading(settings, config)
         return
     startup = Startup()
-    server = _Server(
-        uvicorn.Config(create_app(settings, startup), **_uvicorn_options(settings)), settings, startup
-    )
+    server = _Server(uvicorn.Config(create_app(settings, startup), **_uvicorn_options(settings)), settings, startup)
     try:
         server.run()
     except KeyboardInterrupt:
@@ -244,7 +246,9 @@ def create_key(
         _die(f"not a key: {_last_line(error)}", EXIT_USAGE)
     except AgentGateError as error:
         _die(str(error), EXIT_START)
-    err.print(f"key {key.id} for {'agent' if agent else 'person'} {agent or person}, roles {', '.join(roles)}; shown once:")
+    err.print(
+        f"key {key.id} for {'agent' if agent else 'person'} {agent or person}, roles {', '.join(roles)}; shown once:"
+    )
     print(secret)
 
 

@@ -117,8 +117,10 @@ def kill(stage: Stage) -> None:
     answer = stage.admin.post(f"/sessions/{stage.session}/kill", json={"reason": "demo: out of hand"}).json()
     runner.join(timeout=20)
     replica = answer["replicas"][0]
-    stage.say(f"  [dim]←[/] [red bold]{answer['status']}[/], drained: {answer['drained']}, "
-              f"cancelled: {replica['cancelled']}, took {replica['took_ms']:.1f} ms")
+    stage.say(
+        f"  [dim]←[/] [red bold]{answer['status']}[/], drained: {answer['drained']}, "
+        f"cancelled: {replica['cancelled']}, took {replica['took_ms']:.1f} ms"
+    )
     expect(that=answer["drained"] is True and replica["cancelled"] == 1, otherwise="the kill did not drain")
     expect(that=bool(slow) and slow["reason_code"] == "killed", otherwise="the slow call was not cut")
     stage.say(f"  the 30 s call was cut after {slow['took_s']:.1f} s:")
@@ -136,8 +138,10 @@ def evidence(stage: Stage) -> None:
     path.write_bytes(answer.content)
     (stage.out_dir / "signing.key").write_text(stage.signing_key, encoding="utf-8")
     pack = answer.json()
-    stage.say(f"  [dim]←[/] {len(answer.content)} bytes, {pack['summary']['total_tool_calls']} calls, "
-              f"{pack['summary']['by_decision']}")
+    stage.say(
+        f"  [dim]←[/] {len(answer.content)} bytes, {pack['summary']['total_tool_calls']} calls, "
+        f"{pack['summary']['by_decision']}"
+    )
     report = verify(answer.content, stage.signing_key.encode())
     for finding in report.findings:
         stage.say(f"    {finding.check:<10} {finding.standing}: {escape(finding.detail)}")
@@ -145,7 +149,7 @@ def evidence(stage: Stage) -> None:
     altered = answer.content.replace(b'"hack_the_planet"', b'"help_the_planet"')
     expect(that=verify(altered, stage.signing_key.encode()).exit_status == 1, otherwise="an altered pack verified")
     stage.say(f"  written to {path}; an altered copy fails. Check it yourself:")
-    stage.say(f"  [bold]agentgate verify {path} --key \"$(cat {path.parent / 'signing.key'})\"[/]")
+    stage.say(f'  [bold]agentgate verify {path} --key "$(cat {path.parent / "signing.key"})"[/]')
 
 
 SCENES: Final[tuple[tuple[str, Callable[[Stage], None]], ...]] = (
@@ -196,9 +200,10 @@ def _gateway(out_dir: Path) -> Iterator[Stage]:
         try:
             url = _ready_url(process)
             admin_key = (Path(data_dir) / "admin.key").read_text(encoding="utf-8")
-            with httpx.Client(base_url=url) as agent, httpx.Client(
-                base_url=url, headers={"X-API-Key": admin_key}
-            ) as admin:
+            with (
+                httpx.Client(base_url=url) as agent,
+                httpx.Client(base_url=url, headers={"X-API-Key": admin_key}) as admin,
+            ):
                 yield Stage(agent, admin, signing_key, out_dir)
         finally:
             process.terminate()

@@ -170,7 +170,8 @@ class Log(Protocol):
     def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Receipt | AlreadySpent | ForeignSession]:
         """Make `event` durable. Awaiting raises LogUnavailable when it is not known to be durable.
 
-        A `decided` event binds its session to its principal or finds it bound to another. Kill and release
+        A `decided` event binds its session to its principal or finds it bound to another; a DENY is recorded
+        all the same, because a refusal of a foreign session must be. Kill and release
         events take the next kill position, which their receipt carries with the members at that position.
         What an event spends is in its leaf, so that it can be verified: `spends` may only repeat it.
         """
@@ -329,6 +330,16 @@ class Entropy(Protocol):
 
 
 # --- what is told to others -------------------------------------------------------------------------------
+
+
+class Notifier(Protocol):
+    """Tells people elsewhere. Never raises, never waits, never stands in a call's way."""
+
+    def notify(self, kind: str, payload: Mapping[str, Any]) -> None:
+        """`kind` is v0.2's event type, such as `kill_switch.activated`. Nothing in `payload` is secret."""
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 class Meter(Protocol):

@@ -26,6 +26,7 @@ from agentgate.core.call import (
     TenantId,
     is_id,
     is_tool_name,
+    key_sha256,
 )
 from agentgate.core.errors import UnsafeConfiguration
 
@@ -74,7 +75,6 @@ class Key(_Part):
         if self.expires is not None and self.expires.tzinfo is None:
             raise ValueError("`expires` needs a time zone, such as a final Z")
 
-
     def known(self) -> KnownKey:
         """The key as the doors know it."""
         kind = PrincipalKind.AGENT if self.agent is not None else PrincipalKind.PERSON
@@ -109,8 +109,8 @@ class ContainmentPart(_Part):
     kind: str = "local"
     url: str | None = None
     timeout_ms: int = Field(default=100, ge=10, le=5_000)
-    rate_window_s: float = Field(default=60.0, gt=0)
-    drain_timeout_s: float = Field(default=2.0, gt=0)
+    rate_window_s: float = Field(default=60.0, gt=0, le=86_400)
+    drain_timeout_s: float = Field(default=2.0, gt=0, le=600)
 
 
 class FileRef(_Part):
@@ -133,7 +133,7 @@ class Evidence(_Part):
 
 
 class Approvals(_Part):
-    ttl_s: float = Field(default=900.0, gt=0)
+    ttl_s: float = Field(default=900.0, gt=0, le=2_592_000)
     static_token: str | None = None
 
 
@@ -255,16 +255,14 @@ def load(
     for variable, place in ENVIRONMENT.items():
         text = environment.get(variable)
         if text:
-            _put(tree, place, text.split(",") if variable in _LISTS else text)
+            _put(tree, place, _listed(text) if variable in _LISTS else text)
     if trace_db := environment.get("AGENTGATE_TRACE_DB"):
         _put(tree, ("log", "url"), f"sqlite:///{trace_db}")
     for dotted, value in (overrides or {}).items():
         if value is not None:
             _put(tree, tuple(dotted.split(".")), value)
-    if (tree.get("containment") or {}).get("url") and "kind" not in tree["containment"]:
-        _put(tree, ("containment", "kind"), "redis")
-    if (tree.get("policy") or {}).get("url") and "kind" not in tree["policy"]:
-        _put(tree, ("policy", "kind"), "opa")
+    _imply_kind(tree, "containment", "redis")
+    _imply_kind(tree, "policy", "opa")
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
@@ -282,12 +280,18 @@ def _read(path: Path | None) -> dict[str, Any]:
     except OSError as error:
         raise UnsafeConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnsafeConfiguration(f"the configuration {path} is not YAML: {error}") from None
+        raise UnsafeConfiguration(f"the configuration {path} is not YAML{_where(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise UnsafeConfiguration(f"the configuration {path} must be a mapping of sections")
     return tree
+
+
+def _where(error: Exception) -> str:
+    """The place of a YAML error. Its own text quotes the file, and with it perhaps a secret."""
+    mark = getattr(error, "problem_mark", None)
+    return f": line {mark.line + 1}, column {mark.column + 1}" if mark is not None else " in UTF-8"
 
 
 def _put(tree: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
@@ -297,6 +301,17 @@ def _put(tree: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
         tree[section] = inner = dict(inner) if isinstance(inner, dict) else {}
         tree = inner
     tree[name] = value
+
+
+def _listed(text: str) -> list[str]:
+    return [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _imply_kind(tree: dict[str, Any], section: str, kind: str) -> None:
+    """A section with a `url` and no `kind` is of the kind that has one."""
+    part = tree.get(section)
+    if isinstance(part, dict) and part.get("url") and "kind" not in part:
+        _put(tree, (section, "kind"), kind)
 
 
 def _first_error(error: ValidationError) -> str:
@@ -320,6 +335,9 @@ def _resolved(settings: Settings, environment: Mapping[str, str]) -> Settings:
                 secret = ref.file.read_text(encoding="utf-8").strip()
             except OSError as error:
                 raise UnsafeConfiguration(f"evidence.hmac_key: {ref.file}: {error.strerror}") from None
+            except UnicodeDecodeError:
+                text = f"evidence.hmac_key: {ref.file} is not text; write the key in base64"
+                raise UnsafeConfiguration(text) from None
         settings = settings.model_copy(update={"evidence": evidence.model_copy(update={"signing_key": secret})})
     return settings
 
@@ -339,18 +357,44 @@ def _refuse_unsafe(settings: Settings) -> None:
         if secret in DEFAULT_SECRETS:
             raise UnsafeConfiguration(f"{name} is a default that everybody knows; set a random one")
         if len(secret) < MIN_SECRET_CHARS or len(set(secret)) < 5:
-            raise UnsafeConfiguration(
-                f"{name} is too easy to guess; set at least {MIN_SECRET_CHARS} random characters"
-            )
+            raise UnsafeConfiguration(f"{name} is too easy to guess; set at least {MIN_SECRET_CHARS} random characters")
         if secret in seen:
             raise UnsafeConfiguration(f"{name} equals {seen[secret]}; give each its own secret")
         seen[secret] = name
     if settings.server.workers > 1 and (settings.log.url or "sqlite").startswith("sqlite"):
-        raise UnsafeConfiguration("several workers need a log that they can share: set log.url to PostgreSQL, or workers: 1")
+        raise UnsafeConfiguration(
+            "several workers need a log that they can share: set log.url to PostgreSQL, or workers: 1"
+        )
+    if settings.server.workers > 1 and settings.containment.kind == "local":
+        raise UnsafeConfiguration(
+            "several workers need kill flags that they can share: set containment.url to a Redis, or workers: 1"
+        )
+    if settings.containment.kind == "local" and settings.containment.url:
+        raise UnsafeConfiguration("containment.kind is local, but containment.url is set: drop one of them")
+    if settings.policy.kind == "wasm" and settings.policy.url:
+        raise UnsafeConfiguration("policy.kind is wasm, but policy.url is set: drop one of them")
+    _refuse_unsafe_keys(settings.auth)
     if settings.policy.kind == "opa" and not settings.policy.url:
         raise UnsafeConfiguration("policy.kind is opa, but policy.url (AGENTGATE_OPA_URL) is not set")
     if settings.containment.kind == "redis" and not settings.containment.url:
         raise UnsafeConfiguration("containment.kind is redis, but containment.url (AGENTGATE_REDIS_URL) is not set")
+
+
+def _refuse_unsafe_keys(auth: Auth) -> None:
+    if auth.admin_key is not None and not auth.admin_key.isascii():
+        raise UnsafeConfiguration("AGENTGATE_ADMIN_API_KEY must be ASCII: headers carry nothing else reliably")
+    known = {key_sha256(secret) for secret in DEFAULT_SECRETS}
+    seen = {key_sha256(auth.admin_key): "the admin key"} if auth.admin_key is not None else {}
+    ids: set[str] = set()
+    for key in auth.keys:
+        if key.sha256 in known:
+            raise UnsafeConfiguration(f"auth.keys: {key.id} is a default that everybody knows; make a random one")
+        if key.sha256 in seen:
+            raise UnsafeConfiguration(f"auth.keys: {key.id} is the same key as {seen[key.sha256]}; give each its own")
+        if key.id in ids:
+            raise UnsafeConfiguration(f"auth.keys: there are two keys with the id {key.id}")
+        seen[key.sha256] = key.id
+        ids.add(key.id)
 
 
 def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> None:
@@ -407,8 +451,8 @@ def read_keys(path: Path) -> tuple[Key, ...]:
         return ()
     except OSError as error:
         raise UnsafeConfiguration(f"the key file {path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError:
-        raise UnsafeConfiguration(f"the key file {path} is not YAML") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UnsafeConfiguration(f"the key file {path} is not YAML{_where(error)}") from None
     try:
         return Auth.model_validate({"keys": entries or []}).keys
     except ValidationError as error:

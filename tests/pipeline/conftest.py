@@ -22,6 +22,7 @@ from tests.fakes import (
     FakeEngine,
     FakeEntropy,
     FakeUpstream,
+    ListNotifier,
     MemoryLog,
     NullMeter,
     PlainSealer,
@@ -40,6 +41,7 @@ class House:
     upstream: FakeUpstream = field(default_factory=FakeUpstream)
     clock: FakeClock = field(default_factory=FakeClock)
     meter: NullMeter = field(default_factory=NullMeter)
+    notifier: ListNotifier = field(default_factory=ListNotifier)
 
     def __post_init__(self) -> None:
         entropy = FakeEntropy()
@@ -59,6 +61,7 @@ class House:
             limits=RateLimits(60),
             clock=self.clock,
             meter=self.meter,
+            notifier=self.notifier,
         )
         self.containment = Containment(
             replica=self.replica,
@@ -68,6 +71,7 @@ class House:
             clock=self.clock,
             entropy=entropy,
             meter=self.meter,
+            notifier=self.notifier,
             drain_timeout_s=0.2,
         )
         self.refusals = RefusalLimiter(self.recorder, self.clock, 20)

@@ -332,7 +332,7 @@ async def test_expired_approval_is_none_and_its_arguments_go(house: House) -> No
     house.clock.move(901)
     assert not (await house.gate.pass_through(a_call(approval_token=token))).success
     await house.upkeep.tick()
-    assert [row["sealed"] for row in house.log.approvals.values()][0] is None
+    assert next(row["sealed"] for row in house.log.approvals.values()) is None
 
 
 async def test_denied_approval_denies_until_it_expires(house: House) -> None:

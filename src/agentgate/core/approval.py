@@ -75,8 +75,4 @@ def from_row(row: Mapping[str, Any]) -> Approval:
 
 def carries(approval: Approval, call: Call, *, revision: str, now: datetime) -> bool:
     """Whether `approval` is a yes to exactly this call under the policy now in force."""
-    return (
-        approval.is_about(call)
-        and approval.state_at(now) is State.APPROVED
-        and approval.policy_revision == revision
-    )
+    return approval.is_about(call) and approval.state_at(now) is State.APPROVED and approval.policy_revision == revision

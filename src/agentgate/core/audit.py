@@ -217,7 +217,8 @@ class Auditor:
         if fields["decision"] == "ALLOW":
             self._open[fields["trace_id"]] = index
         owner = self._tables.rows["sessions"].get((fields.get("tenant", ""), fields.get("session", "")))
-        if owner is not None and owner["principal"] != fields.get("principal", ""):
+        foreign = owner is not None and owner["principal"] != fields.get("principal", "")
+        if owner is not None and foreign and fields["decision"] != "DENY":
             self._find(index, f"decides for {fields.get('principal', '')} in a session of {owner['principal']!r}")
         if owner is None or "approval_id" in fields or "idempotency_sha256" in fields:
             self._spend(index, fields)

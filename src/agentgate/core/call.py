@@ -172,7 +172,8 @@ class Call:
         # RFC 8785 of the whole, put together from canonical parts: the six names are in sorted order,
         # and the names' grammar leaves nothing to escape.
         tool_sha256 = self.tool.definition_sha256 if self.tool else ""
-        whole = b'{"agent":"%s","arguments":%s,"context":%s,"session":"%s","tenant":"%s","tool":"%s","tool_sha256":"%s"}' % (
+        form = b'{"agent":"%s","arguments":%s,"context":%s,"session":"%s","tenant":"%s","tool":"%s","tool_sha256":"%s"}'
+        whole = form % (
             self.caller.id.encode(),
             arguments_json,
             context_json,

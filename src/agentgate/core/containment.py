@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NewType
 
@@ -17,6 +17,8 @@ from agentgate.core.call import Call
 KillId = NewType("KillId", str)
 
 MAX_REASON_CHARS: Final = 500
+_SAME_DURATION: Final = timedelta(seconds=1)
+"""A kill that was read from the log has its event's time, a moment after the order's."""
 
 
 class Scope(StrEnum):
@@ -55,7 +57,13 @@ class Kill:
 
     def same_order(self, other: Kill) -> bool:
         """Whether both say the same: a repeated id with the same body is one kill (DESIGN §4)."""
-        return (self.flag, self.reason, self.expires_at) == (other.flag, other.reason, other.expires_at)
+        if (self.flag, self.reason) != (other.flag, other.reason):
+            return False
+        if self.expires_at is None or other.expires_at is None:
+            return self.expires_at is other.expires_at
+        # what was ordered is a duration; the two orders were given at different times
+        mine, theirs = self.expires_at - self.since, other.expires_at - other.since
+        return abs(mine - theirs) < _SAME_DURATION
 
 
 def flag(scope: Scope, tenant: str, target: str) -> str:

@@ -7,7 +7,7 @@ engine's answer to a `Decision`, and `grant` the only way from a `Decision` to a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -187,10 +187,11 @@ class Grant:
     call: Call
     decision: Decision
     receipt: Receipt
-    _seal: _Seal
+    seal: InitVar[_Seal]
+    """Not kept: so not even `dataclasses.replace` makes a grant for another call."""
 
-    def __post_init__(self) -> None:
-        if self._seal is not _SEAL:
+    def __post_init__(self, seal: _Seal) -> None:
+        if seal is not _SEAL:
             raise TypeError("a Grant is made by core.decision.grant() alone")
 
 

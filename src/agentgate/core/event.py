@@ -112,8 +112,9 @@ class Record:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a `Z`, always the same length so that it sorts as text."""
-    text = moment.astimezone(UTC).isoformat(timespec="microseconds")
-    return text.replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def body_sha256(salt: bytes, body: bytes) -> str:
@@ -168,7 +169,14 @@ def _about(call: Call) -> dict[str, Any]:
 
 
 def decided(
-    origin: Origin, call: Call, decision: Decision, *, position: int, arguments: bytes, context: bytes, latency_us: Mapping[str, int]
+    origin: Origin,
+    call: Call,
+    decision: Decision,
+    *,
+    position: int,
+    arguments: bytes,
+    context: bytes,
+    latency_us: Mapping[str, int],
 ) -> Event:
     """A decision on a call. `arguments` and `context` are redacted JSON bytes for the body.
 
@@ -272,7 +280,14 @@ def released(origin: Origin, kill: Kill, *, actor: str, auth: str, why: str, for
     return make(
         origin,
         Kind.RELEASED,
-        {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target, "auth": auth, "why": why, "forced": forced},
+        {
+            "kill_id": kill.id,
+            "scope": kill.scope.value,
+            "target": kill.target,
+            "auth": auth,
+            "why": why,
+            "forced": forced,
+        },
         tenant=kill.tenant,
         session=kill.target if kill.scope.value == "session" else "",
         principal=actor,

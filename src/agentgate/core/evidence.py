@@ -366,7 +366,8 @@ def _check_events(body: Mapping[str, Any]) -> Finding:
         if leaf_hash(event["leaf"].encode()).hex() != event["leaf_hash"]:
             return Finding("events", Standing.BROKEN, f"event {event['event_id']} was altered: its leaf hash differs")
         if event["number"] != number or event["index"] <= last_index:
-            return Finding("events", Standing.BROKEN, f"event {event['event_id']} is out of place: one was removed or moved")
+            text = f"event {event['event_id']} is out of place: one was removed or moved"
+            return Finding("events", Standing.BROKEN, text)
         last_index = event["index"]
     if integrity.get("event_count") != len(events) or integrity.get("hash") != _hash(events):
         return Finding("events", Standing.BROKEN, "the count or the hash over all events differs")
@@ -380,8 +381,9 @@ def _check_views(body: Mapping[str, Any]) -> Finding:
         metadata = body["metadata"]
         about = About(metadata["tenant"], metadata["session_id"], metadata["generated_at"], metadata["generator"])
         rebuilt = build(about, records)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        return Finding("views", Standing.BROKEN, f"the sections cannot be rebuilt from the events: {type(error).__name__}")
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        text = f"the sections cannot be rebuilt from the events: {type(error).__name__}"
+        return Finding("views", Standing.BROKEN, text)
     for name in SECTIONS[:-1]:
         if canonical(rebuilt[name]) != canonical(body[name]):
             return Finding("views", Standing.BROKEN, f"section {name} does not follow from the events")
@@ -398,9 +400,8 @@ def _records(body: Mapping[str, Any]) -> list[Record]:
         if canonical(fields) != leaf or fields["id"] != event["event_id"]:
             raise ValueError("a leaf is not canonical")
         salt = bytes.fromhex(event["salt"]) if event["salt"] is not None else None
-        records.append(
-            Record(event["index"], event["number"], -1, fields, leaf, salt, texts.get(event["event_id"], {"reason": None}))
-        )
+        body = texts.get(event["event_id"], {"reason": None})
+        records.append(Record(event["index"], event["number"], -1, fields, leaf, salt, body))
     return records
 
 

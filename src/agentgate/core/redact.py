@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Final
 
 from agentgate.core.strict_json import canonical, parse
@@ -23,37 +24,69 @@ _SECRET_NAME: Final = re.compile(rf"(?:^|[_.\-\s])(?:{_NAMES})s?$|^(?:{_NAMES})"
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _ASSIGNED: Final = re.compile(
-    rf"(?P<name>(?:{_NAMES})[\"'`\\\s]{{0,4}}(?:=|:|\bis\b|\blike\b)[\"'`\\\s]{{0,4}}(?:bearer\s|basic\s)?)"
-    r"(?P<value>[^\s\"'`\\,;&}\])]{1,2048})",
+    rf"(?P<name>(?=[pstacbi])(?:{_NAMES})[\"'`\\\s]{{0,4}}+(?:[:=!<>]{{1,3}}+|\bis\b|\blike\b)\s{{0,4}}+)"
+    r"(?:(?P<open>\\{0,3}+(?P<quote>[\"'`]))(?:(?P=quote){2}|(?!(?P=quote))[\s\S]){1,65536}+"
+    r"|(?!\[redacted\])(?:(?:bearer|basic|token)\s{1,4}+)?[^\s\"'`\\,;&}\])]{1,65536}+)",
     re.IGNORECASE,
 )
-"""`password = 'x'`, `"token": "x"` inside a string, `Authorization: Bearer x`."""
+"""`password = 'x'`, `"token": "x"` inside a string, `Authorization: Bearer x`; a quoted value up to its end."""
 
-_SHAPES: Final = re.compile(
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[\s\S]{0,8192}?(?:-----END [A-Z ]{0,30}PRIVATE KEY-----|$)"
-    r"|\beyJ[A-Za-z0-9_-]{8,4096}\.[A-Za-z0-9_-]{4,8192}\.[A-Za-z0-9_-]{0,2048}"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b"
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,255}\b|\bgithub_pat_[A-Za-z0-9_]{20,255}\b|\bglpat-[A-Za-z0-9_-]{16,255}"
-    r"|\bsk-[A-Za-z0-9_-]{16,255}\b|\bxox[abeoprs]-[A-Za-z0-9-]{8,255}\b|\bAIza[A-Za-z0-9_-]{30,60}\b"
-    r"|\bagk_[A-Za-z0-9_-]{16,255}\b"
-    r"|\b\d{3}-\d{2}-\d{4}\b"
-    r"|[A-Za-z0-9._%+-]{1,64}@[A-Za-z0-9-]{1,63}(?:\.[A-Za-z0-9-]{1,63}){1,4}"
+_HEADER: Final = re.compile(
+    r"(?P<name>(?=[ac])(?:authorization|cookie)[\"'`\\\s]{0,4}+:\s{0,4}+(?P<open>\\{0,3}+[\"'`]?+))[^\r\n\"'`\\]{1,65536}+",
+    re.IGNORECASE,
 )
+"""Headers whose value has blanks and semicolons in it: up to the end of the line or of the quoted text."""
+
+_KEYS: Final = re.compile(
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[^-]|-(?!----)){0,65536}+(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
+    r"|eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{8,65536}+\.[A-Za-z0-9_-]{4,65536}+\.[A-Za-z0-9_-]{0,65536}+"
+    r"|A[KS]IA(?<!\wA.IA)[A-Z0-9]{16}\b"
+    r"|gh[pousr]_(?<!\wgh._)[A-Za-z0-9]{20,255}+|github_pat_[A-Za-z0-9_]{20,255}+|glpat-[A-Za-z0-9_-]{16,255}+"
+    r"|sk-(?<!\wsk-)[A-Za-z0-9_-]{16,255}+|xox[abeoprs]-[A-Za-z0-9-]{8,255}+|AIza[A-Za-z0-9_-]{30,60}+"
+    r"|agk_[A-Za-z0-9_-]{16,255}+|apt_(?<!\wapt_)[0-9a-f]{16,255}+"
+)
+"""Keys and tokens by their makers' prefixes, our own too. Each branch starts with a letter of its own and every
+quantifier is possessive, so that no text makes the engine look twice."""
+
+_SSN: Final = re.compile(r"\b\d{3}-\d{2}-\d{4}\b")
+_AT: Final = re.compile(
+    r"(?<=://)[^\s/@]{1,512}+@"
+    r"|(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,256}+@[A-Za-z0-9-]{1,63}+(?:\.[A-Za-z0-9-]{1,63}+){1,8}"
+)
+"""`user:password@` in a URL, and e-mail addresses."""
+
 _CARD: Final = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
+_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_SEPARATOR: Final = re.compile(r"[ -]")
+_MAX_GROUPS: Final = 5
 
-_SUSPECT: Final = re.compile(
-    rb"pass|pwd|secret|token|key|auth|cred|cookie|bearer|ssn|cvv|cvc|iban|BEGIN|eyJ|A[KS]IA|gh[pousr]_|_pat|glpat"
-    rb"|sk-|xox|AIza|agk_|@|\d-\d|\d[\d -]{11}",
-    re.IGNORECASE,
+_SUSPECT_WORDS: Final = tuple(
+    b"pass pwd secret token key auth cred cookie bearer ssn cvv cvc iban begin eyj akia asia ghp_ gho_ ghu_ ghs_ ghr_"
+    b" _pat glpat sk- xox aiza agk_ apt_ @".split()
 )
+_SUSPECT_DIGITS: Final = re.compile(rb"\d-\d|\d[\d -]{11}")
 """A quick look that must see whatever the patterns above see; most calls stop here (a property test holds it)."""
 
 
 def redact_json(raw: bytes) -> bytes:
     """Canonical JSON with its secrets replaced; the very same bytes when there is nothing suspect."""
-    if _SUSPECT.search(raw) is None:
+    if not _is_suspect(raw):
         return raw
-    return canonical(redact(parse(raw)))
+    value = parse(raw)
+    clean = redact(value)
+    return raw if clean == value else canonical(clean)
+
+
+def _is_suspect(raw: bytes) -> bool:
+    if len(raw) < 8:  # `{}` and the like: too short to hold a secret
+        return False
+    if not raw.isascii():
+        return True
+    lower = raw.lower()
+    for word in _SUSPECT_WORDS:  # a loop: `any` over a generator costs three times as much
+        if word in lower:
+            return True
+    return _SUSPECT_DIGITS.search(raw) is not None
 
 
 def redact(value: Any) -> Any:
@@ -73,9 +106,22 @@ def redact(value: Any) -> Any:
 
 
 def redact_text(text: str) -> str:
-    text = _SHAPES.sub(MARK, text)
-    text = _ASSIGNED.sub(lambda found: found["name"] + MARK, text)
-    return _CARD.sub(lambda found: MARK if _looks_like_card(found[0]) else found[0], text)
+    """`text` with its secrets replaced. Short ones are remembered: policy gives the same few reasons."""
+    return _redact_short(text) if len(text) <= 256 else _redact_text(text)
+
+
+@lru_cache(maxsize=1024)
+def _redact_short(text: str) -> str:
+    return _redact_text(text)
+
+
+def _redact_text(text: str) -> str:
+    text = _SSN.sub(MARK, _KEYS.sub(MARK, text))
+    if "@" in text:
+        text = _AT.sub(MARK, text)
+    text = _HEADER.sub(lambda found: found["name"] + MARK, text)
+    text = _ASSIGNED.sub(lambda found: found["name"] + (found["open"] or "") + MARK, text)
+    return _CARD.sub(lambda found: MARK if _holds_card(found[0]) else found[0], text)
 
 
 def _is_secret_name(name: str) -> bool:
@@ -87,18 +133,27 @@ def _holds_text(value: Any) -> bool:
     return isinstance(value, str | list | dict) or (isinstance(value, int) and not isinstance(value, bool))
 
 
+def _holds_card(text: str) -> bool:
+    """Whether a run of digits is a card number, or one with up to two groups before or after it (a date, a code)."""
+    if _looks_like_card(text):
+        return True
+    groups = _SEPARATOR.split(text)
+    if len(groups) > _MAX_GROUPS:
+        return False
+    return any(_looks_like_card("".join(part)) for part in (groups[:-1], groups[:-2], groups[1:], groups[2:]))
+
+
 def _looks_like_card(text: str) -> bool:
     """Luhn's check over 13 to 19 digits."""
-    digits = [int(char) for char in text if char.isdigit()]
+    digits = text.replace(" ", "").replace("-", "")
     if not 13 <= len(digits) <= 19:
         return False
-    doubled = (sum(divmod(digit * 2, 10)) for digit in digits[-2::-2])
-    return (sum(digits[-1::-2]) + sum(doubled)) % 10 == 0
+    return (sum(map(int, digits[-1::-2])) + sum([_DOUBLED[int(digit)] for digit in digits[-2::-2]])) % 10 == 0
 
 
 def scrub(raw: bytes, secrets: Iterable[str]) -> bytes:
     """Answer bytes without injected credentials: no tool can be made to say them back (promise 4)."""
-    for secret in secrets:
+    for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
         if len(secret) < 4:  # shorter ones would turn the answer to nonsense and are refused at start
             continue
         for form in {secret.encode(), canonical(secret)[1:-1]}:

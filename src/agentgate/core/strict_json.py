@@ -16,7 +16,9 @@ import rfc8785
 
 MAX_DEPTH: Final = 64
 MAX_INTEGER: Final = 2**53 - 1
-
+_SPELLED_WITH_EXPONENT: Final = 1e21
+"""From here on RFC 8785 writes `1e+21`; below, `1e20` has the canonical form of an integer that we refuse."""
+_TOO_LARGE: Final = "an integer beyond 2^53-1 loses digits in other readers; send it as a string"
 
 
 class NotStrictJson(ValueError):
@@ -66,10 +68,12 @@ def check(value: Any) -> None:
                 deeper.extend(item)
             elif kind is int:
                 if not -MAX_INTEGER <= item <= MAX_INTEGER:
-                    raise NotStrictJson("an integer beyond 2^53-1 loses digits in other readers; send it as a string")
+                    raise NotStrictJson(_TOO_LARGE)
             elif kind is float:
                 if not math.isfinite(item):
                     raise NotStrictJson("a number is too large to be finite")
+                if MAX_INTEGER < abs(item) < _SPELLED_WITH_EXPONENT:
+                    raise NotStrictJson(_TOO_LARGE)
             elif item is not None and kind is not bool:
                 raise NotStrictJson(f"not a JSON value: {kind.__name__}")
         level = deeper

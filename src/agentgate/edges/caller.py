@@ -33,7 +33,8 @@ class Keyring:
 
     def replace(self, keys: Iterable[KnownKey]) -> None:
         self._keys = {key.sha256: key for key in (*keys, self._admin)}
-        self.has_agent_keys = any(key.principal.has(Role.AGENT) for key in self._keys.values() if key is not self._admin)
+        others = (key for key in self._keys.values() if key is not self._admin)
+        self.has_agent_keys = any(key.principal.has(Role.AGENT) for key in others)
 
     def principal(self, secret: str) -> Principal | None:
         known = self._keys.get(key_sha256(secret))
@@ -97,9 +98,14 @@ def presented(headers: Mapping[bytes, bytes]) -> str | None:
         if named is not None and named != token:
             raise Problem(401, ReasonCode.UNAUTHENTICATED, "Two different keys were sent", headers=_CHALLENGE)
         named = token
-    return named.decode("latin-1") if named is not None else None
+    if named is None:
+        return None
+    try:
+        return named.decode()
+    except UnicodeDecodeError:
+        return named.decode("latin-1")  # no key of ours; it is looked up and not found like any other
 
 
 def _is_loopback(host: str | None) -> bool:
     """Whether the peer's address is this machine's own. A unix socket has no address and counts as such."""
-    return host is None or host == "" or host == "::1" or host.startswith(("127.", "::ffff:127."))
+    return host is None or host in {"", "::1"} or host.startswith(("127.", "::ffff:127."))

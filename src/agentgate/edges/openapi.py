@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from agentgate.core.call import Role
 from agentgate.core.errors import ReasonCode
 
 _ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
@@ -116,9 +117,13 @@ _CALL: Final[dict[str, Any]] = {
     "summary": "Decide on a tool call and run it",
     "description": "Allowed, denied and waiting for approval are all 200; `decision` and `reason_code` say which.",
     "operationId": "call_tool",
+    "x-agentgate-role": "agent",
     "requestBody": {"required": True, "content": _json("ToolCallRequest", examples=_CALL_EXAMPLES)},
     "responses": {
-        "200": {"description": "The verdict and its result", "content": _json("ToolCallResponse", examples=_ANSWER_EXAMPLES)},
+        "200": {
+            "description": "The verdict and its result",
+            "content": _json("ToolCallResponse", examples=_ANSWER_EXAMPLES),
+        },
         "400": _problem("Not strict JSON"),
         "401": _problem("No valid key"),
         "403": _problem("A key without the role, or a web origin that may not call"),
@@ -136,6 +141,7 @@ _LIST: Final[dict[str, Any]] = {
     "tags": ["tools"],
     "summary": "Tools that this caller may call without approval and that are not killed",
     "operationId": "list_tools",
+    "x-agentgate-role": "agent",
     "responses": {
         "200": {
             "description": "Names",
@@ -158,11 +164,32 @@ _LIST: Final[dict[str, Any]] = {
 }
 
 
+_SECURITY: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
+
+
+def describe(operation: dict[str, Any], role: Role | None) -> None:
+    """Say of one of the framework's operations who may call it, and how it refuses."""
+    operation["x-agentgate-role"] = role.value if role is not None else None
+    responses = operation["responses"]
+    if role is not None:
+        operation["security"] = _SECURITY
+        responses["401"] = _problem("No key")
+        responses["403"] = _problem(f"A wrong key, or one without the role {role}; or a web origin that may not call")
+    responses["421"] = _problem("A host name that is not served here")
+    if "requestBody" in operation:
+        responses |= {"400": _problem("Not strict JSON"), "413": _problem("The body is too large")}
+        responses["415"] = _problem("Not application/json")
+    for status in [status for status in responses if status >= "400"]:
+        responses[status] = _problem(responses[status]["description"])
+
+
 def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     """The framework's document with the hot routes, their schemas and the two ways to send a key."""
     document["paths"] = {"/tools/call": {"post": _CALL}, "/tools/list": {"get": _LIST}, **document["paths"]}
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
+    for ours_instead in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(ours_instead, None)
     schemas |= {"ToolCallRequest": _REQUEST, "ToolCallResponse": _RESPONSE, "Problem": _PROBLEM}
     components["securitySchemes"] = {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},

@@ -5,7 +5,7 @@ The role of a route is declared where the route is; `tests/edges/test_routes.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -42,30 +42,34 @@ class Desks:
     policy_path: str
 
 
-class KillBody(BaseModel):
-    """A kill by a short form: only why and for how long."""
+class KillRequest(BaseModel):
+    """A kill by a short form: only why and for how long; `tenant` if it is not the caller's own."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"reason": "loops on the order table"}]})
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"reason": "loops on the order table"}]}
+    )
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")
+    tenant: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
     reason: str | None = Field(None, max_length=MAX_REASON_CHARS)
     expires_in_s: float | None = Field(None, gt=0, le=366 * 86_400)
 
 
-class AnyKillBody(KillBody):
+class AnyKillRequest(KillRequest):
     """A kill of any scope."""
 
     model_config = ConfigDict(
         extra="forbid",
+        strict=True,
         json_schema_extra={"examples": [{"scope": "agent", "target": "research-bot", "reason": "key leaked"}]},
     )
-    scope: Scope
+    scope: Annotated[Scope, Field(strict=False)]
     target: str | None = Field(None, max_length=256)
 
 
 class ReleaseBody(BaseModel):
     """`force` releases a kill that has not drained; its event says so."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
     force: bool = False
 
 
@@ -73,10 +77,10 @@ class EmptyBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-def needs(role: Role) -> Callable[[Request], Principal]:
+def needs(role: Role) -> Callable[[Request], Awaitable[Principal]]:
     """A dependency that admits callers with `role`, and shows the role to the route table test."""
 
-    def admit(request: Request) -> Principal:
+    async def admit(request: Request) -> Principal:
         desks: Desks = request.app.state.desks
         return desks.callers.person(dict(request.scope["headers"]), role)
 
@@ -84,7 +88,14 @@ def needs(role: Role) -> Callable[[Request], Principal]:
     return admit
 
 
-def _desks(request: Request) -> Desks:
+async def anybody() -> None:
+    """The dependency of a route that wants no key: said, not forgotten."""
+
+
+anybody.role = None  # type: ignore[attr-defined]
+
+
+async def _desks(request: Request) -> Desks:
     desks: Desks = request.app.state.desks
     return desks
 
@@ -115,7 +126,7 @@ async def list_kills(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
 
 
 @router.post("/kills", tags=["containment"], responses=_KILL_RESPONSES)
-async def create_kill(desks: TheDesks, actor: Operator, body: AnyKillBody) -> JSONResponse:
+async def create_kill(desks: TheDesks, actor: Operator, body: AnyKillRequest) -> JSONResponse:
     """Stop a session, an agent, a tool, a server, a tenant or everything."""
     return await _kill(desks, actor, body.scope, body.target or "", body)
 
@@ -136,41 +147,43 @@ async def release_kill(desks: TheDesks, actor: Admin, kill_id: str, body: Releas
     outcome = await desks.containment.release(actor, kill_id, force=body.force if body else False)
     if isinstance(outcome, Refused):
         raise _refused(outcome)
-    return {"status": "released", **_kill_view(outcome, None)}
+    return _kill_view(outcome, None) | {"status": "released"}
 
 
 @router.post("/sessions/{session_id}/kill", tags=["containment"], responses=_KILL_RESPONSES)
-async def kill_session(desks: TheDesks, actor: Operator, session_id: Id, body: KillBody | None = None) -> JSONResponse:
+async def kill_session(
+    desks: TheDesks, actor: Operator, session_id: Id, body: KillRequest | None = None
+) -> JSONResponse:
     """Stop one session, whether it exists yet or not."""
     return await _kill(desks, actor, Scope.SESSION, session_id, body)
 
 
 @router.post("/agents/{agent_id}/kill", tags=["containment"], responses=_KILL_RESPONSES)
-async def kill_agent(desks: TheDesks, actor: Operator, agent_id: Id, body: KillBody | None = None) -> JSONResponse:
+async def kill_agent(desks: TheDesks, actor: Operator, agent_id: Id, body: KillRequest | None = None) -> JSONResponse:
     """Stop an agent in all its sessions, present and to come."""
     return await _kill(desks, actor, Scope.AGENT, agent_id, body)
 
 
 @router.post("/tools/{tool_name}/kill", tags=["containment"], responses=_KILL_RESPONSES)
-async def kill_tool(desks: TheDesks, actor: Operator, tool_name: str, body: KillBody | None = None) -> JSONResponse:
+async def kill_tool(desks: TheDesks, actor: Operator, tool_name: str, body: KillRequest | None = None) -> JSONResponse:
     """Stop a tool for everybody."""
     return await _kill(desks, actor, Scope.TOOL, tool_name, body)
 
 
 @router.post("/servers/{server}/kill", tags=["containment"], responses=_KILL_RESPONSES)
-async def kill_server(desks: TheDesks, actor: Operator, server: str, body: KillBody | None = None) -> JSONResponse:
+async def kill_server(desks: TheDesks, actor: Operator, server: str, body: KillRequest | None = None) -> JSONResponse:
     """Stop every tool of an upstream."""
     return await _kill(desks, actor, Scope.SERVER, server, body)
 
 
 @router.post("/tenants/{tenant_id}/kill", tags=["containment"], responses=_KILL_RESPONSES)
-async def kill_tenant(desks: TheDesks, actor: Operator, tenant_id: Id, body: KillBody | None = None) -> JSONResponse:
+async def kill_tenant(desks: TheDesks, actor: Operator, tenant_id: Id, body: KillRequest | None = None) -> JSONResponse:
     """Stop a tenant."""
     return await _kill(desks, actor, Scope.TENANT, tenant_id, body)
 
 
 @router.post("/system/pause", tags=["containment"], responses=_KILL_RESPONSES)
-async def pause(desks: TheDesks, actor: Operator, body: KillBody | None = None) -> JSONResponse:
+async def pause(desks: TheDesks, actor: Operator, body: KillRequest | None = None) -> JSONResponse:
     """Stop everything."""
     return await _kill(desks, actor, Scope.GLOBAL, "", body)
 
@@ -184,12 +197,15 @@ async def resume(desks: TheDesks, actor: Admin, body: ReleaseBody | None = None)
     return {"status": "resumed", "released": [kill.id for kill in outcome]}
 
 
-async def _kill(desks: Desks, actor: Principal, scope: Scope, target: str, body: KillBody | None) -> JSONResponse:
+async def _kill(desks: Desks, actor: Principal, scope: Scope, target: str, body: KillRequest | None) -> JSONResponse:
     _check_target(scope, target)
-    body = body or KillBody(id=None, reason=None, expires_in_s=None)
+    body = body or KillRequest(id=None, tenant=None, reason=None, expires_in_s=None)
+    if body.tenant is not None and scope not in (Scope.SESSION, Scope.AGENT):
+        raise Problem(422, ReasonCode.INVALID_REQUEST, f"a kill by {scope} takes no tenant", error="Invalid request")
     order = Order(
         scope=scope,
         target=target,
+        tenant=body.tenant,
         reason=body.reason or "",
         kill_id=KillId(body.id) if body.id is not None else None,
         expires_in_s=body.expires_in_s,
@@ -294,7 +310,9 @@ async def get_approval(desks: TheDesks, viewer: Approver, approval_id: str) -> d
 
 
 @router.post("/approvals/{approval_id}/approve", tags=["approvals"])
-async def approve(desks: TheDesks, approver: Approver, approval_id: str, body: EmptyBody | None = None) -> dict[str, Any]:
+async def approve(
+    desks: TheDesks, approver: Approver, approval_id: str, body: EmptyBody | None = None
+) -> dict[str, Any]:
     """Say yes, once. The token is told here and never again."""
     return await _decide(desks, approver, approval_id, State.APPROVED)
 
@@ -410,23 +428,25 @@ async def bundle(request: Request, desks: TheDesks, _reader: Opa) -> Response:
 
 # --- health -----------------------------------------------------------------------------------------------
 
-Health = Callable[[], Any]
+_ANYBODY = [Depends(anybody)]
 
 
-@router.get("/healthz", tags=["health"])
+@router.get("/healthz", tags=["health"], dependencies=_ANYBODY)
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/health", tags=["health"])
+@router.get("/health", tags=["health"], dependencies=_ANYBODY)
 async def health(request: Request) -> dict[str, Any]:
     """v0.2's health: always 200, `degraded` when a dependency does not answer."""
     state: Mapping[str, Any] = await request.app.state.health()
     return dict(state)
 
 
-@router.get("/readyz", tags=["health"], responses={503: {"description": "Calls would be refused"}})
+@router.get(
+    "/readyz", tags=["health"], dependencies=_ANYBODY, responses={503: {"description": "Calls would be refused"}}
+)
 async def readyz(request: Request) -> JSONResponse:
     """Whether a call could be allowed now: log, kill state and policy all answer."""
     state: Mapping[str, Any] = await request.app.state.health()
@@ -434,7 +454,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready" if status == 200 else "not ready", **state["checks"]}, status)
 
 
-@router.get("/metrics", tags=["health"])
+@router.get("/metrics", tags=["health"], dependencies=_ANYBODY)
 async def metrics(request: Request) -> Response:
     """Prometheus text format."""
     return Response(request.app.state.metrics(), media_type=request.app.state.metrics_type)

@@ -5,7 +5,7 @@ v0.2's `error` text stays beside them where v0.2 had one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -48,3 +48,15 @@ class Problem(Exception):
 
     def body(self) -> bytes:
         return orjson.dumps(self.document())
+
+
+def method_not_allowed(methods: Collection[str]) -> Problem:
+    """405 with the methods that the path does answer to."""
+    allowed = sorted({*methods, *(["HEAD"] if "GET" in methods else [])})
+    return Problem(
+        405,
+        ReasonCode.METHOD_NOT_ALLOWED,
+        f"This path answers to {', '.join(allowed)}",
+        error="Method Not Allowed",
+        headers={"Allow": ", ".join(allowed)},
+    )

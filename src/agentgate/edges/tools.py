@@ -99,7 +99,7 @@ class ToolsDoor:
         if token is not None and not (isinstance(token, str) and 0 < len(token) <= _MAX_TOKEN_CHARS):
             raise _invalid(f"approval_token must be text of at most {_MAX_TOKEN_CHARS} characters")
         if not body.keys() <= _FIELDS:
-            strange = sorted(body.keys() - _FIELDS)[0]
+            strange = min(body.keys() - _FIELDS)
             raise _invalid(f"unknown member {strange[:64]!r}")
         return Call(
             trace_id=new_trace_id(self._entropy),
@@ -119,9 +119,7 @@ class ToolsDoor:
         caller = self._callers.agent(request.headers, request.client_host)
         names = await self._policy.tools_for(caller)
         if names is None:
-            raise Problem(
-                503, ReasonCode.POLICY_UNAVAILABLE, "Policy engine unavailable", headers={"Retry-After": "1"}
-            )
+            raise Problem(503, ReasonCode.POLICY_UNAVAILABLE, "Policy engine unavailable", headers={"Retry-After": "1"})
         return 200, [_JSON], orjson.dumps({"tools": names})
 
 

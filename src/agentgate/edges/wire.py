@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import NotStrictJson, parse
-from agentgate.edges.problem import PROBLEM_JSON, Problem
+from agentgate.edges.problem import PROBLEM_JSON, Problem, method_not_allowed
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -32,6 +32,7 @@ _SINGLE: Final = frozenset(
 )
 """Headers that decide something: sent twice, they are refused rather than chosen from."""
 
+_MAX_LENGTH_DIGITS: Final = 18
 _CORRELATION: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(?:;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
@@ -93,7 +94,11 @@ class Wire:
         request = Request(scope, {}, b"")
         try:
             self._read_head(request)
+            if scope["method"] == "HEAD":  # answered as GET; the server leaves the body out
+                request.scope = scope = {**scope, "method": "GET"}
             hot = self._hot.get((scope["method"], scope["path"]))
+            if hot is None and (methods := [method for method, path in self._hot if path == scope["path"]]):
+                raise method_not_allowed(methods)
             if hot is not None:
                 status, headers, body = await hot(request, receive)
                 await _answer(send, status, [*headers, (b"x-correlation-id", request.correlation_id)], body)
@@ -123,7 +128,9 @@ class Wire:
             raise Problem(421, ReasonCode.HOST_NOT_ALLOWED, "This host name is not served here (server.hosts)")
         origin = headers.get(b"origin")
         if origin is not None and not self._is_own_origin(origin.decode("latin-1").lower(), host):
-            raise Problem(403, ReasonCode.ORIGIN_NOT_ALLOWED, "This web origin may not call the gateway (server.origins)")
+            raise Problem(
+                403, ReasonCode.ORIGIN_NOT_ALLOWED, "This web origin may not call the gateway (server.origins)"
+            )
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
         return origin in self._origins or origin in (f"http://{host}", f"https://{host}")
@@ -158,8 +165,10 @@ async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
     Raises:
         Problem: 413 over `limit` bytes, 400 when the client goes away.
     """
-    declared = request.headers.get(b"content-length")
-    if declared is not None and (not declared.isdigit() or int(declared) > limit):
+    declared = request.headers.get(b"content-length", b"0")
+    if not declared.isdigit():
+        raise Problem(400, ReasonCode.INVALID_REQUEST, "Content-Length must be a number")
+    if len(declared) > _MAX_LENGTH_DIGITS or int(declared) > limit:
         raise _too_large(limit)
     message = await receive()
     body: bytes = message.get("body", b"")

@@ -28,7 +28,7 @@ from agentgate.core.event import Kind, Outcome, acked, drained, killed, make, re
 from agentgate.core.redact import redact_text
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Cutting, Replica
-from agentgate.ports import Admission, AlreadySpent, Clock, Entropy, LogReader, Meter, Spend
+from agentgate.ports import Admission, Clock, Entropy, LogReader, Meter, Notifier, Spend
 
 REMEMBERED_DRAINS = 10_000
 
@@ -44,6 +44,8 @@ class Order:
     reason: str = ""
     kill_id: KillId | None = None
     expires_in_s: float | None = None
+    tenant: str | None = None
+    """Of a session or an agent: the tenant it is in, where that is not the actor's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Containment:
         clock: Clock,
         entropy: Entropy,
         meter: Meter,
+        notifier: Notifier,
         drain_timeout_s: float = 2.0,
     ) -> None:
         self._replica = replica
@@ -97,6 +100,7 @@ class Containment:
         self._clock = clock
         self._entropy = entropy
         self._meter = meter
+        self._notifier = notifier
         self._drain_timeout_s = drain_timeout_s
         self._drains: dict[KillId, Drain] = {}
         self._draining: set[asyncio.Task[None]] = set()
@@ -122,25 +126,38 @@ class Containment:
         if not isinstance(receipt, Receipt):
             return await self._repeated(kill)
         self._meter.count("kills", kill.scope.value)
+        told = {"level": kill.scope.value, "target": kill.target, "reason": kill.reason, "kill_id": kill.id}
+        self._notifier.notify("kill_switch.activated", told)
         kill = replace(kill, position=receipt.kill_position)
-        drain = Drain(kill, receipt, receipt.members or (self._recorder.member,))
-        self._remember(drain)
-        cutting = self._replica.apply(self._replica.with_kill(kill))
-        drain.running = tuple(flight.call.trace_id for flight in cutting.flights)
-        await self._apply_fast()
+        drain = self._remember(Drain(kill, receipt, receipt.members or (self._recorder.member,)))
+        return await self._carry_out(drain, started_ns)
+
+    async def _carry_out(self, drain: Drain, started_ns: int) -> Drain:
+        """Cut here, tell the fast path, and wait as long as an operator may be kept waiting."""
+        kill = drain.kill
+        if self._replica.is_next(kill.position):
+            cutting = self._replica.apply(self._replica.with_kill(kill))
+            drain.running = tuple(flight.call.trace_id for flight in cutting.flights)
+            await self._apply_fast()
+        else:
+            cutting = self._replica.cut_all(kill)
+            drain.running = tuple(flight.call.trace_id for flight in cutting.flights)
+            await self._catch_up(kill.position)
         await self._wait(drain, cutting, started_ns)
+        self._still_running(drain)
         return drain
 
     def _kill_of(self, actor: Principal, order: Order) -> Kill | Refused:
         if order.scope in ALL_TENANTS and not actor.tenants_all:
             return Refused(ReasonCode.FORBIDDEN, f"a kill by {order.scope} needs an operator of all tenants")
-        if order.scope is Scope.TENANT and not actor.sees(order.target):
+        of_tenant = order.target if order.scope is Scope.TENANT else order.tenant
+        if of_tenant is not None and not actor.sees(of_tenant):
             return Refused(ReasonCode.FORBIDDEN, "that is another tenant")
         now = self._clock.now()
         expires_at = now + timedelta(seconds=order.expires_in_s) if order.expires_in_s is not None else None
         match order.scope:
             case Scope.SESSION | Scope.AGENT:
-                tenant: str = actor.tenant
+                tenant: str = order.tenant or actor.tenant
             case Scope.TENANT:
                 tenant = order.target
             case _:
@@ -158,14 +175,33 @@ class Containment:
 
     async def _repeated(self, kill: Kill) -> Drain | Refused:
         """The same id again: the same kill if it says the same and is in force, else a conflict."""
-        known = self._drains.get(kill.id)
+        started_ns = self._clock.ticks_ns()
         active = self._replica.state.active.get(kill.id)
+        if active is None:  # released, or in the log by an append that only seemed to fail
+            await self._catch_up(self._replica.position)
+            active = self._replica.state.active.get(kill.id)
         if active is None:
             return Refused(ReasonCode.CONFLICT, "a kill of this id was released; choose another id")
-        same = active.flag == kill.flag and active.reason == kill.reason
-        if not same or (active.expires_at is None) != (kill.expires_at is None):
+        if not active.same_order(kill):
             return Refused(ReasonCode.CONFLICT, "a kill of this id says something else")
-        return known or self._remember(Drain(active, Receipt("", -1, active.position), ()))
+        known = self._drains.get(kill.id)
+        if known is not None:
+            return known
+        drain = Drain(active, Receipt("", -1, active.position), (self._recorder.member,))
+        return await self._carry_out(self._remember(drain), started_ns)
+
+    async def _catch_up(self, position: int) -> None:
+        """Read the log until `position` is applied: a step may be missing here, and none may be jumped over.
+
+        Raises:
+            LogUnavailable
+        """
+        try:
+            await self._replica.catch_up()
+            if self._replica.position < position:  # it had joined a read that began before our append
+                await self._replica.catch_up()
+        except KillStateUnknown:
+            self._meter.count("kill_state_unknown")
 
     async def _apply_fast(self) -> None:
         """Tell the fast path; if it does not listen, the record is the fence and repair comes later."""
@@ -234,6 +270,9 @@ class Containment:
             took_ms=(self._clock.ticks_ns() - started_ns) / 1e6,
         )
 
+    def _still_running(self, drain: Drain) -> None:
+        drain.running = tuple(trace for trace in drain.running if self._replica.is_in_flight(trace))
+
     def _remember(self, drain: Drain) -> Drain:
         self._drains[drain.kill.id] = drain
         while len(self._drains) > REMEMBERED_DRAINS:
@@ -253,6 +292,8 @@ class Containment:
         kill = self._replica.state.active.get(KillId(kill_id)) or (drain.kill if drain else None)
         if kill is None or (kill.tenant and not viewer.sees(kill.tenant)):
             return None
+        if drain is not None:
+            self._still_running(drain)
         return kill, drain
 
     def is_active(self, kill_id: str) -> bool:
@@ -309,9 +350,11 @@ class Containment:
     async def _release(self, kill: Kill, actor: str, auth: str, why: str, *, forced: bool) -> None:
         event = released(self._recorder.origin(), kill, actor=actor, auth=auth, why=why, forced=forced)
         receipt = await self._recorder.write(event, (Spend("release", kill.id),))
-        if isinstance(receipt, Receipt):
+        if isinstance(receipt, Receipt) and self._replica.is_next(receipt.kill_position):
             self._replica.apply(self._replica.without_kill(kill.id, receipt.kill_position))
             await self._apply_fast()
+        else:  # steps are missing here, or an earlier attempt is in the log although it seemed to fail
+            await self._catch_up(receipt.kill_position if isinstance(receipt, Receipt) else self._replica.position)
 
 
 class Books:

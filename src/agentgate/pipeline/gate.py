@@ -24,19 +24,26 @@ from agentgate.pipeline.replica import Flight, Replica
 from agentgate.pipeline.run import Ending, Runner
 from agentgate.ports import (
     Admission,
-    Admitted,
     AlreadySpent,
     Clock,
     ForeignSession,
     LimitState,
     Meter,
     NotAdmitted,
+    Notifier,
     PolicyEngine,
     RateLimit,
     Spend,
 )
 
 logger = logging.getLogger("agentgate.gate")
+
+_NOTICES = {
+    ReasonCode.POLICY_DENY: "policy.denied",
+    ReasonCode.UNKNOWN_TOOL: "policy.denied",
+    ReasonCode.RATE_LIMITED: "rate_limit.exceeded",
+}
+"""Refusals that people elsewhere want to hear of, by v0.2's event types."""
 
 _Step = Literal["admission", "policy", "append", "upstream"]
 
@@ -118,6 +125,7 @@ class Gate:
         limits: RateLimits,
         clock: Clock,
         meter: Meter,
+        notifier: Notifier,
     ) -> None:
         self._admission = admission
         self._engine = engine
@@ -128,6 +136,7 @@ class Gate:
         self._limits = limits
         self._clock = clock
         self._meter = meter
+        self._notifier = notifier
         self.closing = False
         """Set when the process is about to end: no new call is taken."""
 
@@ -234,9 +243,7 @@ class Gate:
 
     async def _ask(self, passage: _Passage, *, has_approval_token: bool) -> Decision:
         before = self._clock.ticks_ns()
-        question = policy_question(
-            passage.call, has_approval_token=has_approval_token, now=rfc3339(self._clock.now())
-        )
+        question = policy_question(passage.call, has_approval_token=has_approval_token, now=rfc3339(self._clock.now()))
         decision = read_ruling(await self._engine.query("decision", question))
         self._took(passage, "policy", before)
         self._meter.policy_evaluated(decision.verdict.value, decision.matched_rule)
@@ -247,10 +254,11 @@ class Gate:
     async def _record(self, passage: _Passage, decision: Decision) -> Receipt | AlreadySpent | ForeignSession:
         call = passage.call
         before = self._clock.ticks_ns()
+        reason = redact_text(decision.reason)
         event = decided(
             self._recorder.origin(),
             call,
-            replace(decision, reason=redact_text(decision.reason)),
+            decision if reason == decision.reason else replace(decision, reason=reason),
             position=passage.position,
             arguments=redact_json(call.arguments_json),
             context=redact_json(call.context_json),
@@ -342,5 +350,15 @@ class Gate:
         seconds = (self._clock.ticks_ns() - started_ns) / 1e9
         tool = answer.call.tool.name if answer.call.tool is not None else ""
         self._meter.call_finished(tool, answer.decision.verdict.value, seconds)
+        if answer.outcome is None and answer.reason_code in _NOTICES:
+            self._notify(answer, tool)
+
+    def _notify(self, answer: Answer, tool: str) -> None:
+        call = answer.call
         if answer.reason_code is ReasonCode.RATE_LIMITED:
             self._meter.count("rate_limited", tool)
+        payload = {"session_id": call.session, "subject_id": call.caller.id, "tool_name": call.tool_name}
+        payload |= {"reason": redact_text(answer.decision.reason), "trace_id": call.trace_id}
+        if answer.limit is not None:
+            payload["limit"] = str(answer.limit.limit)
+        self._notifier.notify(_NOTICES[answer.reason_code], payload)

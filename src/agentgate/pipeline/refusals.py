@@ -57,11 +57,15 @@ class RefusalLimiter:
         for key in [key for key, second in self._seconds.items() if second.number != now]:
             self._keep(key, self._seconds.pop(key))
         for (tenant, principal), count in list(self._uncounted.items()):
-            event = make(
-                self._recorder.origin(), Kind.REFUSALS, {"count": count}, tenant=tenant, principal=principal
-            )
+            event = make(self._recorder.origin(), Kind.REFUSALS, {"count": count}, tenant=tenant, principal=principal)
             await self._recorder.write(event)
-            del self._uncounted[(tenant, principal)]
+            self._written((tenant, principal), count)
+
+    def _written(self, key: tuple[str, str], count: int) -> None:
+        """Take off what was recorded; more may have come while the log was writing."""
+        left = self._uncounted.pop(key) - count
+        if left:
+            self._uncounted[key] = left
 
     def _keep(self, key: tuple[str, str], second: _Second) -> None:
         if second.turned_away:

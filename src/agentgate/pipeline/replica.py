@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from agentgate.core.call import Call, TraceId
-from agentgate.core.containment import Kill, KillId, KillState, covering
+from agentgate.core.containment import Kill, KillId, KillState, covering, flags_over
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
 from agentgate.ports import Admission, Log
 
@@ -59,6 +59,7 @@ class Replica:
         self._flights: dict[TraceId, Flight] = {}
         self._cuttings: list[Cutting] = []
         self._catching_up: asyncio.Task[None] | None = None
+        self._dead: dict[str, Kill] = {}
         self.state = KillState(-1, {})
         """Applied here; position -1 before the first."""
 
@@ -66,17 +67,24 @@ class Replica:
 
     def enter(self, call: Call, task: asyncio.Task[object], now_ns: int) -> Flight:
         """Register a call before anything is asked about it."""
-        flight = Flight(call, task, now_ns)
+        flight = Flight(call, task, now_ns, self._kill_over(call))
         self._flights[call.trace_id] = flight
         return flight
+
+    def _kill_over(self, call: Call) -> Kill | None:
+        """The kill that covers a call from its start: the fast path would say so too, but it can be wrong."""
+        if not self._dead:
+            return None
+        return next((self._dead[flag] for flag in flags_over(call) if flag in self._dead), None)
 
     def leave(self, flight: Flight) -> None:
         """The call has ended: nothing of it runs in this process any more."""
         self._flights.pop(flight.call.trace_id, None)
         if flight.kill is not None:
-            for cutting in self._cuttings:
+            for cutting in tuple(self._cuttings):
                 if not any(other.call.trace_id in self._flights for other in cutting.flights):
                     cutting.left.set()
+                    self._cuttings.remove(cutting)
 
     def flights(self) -> Iterator[Flight]:
         return iter(tuple(self._flights.values()))
@@ -98,6 +106,7 @@ class Replica:
         """
         if state.position > self.state.position:
             self.state = state
+            self._dead = {flag: state.active[kill_id] for flag, kill_id in state.flags().items()}
         return self.cut_all(*self.state.active.values())
 
     def cut_all(self, *kills: Kill) -> Cutting:
@@ -117,11 +126,11 @@ class Replica:
 
     async def left(self, cutting: Cutting) -> None:
         """Wait until no flight of `cutting` is left in this process."""
-        try:
-            await cutting.left.wait()
-        finally:
-            if cutting.left.is_set() and cutting in self._cuttings:
-                self._cuttings.remove(cutting)
+        await cutting.left.wait()
+
+    def is_next(self, position: int) -> bool:
+        """Whether this replica has applied everything before `position`: only then may one step be added to it."""
+        return position == self.position + 1
 
     def with_kill(self, kill: Kill) -> KillState:
         return KillState(max(kill.position, self.position), {**self.state.active, kill.id: kill})

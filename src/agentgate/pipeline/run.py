@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import agentgate.core.strict_json as strict_json
+from agentgate.core import strict_json
 from agentgate.core.call import Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import LogUnavailable, ReasonCode
@@ -124,6 +124,8 @@ class Runner:
             )
             return await self._recorded(event, ending)
         secrets = (credential.secret,) if credential is not None else ()
+        if isinstance(sent, Delivered):
+            sent = _strict(sent)
         if isinstance(sent, Undelivered):
             return await self._failed(call, flight, sent, secrets, alias, latency_us)
         result = scrub(strict_json.canonical(sent.value), secrets)
@@ -219,3 +221,12 @@ class Runner:
                 break
             self._unrecorded.pop(0)
         return len(self._unrecorded)
+
+
+def _strict(sent: Delivered) -> Delivered | Undelivered:
+    """An answer that has a canonical form; what has none cannot be recorded or released."""
+    try:
+        strict_json.check(sent.value)
+    except strict_json.NotStrictJson as error:
+        return Undelivered(ReasonCode.UPSTREAM_ERROR, f"the answer is not strict JSON: {error}", status=sent.status)
+    return sent

@@ -6,7 +6,7 @@ import asyncio
 import logging
 
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
-from agentgate.core.event import Kind, Record, Outcome, closed, make
+from agentgate.core.event import Kind, Outcome, Record, closed, make
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Containment
 from agentgate.pipeline.record import Recorder
@@ -90,9 +90,17 @@ class Upkeep:
             await self._approvals.close_expired()
         except LogUnavailable:
             logger.warning("the log does not answer; upkeep waits")
-        position = await self._admission.position()
-        if position is None or position < self._replica.position:
-            self._replica.repair_soon()
+        await self._keep_alike()
+
+    async def _keep_alike(self) -> None:
+        """Apply what the log says here and to the fast path, whatever either of them missed (DESIGN §4, *Replica*)."""
+        stored = await self._admission.position()
+        if stored is None or stored < self._replica.position:
+            logger.warning("the kill store lost kills or does not answer; calls are refused until it has them again")
+        try:
+            await self._replica.catch_up()
+        except (LogUnavailable, KillStateUnknown) as error:
+            logger.warning("kill state could not be put right, the next round tries again: %s", error)
 
     async def _close_open_intents(self) -> int:
         intents = await self._reader.open_intents()

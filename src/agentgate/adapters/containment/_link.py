@@ -93,8 +93,7 @@ class Link:
     async def aclose(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._keeper
+            await asyncio.wait({self._keeper})
         connection, self._current = self._current, None
         self.trouble = "the gateway is shutting down"
         self._tried.set()
@@ -105,7 +104,7 @@ class Link:
 
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = FIRST_PAUSE_S
+        pause_s = FIRST_PAUSE_S if self._current is None else 0.0
         while True:
             if self._current is not None:
                 since = loop.time()
@@ -140,6 +139,8 @@ class Link:
             with ExitStack() as undo:
                 undo.callback(connection.abort, "it is not fit for use")
                 await self._check(connection)
+                if not connection.is_usable:
+                    raise KillStateUnknown("the connection to the kill store was lost as soon as it was made")
                 undo.pop_all()
         self._current = connection
         self._lost.clear()

@@ -28,6 +28,8 @@ Word = str | bytes | int
 
 _MORE: Final = object()
 """The parser's word for "not a whole answer yet": an object that no answer can equal."""
+_MOST_UNSENT: Final = 64
+"""A tick with more commands than this is sent in parts, so that the server works while we still write."""
 _GRACE_S: Final = 0.001
 _HUNG_S: Final = 1.0
 """This long after the deadline of the oldest command the connection is given up: a path that was cut without a
@@ -96,6 +98,8 @@ class Connection(asyncio.Protocol):
     def _send(self, words: tuple[Word, ...], waiter: asyncio.Future[Answer] | None, due: float) -> None:
         if not self._unsent:
             self._loop.call_soon(self._flush)
+        elif len(self._unsent) >= _MOST_UNSENT:
+            self._flush()
         self._unsent.append(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub wants a tuple of one
         self._slots.append((waiter, due))
         if due < self._timer_due:

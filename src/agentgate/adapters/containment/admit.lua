@@ -3,8 +3,10 @@
 -- KEYS  1 kills: hash, '#' = kill position, every other field = a dead scope -> the id of the kill on it
 --       2 flight: hash, trace id -> who and what, for display
 --       3 rate: sorted set, trace id -> µs; only given when the call has a limit
--- ARGV  1 the position that the caller has seen, 2 trace id, 3 flight entry, 4 limit, 5 window in µs, 6… flags, widest first
--- Answers {code, position, kill id, used, reset µs}; code 0 admitted, 1 killed, 2 limited, 3 position missing or older.
+-- ARGV  1 the position that the caller has seen, 2 trace id, 3 flight entry, 4 limit, 5 window in µs,
+--       6… flags, widest first
+-- Answers {code, position, kill id, used, reset µs}; code 0 admitted, 1 killed, 2 limited, 3 position missing or
+-- older.
 --
 -- Nothing is written before the answer is known, and the first write is one that Redis refuses when memory is full:
 -- so a script is either carried out whole or not at all.
@@ -25,7 +27,8 @@ if KEYS[3] then
   local limit, window = tonumber(ARGV[4]), tonumber(ARGV[5])
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
-  -- A call made exactly one window ago has left it.
+  -- A call made exactly one window ago has left it. A clock that is set back keeps calls in the window for longer:
+  -- that refuses too many, and never lets in too many.
   local since = string.format('(%.0f', now - window)
   used = redis.call('ZCOUNT', KEYS[3], since, '+inf')
   if used >= limit then

@@ -177,6 +177,8 @@ class Writer:
 
     async def aclose(self) -> None:
         """Close the store, after what was sent. A disk that does not answer is left behind."""
+        if self._committer.ident is None:  # never started
+            return
         self._flush()
         self._closing = True
         self._committer.queue.put(None)

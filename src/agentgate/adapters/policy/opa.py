@@ -113,6 +113,8 @@ class OpaPolicyEngine:
         found = await self.query("decision", _EMPTY_QUESTION)
         if isinstance(found, Ruling):
             return found.revision or None
+        if found.reason in _SILENT:
+            return None  # a call would be refused now, whatever more patient questions would be answered
         # An undefined or failing rule is still OPA's, so its provenance counts.
         return await self._provenance() or await self._external_revision()
 
@@ -187,6 +189,7 @@ class OpaPolicyEngine:
 
 
 _RULES: Final[tuple[Rule, ...]] = ("decision", "tools")
+_SILENT: Final = frozenset({ReasonCode.POLICY_TIMEOUT, ReasonCode.POLICY_UNAVAILABLE})
 
 
 def read_answer(answer: Answer) -> Ruling | NoRuling:

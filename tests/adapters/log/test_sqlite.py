@@ -1,0 +1,639 @@
+"""The log on SQLite: the contract, and what only a file can suffer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import random
+import shutil
+import sqlite3
+import stat
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import closing, contextmanager
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agentgate.adapters.log._ledger import Ledger, Plan
+from agentgate.adapters.log._schema import SQLITE_TRIGGERS
+from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._writer import MAX_WAITING, Writer
+from agentgate.adapters.log.sqlite import SqliteLog, verify
+from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from agentgate.core.audit import Report
+from agentgate.core.decision import Receipt
+from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
+from agentgate.core.note import NoteKey
+from tests.adapters.log import crash_child
+from tests.contracts.log import ORIGIN, Author, LogContract, Opened, a_kill, all_of, opener
+
+SIGNER = crash_child.SIGNER
+KEY = NoteKey(ORIGIN, SIGNER.public_key)
+OTHER_SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "log.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Opened:
+    return opener(lambda: SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=3600))
+
+
+@pytest.fixture
+def author() -> Author:
+    return Author()
+
+
+@pytest.fixture
+async def log(opened: Opened) -> AsyncIterator[SqliteLog]:
+    async with opened() as found:
+        assert isinstance(found, SqliteLog)
+        yield found
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread brings about without telling."""
+    async with asyncio.timeout(5):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@contextmanager
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database as a stranger's tool opens it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        yield db
+
+
+class TestSqliteLog(LogContract):
+    @pytest.fixture
+    def opened(self, path: Path) -> Opened:
+        return opener(lambda: SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=3600))
+
+    @pytest.fixture
+    def audit(self, path: Path) -> Callable[[], Awaitable[Report]]:
+        return lambda: verify(path, ORIGIN, [KEY])
+
+    @pytest.fixture
+    def key(self) -> NoteKey:
+        return KEY
+
+
+# --- append-only ------------------------------------------------------------------------------------------
+
+REWRITES = [
+    "UPDATE events SET leaf = x'00' WHERE idx = 0",
+    "UPDATE events SET kill_position = 7",
+    "DELETE FROM events WHERE idx = 1",
+    "DELETE FROM events",
+    "INSERT OR REPLACE INTO events SELECT log_id, 0, 'x', kind, tenant, session, 9, at, 0, leaf, leaf_hash FROM events",
+    "REPLACE INTO events SELECT * FROM events WHERE idx = 0",
+    "INSERT INTO events SELECT log_id, 9, 'x', kind, tenant, session, 9, at, 0, leaf, leaf_hash FROM events LIMIT 1",
+    "INSERT INTO events SELECT * FROM events WHERE idx = 0 ON CONFLICT DO UPDATE SET leaf = x'00'",
+    "UPDATE bodies SET body = x'00'",
+    "REPLACE INTO bodies SELECT log_id, idx, salt, x'00' FROM bodies",
+    "UPDATE checkpoints SET note = x'00'",
+    "DELETE FROM checkpoints",
+    "REPLACE INTO checkpoints SELECT log_id, size, x'00', note, frontier FROM checkpoints",
+]
+
+
+@pytest.mark.parametrize("statement", REWRITES)
+async def test_nobodys_connection_rewrites_the_log(log: SqliteLog, author: Author, path: Path, statement: str) -> None:
+    for _ in range(3):
+        await log.append(author.decided())
+    await log.integrate()
+    with raw(path) as db, pytest.raises(sqlite3.IntegrityError):
+        db.execute(statement)
+    assert (await verify(path, ORIGIN, [KEY])).ok
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE events",
+        "DROP TRIGGER events_next",
+        "DELETE FROM events",
+        "DELETE FROM bodies",
+        "DELETE FROM spent",
+        "UPDATE events SET at = ''",
+        "UPDATE sessions SET principal = 'x'",
+        "UPDATE spent SET key = 'x'",
+        "ATTACH ':memory:' AS other",
+        "PRAGMA writable_schema = 1",
+        "PRAGMA journal_mode = DELETE",
+        "PRAGMA synchronous = OFF",
+        "ALTER TABLE events RENAME TO stolen",
+        "CREATE TRIGGER t AFTER INSERT ON events BEGIN SELECT 1; END",
+        "DELETE FROM sqlite_master",
+    ],
+)
+def test_the_writing_connection_may_append_and_nothing_else(path: Path, statement: str) -> None:
+    store = SqliteStore(path, "0")
+    try:
+        with pytest.raises(sqlite3.DatabaseError, match=r"not authorized|prohibited|may not be modified"):
+            store._db.execute(statement)
+    finally:
+        store.close()
+
+
+async def test_reading_connections_cannot_write(log: SqliteLog) -> None:
+    with pytest.raises(Exception, match="readonly"):  # SQLAlchemy's wrapper of SQLite's own word
+        async with log._reader._engine.connect() as connection:
+            await connection.exec_driver_sql("INSERT INTO spent VALUES ('0', 'approval', 'x', 0)")
+
+
+async def test_files_are_private(log: SqliteLog, author: Author, path: Path) -> None:
+    await log.append(author.decided())
+    await log.integrate()
+    modes = {entry.name: stat.S_IMODE(entry.stat().st_mode) for entry in path.parent.iterdir()}
+    assert set(modes.values()) == {0o600}
+    assert {"log.db", "log.db-wal", "log.db-shm", "log.db.lock", "log.db.checkpoint"} <= set(modes)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+async def test_commits_are_synced_to_disk(log: SqliteLog) -> None:
+    def pragmas(store: SqliteStore) -> tuple[Any, ...]:
+        store._db.set_authorizer(None)
+        names = ("journal_mode", "synchronous", "wal_autocheckpoint")
+        return tuple(store._db.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+
+    assert await log._writer.call(pragmas) == ("wal", 2, 0)
+
+
+async def test_the_write_ahead_log_does_not_grow_without_end(log: SqliteLog, author: Author, path: Path) -> None:
+    wal = path.with_name("log.db-wal")
+    for _ in range(12):
+        await asyncio.gather(*(log.append(author.decided(f"s-{n}")) for n in range(1_000)))
+    assert wal.stat().st_size < 24_000_000
+    assert path.stat().st_size > 2_000_000
+
+
+# --- one process, one file --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def processes() -> ForkServerContext:
+    """Children that start at once: a server has the imports done."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.adapters.log.crash_child"])
+    return context
+
+
+async def test_a_second_process_is_refused(log: SqliteLog, path: Path, processes: ForkServerContext) -> None:
+    ours, theirs = processes.Pipe()
+    child = processes.Process(target=crash_child.open_once, args=(str(path), theirs))
+    child.start()
+    answer = await asyncio.to_thread(ours.recv)
+    child.join()
+    assert "another process has" in answer
+    assert "PostgreSQL" in answer
+
+
+async def test_the_same_process_is_refused_too_and_a_closed_log_opens_again(opened: Opened, path: Path) -> None:
+    async with opened():
+        with pytest.raises(UnsafeConfiguration, match="another process"):
+            await SqliteLog.open(path, SIGNER, ORIGIN)
+    async with opened():
+        pass
+
+
+async def test_a_foreign_file_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    with raw(path) as db:
+        db.execute("CREATE TABLE customers (name TEXT)")
+    with pytest.raises(UnsafeConfiguration, match="not a log of AgentGate"):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+
+
+async def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"not a database, but long enough to look like one " * 100)
+    with pytest.raises((LogUnavailable, LogBroken), match="not a database"):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+
+
+async def test_another_schema_version_is_refused(opened: Opened, path: Path) -> None:
+    async with opened():
+        pass
+    with raw(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(UnsafeConfiguration, match="schema version 99"):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+
+
+async def test_a_closed_log_refuses_at_once(opened: Opened, author: Author) -> None:
+    async with opened() as log:
+        pass
+    with pytest.raises(LogUnavailable):
+        await log.append(author.decided())
+    with pytest.raises(LogUnavailable):
+        await log.kill_state()
+
+
+# --- what is found at the start ---------------------------------------------------------------------------
+
+
+async def two_generations(opened: Opened, author: Author, path: Path) -> Path:
+    """A log that went on after a copy was taken; the copy."""
+    async with opened() as log:
+        await log.append(author.decided())
+    copy = path.with_name("yesterday.db")
+    shutil.copy(path, copy)
+    async with opened() as log:
+        await log.append(author.decided())
+    return copy
+
+
+async def test_a_rolled_back_database_is_refused(opened: Opened, author: Author, path: Path) -> None:
+    copy = await two_generations(opened, author, path)
+    shutil.copy(copy, path)
+    with pytest.raises(LogBroken, match=r"2 events.*rolled back.*remove .*checkpoint"):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+    path.with_name("log.db.checkpoint").unlink()  # what the sentence offers to who means it
+    async with opened() as log:
+        assert len(await all_of(log.records())) == 1
+
+
+async def test_a_replaced_database_is_refused(opened: Opened, author: Author, path: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other" / "log.db"
+    log = await SqliteLog.open(other, SIGNER, ORIGIN)
+    await log.append(author.decided("s-other"))
+    await log.append(author.decided("s-other"))
+    await log.aclose()
+    async with opened() as log_of_ours:
+        await log_of_ours.append(author.decided())
+        await log_of_ours.append(author.decided())
+    shutil.copy(other, path)
+    with pytest.raises(LogBroken, match="replaced"):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+
+
+async def test_a_vanished_database_is_not_started_anew(opened: Opened, author: Author, path: Path) -> None:
+    await two_generations(opened, author, path)
+    path.unlink()
+    with pytest.raises(LogBroken, match="is gone"):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+    assert not path.exists()
+
+
+async def test_another_checkpoint_key_is_refused(opened: Opened, author: Author, path: Path) -> None:
+    await two_generations(opened, author, path)
+    with pytest.raises(LogBroken, match="no known key"):
+        await SqliteLog.open(path, OTHER_SIGNER, ORIGIN)
+    path.with_name("log.db.checkpoint").unlink()
+    with pytest.raises(LogBroken, match="is this the key"):
+        await SqliteLog.open(path, OTHER_SIGNER, ORIGIN)
+
+
+@pytest.mark.parametrize(
+    ("statement", "sentence"),
+    [
+        ("DELETE FROM events WHERE idx = 1", "head row counts 2"),
+        ("UPDATE head SET size = 1", "head row counts 1"),
+        ("DELETE FROM head", "head row"),
+        ("UPDATE events SET leaf_hash = zeroblob(32) WHERE idx = 1", "events 0 to 1 are not those that were signed"),
+        ("UPDATE checkpoints SET frontier = zeroblob(40) WHERE size = 2", "does not hold"),
+        ("UPDATE checkpoints SET root = zeroblob(32) WHERE size = 2", "rolled back or replaced"),
+        ("DELETE FROM checkpoints WHERE size = 2", "rolled back or replaced"),
+        ("DELETE FROM events WHERE idx = 1; UPDATE head SET size = 1", "only 1 are stored"),
+    ],
+)
+async def test_a_log_that_contradicts_itself_is_refused(
+    opened: Opened, author: Author, path: Path, statement: str, sentence: str
+) -> None:
+    await two_generations(opened, author, path)
+    tamper(path, statement)
+    with pytest.raises(LogBroken, match=sentence):
+        await SqliteLog.open(path, SIGNER, ORIGIN)
+
+
+def tamper(path: Path, statements: str) -> None:
+    """What somebody does who has the file and knows SQLite: triggers off, change, triggers on."""
+    with raw(path) as db:
+        for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
+            db.execute(f"DROP TRIGGER {name}")
+        for statement in statements.split(";"):
+            db.execute(statement)
+        for trigger in SQLITE_TRIGGERS:
+            db.execute(trigger)
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        ("UPDATE events SET event_id = 'x' WHERE idx = 4", 4),
+        ("UPDATE events SET kind = 'finished' WHERE idx = 4", 4),
+        ("UPDATE events SET tenant = 'other' WHERE idx = 4", 4),
+        ("UPDATE events SET session = 's-9' WHERE idx = 4", 4),
+        ("UPDATE events SET session_number = 99 WHERE idx = 4", 4),
+        ("UPDATE events SET at = '2020' WHERE idx = 4", 4),
+        ("UPDATE events SET kill_position = 0 WHERE idx = 4", 4),
+        ("UPDATE events SET leaf = CAST(replace(leaf, 'acme', 'ACME') AS BLOB) WHERE idx = 4", 4),
+        ("UPDATE events SET leaf_hash = zeroblob(32) WHERE idx = 4", 4),
+        ("UPDATE bodies SET body = CAST('{}' AS BLOB) WHERE idx = 4", 4),
+        ("UPDATE bodies SET salt = zeroblob(16) WHERE idx = 4", 4),
+        ("DELETE FROM events WHERE idx = 4", 4),
+        ("UPDATE events SET idx = 99 WHERE idx = 7", 7),
+        ("UPDATE head SET kill_position = 9", None),
+        ("UPDATE kills SET reason = 'a nicer one'", 3),
+        ("UPDATE kills SET released_position = 2", 3),
+        ("UPDATE sessions SET principal = 'agent:thief'", 1),
+        ("UPDATE members SET left_idx = 3", 0),
+        ("DELETE FROM spent", 3),
+        ("UPDATE checkpoints SET root = zeroblob(32)", 7),
+        ("UPDATE checkpoints SET note = CAST(replace(note, '8', '7') AS BLOB)", 7),
+    ],
+)
+async def test_verify_names_what_was_tampered_with(
+    opened: Opened, author: Author, path: Path, statement: str, index: int | None
+) -> None:
+    async with opened() as log:
+        await log.append(author.joined())
+        await log.append(author.decided())
+        await log.append(author.decided())
+        await log.append(author.kill(a_kill()))
+        for _ in range(4):
+            await log.append(author.decided())
+    assert (await verify(path, ORIGIN, [KEY])).ok
+    tamper(path, statement)
+    report = await verify(path, ORIGIN, [KEY])
+    assert report.findings[0].index == index
+
+
+async def test_verify_says_when_there_is_nothing_to_read(path: Path) -> None:
+    with pytest.raises(LogUnavailable, match="cannot be read"):
+        await verify(path, ORIGIN, [KEY])
+
+
+# --- the integrator ---------------------------------------------------------------------------------------
+
+
+async def test_checkpoints_come_by_themselves_while_events_arrive(path: Path, author: Author) -> None:
+    log = await SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=0.01)
+    try:
+        await log.append(author.decided())
+        await until(lambda: log.lag.events == 0)
+        assert await log.checkpoint() is not None
+        assert (log.lag.events, log.lag.trouble) == (0, None)
+    finally:
+        await log.aclose()
+
+
+async def test_an_integrator_that_fails_says_so_and_holds_nobody_up(log: SqliteLog, author: Author, path: Path) -> None:
+    in_the_way = path.with_name("log.db.checkpoint.new")
+    in_the_way.mkdir()
+    await log.append(author.decided())
+    with pytest.raises(LogUnavailable):
+        await log.integrate()
+    assert isinstance(await log.append(author.decided()), Receipt)
+    assert log.lag.events == 2
+    assert log.lag.trouble is not None
+    in_the_way.rmdir()
+    await log.integrate()
+    assert (log.lag.events, log.lag.trouble) == (0, None)
+
+
+# --- faults of the disk -----------------------------------------------------------------------------------
+
+
+class FaultyStore(SqliteStore):
+    """A store that can be told to fail, before or after a commit persisted, or to hang."""
+
+    faults: list[tuple[bool, sqlite3.Error]]
+    hold: threading.Event | None = None
+    entered: threading.Event
+
+    def write(self, plan: Plan, ledger: Ledger) -> None:
+        self.entered.set()
+        if self.hold is not None:
+            self.hold.wait()
+        fault = self.faults.pop(0) if self.faults else None
+        if fault is None or fault[0]:
+            super().write(plan, ledger)
+        if fault is not None:
+            raise fault[1]
+
+
+def io_error(code: int = sqlite3.SQLITE_IOERR) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = code
+    return error
+
+
+@pytest.fixture
+async def faulty(path: Path) -> AsyncIterator[tuple[Writer, type[FaultyStore]]]:
+    """A writer on a store with faults to come; every store that it opens again shares them."""
+    store = type("Faulty", (FaultyStore,), {"faults": [], "hold": None, "entered": threading.Event()})
+    writer = Writer(lambda: store(path, "0"))
+    await writer.start()
+    yield writer, store
+    if store.hold is not None:
+        store.hold.set()
+    await writer.aclose()
+
+
+Faulty = tuple[Writer, type[FaultyStore]]
+
+
+async def test_a_commit_that_failed_is_refused_and_the_next_one_succeeds(faulty: Faulty, author: Author) -> None:
+    writer, store = faulty
+    await writer.append(author.decided(), ())
+    store.faults.append((False, io_error()))
+    outcomes = await asyncio.gather(*(writer.append(author.decided(), ()) for _ in range(3)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LogUnavailable] * 3
+    receipt = await writer.append(author.decided(), ())
+    assert isinstance(receipt, Receipt)
+    assert receipt.index == 1  # no gap
+
+
+async def test_a_commit_that_persisted_although_it_failed_is_acknowledged(faulty: Faulty, author: Author) -> None:
+    writer, store = faulty
+    store.faults.append((True, io_error()))
+    receipts = await asyncio.gather(*(writer.append(author.decided(), ()) for _ in range(3)))
+    assert [receipt.index for receipt in receipts if isinstance(receipt, Receipt)] == [0, 1, 2]
+    receipt = await writer.append(author.decided(), ())
+    assert isinstance(receipt, Receipt)
+    assert receipt.index == 3
+
+
+async def test_what_a_failed_commit_would_have_spent_is_not_spent(faulty: Faulty, author: Author) -> None:
+    writer, store = faulty
+    store.faults.append((False, io_error()))
+    with pytest.raises(LogUnavailable):
+        await writer.append(author.decided("s-1", approval_id="a-1"), ())
+    assert isinstance(await writer.append(author.decided("s-1", by="agent:x", approval_id="a-1"), ()), Receipt)
+
+
+async def test_a_damaged_database_is_refused_until_somebody_looked(faulty: Faulty, author: Author) -> None:
+    writer, store = faulty
+    store.faults.append((False, io_error(sqlite3.SQLITE_CORRUPT)))
+    for _ in range(2):
+        with pytest.raises(LogBroken, match="damaged"):
+            await writer.append(author.decided(), ())
+    with pytest.raises(LogBroken):
+        writer.kill_state()
+
+
+async def test_a_hung_disk_hangs_nobody(faulty: Faulty, author: Author) -> None:
+    writer, store = faulty
+    loop = asyncio.get_running_loop()
+    store.hold = threading.Event()
+    before = loop.time()
+    first, second = writer.append(author.decided(), ()), writer.append(author.decided(), ())
+    for waiting in (first, second):
+        with pytest.raises(LogUnavailable, match="not known to be durable"):
+            await waiting
+    assert loop.time() - before < 1.5
+    before = loop.time()
+    with pytest.raises(LogUnavailable):
+        await writer.append(author.decided(), ())
+    assert loop.time() - before < 0.1
+    store.hold.set()
+    await until(lambda: writer.refusal() is None)
+    assert isinstance(await writer.append(author.decided(), ()), Receipt)
+
+
+async def test_what_waited_too_long_is_not_appended_later(faulty: Faulty, author: Author, path: Path) -> None:
+    writer, store = faulty
+    store.hold = threading.Event()
+    taken = writer.append(author.decided("s-taken"), ())
+    await asyncio.to_thread(store.entered.wait)
+    waiting = writer.append(author.decided("s-waiting"), ())
+    outcomes = await asyncio.gather(taken, waiting, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LogUnavailable] * 2
+    store.hold.set()
+    await writer.call(lambda _: None)
+    with raw(path) as db:
+        assert db.execute("SELECT session FROM events").fetchall() == [("s-taken",)]
+
+
+async def test_the_queue_is_bounded(faulty: Faulty, author: Author) -> None:
+    writer, store = faulty
+    store.hold = threading.Event()
+    waiting = [writer.append(author.decided(), ()) for _ in range(MAX_WAITING)]
+    with pytest.raises(LogUnavailable, match="waiting already"):
+        await writer.append(author.decided(), ())
+    for future in waiting:
+        future.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_one_event_that_the_store_refuses_does_not_refuse_its_neighbours(log: SqliteLog, author: Author) -> None:
+    twice = author.decided()
+    outcomes = await asyncio.gather(
+        log.append(author.decided()), log.append(twice), log.append(twice), log.append(author.decided()),
+        return_exceptions=True,
+    )  # fmt: skip
+    assert [type(outcome) for outcome in outcomes] == [Receipt, Receipt, LogUnavailable, Receipt]
+    assert [record.index for record in await all_of(log.records())] == [0, 1, 2]
+
+
+async def test_a_strangers_event_in_the_file_stops_the_log(log: SqliteLog, author: Author, path: Path) -> None:
+    await log.append(author.decided())
+    with raw(path) as db:
+        db.execute(
+            "INSERT INTO events SELECT log_id, 1, 'x', kind, tenant, session, 9, at, 0, leaf, leaf_hash FROM events"
+        )
+    for _ in range(2):
+        with pytest.raises(LogBroken):
+            await log.append(author.decided())
+    with pytest.raises(LogBroken):
+        await log.kill_state()
+
+
+async def test_a_lock_held_by_another_process_is_waited_for_a_second_at_most(
+    log: SqliteLog, author: Author, path: Path, processes: ForkServerContext
+) -> None:
+    loop = asyncio.get_running_loop()
+    await log.append(author.decided())
+    ours, theirs = processes.Pipe()
+    child = processes.Process(target=crash_child.hold_the_lock, args=(str(path), theirs))
+    child.start()
+    assert await asyncio.to_thread(ours.recv) == "locked"
+    before = loop.time()
+    with pytest.raises(LogUnavailable):
+        await log.append(author.decided())
+    assert loop.time() - before < 1.5
+    for _ in range(3):
+        before = loop.time()
+        with pytest.raises(LogUnavailable):
+            await log.append(author.decided())
+        assert loop.time() - before < 0.1
+    ours.send("let go")
+    assert await asyncio.to_thread(ours.recv) == "free"
+    child.join()
+    await until(lambda: log._writer.refusal() is None)
+    receipt = await log.append(author.decided())
+    assert isinstance(receipt, Receipt)
+    assert receipt.index == 1
+
+
+async def test_a_full_disk_refuses_at_once_and_recovers_without_a_restart(
+    path: Path, processes: ForkServerContext
+) -> None:
+    ours, theirs = processes.Pipe()
+    child = processes.Process(target=crash_child.fill_the_disk, args=(str(path), theirs))
+    child.start()
+    found = await asyncio.to_thread(ours.recv)
+    child.join()
+    assert found["trouble"]
+    assert found["again"]
+    assert found["refused_in_s"] < 0.1
+    assert found["recovered_in_s"] < 2.0
+    assert found["acknowledged"] == list(range(len(found["acknowledged"])))
+    report = await verify(path, ORIGIN, [KEY])
+    assert (report.ok, report.size) == (True, len(found["acknowledged"]))
+
+
+# --- kill -9 ----------------------------------------------------------------------------------------------
+
+
+def one_crash(path: Path, processes: ForkServerContext, after_acks: int) -> list[tuple[int, bytes]]:
+    """Start a writer, kill it after so many receipts, and return all that it had acknowledged."""
+    ours, theirs = processes.Pipe(duplex=False)
+    child = processes.Process(target=crash_child.append_until_killed, args=(str(path), theirs))
+    child.start()
+    theirs.close()
+    acks = [ours.recv_bytes() for _ in range(after_acks)]
+    child.kill()
+    child.join()
+    with contextlib.suppress(EOFError):
+        while True:
+            acks.append(ours.recv_bytes())
+    ours.close()
+    return [crash_child.ACK.unpack(ack) for ack in acks]
+
+
+async def crashes(path: Path, processes: ForkServerContext, cycles: int, seed: int) -> None:
+    """Nothing that was acknowledged is lost, whenever the writer was killed, and every log verifies."""
+    chance = random.Random(seed)
+    acknowledged: dict[int, bytes] = {}
+    for _ in range(cycles):
+        for index, salt in await asyncio.to_thread(one_crash, path, processes, chance.randint(1, 300)):
+            assert acknowledged.setdefault(index, salt) == salt, "one index was given twice"
+    with raw(path) as db:
+        stored = dict(db.execute("SELECT idx, salt FROM bodies"))
+    lost = [index for index, salt in acknowledged.items() if stored.get(index) != salt]
+    assert lost == []
+    report = await verify(path, ORIGIN, [KEY])
+    assert report.findings == []
+    assert report.size >= len(acknowledged)
+
+
+async def test_no_acknowledged_event_is_lost_in_twenty_kills(path: Path, processes: ForkServerContext) -> None:
+    await crashes(path, processes, 20, seed=1)
+
+
+@pytest.mark.torture
+@pytest.mark.timeout(3_600)
+async def test_no_acknowledged_event_is_lost_in_five_hundred_kills(path: Path, processes: ForkServerContext) -> None:
+    await crashes(path, processes, 500, seed=2)

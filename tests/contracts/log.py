@@ -1,0 +1,500 @@
+"""What every log promises. A store's test subclasses `LogContract` and says how to open one.
+
+class TestMyLog(LogContract):
+    @pytest.fixture
+    def opened(self, tmp_path): ...     # a function that opens the same log again and again
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol
+
+import pytest
+
+from agentgate.core import merkle
+from agentgate.core.approval import State, from_row
+from agentgate.core.audit import Report
+from agentgate.core.containment import Acknowledgement, Kill, KillId, Scope
+from agentgate.core.decision import Receipt
+from agentgate.core.event import Event, Kind, Origin, acked, drained, killed, make, released
+from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
+from agentgate.core.projection import Tables, effects
+from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, Spend
+
+ORIGIN = "agentgate.test/log/0"
+START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
+
+
+class Whole(Log, LogReader, Protocol):
+    """What the contract is about: the log, its reader and its tree."""
+
+    async def integrate(self) -> None: ...
+
+
+Opened = Callable[[], AbstractAsyncContextManager[Whole]]
+
+
+class Author:
+    """Makes events as one member does."""
+
+    _ids = itertools.count(1)
+
+    def __init__(self, member: str = "m-1") -> None:
+        self.member = member
+        self._counter = 0
+
+    def origin(self) -> Origin:
+        self._counter += 1
+        number = next(self._ids)
+        salt = hashlib.sha256(b"%d" % number).digest()[:16]
+        at = START + timedelta(milliseconds=number)
+        return Origin(f"{number:08x}-e", at, self.member, self._counter, "0.3.0", salt)
+
+    def decided(
+        self, session: str = "s-1", *, by: str = "agent:bot", trace: str = "", verdict: str = "ALLOW", **more: Any
+    ) -> Event:
+        origin = self.origin()
+        fields = {
+            "trace_id": trace or f"trace-{origin.id}",
+            "decision": verdict,
+            "call_sha256": hashlib.sha256(origin.id.encode()).hexdigest(),
+            "tool": "db_query",
+        }
+        body = b'{"arguments":{"query":"select 1"}}'
+        return make(origin, Kind.DECIDED, fields | more, tenant="acme", session=session, principal=by, body=body)
+
+    def finished(self, trace: str, session: str = "s-1") -> Event:
+        fields = {"trace_id": trace, "outcome": "ok"}
+        return make(self.origin(), Kind.FINISHED, fields, tenant="acme", session=session, principal="agent:bot")
+
+    def joined(self) -> Event:
+        return make(self.origin(), Kind.JOINED, {})
+
+    def left(self, of: str | None = None) -> Event:
+        return make(self.origin(), Kind.LEFT, {} if of is None else {"of": of})
+
+    def kill(self, kill: Kill) -> Event:
+        return killed(self.origin(), kill, auth="key")
+
+    def release(self, kill: Kill) -> Event:
+        return released(self.origin(), kill, actor="person:root", auth="key", why="release", forced=False)
+
+    def drained(self, kill: Kill, *, complete: bool = True) -> Event:
+        return drained(self.origin(), kill, position=1, members=[self.member], complete=complete)
+
+    def acked(self, position: int) -> Event:
+        return acked(self.origin(), Acknowledgement(self.member, position, cancelled=2))
+
+    def requested(self, approval: str) -> Event:
+        fields = {
+            "approval_id": approval,
+            "call_sha256": "c" * 64,
+            "policy_revision": "sha256:1",
+            "expires_at": "2026-11-21T13:00:00.000000Z",
+            "tool": "db_insert",
+            "trace_id": f"trace-{approval}",
+        }
+        sealed = {"sealed": b"sealed arguments"}
+        about = {"tenant": "acme", "session": "s-1", "principal": "agent:bot"}
+        return make(self.origin(), Kind.APPROVAL_REQUESTED, fields, projected=sealed, **about)
+
+    def verdict(self, approval: str, verdict: str = "approved", by: str = "person:alice") -> Event:
+        fields = {"approval_id": approval, "verdict": verdict, "token_sha256": "f" * 64}
+        return make(self.origin(), Kind.APPROVAL_DECIDED, fields, tenant="acme", session="s-1", principal=by)
+
+    def closed(self, approval: str, state: str = "expired") -> Event:
+        fields = {"approval_id": approval, "state": state}
+        return make(self.origin(), Kind.APPROVAL_CLOSED, fields, tenant="acme", session="s-1")
+
+
+def a_kill(name: str = "k-1", target: str = "s-1") -> Kill:
+    return Kill(KillId(name), Scope.SESSION, "acme", target, "it went wild", "person:op", START)
+
+
+async def all_of(iterator: AsyncIterator[Any]) -> list[Any]:
+    return [item async for item in iterator]
+
+
+def receipts(outcomes: list[Any]) -> list[Receipt]:
+    assert all(isinstance(outcome, Receipt) for outcome in outcomes), outcomes
+    return outcomes
+
+
+class LogContract:
+    """Subclasses give `opened`, `audit`, and `forge` for the store at hand."""
+
+    @pytest.fixture
+    def opened(self) -> Opened:
+        raise NotImplementedError
+
+    @pytest.fixture
+    def audit(self) -> Callable[[], Awaitable[Report]]:
+        """`log verify` on what `opened` opens."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def key(self) -> NoteKey:
+        """The key that checkpoints verify with."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def author(self) -> Author:
+        return Author()
+
+    # --- order --------------------------------------------------------------------------------------------
+
+    async def test_concurrent_appends_get_contiguous_indexes(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            events = [author.decided(f"s-{n % 7}") for n in range(200)]
+            found = receipts(await asyncio.gather(*(log.append(event) for event in events)))
+            assert sorted(receipt.index for receipt in found) == list(range(200))
+            assert [receipt.event_id for receipt in found] == [event.id for event in events]
+            assert [receipt.digest for receipt in found] == [event.fields["call_sha256"] for event in events]
+
+    async def test_one_task_after_the_other_keeps_the_order_of_appending(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+
+            async def one(session: str) -> list[int]:
+                return [receipts([await log.append(author.decided(session))])[0].index for _ in range(20)]
+
+            for indexes in await asyncio.gather(*(one(f"s-{n}") for n in range(20))):
+                assert indexes == sorted(indexes)
+
+    async def test_sessions_are_numbered_from_one_without_gaps(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await asyncio.gather(*(log.append(author.decided(f"s-{n % 3}")) for n in range(30)))
+        async with opened() as log:  # and the count goes on after a restart
+            await log.append(author.decided("s-0"))
+            await log.append(author.joined())
+            numbers: dict[str, list[int]] = {}
+            for record in await all_of(log.records()):
+                numbers.setdefault(record.fields.get("session", ""), []).append(record.session_number)
+        assert numbers == {"s-0": [*range(1, 12)], "s-1": [*range(1, 11)], "s-2": [*range(1, 11)], "": [0]}
+
+    async def test_records_come_back_byte_for_byte(self, opened: Opened, author: Author) -> None:
+        events = [author.decided(f"s-{n % 2}") for n in range(600)]  # more than one chunk
+        async with opened() as log:
+            await asyncio.gather(*(log.append(event) for event in events))
+        async with opened() as log:
+            records = await all_of(log.records())
+            assert [record.leaf for record in records] == [event.leaf for event in events]
+            assert [record.salt for record in records] == [event.salt for event in events]
+            assert records[0].body == {"arguments": {"query": "select 1"}}
+            assert records[0].kind is Kind.DECIDED
+
+    async def test_records_can_be_chosen(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            for event in (
+                author.joined(),
+                author.decided("s-1", trace="t"),
+                author.decided("s-2"),
+                author.finished("t"),
+            ):
+                await log.append(event)
+            assert [r.index for r in await all_of(log.records(session="s-1"))] == [1, 3]
+            assert [r.index for r in await all_of(log.records(tenant="acme", session="s-1"))] == [1, 3]
+            assert [r.index for r in await all_of(log.records(tenant="acme"))] == [1, 2, 3]
+            assert [r.index for r in await all_of(log.records(tenant="other"))] == []
+            assert [r.index for r in await all_of(log.records(first=2))] == [2, 3]
+            assert [r.index for r in await all_of(log.records(kinds=["joined", "finished"]))] == [0, 3]
+
+    async def test_an_empty_log_has_nothing(self, opened: Opened) -> None:
+        async with opened() as log:
+            assert await all_of(log.records()) == []
+            assert await log.sessions(None) == []
+            assert await log.open_intents() == []
+            assert await log.checkpoint() is None
+            state = await log.kill_state()
+            assert (state.position, dict(state.active)) == (0, {})
+
+    # --- kills --------------------------------------------------------------------------------------------
+
+    async def test_a_kill_raises_the_position_of_every_later_receipt(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            kill = a_kill()
+            outcomes = await asyncio.gather(  # one batch, if the store makes batches
+                log.append(author.joined()),
+                log.append(author.decided()),
+                log.append(author.kill(kill)),
+                log.append(author.decided()),
+                log.append(author.release(kill)),
+                log.append(author.decided()),
+            )
+            found = receipts(list(outcomes))
+            assert [receipt.kill_position for receipt in found] == [0, 0, 1, 1, 2, 2]
+            assert [receipt.members for receipt in found] == [(), (), ("m-1",), (), ("m-1",), ()]
+
+    async def test_the_kill_state_survives_a_restart(self, opened: Opened, author: Author) -> None:
+        first, second = a_kill("k-1", "s-1"), a_kill("k-2", "s-2")
+        async with opened() as log:
+            for event in (author.kill(first), author.kill(second), author.release(first)):
+                await log.append(event)
+            before = await log.kill_state()
+        async with opened() as log:
+            after = await log.kill_state()
+        assert before == after
+        assert after.position == 3
+        assert set(after.active) == {"k-2"}
+        assert after.active[KillId("k-2")].same_order(second)
+        assert after.active[KillId("k-2")].position == 2
+
+    async def test_a_kill_names_the_members_that_have_not_left(self, opened: Opened) -> None:
+        one, two, three = Author("m-1"), Author("m-2"), Author("m-3")
+        async with opened() as log:
+            for event in (one.joined(), two.joined(), three.joined(), two.left()):
+                await log.append(event)
+            (receipt,) = receipts([await log.append(one.kill(a_kill("k-1")))])
+            assert receipt.members == ("m-1", "m-3")
+        async with opened() as log:
+            await log.append(one.left(of="m-3"))  # a successor closes a dead predecessor
+            (receipt,) = receipts([await log.append(one.kill(a_kill("k-2")))])
+            assert receipt.members == ("m-1",)
+
+    async def test_the_same_kill_id_is_appended_once(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            kill = a_kill()
+            outcomes = await asyncio.gather(
+                *(log.append(author.kill(kill), [Spend("kill", kill.id)]) for _ in range(5)),
+                log.append(author.kill(kill)),  # what is spent is in the leaf, said again or not
+            )
+            assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 1
+            assert outcomes[1] == AlreadySpent(Spend("kill", kill.id))
+            assert (await log.kill_state()).position == 1
+
+    async def test_a_kill_is_released_once(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            kill = a_kill()
+            await log.append(author.kill(kill))
+            outcomes = await asyncio.gather(*(log.append(author.release(kill)) for _ in range(5)))
+            assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 1
+            assert (await log.kill_state()).position == 2
+
+    async def test_kills_acks_and_receipts_are_looked_up(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            for event in (author.joined(), author.kill(a_kill()), author.acked(1), author.drained(a_kill())):
+                await log.append(event)
+            (kill,) = await log.projection("kills", id="k-1")
+            assert (kill["reason"], kill["position"], kill["drained"]) == ("it went wild", 1, 1)
+            (ack,) = await log.projection("acks", member="m-1")  # type: ignore[arg-type]  # wider than the port
+            assert (ack["position"], ack["cancelled"]) == (1, 2)
+            (member,) = await log.projection("members")
+            assert (member["member"], member["joined_idx"], member["left_idx"]) == ("m-1", 0, None)
+
+    # --- who was first ------------------------------------------------------------------------------------
+
+    async def test_of_fifty_spends_of_one_approval_exactly_one_wins(self, opened: Opened, author: Author) -> None:
+        spend = Spend("approval", "apr-1")
+        async with opened() as log:
+            events = [author.decided(f"s-{n}", approval_id="apr-1") for n in range(50)]
+            outcomes = await asyncio.gather(*(log.append(event, [spend]) for event in events))
+            assert Counter(type(outcome) for outcome in outcomes) == {Receipt: 1, AlreadySpent: 49}
+            assert len(await all_of(log.records())) == 1
+        async with opened() as log:
+            assert await log.append(author.decided("s-1", approval_id="apr-1"), [spend]) == AlreadySpent(spend)
+
+    async def test_an_idempotency_key_is_spent_once(self, opened: Opened, author: Author) -> None:
+        spend = Spend("idempotency", "a" * 64)
+        async with opened() as log:
+            first = await log.append(author.decided(idempotency_sha256="a" * 64), [spend])
+            second = await log.append(author.decided(idempotency_sha256="a" * 64), [spend])
+        assert isinstance(first, Receipt)
+        assert second == AlreadySpent(spend)
+
+    async def test_a_spend_that_the_leaf_does_not_carry_is_a_fault_of_the_caller(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            with pytest.raises(ValueError, match="does not say that it spends"):
+                log.append(author.decided(), [Spend("approval", "apr-1")])
+
+    async def test_two_approvers_and_one_verdict(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.requested("apr-1"))
+            outcomes = await asyncio.gather(
+                log.append(author.verdict("apr-1", "denied", "person:alice"), [Spend("verdict", "apr-1")]),
+                log.append(author.verdict("apr-1", "approved", "person:bob"), [Spend("verdict", "apr-1")]),
+            )
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent]
+            (row,) = await log.projection("approvals", id="apr-1")
+            assert (row["state"], row["decided_by"], row["sealed"]) == ("denied", "person:alice", None)
+
+    async def test_an_approval_lives_from_question_to_spending(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.requested("apr-1"))
+            (row,) = await log.projection("approvals", tenant="acme", state="pending")
+            assert from_row(row).state is State.PENDING
+            assert row["sealed"] == b"sealed arguments"
+            await log.append(author.verdict("apr-1"))
+            (row,) = await log.projection("approvals", digest="c" * 64)
+            assert (row["state"], row["token_sha256"]) == ("approved", "f" * 64)
+            await log.append(author.decided(approval_id="apr-1"), [Spend("approval", "apr-1")])
+            await log.append(author.closed("apr-1"))  # too late: what is spent stays spent
+            (row,) = await log.projection("approvals")
+            assert (row["state"], row["sealed"]) == ("spent", None)
+
+    async def test_an_expired_approval_forgets_its_arguments(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.requested("apr-1"))
+            await log.append(author.closed("apr-1", "void"))
+            (row,) = await log.projection("approvals")
+            assert (row["state"], row["sealed"]) == ("void", None)
+
+    # --- sessions -----------------------------------------------------------------------------------------
+
+    async def test_a_session_belongs_to_whom_it_was_opened_by(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            outcomes = await asyncio.gather(
+                log.append(author.decided("s-1", by="agent:bot")),
+                log.append(author.decided("s-1", by="agent:thief")),
+                log.append(author.decided("s-1", by="agent:bot")),
+            )
+            assert [type(outcome) for outcome in outcomes] == [Receipt, ForeignSession, Receipt]
+            assert receipts([outcomes[2]])[0].index == 1
+        async with opened() as log:
+            assert await log.append(author.decided("s-1", by="agent:thief")) == ForeignSession("s-1")
+            (row,) = await log.sessions("acme")
+            assert (row.tenant, row.session, row.principal) == ("acme", "s-1", "agent:bot")
+            assert await log.sessions("other") == []
+
+    async def test_the_refusal_of_a_foreign_session_is_recorded(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.decided("s-1", by="agent:bot"))
+            assert isinstance(await log.append(author.decided("s-1", by="agent:thief", verdict="DENY")), Receipt)
+            assert isinstance(await log.append(author.decided("s-1", by="agent:bot")), Receipt)
+
+    async def test_a_kill_of_a_session_that_is_nobodys_does_not_take_it(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.kill(a_kill(target="s-9")))
+            assert await log.sessions(None) == []
+            assert isinstance(await log.append(author.decided("s-9")), Receipt)
+
+    # --- intents ------------------------------------------------------------------------------------------
+
+    async def test_intents_without_an_outcome_are_found_after_a_restart(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.joined())
+            for n in range(5):
+                await log.append(author.decided(trace=f"t-{n}"))
+            await log.append(author.decided(trace="t-refused", verdict="DENY"))
+            for n in (0, 1, 3):
+                await log.append(author.finished(f"t-{n}"))
+            assert [record.fields["trace_id"] for record in await log.open_intents()] == ["t-2", "t-4"]
+        async with opened() as log:
+            assert [record.fields["trace_id"] for record in await log.open_intents()] == ["t-2", "t-4"]
+            await log.append(author.finished("t-2"))
+            await log.append(author.finished("t-4"))
+            assert await log.open_intents() == []
+
+    # --- verification -------------------------------------------------------------------------------------
+
+    async def write_a_bit_of_everything(self, log: Whole, author: Author) -> None:
+        kill = a_kill()
+        for event in (
+            author.joined(),
+            author.decided(trace="t-1"),
+            author.finished("t-1"),
+            author.requested("apr-1"),
+            author.requested("apr-2"),
+            author.verdict("apr-1"),
+            author.verdict("apr-2", "denied"),
+            author.decided(trace="t-2", approval_id="apr-1"),
+            author.kill(kill),
+            author.acked(1),
+            author.drained(kill),
+            author.release(kill),
+            author.decided("s-2", by="agent:other", verdict="DENY", idempotency_sha256="b" * 64),
+            author.left(),
+        ):
+            assert isinstance(await log.append(event), Receipt)
+        await log.integrate()
+
+    async def test_derived_tables_equal_a_rebuild_from_the_events(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await self.write_a_bit_of_everything(log, author)
+            tables = Tables()
+            async for record in log.records():
+                body = None if record.body is None else b'{"reason":"it went wild"}'
+                tables.apply(effects(record.fields, record.index, record.kill_position, body))
+            for name in ("kills", "members", "approvals"):
+                stored = await log.projection(name)  # type: ignore[arg-type]  # a loop over the literals
+                assert stored == list(tables.rows[name].values()), name
+
+    async def test_an_honest_log_verifies(
+        self, opened: Opened, author: Author, audit: Callable[[], Awaitable[Report]]
+    ) -> None:
+        async with opened() as log:
+            await self.write_a_bit_of_everything(log, author)
+            running = await audit()
+            await log.append(author.decided("s-3"))
+        stopped = await audit()
+        assert running.findings == []
+        assert (running.size, running.checkpoints, running.open_intents) == (14, 1, 1)
+        assert stopped.findings == []
+        assert (stopped.size, stopped.checkpoints, stopped.notes) == (15, 2, [])
+
+    async def test_checkpoints_are_signed_and_cover_everything(
+        self, opened: Opened, author: Author, key: NoteKey
+    ) -> None:
+        found: list[Checkpoint] = []
+        async with opened() as log:
+            for n in range(1, 40):
+                await log.append(author.decided())
+                await log.integrate()
+                note = await log.checkpoint()
+                assert note is not None
+                found.append(open_checkpoint(note, [key], ORIGIN))
+                assert found[-1].size == n
+            leaves = [hashlib.sha256(b"\0" + record.leaf).digest() async for record in log.records()]
+        for checkpoint in found:
+            assert merkle.root(leaves[: checkpoint.size]) == checkpoint.root
+        for old, new in itertools.pairwise(found):
+            proof = merkle.consistency_proof(leaves[: new.size], old.size)
+            assert merkle.continues(old.root, old.size, new.root, new.size, proof)
+
+    async def test_without_new_events_there_is_no_new_checkpoint(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.decided())
+            await log.integrate()
+            first = await log.checkpoint()
+            await log.integrate()
+            assert await log.checkpoint() == first
+
+    # --- callers that go away -----------------------------------------------------------------------------
+
+    async def test_a_cancelled_caller_disturbs_nobody(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+
+            async def append() -> Any:
+                return await log.append(author.decided())
+
+            tasks = [asyncio.create_task(append()) for _ in range(20)]
+            await asyncio.sleep(0)
+            for task in tasks[::2]:
+                task.cancel()
+            done = await asyncio.gather(*tasks, return_exceptions=True)
+            assert all(isinstance(outcome, Receipt) for outcome in done[1::2])
+            assert isinstance(await log.append(author.decided()), Receipt)
+        async with opened() as log:
+            indexes = [record.index for record in await all_of(log.records())]
+            assert indexes == list(range(len(indexes)))
+
+
+def opener(open_log: Callable[[], Awaitable[Whole]]) -> Opened:
+    """An `opened` fixture's value from what opens a log."""
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Whole]:
+        log = await open_log()
+        try:
+            yield log
+        finally:
+            await log.aclose()
+
+    return opened

@@ -1,0 +1,323 @@
+"""`log verify` on rows in memory: an honest log has no findings, and any change of any bit is found and named."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
+from agentgate.core.event import Event, Kind, make
+from agentgate.core.merkle import Frontier
+from agentgate.core.note import Checkpoint, NoteKey, sign
+from agentgate.core.projection import Row, Tables, effects
+from agentgate.core.strict_json import canonical_plain
+from tests.contracts.log import ORIGIN, Author, a_kill
+
+SECRET = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+KEY = NoteKey(ORIGIN, SECRET.public_key().public_bytes_raw())
+COLUMNS = (
+    "index", "event_id", "kind", "tenant", "session", "session_number", "at", "kill_position",
+    "leaf", "leaf_hash", "salt", "body",
+)  # fmt: skip
+
+
+def a_row(index: int, event: Event, number: int, position: int) -> RawRow:
+    kind = event.fields["kind"]
+    about = (event.id, kind, event.tenant, event.session, number, event.at, position)
+    return (index, *about, event.leaf, event.leaf_hash, event.salt, event.body)
+
+
+class Stored:
+    """A log as a store would have it, by the simplest code that can make one."""
+
+    def __init__(self, events: list[Event], checkpoint_at: tuple[int, ...] = ()) -> None:
+        self.rows: list[RawRow] = []
+        self.checkpoints: list[StoredCheckpoint] = []
+        numbers: dict[tuple[str, str], int] = {}
+        frontier, tables, position = Frontier(), Tables(), 0
+        for index, event in enumerate(events):
+            number = 0
+            if event.session:
+                number = numbers[event.tenant, event.session] = numbers.get((event.tenant, event.session), 0) + 1
+            position += event.kind in (Kind.KILLED, Kind.RELEASED)
+            tables.apply(effects(event.fields, index, position, event.body, event.projected))
+            self.rows.append(a_row(index, event, number, position))
+            frontier.append(event.leaf_hash)
+            if index + 1 in checkpoint_at:
+                self.checkpoints.append(checkpoint(frontier))
+        self.head: StoredHead | None = StoredHead(len(events), position, 0)
+        self.tables: dict[str, list[Row]] = {
+            name: [dict(row) for row in rows.values()] for name, rows in tables.rows.items()
+        }
+
+    def report(self) -> Report:
+        auditor = Auditor(ORIGIN, [KEY], self.checkpoints)
+        auditor.feed(self.rows)
+        return auditor.finish(self.head, self.tables)
+
+    def set(self, index: int, column: str, value: Any) -> None:
+        row = list(self.rows[index])
+        row[COLUMNS.index(column)] = value
+        self.rows[index] = tuple(row)  # type: ignore[assignment]
+
+
+def checkpoint(frontier: Frontier, secret: Ed25519PrivateKey = SECRET, origin: str = ORIGIN) -> StoredCheckpoint:
+    key = NoteKey(origin, secret.public_key().public_bytes_raw())
+    note = sign(Checkpoint(origin, frontier.size, frontier.root()).text, key, secret.sign)
+    return StoredCheckpoint(frontier.size, frontier.root(), note, frontier.to_bytes())
+
+
+def some_events() -> list[Event]:
+    author, kill = Author(), a_kill()
+    return [
+        author.joined(),
+        author.decided(trace="t-1"),
+        author.finished("t-1"),
+        author.requested("a-1"),
+        author.verdict("a-1"),
+        author.decided(trace="t-2", approval_id="a-1"),
+        author.kill(kill),
+        author.acked(1),
+        author.drained(kill),
+        author.release(kill),
+        author.decided("s-2", by="agent:other", verdict="DENY"),
+        author.left(),
+    ]
+
+
+EVENTS = some_events()
+SIZE = len(EVENTS)
+
+
+def stored() -> Stored:
+    return Stored(EVENTS, checkpoint_at=(3, 8, SIZE))
+
+
+def first(report: Report) -> int | None:
+    return report.findings[0].index
+
+
+def test_an_honest_log_has_no_findings() -> None:
+    report = stored().report()
+    assert report.findings == []
+    assert report.notes == []
+    assert (report.size, report.kill_position, report.checkpoints, report.pruned, report.open_intents) == (
+        SIZE,
+        2,
+        3,
+        0,
+        1,
+    )
+
+
+def test_an_empty_log_has_no_findings() -> None:
+    assert Stored([]).report().ok
+
+
+def test_pruned_bodies_are_counted_and_nothing_else() -> None:
+    log = stored()
+    for index in (1, 6):
+        log.set(index, "salt", None)
+        log.set(index, "body", None)
+    report = log.report()
+    assert (report.ok, report.pruned) == (True, 2)
+
+
+@given(
+    index=st.integers(0, SIZE - 1),
+    column=st.sampled_from(COLUMNS[1:]),
+    at=st.integers(min_value=0),
+    bit=st.integers(0, 7),
+)
+def test_any_changed_bit_is_found_at_its_event(index: int, column: str, at: int, bit: int) -> None:
+    log = stored()
+    before = log.rows[index][COLUMNS.index(column)]
+    if isinstance(before, int):
+        after: Any = before ^ (1 << at % 62)
+    elif isinstance(before, bytes):
+        after = _flipped(before, at, bit)
+    else:
+        after = _flipped((before or "x").encode(), at, bit).decode("latin-1")
+    log.set(index, column, after)
+    assert first(log.report()) == index
+
+
+@given(name=st.sampled_from(["kills", "approvals", "members", "acks", "spent", "sessions"]), data=st.data())
+def test_any_change_of_a_derived_row_is_found(name: str, data: st.DataObject) -> None:
+    log = stored()
+    row = data.draw(st.sampled_from(log.tables[name]))
+    column = data.draw(st.sampled_from(sorted(row)))
+    value = row[column]
+    row[column] = value + 1 if isinstance(value, int) else "another"
+    report = log.report()
+    assert report.findings
+    assert all(finding.what.startswith(name) for finding in report.findings)
+
+
+@pytest.mark.parametrize("name", ["kills", "approvals", "members", "acks", "spent", "sessions"])
+def test_a_removed_or_added_derived_row_is_found(name: str) -> None:
+    log = stored()
+    removed = log.tables[name].pop()
+    assert "missing" in log.report().findings[0].what
+    log.tables[name] += [removed, dict.fromkeys(removed, "x")]
+    assert "no event made" in log.report().findings[0].what
+
+
+def test_sealed_arguments_must_be_gone_when_they_are_spent() -> None:
+    log = stored()
+    log.tables["approvals"][0]["sealed"] = b"still here"
+    assert "sealed" in log.report().findings[0].what
+
+
+@pytest.mark.parametrize("index", [0, 5, SIZE - 1])
+def test_a_removed_event_is_named(index: int) -> None:
+    log = stored()
+    del log.rows[index]
+    report = log.report()
+    assert first(report) == index
+    assert "missing" in report.findings[0].what or "head row" in report.findings[0].what or index == SIZE - 1
+
+
+def test_a_removed_event_whose_followers_were_renumbered_is_named() -> None:
+    log = stored()
+    kept = [event for event in EVENTS if event is not EVENTS[5]]
+    forged = Stored(kept)
+    forged.checkpoints = log.checkpoints
+    report = forged.report()
+    assert not report.ok
+    assert any("not those that were signed" in finding.what for finding in report.findings)
+
+
+def test_a_truncated_tail_is_named() -> None:
+    forged = Stored(EVENTS[:-2])
+    forged.checkpoints = stored().checkpoints
+    report = forged.report()
+    assert first(report) == SIZE - 2
+    assert "signed more events" in report.findings[0].what
+
+
+def test_swapped_events_are_named() -> None:
+    events = [*EVENTS[:1], EVENTS[2], EVENTS[1], *EVENTS[3:]]
+    forged = Stored(events)
+    forged.checkpoints = stored().checkpoints
+    assert first(forged.report()) == 2  # the checkpoint over the first three
+
+
+def test_a_replayed_event_is_named() -> None:
+    report = Stored([*EVENTS, EVENTS[2]]).report()
+    assert first(report) == SIZE
+    assert "was there before" in report.findings[0].what
+
+
+def test_an_inserted_event_of_a_made_up_number_is_named() -> None:
+    stranger = Author()
+    stranger._counter = 2
+    report = Stored([*EVENTS, stranger.decided("s-1")]).report()
+    assert first(report) == SIZE
+
+
+def test_a_checkpoint_by_another_key_or_of_another_log_is_refused() -> None:
+    frontier = Frontier()
+    frontier.extend(event.leaf_hash for event in EVENTS)
+    other = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+    for forged in (checkpoint(frontier, other), checkpoint(frontier, origin="another/log")):
+        log = stored()
+        log.checkpoints = [forged]
+        assert first(log.report()) == SIZE - 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"root": bytes(32)},
+        {"size": SIZE - 1},
+        {"frontier": (SIZE).to_bytes(8, "big") + bytes(64)},
+        {"note": b"nonsense"},
+    ],
+)
+def test_an_altered_checkpoint_row_is_refused(change: dict[str, Any]) -> None:
+    log = stored()
+    log.checkpoints[-1] = replace(log.checkpoints[-1], **change)
+    assert not log.report().ok
+
+
+@pytest.mark.parametrize("change", [{"size": SIZE + 1}, {"kill_position": 3}, {"open_from": SIZE}])
+def test_an_altered_head_row_is_found(change: dict[str, int]) -> None:
+    log = stored()
+    assert log.head is not None
+    log.head = replace(log.head, **change)
+    assert len(log.report().findings) == 1
+    log.head = None
+    assert "no head row" in log.report().findings[0].what
+
+
+def test_skipped_numbers_of_a_member_are_a_note_and_no_finding() -> None:
+    author = Author()
+    author.origin()
+    events = [author.joined()]
+    lost = author.decided()
+    events += [author.decided(), author.decided()]
+    report = Stored(events).report()
+    assert report.ok
+    assert report.notes == [f"member m-1: 1 of its events were never appended, from {lost.fields['counter']} on"]
+
+
+def test_numbers_that_arrive_late_are_no_oddity() -> None:
+    author = Author()
+    one, two, three = author.joined(), author.decided(), author.decided()
+    report = Stored([one, three, two]).report()
+    assert (report.findings, report.notes) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("second", "what"),
+    [
+        (lambda a: a.decided(by="agent:thief"), "in a session of"),
+        (lambda a: a.decided(approval_id="a-1"), "has spent"),
+        (lambda a: make(a.origin(), Kind.KILLED, {}), "without what it must have"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"kind": "invented"}), "unknown kind"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"v": 2}), "version"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"counter": "7"}), "no counter"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"counter": 10**9}), "leaps"),
+    ],
+)
+def test_events_that_no_gateway_appends_are_found(second: Any, what: str) -> None:
+    author = Author()
+    log = Stored([author.decided(approval_id="a-1")])
+    event = second(author)
+    log.rows.append(a_row(1, event, 2 if event.session else 0, 0))
+    log.head = StoredHead(2, 0, 0)
+    assert any(what in finding.what for finding in log.report().findings)
+
+
+@pytest.mark.parametrize(
+    ("leaf", "what"),
+    [
+        (b"", "not a JSON object"),
+        (b"[]", "not a JSON object"),
+        (b"{", "not a JSON object"),
+        (b'{"v":1, "a":2}', "canonical"),
+        (b'{"v":1,"v":1}', "canonical"),
+        (b'{"v":1,"id":"x"}', "canonical"),
+        (canonical_plain({"v": 1, "x": "y" * 70_000}), "70"),
+    ],
+)
+def test_a_leaf_that_is_none_is_found(leaf: bytes, what: str) -> None:
+    log = stored()
+    log.set(4, "leaf", leaf)
+    log.set(4, "leaf_hash", hashlib.sha256(b"\0" + leaf).digest())
+    report = log.report()
+    assert first(report) == 4
+    assert what in report.findings[0].what
+
+
+def _flipped(raw: bytes, at: int, bit: int) -> bytes:
+    changed = bytearray(raw)
+    changed[at % len(changed)] ^= 1 << bit
+    return bytes(changed)

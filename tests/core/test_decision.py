@@ -1,0 +1,172 @@
+"""Promise 1: anything but a well-formed ALLOW is a refusal, and only an ALLOW on record makes a grant."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+from hypothesis import given, strategies as st
+
+from agentgate.core.decision import (
+    KNOWN_OBLIGATIONS,
+    MAX_REASON_CHARS,
+    Behind,
+    Decision,
+    Grant,
+    GrantRefused,
+    NoRuling,
+    Receipt,
+    Ruling,
+    Verdict,
+    grant,
+    read_ruling,
+    refusal,
+)
+from agentgate.core.errors import ReasonCode
+from tests.core.strategies import ANYTHING
+from tests.fakes import ALLOW, ASK, DENY, REVISION, a_call
+
+CALL = a_call()
+RECEIPT = Receipt("e-1", 0, 3, CALL.digest)
+ENGINE_FAULTS = [code for code in ReasonCode if code.startswith("policy_") and code not in {
+    ReasonCode.POLICY_ALLOW, ReasonCode.POLICY_DENY, ReasonCode.POLICY_INVALID, ReasonCode.POLICY_NOT_ENFORCED,
+    ReasonCode.POLICY_EXTERNAL,
+}]  # fmt: skip
+
+
+def _is_well_formed_allow(value: Any) -> bool:
+    """Written a second time, in other words than the code's."""
+    if type(value) is not dict or value.get("action") != "ALLOW" or type(value.get("reason")) is not str:
+        return False
+    types = {"matched_rule": str, "allowed_scope": str, "is_write_action": bool, "credential_ttl": int}
+    if any(type(value[name]) is not wanted for name, wanted in types.items() if name in value):
+        return False
+    if not 1 <= value.get("credential_ttl", 1) <= 86_400:
+        return False
+    obligations = value.get("obligations", [])
+    return type(obligations) is list and all(
+        type(item) is dict and type(item.get("type")) is str and item["type"] in KNOWN_OBLIGATIONS
+        for item in obligations
+    )
+
+
+NEARLY = st.fixed_dictionaries(
+    {},
+    optional={
+        "action": st.just("ALLOW") | ANYTHING,
+        "reason": st.just("because") | ANYTHING,
+        "matched_rule": st.just("rule") | ANYTHING,
+        "allowed_scope": st.just("orders:read") | ANYTHING,
+        "credential_ttl": st.integers(-1, 90_000) | ANYTHING,
+        "is_write_action": st.booleans() | ANYTHING,
+        "obligations": st.lists(st.fixed_dictionaries({"type": st.sampled_from(["redact_result", "x"]) | ANYTHING}))
+        | ANYTHING,
+        "extra": ANYTHING,
+    },
+)
+
+
+@given(ANYTHING | NEARLY, st.just(REVISION) | st.just(""))
+def test_no_grant_from_any_value_that_is_not_a_well_formed_allow(value: Any, revision: str) -> None:
+    decision = read_ruling(Ruling(value, revision))
+    assert decision.allowed is (_is_well_formed_allow(value) and revision != "")
+    if decision.allowed:
+        assert isinstance(grant(CALL, decision, RECEIPT, applied_position=3), Grant)
+        return
+    with pytest.raises(GrantRefused):
+        grant(CALL, decision, RECEIPT, applied_position=3)
+
+
+@given(NEARLY)
+def test_adding_an_ill_typed_member_never_turns_a_refusal_into_an_allow(value: dict[str, Any]) -> None:
+    if not read_ruling(Ruling(value, REVISION)).allowed:
+        assert not read_ruling(Ruling({**value, "matched_rule": 1}, REVISION)).allowed
+
+
+@pytest.mark.parametrize("action", ["allow", "Allow", "ALLOW ", "ALLOW\x00", "АLLOW", "", None, True, 1, ["ALLOW"], {"ALLOW": 1}])
+def test_only_the_exact_word_allows(action: object) -> None:
+    assert read_ruling(Ruling({**ALLOW, "action": action}, REVISION)).reason_code is ReasonCode.POLICY_MALFORMED
+
+
+@pytest.mark.parametrize("code", ENGINE_FAULTS)
+def test_engine_fault_is_a_refusal_with_its_own_reason(code: ReasonCode) -> None:
+    decision = read_ruling(NoRuling(code, "secret detail of the engine"))
+    assert (decision.verdict, decision.reason_code) == (Verdict.DENY, code)
+    assert "secret detail" not in decision.reason
+
+
+@pytest.mark.parametrize(("value", "verdict"), [(ALLOW, "ALLOW"), (DENY, "DENY"), (ASK, "REQUIRE_APPROVAL")])
+def test_well_formed_answer_is_that_decision(value: dict[str, Any], verdict: str) -> None:
+    decision = read_ruling(Ruling(value, REVISION))
+    assert (decision.verdict, decision.reason, decision.policy_revision) == (verdict, value["reason"], REVISION)
+    assert decision.matched_rule == value["matched_rule"]
+
+
+def test_everything_that_policy_said_is_kept() -> None:
+    said = {**ALLOW, "allowed_scope": "s", "credential_ttl": 60, "is_write_action": True,
+            "obligations": [{"type": "redact_result"}]}  # fmt: skip
+    decision = read_ruling(Ruling(said, REVISION))
+    assert (decision.allowed_scope, decision.credential_ttl_s, decision.is_write_action) == ("s", 60, True)
+    assert decision.obligations == ({"type": "redact_result"},)
+
+
+def test_one_unknown_obligation_among_known_ones_is_a_refusal() -> None:
+    both = [{"type": "redact_result"}, {"type": "watermark"}]
+    decision = read_ruling(Ruling({**ALLOW, "obligations": both}, REVISION))
+    assert decision.reason_code is ReasonCode.OBLIGATION_UNKNOWN
+    assert "watermark" in decision.reason
+
+
+def test_long_reason_is_cut() -> None:
+    assert len(read_ruling(Ruling({**DENY, "reason": "x" * 10_000}, REVISION)).reason) == MAX_REASON_CHARS
+
+
+# --- grants -------------------------------------------------------------------------------------------------
+
+ALLOWED = read_ruling(Ruling(ALLOW, REVISION))
+
+
+def test_grant_is_for_its_own_call_alone() -> None:
+    other = a_call(arguments={"more": 1})
+    with pytest.raises(GrantRefused, match="another call"):
+        grant(other, ALLOWED, RECEIPT, applied_position=3)
+    with pytest.raises(GrantRefused, match="another call"):
+        grant(CALL, ALLOWED, replace(RECEIPT, digest=None), applied_position=3)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.REQUIRE_APPROVAL])
+def test_no_grant_from_another_verdict(verdict: Verdict) -> None:
+    with pytest.raises(GrantRefused):
+        grant(CALL, replace(ALLOWED, verdict=verdict), RECEIPT, applied_position=99)
+
+
+@given(recorded=st.integers(-1, 50), applied=st.integers(-1, 50))
+def test_grant_only_at_a_position_that_is_applied(recorded: int, applied: int) -> None:
+    granted = grant(CALL, ALLOWED, replace(RECEIPT, kill_position=recorded), applied_position=applied)
+    assert isinstance(granted, Grant if recorded <= applied else Behind)
+
+
+def test_grant_cannot_be_made_by_hand() -> None:
+    with pytest.raises(TypeError):
+        Grant(CALL, ALLOWED, RECEIPT)  # type: ignore[call-arg]
+    with pytest.raises(TypeError):
+        Grant(CALL, ALLOWED, RECEIPT, object())  # type: ignore[arg-type]
+    with pytest.raises((TypeError, ValueError)):
+        replace(_granted(), call=a_call())
+
+
+def _granted() -> Grant:
+    granted = grant(CALL, ALLOWED, RECEIPT, applied_position=3)
+    assert isinstance(granted, Grant)
+    return granted
+
+
+def test_grant_cannot_be_changed() -> None:
+    with pytest.raises(FrozenInstanceError):
+        _granted().call = a_call()  # type: ignore[misc]
+
+
+def test_refusal_is_a_deny_that_names_its_rule() -> None:
+    decision = refusal(ReasonCode.KILLED, "no")
+    assert decision == Decision(Verdict.DENY, ReasonCode.KILLED, "no", "killed")

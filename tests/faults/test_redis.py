@@ -1,0 +1,284 @@
+"""The gateway on a real Redis that stops, hangs, forgets, fills up or turns callers away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.faults.conftest import Gate, needs_redis
+from tests.gateway import GatewayFailed, until
+from tests.redis_server import RedisServer
+
+pytestmark = needs_redis
+
+UNKNOWN = (503, "kill_state_unknown")
+
+
+@contextmanager
+def on_redis(server: RedisServer, **more: Any) -> Iterator[Gate]:
+    with Gate(env={"AGENTGATE_REDIS_URL": server.url}, **more) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(redis: RedisServer) -> Iterator[Gate]:
+    with on_redis(redis) as gateway:
+        yield gateway
+
+
+def assert_refused(gateway: Gate) -> None:
+    """503, a record that says why, a metric, and nothing done."""
+    calls = gateway.sum("agentgate_kill_state_unknown_total")
+    gateway.assert_refused(*UNKNOWN)
+    assert gateway.sum("agentgate_kill_state_unknown_total") >= calls + 1
+
+
+# --- the way it is meant ---------------------------------------------------------------------------------------
+
+
+def test_calls_kills_limits_and_flights_go_through_redis(gateway: Gate, redis: RedisServer) -> None:
+    assert gateway.works()
+    assert gateway.write().ok
+    assert gateway.written == 1
+    limited = [gateway.say("rate_limited_tool", "limited") for _ in range(11)]
+    assert [said.reason for said in limited] == ["ok"] * 10 + ["rate_limited"]
+    slow = gateway.begin("slow", "victim", seconds=30)
+    flight = flight_key(redis)
+    until(lambda: redis.command("HLEN", flight) == 1)
+    killed = gateway.kill_session("victim")
+    assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert slow.result().reason == "killed"
+    assert gateway.say(session="victim").reason == "killed"
+    assert gateway.works("another")
+    until(lambda: redis.command("HLEN", flight) == 0)
+
+
+def flight_key(redis: RedisServer) -> str:
+    keys = redis.command("KEYS", "{ag:*}:kills")
+    assert isinstance(keys, list)
+    return str(keys[0]).replace(":kills", ":flight")
+
+
+def test_a_thousand_calls_on_256_connections_meet_no_false_refusal(gateway: Gate) -> None:
+    """The peer refused up to 98 % of them: its pool of connections to Redis was too small (facts §4, 23)."""
+    said = asyncio.run(flood(gateway, calls=1_000, connections=256))
+    assert said == Counter({(200, "ok"): 1_000})
+    assert gateway.sum("agentgate_tool_calls_total", tool="db_query", decision="ALLOW") == 1_000
+
+
+async def flood(gateway: Gate, *, calls: int, connections: int) -> Counter[tuple[int, str]]:
+    said: Counter[tuple[int, str]] = Counter()
+    left = iter(range(calls))
+
+    async def caller(client: aiohttp.ClientSession, name: int) -> None:
+        body = {"session_id": f"flood-{name}", "tool_name": "db_query", "arguments": {"query": "SELECT 1"}}
+        for _ in left:
+            async with client.post("/tools/call", json=body) as answer:
+                said[answer.status, (await answer.json())["reason_code"]] += 1
+
+    connector = aiohttp.TCPConnector(limit=connections)
+    async with aiohttp.ClientSession(gateway.url, connector=connector) as client:
+        await asyncio.gather(*(caller(client, name) for name in range(connections)))
+    return said
+
+
+# --- gone, hung, empty ----------------------------------------------------------------------------------------
+
+
+def test_a_stopped_redis_refuses_every_call_and_a_restarted_one_admits_again(gateway: Gate, redis: RedisServer) -> None:
+    assert gateway.works()
+    redis.stop()
+    until(lambda: gateway.say(session="first").reason == "kill_state_unknown")
+    assert_refused(gateway)
+    assert gateway.client().get("/readyz").status_code == 503
+    assert gateway.sum("agentgate_health_status", dependency="redis") == 0
+    redis.start()
+    gateway.until_works()
+    assert gateway.client().get("/readyz").status_code == 200
+
+
+def test_refusals_for_a_stopped_redis_are_quick(gateway: Gate, redis: RedisServer) -> None:
+    redis.stop()
+    until(lambda: not gateway.works())
+    started = time.monotonic()
+    assert gateway.say().reason == "kill_state_unknown"
+    assert time.monotonic() - started < 0.25
+
+
+def test_a_hung_redis_refuses_within_its_deadline_and_a_woken_one_admits_again(
+    gateway: Gate, redis: RedisServer
+) -> None:
+    assert gateway.works()
+    redis.pause()
+    started = time.monotonic()
+    first = gateway.say(session="hung")
+    took = time.monotonic() - started
+    assert (first.status, first.reason) == UNKNOWN
+    assert took < 0.5
+    assert_refused(gateway)
+    redis.resume()
+    gateway.until_works()
+
+
+def test_a_kill_while_redis_hangs_still_cuts_and_still_binds(gateway: Gate, redis: RedisServer) -> None:
+    slow = gateway.begin("slow", "victim", seconds=30)
+    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    redis.pause()
+    killed = gateway.kill_session("victim")
+    assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert slow.result().reason == "killed"
+    redis.resume()
+    gateway.until_works()
+    assert gateway.say(session="victim").reason == "killed"
+
+
+def test_a_kill_is_in_force_again_before_an_emptied_redis_admits_anything(gateway: Gate, redis: RedisServer) -> None:
+    """Restarted without its data: at no moment is the killed session let in (K5)."""
+    assert gateway.kill_session("victim").status_code == 200
+    redis.kill9()
+    redis.start()
+    assert redis.command("DBSIZE") == 0
+    until(lambda: admits_others_and_never_the_victim(gateway))
+    assert gateway.say(session="victim").reason == "killed"
+
+
+def test_flushall_lifts_no_kill(gateway: Gate, redis: RedisServer) -> None:
+    assert gateway.kill_session("victim").status_code == 200
+    for _ in range(20):
+        redis.command("FLUSHALL")
+        until(lambda: admits_others_and_never_the_victim(gateway))
+    assert gateway.say(session="victim").reason == "killed"
+    assert gateway.sum("agentgate_kill_state_unknown_total") > 0
+
+
+def test_a_deleted_flag_is_put_back(gateway: Gate, redis: RedisServer) -> None:
+    """Only the flag goes, and the position stays: what a half-done failover or a meddling hand leaves behind.
+
+    The record is the fence here: the call's receipt carries the kill position, and this replica knows the kill.
+    """
+    assert gateway.kill_session("victim").status_code == 200
+    keys = redis.command("KEYS", "{ag:*}:kills")
+    assert isinstance(keys, list)
+    redis.command("HDEL", keys[0], "session/default/victim")
+    assert gateway.say(session="victim").reason == "killed"
+
+
+def admits_others_and_never_the_victim(gateway: Gate) -> bool:
+    victim = gateway.say(session="victim")
+    assert not victim.ok
+    assert victim.reason in ("killed", "kill_state_unknown")
+    return gateway.works("another")
+
+
+def test_a_running_call_survives_an_emptied_redis_and_can_still_be_cut(gateway: Gate, redis: RedisServer) -> None:
+    slow = gateway.begin("slow", "victim", seconds=30)
+    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    redis.command("FLUSHALL")
+    gateway.until_works()
+    assert gateway.kill_session("victim").json()["drained"] is True
+    assert slow.result().reason == "killed"
+
+
+def test_a_released_kill_does_not_come_back_with_a_restarted_redis(gateway: Gate, redis: RedisServer) -> None:
+    killed = gateway.kill_session("victim").json()
+    assert gateway.admin().post(f"/kills/{killed['id']}/release").status_code == 200
+    redis.kill9()
+    redis.start()
+    gateway.until_works(session="victim")
+
+
+def test_kills_outlive_gateway_and_redis_together(gateway: Gate, redis: RedisServer) -> None:
+    assert gateway.kill_session("victim").status_code == 200
+    gateway.kill9()
+    redis.kill9()
+    redis.start()
+    gateway.start()
+    until(lambda: admits_others_and_never_the_victim(gateway))
+    assert gateway.say(session="victim").reason == "killed"
+
+
+def test_a_gateway_that_starts_before_its_redis_refuses_until_it_comes(redis: RedisServer) -> None:
+    redis.stop()
+    with on_redis(redis) as gateway:
+        assert_refused(gateway)
+        redis.start()
+        gateway.until_works()
+
+
+# --- full, closed, and of the wrong kind ----------------------------------------------------------------------
+
+
+def test_a_redis_that_may_evict_stops_the_start_with_a_sentence() -> None:
+    with (
+        RedisServer("--maxmemory", "64mb", "--maxmemory-policy", "allkeys-lru") as server,
+        pytest.raises(GatewayFailed) as failed,
+        on_redis(server),
+    ):
+        pass
+    assert failed.value.status == 3
+    assert "maxmemory-policy noeviction" in failed.value.stderr
+    assert "Traceback" not in failed.value.stderr
+
+
+def test_a_redis_that_begins_to_evict_is_not_relied_on_until_it_stops(gateway: Gate, redis: RedisServer) -> None:
+    assert gateway.works()
+    redis.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    redis.command("CONFIG", "SET", "maxmemory", "64mb")
+    until(lambda: not gateway.works("before"))
+    assert_refused(gateway)
+    redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    gateway.until_works()
+
+
+def test_a_redis_out_of_connections_refuses_and_recovers(gateway: Gate, redis: RedisServer) -> None:
+    """The gateway's one connection is cut, and another client has taken its place."""
+    assert gateway.works()
+    with redis.connect() as other:
+        other.sendall(b"CONFIG SET maxclients 1\r\n")
+        assert other.recv(64).startswith(b"+OK")
+        other.sendall(b"CLIENT KILL TYPE normal SKIPME yes\r\n")
+        assert other.recv(64).startswith(b":")
+        until(lambda: not gateway.works("before"))
+        assert_refused(gateway)
+        other.sendall(b"CONFIG SET maxclients 100\r\n")
+        assert other.recv(64).startswith(b"+OK")
+    gateway.until_works()
+
+
+def test_a_full_redis_refuses_calls_and_still_takes_a_kill(gateway: Gate, redis: RedisServer) -> None:
+    assert gateway.works()
+    slow = gateway.begin("slow", "victim", seconds=30)
+    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    redis.command("CONFIG", "SET", "maxmemory", "1")
+    assert_refused(gateway)
+    killed = gateway.kill_session("victim")
+    assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert slow.result().reason == "killed"
+    redis.command("CONFIG", "SET", "maxmemory", "0")
+    gateway.until_works()
+    assert gateway.say(session="victim").reason == "killed"
+
+
+def test_a_read_only_redis_refuses_and_recovers(gateway: Gate, redis: RedisServer) -> None:
+    """What is left of a primary after a failover: it answers, and takes no writes."""
+    assert gateway.works()
+    redis.command("REPLICAOF", "127.0.0.1", "1")
+    until(lambda: not gateway.works("before"))
+    assert_refused(gateway)
+    redis.command("REPLICAOF", "NO", "ONE")
+    gateway.until_works()
+
+
+def test_limits_hold_across_a_reconnect(gateway: Gate, redis: RedisServer) -> None:
+    for _ in range(10):
+        assert gateway.say("rate_limited_tool", "limited").ok
+    redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    until(lambda: gateway.say("rate_limited_tool", "limited").reason != "kill_state_unknown")
+    assert gateway.say("rate_limited_tool", "limited").reason == "rate_limited"
