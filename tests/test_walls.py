@@ -37,7 +37,8 @@ ROOMS = {
     "settings": room("core", "pydantic pydantic_settings yaml"),
     "kinds": room("core ports pipeline adapters settings", "*"),
     "app": room("core ports pipeline adapters edges settings kinds", "*"),
-    "cli": room("app settings core demo", "typer rich httpx uvicorn"),
+    "serving": room("app kinds settings", "uvicorn"),
+    "cli": room("app serving settings core demo", "typer rich httpx"),
     "demo": room("core settings", "httpx rich"),
     "__main__": room("cli"),
 }

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import secrets
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
-import uvicorn
 from rich.console import Console
 from rich.markup import escape
 
-from agentgate import __version__, demo as scenes, settings as configuration
-from agentgate.app import Startup, audit_log, create_app
+from agentgate import __version__
+from agentgate import demo as scenes
+from agentgate import settings as configuration
 from agentgate.core.call import Role, key_sha256
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
-from agentgate.core.evidence import Standing, verify as verify_pack
+from agentgate.core.evidence import Standing
+from agentgate.core.evidence import verify as verify_pack
 from agentgate.settings import Key, Settings
 
 cli = typer.Typer(
@@ -57,6 +55,8 @@ def root(
     context: typer.Context,
     host: Host = None,
     port: Port = None,
+    config: Config = None,
+    data_dir: DataDir = None,
     demo: Annotated[bool, typer.Option("--demo", help="Run the demo instead of the gateway")] = False,
     version: Annotated[bool, typer.Option("--version", "-v", help="Say the version and exit")] = False,
 ) -> None:
@@ -65,11 +65,13 @@ def root(
         say_version()
         raise typer.Exit
     if context.invoked_subcommand is not None:
+        if demo or any(option is not None for option in (host, port, config, data_dir)):
+            _die(f"options of `{context.invoked_subcommand}` go behind its name", EXIT_USAGE)
         return
     if demo:
         run_demo()
     else:
-        serve(host=host, port=port)
+        serve(host=host, port=port, config=config, data_dir=data_dir)
 
 
 @cli.command("version")
@@ -81,26 +83,6 @@ def say_version() -> None:
 # --- serve ------------------------------------------------------------------------------------------------
 
 
-class _Server(uvicorn.Server):
-    """Says in one line when the gateway is ready, with what, and where the keys are."""
-
-    def __init__(self, config: uvicorn.Config, gateway: Settings, startup: Startup) -> None:
-        super().__init__(config)
-        self._gateway = gateway
-        self._startup = startup
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if not self.started or not self.servers:
-            return
-        address = self.servers[0].sockets[0].getsockname()
-        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
-        settings = self._gateway
-        parts = f"policy {settings.policy.kind}, containment {settings.containment.kind}, log sqlite"
-        out.print(f"agentgate {__version__} is ready on http://{host}:{address[1]} ({parts})")
-        sys.stdout.flush()
-
-
 @cli.command()
 def serve(
     host: Host = None,
@@ -110,90 +92,12 @@ def serve(
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when the code or the policy changes")] = False,
 ) -> None:
     """Run the gateway until it is told to stop."""
-    overrides = {"server.host": host, "server.port": port, "data_dir": data_dir}
-    settings = _settings(config, overrides)
-    _set_up_logging(settings.server.log_level)
-    _say_what_starts(settings)
-    if reload:
-        _serve_reloading(settings, config)
-        return
-    startup = Startup()
-    server = _Server(uvicorn.Config(create_app(settings, startup), **_uvicorn_options(settings)), settings, startup)
-    try:
-        server.run()
-    except KeyboardInterrupt:
-        pass
-    except SystemExit:  # uvicorn's own way to say that the lifespan or the port failed
-        if startup.failure is None:
-            raise
-    if startup.failure is not None:
-        _die(startup.failure, EXIT_START)
+    settings = _settings(config, {"server.host": host, "server.port": port, "data_dir": data_dir})
+    from agentgate import serving  # loading the gateway takes a second, which only serving needs
 
-
-def _uvicorn_options(settings: Settings) -> dict[str, Any]:
-    return {
-        "host": settings.server.host,
-        "port": settings.server.port,
-        "loop": "uvloop" if _has_uvloop() else "auto",
-        "http": "httptools",
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "date_header": False,
-        "proxy_headers": False,
-        "timeout_graceful_shutdown": 10,
-        "ws": "none",
-    }
-
-
-def _has_uvloop() -> bool:
-    return sys.platform != "win32"
-
-
-def _serve_reloading(settings: Settings, config: Path | None) -> None:
-    """The reloader starts fresh processes, which read everything from the environment."""
-    for variable, value in {
-        "AGENTGATE_HOST": settings.server.host,
-        "AGENTGATE_PORT": settings.server.port,
-        "AGENTGATE_DATA_DIR": settings.data_dir,
-        "AGENTGATE_CONFIG": config,
-    }.items():
-        if value is not None:
-            os.environ[variable] = str(value)
-    uvicorn.run(
-        "agentgate.app:from_environment",
-        factory=True,
-        reload=True,
-        reload_dirs=[str(Path(__file__).parent), *([str(settings.policy.path)] if settings.policy.path else [])],
-        reload_includes=["*.py", "*.rego", "data.json", "*.lua"],
-        **_uvicorn_options(settings),
-    )
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-
-
-def _say_what_starts(settings: Settings) -> None:
-    """Which defaults are in force, and what they mean for the promises."""
-    logger = logging.getLogger("agentgate")
-    if settings.containment.kind == "local":
-        logger.info("no AGENTGATE_REDIS_URL: kill switches live in this process, and in the log on disk")
-    if settings.policy.kind == "wasm":
-        logger.info("no AGENTGATE_OPA_URL: the policy runs in this process (wasm)")
-    if settings.log.url is None:
-        logger.info("no AGENTGATE_DATABASE_URL: the log is SQLite in %s", settings.data_dir)
-    if settings.auth.admin_key is None:
-        logger.info("no AGENTGATE_ADMIN_API_KEY: the admin key is in %s", settings.data_dir / "admin.key")
-    if settings.evidence.signing_key is None:
-        logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs are not signed")
-    if not settings.auth.keys and not configuration.key_file(settings.data_dir).exists():
-        logger.warning(
-            "no agent keys: every caller on this machine is the agent `local`; "
-            "run agents as another OS user, or they can read the admin key and the log"
-        )
+    failure = serving.run(settings, config, reload=reload)
+    if failure is not None:
+        _die(failure, EXIT_START)
 
 
 # --- demo -------------------------------------------------------------------------------------------------
@@ -299,6 +203,8 @@ def verify_log(
 ) -> None:
     """Re-derive the whole log from its database. Exit 0 when everything holds, 1 naming the first that does not."""
     settings = _settings(config, {"data_dir": data_dir, "log.url": database_url})
+    from agentgate.app import audit_log  # as in `serve`
+
     try:
         report = asyncio.run(audit_log(settings))
     except AgentGateError as error:
