@@ -37,12 +37,12 @@ decision := refused("role_required", "Caller has no role to call tools") if {
 } else := refused("role_denied", "Tool is denied to this caller") if {
 	not is_open(input.tool_name)
 } else := allowed("write_with_approval", "Write approved", "write") if {
-	is_write(input.tool_name)
+	is_write_call
 	input.has_approval_token == true
 } else := wants_approval if {
-	is_write(input.tool_name)
+	is_write_call
 } else := allowed("read_only_tools", "Read-only tool", "read") if {
-	is_read(input.tool_name)
+	declared_read(input.tool_name) # and not a write, or the chain would not have come here
 }
 
 # What this caller might call, so that a list of tools can be shown without asking once for each.
@@ -93,9 +93,11 @@ known_tools contains name if some name in data.all_known_tools
 known_tools contains name if some name, _ in data.tools
 
 # Not `name in known_tools`: one call should not pay for building the set of all.
-is_known(name) if name in data.all_known_tools
-
-is_known(name) if _ = data.tools[name]
+is_known(name) if {
+	_ = data.tools[name]
+} else if {
+	name in data.all_known_tools
+}
 
 # Whoever says "write" wins: the lists, the registry in the data, or the declaration that came with the call.
 is_write(name) if name in data.write_tools
@@ -134,8 +136,10 @@ caller_keys contains input.agent.id
 
 caller_keys contains role if some role in input.agent.roles
 
-# The roles, if any, leave this tool open to the caller.
+# The roles, if any, leave this tool open to the caller. Most installations have none, and pay nothing for them.
 is_open(name) if {
+	role_table == {}
+} else if {
 	is_object(role_table)
 	every entry in entries {
 		is_well_formed(entry)
