@@ -52,7 +52,7 @@ from agentgate.pipeline.control import Books, Containment
 from agentgate.pipeline.evidence import EvidenceDesk
 from agentgate.pipeline.gate import Gate, RateLimits
 from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.record import Recorder, new_trace_id
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.run import Runner
@@ -381,6 +381,8 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
             return
         await send({"type": "lifespan.shutdown.complete"})
 
+    entropy = SystemEntropy()
+
     def on_fault() -> None:
         if startup.gateway is not None:
             startup.gateway.meter.count("faults")
@@ -393,6 +395,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         origins=frozenset(origin.lower().rstrip("/") for origin in config.server.origins),
         max_body_bytes=config.server.max_body_bytes,
         on_fault=on_fault,
+        new_id=lambda: new_trace_id(entropy),
     )
 
 

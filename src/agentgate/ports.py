@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from agentgate.core.call import ArgumentCheck, Call
-from agentgate.core.containment import Kill, KillState
+from agentgate.core.containment import KillState
 from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Record

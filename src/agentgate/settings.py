@@ -203,6 +203,14 @@ class Settings(_Part):
                 raise ValueError(f"{name!r} is not a tool name: letters, digits and _.- , at most 128, no '..'")
         return value
 
+    @field_validator("upstreams", "credentials")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not is_tool_name(name):  # an upstream is killed by its name, and an alias is written into the log
+                raise ValueError(f"{name!r} is not a name: letters, digits and _.- , at most 128, no '..'")
+        return value
+
     @property
     def is_loopback(self) -> bool:
         return is_loopback(self.server.host)

@@ -78,7 +78,7 @@ def redact_json(raw: bytes) -> bytes:
 
 
 def _is_suspect(raw: bytes) -> bool:
-    if len(raw) < 8:  # `{}` and the like: too short to hold a secret
+    if len(raw) < 7:  # `{}` and the like: too short to hold one
         return False
     if not raw.isascii():
         return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final
@@ -33,6 +32,7 @@ _SINGLE: Final = frozenset(
 """Headers that decide something: sent twice, they are refused rather than chosen from."""
 
 _MAX_LENGTH_DIGITS: Final = 18
+_HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _CORRELATION: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(?:;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
@@ -75,6 +75,7 @@ class Wire:
         origins: frozenset[str],
         max_body_bytes: int,
         on_fault: Callable[[], None],
+        new_id: Callable[[], str],
     ) -> None:
         self._app = app
         self._lifespan = lifespan
@@ -83,6 +84,7 @@ class Wire:
         self._origins = origins
         self._max_body_bytes = max_body_bytes
         self._on_fault = on_fault
+        self._new_id = new_id
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -114,17 +116,21 @@ class Wire:
 
     def _read_head(self, request: Request) -> None:
         headers = request.headers
+        twice = b""
         for name, value in request.scope["headers"]:
             if name in _SINGLE and name in headers:
-                raise Problem(400, ReasonCode.INVALID_REQUEST, f"Header {name.decode('latin-1')} was sent twice")
+                twice = name
             headers[name] = value
         given = headers.get(b"x-correlation-id")
         if given is not None and _CORRELATION.fullmatch(given):
             request.correlation_id = given
         else:
-            request.correlation_id = str(uuid.uuid4()).encode()
+            request.correlation_id = self._new_id().encode()
+        if twice:
+            raise Problem(400, ReasonCode.INVALID_REQUEST, f"Header {twice.decode('latin-1')} was sent twice")
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if _without_port(host) not in self._hosts:
+        named = _HOST.fullmatch(host)
+        if named is None or named[1] not in self._hosts:
             raise Problem(421, ReasonCode.HOST_NOT_ALLOWED, "This host name is not served here (server.hosts)")
         origin = headers.get(b"origin")
         if origin is not None and not self._is_own_origin(origin.decode("latin-1").lower(), host):
@@ -234,12 +240,6 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host.partition("]")[0] + "]"
-    return host.partition(":")[0]
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

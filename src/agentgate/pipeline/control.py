@@ -117,7 +117,9 @@ class Containment:
         if isinstance(kill, Refused):
             return kill
         started_ns = self._clock.ticks_ns()
-        event = killed(self._recorder.origin(), kill, auth=actor.auth_method)
+        origin = self._recorder.origin()
+        kill = replace(kill, since=origin.at)  # the time that the log keeps, so that it is the same after a restart
+        event = killed(origin, kill, auth=actor.auth_method)
         try:
             receipt = await self._recorder.write(event, (Spend("kill", kill.id),))
         except LogUnavailable:

@@ -57,7 +57,7 @@ class PendingApproval:
     expires_at: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer:
     """What a door tells its caller. `result_json` is None unless the call was run and succeeded."""
 

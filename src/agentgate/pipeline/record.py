@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from agentgate.core.call import MemberId, TraceId
 from agentgate.core.decision import Receipt
@@ -41,9 +41,9 @@ class Recorder:
             salt=chance[:SALT_BYTES],
         )
 
-    async def write(self, event: Event, spends: Sequence[Spend] = ()) -> Receipt | AlreadySpent | ForeignSession:
-        """Append an event whose spends or session may be refused. Raises LogUnavailable."""
-        return await self._log.append(event, spends)
+    def write(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Receipt | AlreadySpent | ForeignSession]:
+        """Append an event whose spends or session may be refused. Awaiting raises LogUnavailable."""
+        return self._log.append(event, spends)
 
     def orphaned(self, *trace_ids: str) -> None:
         """Remember calls that were refused while nobody could say whether their ALLOW is durable."""

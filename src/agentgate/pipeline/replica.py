@@ -28,18 +28,39 @@ class Flight:
     """The kill that cut it, if any."""
     is_out: bool = False
     """Whether it is with its upstream, where a cut must reach it by cancellation."""
+    cancellations: int = 0
+    """How often a kill or the deadline has cancelled the task; `come_back` takes these back."""
     ending: str = ""
     """How it ended, for the acknowledgement's counts."""
 
     def is_cut(self) -> bool:
         return self.kill is not None
 
+    def expire(self) -> None:
+        """The deadline: ends the send as a kill does."""
+        self._cancel()
+
     def cut(self, kill: Kill) -> None:
         """Stop this call for good. Cutting twice is cutting once."""
         if self.kill is None:
             self.kill = kill
-            if self.is_out:
-                self.task.cancel()
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self.is_out:
+            self.cancellations += 1
+            self.task.cancel()
+
+    def was_ended(self) -> bool:
+        """Whether a cancellation that arrived is only ours, and not the end of the process."""
+        return 0 < self.cancellations == self.task.cancelling()
+
+    def come_back(self) -> None:
+        """The send is over, however it ended. Our cancellations were meant for it: the task goes on to record it."""
+        self.is_out = False
+        for _ in range(self.cancellations):
+            self.task.uncancel()
+        self.cancellations = 0
 
 
 @dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from agentgate.core import strict_json
 from agentgate.core.call import Call
@@ -21,6 +22,8 @@ from agentgate.pipeline.replica import Flight
 from agentgate.ports import Clock, Credential, CredentialSource, Delivered, Meter, Undelivered, Upstream
 
 UNKNOWN_EFFECT = "upstream effect unknown"
+_UNHEARD: Final = frozenset({ReasonCode.UPSTREAM_TIMEOUT, ReasonCode.UPSTREAM_UNAVAILABLE})
+"""Failures in which the upstream said nothing of what it did with the call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +92,17 @@ class Runner:
         if flight.is_cut():
             return None
         tool = granted.call.tool
+        deadline = asyncio.get_running_loop().call_later(tool.timeout_s if tool is not None else 0, flight.expire)
         flight.is_out = True
         try:
-            async with asyncio.timeout(tool.timeout_s if tool is not None else 0):
-                return await route.upstream.send(granted, credential)
-        except TimeoutError:
-            return Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
+            return await route.upstream.send(granted, credential)
         except asyncio.CancelledError:
-            if not flight.is_cut():
+            if not flight.was_ended():
                 raise
-            return None
+            return None if flight.is_cut() else Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
         finally:
-            flight.is_out = False
-            if flight.is_cut() and flight.task.cancelling():
-                flight.task.uncancel()  # the cut was meant for the send; the task goes on to record it
+            deadline.cancel()
+            flight.come_back()
 
     async def _end(
         self,
@@ -153,10 +153,10 @@ class Runner:
         alias: str | None,
         latency_us: Mapping[str, int],
     ) -> Ending:
-        if sent.reason is ReasonCode.UPSTREAM_TIMEOUT:
-            outcome = Outcome.UNKNOWN
+        if not sent.reached:
+            outcome = Outcome.NOT_SENT
         else:
-            outcome = Outcome.ERROR if sent.reached else Outcome.NOT_SENT
+            outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
         text = scrub(sent.detail.encode(errors="replace"), secrets).decode(errors="replace")
         flight.ending = outcome
         event = finished(

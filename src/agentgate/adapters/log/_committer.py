@@ -7,6 +7,7 @@ so after every error the store is opened anew and asked for the batch's event id
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
@@ -230,10 +231,9 @@ class Committer(threading.Thread):
         self.trouble = trouble
 
     def _tidy(self, store: SqliteStore) -> None:
-        try:
+        # The commits stand without it; if the disk is really gone, the next one will say so.
+        with contextlib.suppress(sqlite3.Error):
             store.tidy()
-        except (sqlite3.Error, OSError):
-            pass  # the commits stand without it; if the disk is really gone, the next one will say so
 
 
 def _given_up(item: Item) -> bool:

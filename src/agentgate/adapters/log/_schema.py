@@ -6,9 +6,21 @@ and `log verify` does. `log_id` is everywhere, so that a store can hold several 
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import BigInteger, Column, Index, Integer, LargeBinary, MetaData, Table, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.ext.compiler import compiles
 
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x41474154
@@ -19,9 +31,17 @@ metadata: Final = MetaData()
 _Int: Final = BigInteger().with_variant(Integer(), "sqlite")  # STRICT tables know INTEGER alone
 
 
-def _table(name: str, *columns: Column[object] | Index) -> Table:
+def _table(name: str, *columns: Column[object] | Index, rowid: str | None = None) -> Table:
+    """`rowid` names the column that alone is the key in SQLite, where one file is one log: the row then lies in the
+    table's own tree, and a commit writes a page less for each such table."""
     log_id: Column[str] = Column("log_id", Text, primary_key=True)
-    return Table(name, metadata, log_id, *columns, sqlite_strict=True)
+    return Table(name, metadata, log_id, *columns, sqlite_strict=True, info={"rowid": rowid})
+
+
+@compiles(PrimaryKeyConstraint, "sqlite")
+def _sqlite_key(key: PrimaryKeyConstraint, compiler: Any, **options: Any) -> str:
+    rowid = key.table.info.get("rowid")
+    return f"PRIMARY KEY ({rowid})" if rowid else str(compiler.visit_primary_key_constraint(key, **options))
 
 
 def _text(name: str, *, key: bool = False, null: bool = False) -> Column[object]:
@@ -61,8 +81,9 @@ events: Final = _table(
         sqlite_where=_IN_A_SESSION,
         postgresql_where=_IN_A_SESSION,
     ),
+    rowid="idx",
 )
-bodies: Final = _table("bodies", _int("idx", key=True), _blob("salt"), _blob("body"))
+bodies: Final = _table("bodies", _int("idx", key=True), _blob("salt"), _blob("body"), rowid="idx")
 head: Final = _table("head", _int("size"), _int("kill_position"), _int("open_from"))
 """One row. `open_from`: no intent before this index is open, so a start need not scan from 0."""
 checkpoints: Final = _table("checkpoints", _int("size", key=True), _blob("root"), _blob("note"), _blob("frontier"))
@@ -137,12 +158,12 @@ OLDEST_FIRST: Final = {
 SQLITE_TRIGGERS: Final = (
     # The index must be the next one. This also refuses INSERT OR REPLACE, upserts and gaps, whatever the pragmas say.
     """CREATE TRIGGER events_next BEFORE INSERT ON events
-       WHEN NEW.idx IS NOT (SELECT coalesce(max(idx), -1) + 1 FROM events WHERE log_id = NEW.log_id)
+       WHEN NEW.idx IS NOT (SELECT coalesce(max(idx), -1) + 1 FROM events)
        BEGIN SELECT RAISE(ABORT, 'events are appended, one index after the other'); END""",
     "CREATE TRIGGER events_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
     "CREATE TRIGGER events_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
     """CREATE TRIGGER bodies_once BEFORE INSERT ON bodies
-       WHEN EXISTS (SELECT 1 FROM bodies WHERE log_id = NEW.log_id AND idx = NEW.idx)
+       WHEN EXISTS (SELECT 1 FROM bodies WHERE idx = NEW.idx)
        BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END""",
     "CREATE TRIGGER bodies_update BEFORE UPDATE ON bodies BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END",
     """CREATE TRIGGER checkpoints_next BEFORE INSERT ON checkpoints

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Executable, Insert, Table, and_, bindparam, func, insert, select, true, update
+from sqlalchemy import Executable, Insert, Table, and_, bindparam, insert, select, true, update
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -45,6 +45,7 @@ class SqliteStore:
         try:
             self._create_or_check()
             self._db.set_authorizer(_authorize)
+            self._file = _identity(path)
         except BaseException:
             self._db.close()
             raise
@@ -61,6 +62,11 @@ class SqliteStore:
                 f"{self._path} has schema version {version}, this gateway writes {schema.SCHEMA_VERSION}; "
                 "start the version that made it"
             )
+
+    def check_in_place(self) -> None:
+        """Raise LogBroken if what is written here is not what the next start will read."""
+        if _identity(self._path) != self._file:
+            raise LogBroken(f"{self._path} was replaced or removed while it was open; what was written since is lost")
 
     def close(self) -> None:
         self._db.set_authorizer(None)  # SQLite checkpoints once more as the last connection closes
@@ -82,7 +88,8 @@ class SqliteStore:
         _, size, position, open_from = head if head is not None else (None, -1, -1, -1)
         events = schema.events.c
         of_log = events.log_id == self.log_id
-        (last,) = self._query(select(func.max(events.idx)).where(of_log)).fetchone()
+        found = self._query(select(events.idx).where(of_log).order_by(events.idx.desc()).limit(1)).fetchone()
+        last = None if found is None else found[0]
         if size != (-1 if last is None else last) + 1:
             raise LogBroken(f"the head row counts {size} events, and the last one stored is {last}; run `log verify`")
         members, kills = schema.members, schema.kills
@@ -221,10 +228,19 @@ def _connect(path: Path) -> sqlite3.Connection:
         for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
             db.execute(f"PRAGMA {pragma}")
         db.execute("PRAGMA trusted_schema=OFF")
+        db.execute("PRAGMA temp_store=MEMORY")  # an INSERT of many rows on a table with triggers goes through one
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _create(db: sqlite3.Connection, log_id: str) -> None:

@@ -163,15 +163,23 @@ class _Tree:
 
     def __init__(self, writer: Writer, reader: Reader, witness: Path) -> None:
         self._writer = writer
+        self._reader = reader
         self._witness = witness
-        self.leaf_hashes = reader.leaf_hashes
 
     @property
     def size(self) -> int:
         return self._writer.size
 
+    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
+        try:
+            return await self._reader.leaf_hashes(first, limit)
+        except LogUnavailable:
+            await self._writer.call(SqliteStore.check_in_place)  # nobody can open a file that is gone
+            raise
+
     async def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
         def put(store: SqliteStore) -> None:
+            store.check_in_place()
             known = store.checkpoint(checkpoint.size)
             if known is None:  # else an earlier attempt got that far
                 store.put_checkpoint(checkpoint)

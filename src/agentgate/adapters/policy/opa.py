@@ -128,16 +128,15 @@ class OpaPolicyEngine:
     async def _until_enforced(self, wanted: str) -> None:
         """Raises PolicyInvalid when OPA says that it cannot load it, PolicyNotEnforced when the time is up."""
         enforced: str | None = None
-        started = monotonic()
-        while monotonic() - started < self._waits.enforce_s:
-            enforced = await self._provenance()
-            if enforced == wanted:
-                return
-            trouble = await self._bundle_trouble(folder_of(wanted))
-            if trouble is not None:
-                raise PolicyInvalid(trouble)
-            await asyncio.sleep(self._waits.poll_s)
-        raise PolicyNotEnforced(wanted, enforced)
+        try:
+            async with asyncio.timeout(self._waits.enforce_s):
+                while (enforced := await self._provenance()) != wanted:
+                    trouble = await self._bundle_trouble(folder_of(wanted))
+                    if trouble is not None:
+                        raise PolicyInvalid(trouble)
+                    await asyncio.sleep(self._waits.poll_s)
+        except TimeoutError:
+            raise PolicyNotEnforced(wanted, enforced) from None
 
     async def _provenance(self) -> str | None:
         """The revision of our bundle in OPA, whatever the rule answers."""
@@ -162,6 +161,9 @@ class OpaPolicyEngine:
 
     async def _runs_its_own(self) -> bool:
         """OPA has policies and none of them are from a bundle of ours."""
+        found = await self.query("decision", _EMPTY_QUESTION)
+        if isinstance(found, NoRuling) and found.reason in _SILENT:
+            return False  # nobody knows yet; the more patient questions would make a reload wait for nothing
         return await self._provenance() is None and await self._external_revision() is not None
 
     async def _external_revision(self) -> str | None:

@@ -115,7 +115,8 @@ async def exchange(session: aiohttp.ClientSession, request: Outgoing) -> Incomin
     except aiohttp.ClientConnectorError as error:
         reason, detail = ReasonCode.UPSTREAM_UNAVAILABLE, f"no connection ({type(error).__name__})"
     except (aiohttp.ClientResponseError, aiohttp.ClientPayloadError, HttpProcessingError) as error:
-        reason, detail = ReasonCode.UPSTREAM_ERROR, f"the answer is not well-formed HTTP ({type(error).__name__})"
+        # Cut short or not HTTP at all: either way nothing was heard of what the upstream did.
+        reason, detail = ReasonCode.UPSTREAM_UNAVAILABLE, f"the answer is not well-formed HTTP ({type(error).__name__})"
     except (aiohttp.ClientError, OSError) as error:
         reason, detail = ReasonCode.UPSTREAM_UNAVAILABLE, f"the connection broke ({type(error).__name__})"
     except (ValueError, RuntimeError) as error:
