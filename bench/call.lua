@@ -1,10 +1,10 @@
--- One governed read, spread over a thousand sessions.
+-- One governed read of a tool that only echoes (the floors do nothing either), spread over a hundred sessions.
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-local body = '{"session_id":"bench-%d","tool_name":"db_query","arguments":{"query":"SELECT id, name FROM products LIMIT 1"}}'
+local body = '{"session_id":"bench-%d","tool_name":"rate_limited_tool","arguments":{"query":"SELECT id, name FROM products LIMIT 1"}}'
 local n = 0
 request = function()
-  n = (n + 1) % 1000
+  n = (n + 1) % 100
   return wrk.format(nil, nil, nil, string.format(body, n))
 end
 local bad = 0

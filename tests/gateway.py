@@ -16,13 +16,14 @@ import os
 import re
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -58,13 +59,18 @@ class GatewayProcess:
         config: Mapping[str, Any] | None = None,
         data_dir: Path | None = None,
         command: tuple[str, ...] = ("serve",),
+        prefix: tuple[str, ...] = (),
     ) -> None:
-        """`flags` follow `agentgate serve --port 0`; `config` becomes agentgate.yaml; a given `data_dir` is kept."""
+        """`flags` follow `agentgate serve --port 0`; `config` becomes agentgate.yaml; a given `data_dir` is kept.
+
+        `prefix` is a command that the gateway's own follows, and that execs it (`unshare`, `prlimit`).
+        """
         self._own = Path(tempfile.mkdtemp(prefix="agentgate-test-"))
         self.data_dir = data_dir or self._own / "data"
         self.flags = flags
         self.env = dict(env or {})
         self.command = command
+        self.prefix = prefix
         self.config_path: Path | None = None
         if config is not None:
             self.config_path = self._own / "agentgate.yaml"
@@ -110,7 +116,17 @@ class GatewayProcess:
         config = ["--config", str(self.config_path)] if self.config_path else []
         self.stdout, self._stderr = [], []
         process = subprocess.Popen(
-            [*AGENTGATE, *self.command, "--port", "0", "--data-dir", str(self.data_dir), *config, *self.flags],
+            [
+                *self.prefix,
+                *AGENTGATE,
+                *self.command,
+                "--port",
+                "0",
+                "--data-dir",
+                str(self.data_dir),
+                *config,
+                *self.flags,
+            ],
             env=clean_environment(self.env),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -327,3 +343,42 @@ def until(probe: Callable[[], _T], *, timeout_s: float = 10, every_s: float = 0.
 def key_entry(secret: str, **more: Any) -> dict[str, Any]:
     """A key for `auth: {keys: […]}` of agentgate.yaml: `agent=` or `person=`, `roles=`, `tenant=`, …"""
     return {"id": f"k-{secret}", "sha256": hashlib.sha256(secret.encode()).hexdigest(), **more}
+
+
+def exchange(port: int, raw: bytes | Iterable[bytes], *, timeout_s: float = 5) -> bytes:
+    """Everything that comes back for bytes on a connection of their own, until the gateway closes or is silent.
+
+    An iterable is sent piece by piece; what the gateway says meanwhile does not stop it, a closed connection does.
+    """
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_s) as connection:
+        try:
+            for piece in [raw] if isinstance(raw, bytes) else raw:
+                connection.sendall(piece)
+        except OSError:
+            pass  # it has answered and closed
+        said = bytearray()
+        try:
+            while data := connection.recv(65_536):
+                said += data
+        except OSError:
+            pass
+    return bytes(said)
+
+
+def statuses(said: bytes) -> list[int]:
+    """The status of each answer in what `exchange` returned."""
+    return [int(found) for found in re.findall(rb"HTTP/1\.1 (\d{3}) ", said)]
+
+
+def post(path: str, body: bytes, *headers: str, host: str = "127.0.0.1") -> bytes:
+    """The bytes of a POST of JSON that asks for the connection to be closed. A header of ours can be given anew."""
+    given = {header.partition(":")[0].lower() for header in headers}
+    ours = [
+        f"Host: {host}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+        "Connection: close",
+    ]
+    head = [header for header in ours if header.partition(":")[0].lower() not in given]
+    lines = [f"POST {path} HTTP/1.1", *head, *headers, "", ""]
+    return "\r\n".join(lines).encode("latin-1") + body

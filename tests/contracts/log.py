@@ -102,8 +102,8 @@ class Author:
             "trace_id": f"trace-{approval}",
         }
         sealed = {"sealed": b"sealed arguments"}
-        about = {"tenant": "acme", "session": "s-1", "principal": "agent:bot"}
-        return make(self.origin(), Kind.APPROVAL_REQUESTED, fields, projected=sealed, **about)
+        kind = Kind.APPROVAL_REQUESTED
+        return make(self.origin(), kind, fields, tenant="acme", session="s-1", principal="agent:bot", projected=sealed)
 
     def verdict(self, approval: str, verdict: str = "approved", by: str = "person:alice") -> Event:
         fields = {"approval_id": approval, "verdict": verdict, "token_sha256": "f" * 64}
@@ -423,7 +423,7 @@ class LogContract:
                 body = None if record.body is None else b'{"reason":"it went wild"}'
                 tables.apply(effects(record.fields, record.index, record.kill_position, body))
             for name in ("kills", "members", "approvals"):
-                stored = await log.projection(name)  # type: ignore[arg-type]  # a loop over the literals
+                stored = await log.projection(name)
                 assert stored == list(tables.rows[name].values()), name
 
     async def test_an_honest_log_verifies(

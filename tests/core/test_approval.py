@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentgate.core.approval import Approval, ApprovalId, State, carries, from_row
 from agentgate.core.call import Digest

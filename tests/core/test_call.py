@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 import pytest
 import rfc8785
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentgate.core.call import (
     Access,
@@ -100,7 +101,9 @@ def test_no_accepted_name_needs_escaping_or_folds_into_another(name: str) -> Non
 @pytest.mark.parametrize("role", list(Role))
 def test_admin_has_every_role_and_others_only_their_own(role: Role) -> None:
     assert principal("root", Role.ADMIN).has(role)
-    assert [other for other in Role if principal("x", role).has(other)] == (list(Role) if role is Role.ADMIN else [role])
+    assert [other for other in Role if principal("x", role).has(other)] == (
+        list(Role) if role is Role.ADMIN else [role]
+    )
 
 
 def test_agent_and_person_of_one_name_are_two_principals() -> None:
@@ -133,7 +136,9 @@ def _whole(call: Call) -> dict[str, Any]:
 
 
 @given(arguments=OBJECTS, context=OBJECTS, session=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}", fullmatch=True))
-def test_digest_is_sha256_of_rfc_8785_of_the_whole(arguments: dict[str, Any], context: dict[str, Any], session: str) -> None:
+def test_digest_is_sha256_of_rfc_8785_of_the_whole(
+    arguments: dict[str, Any], context: dict[str, Any], session: str
+) -> None:
     call = replace(a_call(arguments=arguments, session=session), context=context)
     assert call.digest == hashlib.sha256(rfc8785.dumps(_whole(call))).hexdigest()
     unknown = replace(call, tool=None)

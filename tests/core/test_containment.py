@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentgate.core.call import Access, Call, Tool, ToolName
 from agentgate.core.containment import Kill, KillId, KillState, Scope, covering, flag, flags_over, unheard
@@ -76,7 +77,10 @@ def test_unknown_tool_is_not_stopped_by_a_kill_of_a_nameless_server() -> None:
 
 def test_kill_of_one_tenant_does_not_touch_the_same_names_of_another() -> None:
     call = a_call(caller=principal(tenant="other"))
-    assert covering([a_kill(Scope.SESSION, "s-1"), a_kill(Scope.AGENT, "bot"), a_kill(Scope.TENANT, "default")], call) is None
+    assert (
+        covering([a_kill(Scope.SESSION, "s-1"), a_kill(Scope.AGENT, "bot"), a_kill(Scope.TENANT, "default")], call)
+        is None
+    )
 
 
 def test_scopes_do_not_mix() -> None:

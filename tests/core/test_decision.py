@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agentgate.core.decision import (
     KNOWN_OBLIGATIONS,
@@ -67,7 +68,11 @@ NEARLY = st.fixed_dictionaries(
 )
 
 
-@given(ANYTHING | NEARLY, st.just(REVISION) | st.just(""))
+MOSTLY = st.builds(lambda changes: {**ALLOW, **changes}, st.just({}) | NEARLY.map(lambda v: dict([*v.items()][:1])))
+"""A well-formed ALLOW, or one with a single member changed."""
+
+
+@given(ANYTHING | NEARLY | MOSTLY, st.just(REVISION) | st.just(""))
 def test_no_grant_from_any_value_that_is_not_a_well_formed_allow(value: Any, revision: str) -> None:
     decision = read_ruling(Ruling(value, revision))
     assert decision.allowed is (_is_well_formed_allow(value) and revision != "")
@@ -78,13 +83,15 @@ def test_no_grant_from_any_value_that_is_not_a_well_formed_allow(value: Any, rev
         grant(CALL, decision, RECEIPT, applied_position=3)
 
 
-@given(NEARLY)
+@given(NEARLY | MOSTLY)
 def test_adding_an_ill_typed_member_never_turns_a_refusal_into_an_allow(value: dict[str, Any]) -> None:
     if not read_ruling(Ruling(value, REVISION)).allowed:
         assert not read_ruling(Ruling({**value, "matched_rule": 1}, REVISION)).allowed
 
 
-@pytest.mark.parametrize("action", ["allow", "Allow", "ALLOW ", "ALLOW\x00", "АLLOW", "", None, True, 1, ["ALLOW"], {"ALLOW": 1}])
+@pytest.mark.parametrize(
+    "action", ["allow", "Allow", "ALLOW ", "ALLOW\x00", "АLLOW", "", None, True, 1, ["ALLOW"], {"ALLOW": 1}]
+)
 def test_only_the_exact_word_allows(action: object) -> None:
     assert read_ruling(Ruling({**ALLOW, "action": action}, REVISION)).reason_code is ReasonCode.POLICY_MALFORMED
 
@@ -116,6 +123,10 @@ def test_one_unknown_obligation_among_known_ones_is_a_refusal() -> None:
     decision = read_ruling(Ruling({**ALLOW, "obligations": both}, REVISION))
     assert decision.reason_code is ReasonCode.OBLIGATION_UNKNOWN
     assert "watermark" in decision.reason
+
+
+def test_allow_of_a_policy_that_nobody_can_name_is_a_refusal() -> None:
+    assert read_ruling(Ruling(ALLOW, "")).reason_code is ReasonCode.POLICY_REVISION_UNKNOWN
 
 
 def test_long_reason_is_cut() -> None:
@@ -153,7 +164,7 @@ def test_grant_cannot_be_made_by_hand() -> None:
     with pytest.raises(TypeError):
         Grant(CALL, ALLOWED, RECEIPT, object())  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError)):
-        replace(_granted(), call=a_call())
+        replace(_granted(), call=a_call())  # type: ignore[call-arg]
 
 
 def _granted() -> Grant:

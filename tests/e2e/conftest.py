@@ -1,4 +1,4 @@
-"""One gateway for the tests of a module, which keep out of each other's way by session ids of their own."""
+"""One gateway for all tests that need no other, which keep out of each other's way by session ids of their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MANY_REFUSALS = {"server": {"refusals_per_second": 1_000_000}}
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def gateway() -> Iterator[GatewayProcess]:
     """Keyless, with v0.2's static token and signed evidence, and no limit on refusals."""
     env = {"AGENTGATE_SIGNING_KEY": SIGNING_KEY, "AGENTGATE_APPROVAL_TOKEN": STATIC_TOKEN}

@@ -140,9 +140,10 @@ def test_kills_in_force_are_listed_and_one_can_be_watched(gateway: GatewayProces
 # --- ids ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_id_and_body_is_one_kill(gateway: GatewayProcess, session: str) -> None:
+@pytest.mark.parametrize("more", [{}, {"expires_in_s": 60}, {"expires_in_s": 0.1234567}])
+def test_the_same_id_and_body_is_one_kill(gateway: GatewayProcess, session: str, more: dict[str, float]) -> None:
     operator = gateway.client(OPERATOR)
-    order = {"id": f"incident-{session}", "reason": "leak"}
+    order = {"id": f"incident-{session}", "reason": "leak", **more}
     first, second = (operator.post(f"/sessions/{session}/kill", json=order) for _ in range(2))
     assert (first.status_code, second.status_code) == (200, 200)
     assert first.json() == second.json()
@@ -321,13 +322,16 @@ def test_kills_survive_a_restart(how: str) -> None:
     with GatewayProcess(config=CONFIG) as gateway:
         operator = gateway.client(OPERATOR)
         for path in ("/sessions/s/kill", "/tools/db_query/kill", "/agents/other/kill"):
-            operator.post(path, json={"reason": "for good", "expires_in_s": 3600})
+            order = {"reason": "for good", "expires_in_s": 3600}
+            operator.post(path, json=order | ({"id": "incident"} if "sessions" in path else {}))
         released = operator.post("/sessions/s-2/kill").json()["id"]
         gateway.admin().post(f"/kills/{released}/release")
         before = operator.get("/kills").json()["kills"]
         gateway.stop() if how == "stop" else gateway.kill9()
         gateway.start()
         operator = gateway.client(OPERATOR)
+        again = {"id": "incident", "reason": "for good", "expires_in_s": 3600}
+        assert operator.post("/sessions/s/kill", json=again).status_code == 200
         after = operator.get("/kills").json()["kills"]
         same = ("id", "scope", "target", "tenant", "reason", "actor", "since", "expires_at")
         assert [[kill[name] for name in same] for kill in after] == [[kill[name] for name in same] for kill in before]

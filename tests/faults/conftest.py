@@ -7,6 +7,7 @@ one does not misbehave when it is asked to.
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shutil
@@ -187,15 +188,17 @@ class Gate(GatewayProcess):
 class Service:
     """A small HTTP service on loopback: counts what reaches it, and behaves as the path says.
 
-    /ok answers; /hang never does; /500, /redirect, /garbage, /flood (50 MB, unannounced), /announced (50 MB, said so),
-    /breaks (ends within its answer), /hangup (ends without one).
+    /ok answers; /held after `let_go`; /hang never; /500, /redirect, /garbage; /flood (50 MB), /announced (50 MB, and
+    says so); /breaks (ends within its answer), /hangup (ends without one).
     """
 
     port: int = 0
+    connections: list[socket.socket] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     left_at: dict[str, float] = field(default_factory=dict)
     """When the client of a request that hangs went away, by its query."""
     _listener: socket.socket | None = None
+    _free: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
         listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
@@ -204,12 +207,28 @@ class Service:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def stop(self) -> None:
-        """Refuse connections from now on; the port stays ours."""
+        """End every connection and take no new one."""
         if self._listener is not None:
             with suppress(OSError):
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        self.connections.clear()
+
+    def restart(self) -> None:
+        self.stop()
+        self.start()
+
+    def forget(self) -> None:
+        self.requests.clear()
+        self.left_at.clear()
+        self._free.clear()
+
+    def let_go(self) -> None:
+        self._free.set()
 
     def count(self, path: str) -> int:
         return sum(found.split("?")[0] == path for found in self.requests)
@@ -220,6 +239,7 @@ class Service:
                 connection, _ = listener.accept()
             except OSError:
                 return
+            self.connections.append(connection)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -232,6 +252,8 @@ class Service:
                         pass
                     self.left_at[query] = time.monotonic()
                     return
+                if path == "/held":
+                    self._free.wait(30)
                 if not _answer(connection, path):
                     return
 
@@ -282,7 +304,7 @@ def _answer(connection: socket.socket, path: str) -> bool:
     return True
 
 
-_PATHS = ("ok", "hang", "500", "redirect", "garbage", "flood", "announced", "breaks", "hangup")
+_PATHS = ("ok", "held", "hang", "500", "redirect", "garbage", "flood", "announced", "breaks", "hangup")
 
 
 def service_config(port: int, *, timeout_ms: int = 1_000) -> dict[str, Any]:
@@ -305,21 +327,45 @@ def service_config(port: int, *, timeout_ms: int = 1_000) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def service() -> Iterator[Service]:
+@pytest.fixture(scope="module")
+def started_service() -> Iterator[Service]:
     upstream = Service()
     upstream.start()
     yield upstream
     upstream.stop()
 
 
-# --- servers --------------------------------------------------------------------------------------------------
+@pytest.fixture
+def service(started_service: Service) -> Service:
+    """The module's, with nothing counted yet."""
+    started_service.forget()
+    return started_service
+
+
+_numbers = itertools.count(1)
 
 
 @pytest.fixture
-def redis() -> Iterator[RedisServer]:
+def victim() -> str:
+    """A session that no other test has: kills of the tests before are still in force."""
+    return f"victim-{next(_numbers)}"
+
+
+# --- servers --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def started_redis() -> Iterator[RedisServer]:
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture
+def redis(started_redis: RedisServer) -> RedisServer:
+    """The module's, restarted: with nothing in it, and configured as it was meant."""
+    started_redis.stop()
+    started_redis.start()
+    return started_redis
 
 
 class PullingOpa(OpaServer):
@@ -329,7 +375,7 @@ class PullingOpa(OpaServer):
         super().__init__(policies=policies)
         self.port = free_port()
         self.tcp_url = f"http://127.0.0.1:{self.port}"
-        self._arguments += ["--addr", f"127.0.0.1:{self.port}"]
+        self._arguments += ["--addr", f"127.0.0.1:{self.port}"]  # beside the socket
         if policies is None:
             settings = {
                 "services.gateway.url": f"http://127.0.0.1:{gateway_port}",
@@ -342,6 +388,10 @@ class PullingOpa(OpaServer):
             }
             for name, value in settings.items():
                 self._arguments += ["--set", f"{name}={value}"]
+
+    def __enter__(self) -> PullingOpa:
+        super().__enter__()
+        return self
 
 
 @dataclass(slots=True)

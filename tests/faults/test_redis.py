@@ -27,10 +27,17 @@ def on_redis(server: RedisServer, **more: Any) -> Iterator[Gate]:
         yield gateway
 
 
-@pytest.fixture
-def gateway(redis: RedisServer) -> Iterator[Gate]:
-    with on_redis(redis) as gateway:
+@pytest.fixture(scope="module")
+def started_gateway(started_redis: RedisServer) -> Iterator[Gate]:
+    with on_redis(started_redis) as gateway:
         yield gateway
+
+
+@pytest.fixture
+def gateway(started_gateway: Gate, redis: RedisServer) -> Gate:
+    """The module's, over whatever the last test did to it: nothing here is healed by a restart."""
+    started_gateway.until_works(session="healed")
+    return started_gateway
 
 
 def assert_refused(gateway: Gate) -> None:
@@ -43,19 +50,19 @@ def assert_refused(gateway: Gate) -> None:
 # --- the way it is meant ---------------------------------------------------------------------------------------
 
 
-def test_calls_kills_limits_and_flights_go_through_redis(gateway: Gate, redis: RedisServer) -> None:
-    assert gateway.works()
+def test_calls_kills_limits_and_flights_go_through_redis(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    before = gateway.written
     assert gateway.write().ok
-    assert gateway.written == 1
+    assert gateway.written == before + 1
     limited = [gateway.say("rate_limited_tool", "limited") for _ in range(11)]
     assert [said.reason for said in limited] == ["ok"] * 10 + ["rate_limited"]
-    slow = gateway.begin("slow", "victim", seconds=30)
+    slow = gateway.begin("slow", victim, seconds=30)
     flight = flight_key(redis)
     until(lambda: redis.command("HLEN", flight) == 1)
-    killed = gateway.kill_session("victim")
+    killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
     assert slow.result().reason == "killed"
-    assert gateway.say(session="victim").reason == "killed"
+    assert gateway.say(session=victim).reason == "killed"
     assert gateway.works("another")
     until(lambda: redis.command("HLEN", flight) == 0)
 
@@ -68,9 +75,10 @@ def flight_key(redis: RedisServer) -> str:
 
 def test_a_thousand_calls_on_256_connections_meet_no_false_refusal(gateway: Gate) -> None:
     """The peer refused up to 98 % of them: its pool of connections to Redis was too small (facts §4, 23)."""
+    before = gateway.sum("agentgate_tool_calls_total", tool="db_query", decision="ALLOW")
     said = asyncio.run(flood(gateway, calls=1_000, connections=256))
     assert said == Counter({(200, "ok"): 1_000})
-    assert gateway.sum("agentgate_tool_calls_total", tool="db_query", decision="ALLOW") == 1_000
+    assert gateway.sum("agentgate_tool_calls_total", tool="db_query", decision="ALLOW") == before + 1_000
 
 
 async def flood(gateway: Gate, *, calls: int, connections: int) -> Counter[tuple[int, str]]:
@@ -127,81 +135,87 @@ def test_a_hung_redis_refuses_within_its_deadline_and_a_woken_one_admits_again(
     gateway.until_works()
 
 
-def test_a_kill_while_redis_hangs_still_cuts_and_still_binds(gateway: Gate, redis: RedisServer) -> None:
-    slow = gateway.begin("slow", "victim", seconds=30)
+def test_a_kill_while_redis_hangs_still_cuts_and_still_binds(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    slow = gateway.begin("slow", victim, seconds=30)
     until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
     redis.pause()
-    killed = gateway.kill_session("victim")
+    killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
     assert slow.result().reason == "killed"
     redis.resume()
     gateway.until_works()
-    assert gateway.say(session="victim").reason == "killed"
+    assert gateway.say(session=victim).reason == "killed"
 
 
-def test_a_kill_is_in_force_again_before_an_emptied_redis_admits_anything(gateway: Gate, redis: RedisServer) -> None:
+def test_a_kill_is_in_force_again_before_an_emptied_redis_admits_anything(
+    gateway: Gate, redis: RedisServer, victim: str
+) -> None:
     """Restarted without its data: at no moment is the killed session let in (K5)."""
-    assert gateway.kill_session("victim").status_code == 200
+    assert gateway.kill_session(victim).status_code == 200
     redis.kill9()
     redis.start()
     assert redis.command("DBSIZE") == 0
-    until(lambda: admits_others_and_never_the_victim(gateway))
-    assert gateway.say(session="victim").reason == "killed"
+    until(lambda: admits_others_and_never_the(victim, gateway))
+    assert gateway.say(session=victim).reason == "killed"
 
 
-def test_flushall_lifts_no_kill(gateway: Gate, redis: RedisServer) -> None:
-    assert gateway.kill_session("victim").status_code == 200
+def test_flushall_lifts_no_kill(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    assert gateway.kill_session(victim).status_code == 200
     for _ in range(20):
         redis.command("FLUSHALL")
-        until(lambda: admits_others_and_never_the_victim(gateway))
-    assert gateway.say(session="victim").reason == "killed"
+        until(lambda: admits_others_and_never_the(victim, gateway))
+    assert gateway.say(session=victim).reason == "killed"
     assert gateway.sum("agentgate_kill_state_unknown_total") > 0
 
 
-def test_a_deleted_flag_is_put_back(gateway: Gate, redis: RedisServer) -> None:
+def test_a_deleted_flag_is_put_back(gateway: Gate, redis: RedisServer, victim: str) -> None:
     """Only the flag goes, and the position stays: what a half-done failover or a meddling hand leaves behind.
 
     The record is the fence here: the call's receipt carries the kill position, and this replica knows the kill.
     """
-    assert gateway.kill_session("victim").status_code == 200
+    assert gateway.kill_session(victim).status_code == 200
     keys = redis.command("KEYS", "{ag:*}:kills")
     assert isinstance(keys, list)
     redis.command("HDEL", keys[0], "session/default/victim")
-    assert gateway.say(session="victim").reason == "killed"
+    assert gateway.say(session=victim).reason == "killed"
 
 
-def admits_others_and_never_the_victim(gateway: Gate) -> bool:
-    victim = gateway.say(session="victim")
-    assert not victim.ok
-    assert victim.reason in ("killed", "kill_state_unknown")
+def admits_others_and_never_the(victim: str, gateway: Gate) -> bool:
+    said = gateway.say(session=victim)
+    assert not said.ok
+    assert said.reason in ("killed", "kill_state_unknown")
     return gateway.works("another")
 
 
-def test_a_running_call_survives_an_emptied_redis_and_can_still_be_cut(gateway: Gate, redis: RedisServer) -> None:
-    slow = gateway.begin("slow", "victim", seconds=30)
+def test_a_running_call_survives_an_emptied_redis_and_can_still_be_cut(
+    gateway: Gate, redis: RedisServer, victim: str
+) -> None:
+    slow = gateway.begin("slow", victim, seconds=30)
     until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
     redis.command("FLUSHALL")
     gateway.until_works()
-    assert gateway.kill_session("victim").json()["drained"] is True
+    assert gateway.kill_session(victim).json()["drained"] is True
     assert slow.result().reason == "killed"
 
 
-def test_a_released_kill_does_not_come_back_with_a_restarted_redis(gateway: Gate, redis: RedisServer) -> None:
-    killed = gateway.kill_session("victim").json()
+def test_a_released_kill_does_not_come_back_with_a_restarted_redis(
+    gateway: Gate, redis: RedisServer, victim: str
+) -> None:
+    killed = gateway.kill_session(victim).json()
     assert gateway.admin().post(f"/kills/{killed['id']}/release").status_code == 200
     redis.kill9()
     redis.start()
-    gateway.until_works(session="victim")
+    gateway.until_works(session=victim)
 
 
-def test_kills_outlive_gateway_and_redis_together(gateway: Gate, redis: RedisServer) -> None:
-    assert gateway.kill_session("victim").status_code == 200
+def test_kills_outlive_gateway_and_redis_together(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    assert gateway.kill_session(victim).status_code == 200
     gateway.kill9()
     redis.kill9()
     redis.start()
     gateway.start()
-    until(lambda: admits_others_and_never_the_victim(gateway))
-    assert gateway.say(session="victim").reason == "killed"
+    until(lambda: admits_others_and_never_the(victim, gateway))
+    assert gateway.say(session=victim).reason == "killed"
 
 
 def test_a_gateway_that_starts_before_its_redis_refuses_until_it_comes(redis: RedisServer) -> None:
@@ -252,18 +266,18 @@ def test_a_redis_out_of_connections_refuses_and_recovers(gateway: Gate, redis: R
     gateway.until_works()
 
 
-def test_a_full_redis_refuses_calls_and_still_takes_a_kill(gateway: Gate, redis: RedisServer) -> None:
+def test_a_full_redis_refuses_calls_and_still_takes_a_kill(gateway: Gate, redis: RedisServer, victim: str) -> None:
     assert gateway.works()
-    slow = gateway.begin("slow", "victim", seconds=30)
+    slow = gateway.begin("slow", victim, seconds=30)
     until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
     redis.command("CONFIG", "SET", "maxmemory", "1")
     assert_refused(gateway)
-    killed = gateway.kill_session("victim")
+    killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
     assert slow.result().reason == "killed"
     redis.command("CONFIG", "SET", "maxmemory", "0")
     gateway.until_works()
-    assert gateway.say(session="victim").reason == "killed"
+    assert gateway.say(session=victim).reason == "killed"
 
 
 def test_a_read_only_redis_refuses_and_recovers(gateway: Gate, redis: RedisServer) -> None:

@@ -113,7 +113,7 @@ async def _fill_the_disk(path: Path) -> dict[str, Any]:
         refused_in_s = loop.time() - before
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     before = loop.time()
-    while await attempt() is not None:
+    while await attempt() is not None:  # noqa: ASYNC110 - as a client that tries again
         await asyncio.sleep(0.01)
     recovered_in_s = loop.time() - before
     await log.aclose()

@@ -1,0 +1,155 @@
+"""A leaf has one byte form and no text of people in it; its body is bound, hidden and prunable."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentgate.core.call import AgentId, SessionId, TenantId, Tool, ToolName
+from agentgate.core.containment import Kill, Scope
+from agentgate.core.event import (
+    MAX_LEAF_BYTES,
+    Event,
+    Kind,
+    Outcome,
+    body_sha256,
+    closed,
+    decided,
+    drained,
+    killed,
+    make,
+    rfc3339,
+)
+from tests.core.events import CANARY, START, allow, origin, record_of, with_text
+from tests.core.strategies import TEXT
+from tests.fakes import TOOL, a_call, a_kill
+
+
+@pytest.mark.parametrize("event", with_text(CANARY), ids=lambda event: str(event.kind))
+def test_leaf_holds_no_free_text(event: Event) -> None:
+    assert CANARY.encode() not in event.leaf
+    assert CANARY not in repr(dict(event.fields))
+
+
+def test_text_is_in_the_bodies_instead() -> None:
+    assert [event.kind for event in with_text(CANARY) if CANARY.encode() in event.body] == [
+        Kind.DECIDED,
+        Kind.FINISHED,
+        Kind.FINISHED,
+        Kind.KILLED,
+    ]
+
+
+@given(TEXT)
+def test_leaf_is_rfc_8785_and_says_what_its_fields_say(text: str) -> None:
+    for event in with_text(text):
+        assert event.leaf == rfc8785.dumps(dict(event.fields))
+        assert orjson.loads(event.leaf) == event.fields
+        assert orjson.loads(event.body) is not None
+
+
+@given(TEXT)
+def test_text_changes_a_leaf_only_through_its_salted_hashes(text: str) -> None:
+    hashes = {"body_sha256", "result_sha256", "result_bytes", "arguments_sha256", "call_sha256", "trace_id"}
+    for plain, changed in zip(with_text("x"), with_text(text), strict=True):
+        kept = [
+            {name: value for name, value in event.fields.items() if name not in hashes} for event in (plain, changed)
+        ]
+        assert kept[0] == kept[1]
+
+
+def test_leaf_binds_its_body_with_its_salt() -> None:
+    for event in with_text(CANARY):
+        assert event.fields["body_sha256"] == hashlib.sha256(event.salt + event.body).hexdigest()
+        assert body_sha256(b"\x00" * 16, event.body) != event.fields["body_sha256"]
+
+
+def test_equal_calls_have_unequal_hashes_because_of_the_salt() -> None:
+    """Without the salt a reader of leaves could guess arguments."""
+    one, other = (
+        decided(origin(number), a_call(), allow(), position=0, arguments=b"{}", context=b"{}", latency_us={})
+        for number in (1, 2)
+    )
+    for name in ("arguments_sha256", "body_sha256"):
+        assert one.fields[name] != other.fields[name]
+
+
+def test_leaf_hash_is_rfc_6962() -> None:
+    event = with_text("x")[0]
+    assert event.leaf_hash == hashlib.sha256(b"\x00" + event.leaf).digest()
+
+
+def test_widest_names_fit_into_a_leaf() -> None:
+    long = "n" * 256
+    tool = replace(TOOL, name=ToolName("t" * 128), upstream="u" * 128)
+    caller = replace(a_call().caller, name=AgentId(long), tenant=TenantId(long))
+    call = replace(a_call(), caller=caller, session=SessionId(long), tool=tool, tool_name=tool.name)
+    wordy = replace(allow(), matched_rule="r" * 100_000, policy_revision="v" * 100_000, reason="x" * 500)
+    event = decided(origin(), call, wordy, position=2**53 - 1, arguments=b"{}", context=b"{}", latency_us={})
+    assert len(event.leaf) < 4096
+
+
+def test_leaf_over_the_limit_is_refused() -> None:
+    with pytest.raises(ValueError, match="leaf"):
+        make(origin(), Kind.REFUSALS, {"x": "x" * MAX_LEAF_BYTES})
+    members = [f"m-{number:032d}" for number in range(1500)]
+    assert len(drained(origin(), a_kill(), position=1, members=members, complete=True).leaf) < MAX_LEAF_BYTES
+
+
+def test_parts_that_are_empty_are_left_out() -> None:
+    event = make(origin(), Kind.REFUSALS, {"count": 1})
+    assert not {"tenant", "session", "principal"} & event.fields.keys()
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+def test_kill_of_a_session_belongs_to_the_session_and_no_other_does(scope: Scope) -> None:
+    kill: Kill = a_kill(scope, "s-1")
+    assert killed(origin(), kill, auth="api_key").session == ("s-1" if scope is Scope.SESSION else "")
+
+
+def test_closed_intent_repeats_whose_call_it_was() -> None:
+    call = replace(a_call(), traceparent="00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    intent = decided(origin(), call, allow(), position=0, arguments=b"{}", context=b"{}", latency_us={})
+    event = closed(origin(2), record_of(intent), Outcome.UNKNOWN, "died")
+    for name in ("trace_id", "tool", "server", "tool_sha256", "traceparent", "tenant", "session", "principal"):
+        assert event.fields[name] == intent.fields[name]
+    assert (event.fields["outcome"], event.fields["reason_code"]) == ("unknown", "outcome_unrecorded")
+
+
+def test_unknown_tool_has_neither_server_nor_definition() -> None:
+    event = decided(origin(), a_call(tool=None), allow(), position=0, arguments=b"{}", context=b"{}", latency_us={})
+    assert not {"server", "tool_sha256"} & event.fields.keys()
+
+
+@given(st.integers(86_400, 250_000_000_000), st.integers(0, 999_999), st.integers(-23, 23))
+def test_times_sort_as_text_and_are_utc(seconds: int, microseconds: int, hours: int) -> None:
+    zone = timezone(timedelta(hours=hours))
+    moment = datetime.fromtimestamp(seconds, zone) + timedelta(microseconds=microseconds)
+    text = rfc3339(moment)
+    assert (len(text), text[-1]) == (27, "Z")
+    assert datetime.fromisoformat(text) == moment
+    assert (text < rfc3339(START)) is (moment < START)
+
+
+def test_record_of_a_kind_that_nobody_knows_stops_its_reader() -> None:
+    strange: dict[str, Any] = {"kind": "gossiped"}
+    with pytest.raises(ValueError, match="gossiped"):
+        _ = replace(record_of(with_text("x")[0]), fields=strange).kind
+
+
+def test_tool_is_named_by_its_definition() -> None:
+    changed = Tool(TOOL.name, TOOL.upstream, TOOL.access, TOOL.input_schema, "another")
+    one, other = (
+        decided(origin(), a_call(tool=tool), allow(), position=0, arguments=b"{}", context=b"{}", latency_us={})
+        for tool in (TOOL, changed)
+    )
+    assert one.fields["tool_sha256"] != other.fields["tool_sha256"]
+    assert START.tzinfo is UTC

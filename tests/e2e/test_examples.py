@@ -1,0 +1,73 @@
+"""What the README and examples/ tell a newcomer to type, typed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.gateway import GatewayProcess, clean_environment
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CURL_BLOCKS = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl " in block]
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """With its data where the README's commands look for it."""
+    home = tmp_path_factory.mktemp("newcomer")
+    with GatewayProcess(
+        data_dir=home / "agentgate-data", env={"AGENTGATE_SIGNING_KEY": "a-key-for-examples"}
+    ) as process:
+        yield process
+
+
+def shell(command: list[str], gateway: GatewayProcess, **env: str) -> str:
+    done = subprocess.run(
+        command,
+        env=clean_environment({"AGENTGATE_SIGNING_KEY": "a-key-for-examples", **env}),
+        cwd=gateway.data_dir.parent,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_python_client_acts_on_each_verdict(gateway: GatewayProcess) -> None:
+    lines = shell([sys.executable, str(ROOT / "examples/client.py"), gateway.url], gateway).splitlines()
+    assert lines[0].startswith("db_query: {'query': ")
+    assert lines[1].startswith("db_insert: waits for /approvals/apr-")
+    assert lines[2].startswith("no_such_tool: DENY (unknown_tool): Policy denied: ")
+
+
+def test_the_curl_client_shows_each_verdict(gateway: GatewayProcess) -> None:
+    said = shell(["sh", str(ROOT / "examples/client.sh"), gateway.url], gateway, ADMIN_KEY=gateway.admin_key)
+    for verdict in ('"decision":"ALLOW"', '"decision":"DENY"', '"decision":"REQUIRE_APPROVAL"', '"status":"killed"'):
+        assert verdict in said
+
+
+def test_the_readme_has_curl_commands() -> None:
+    assert len(CURL_BLOCKS) == 3
+
+
+@pytest.mark.parametrize("block", CURL_BLOCKS, ids=["call", "kill", "evidence"])
+def test_the_readmes_commands_work_as_written(gateway: GatewayProcess, block: str) -> None:
+    (gateway.data_dir.parent / ".venv").unlink(missing_ok=True)
+    (gateway.data_dir.parent / ".venv").symlink_to(Path(sys.executable).parents[1])
+    script = block.replace("http://127.0.0.1:8000", gateway.url)
+    said = shell(["sh", "-ec", script], gateway)
+    if "/tools/call" in block:
+        assert '"decision":"ALLOW"' in said
+    elif "/kill" in block:
+        assert '"drained":true' in said
+    else:
+        assert "verified" in said
+        assert "the log holds" in said

@@ -1,0 +1,247 @@
+"""Who is calling: keys, roles, expiry, and the principal `local` of a machine without any keys."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentgate.core.call import KnownKey, Principal, Role, TenantId, key_sha256
+from agentgate.core.errors import ReasonCode
+from agentgate.edges import caller as caller_module
+from agentgate.edges.caller import ADMIN, LOCAL, Callers, Keyring, presented
+from agentgate.edges.problem import Problem
+from tests.fakes import FakeClock, principal
+
+ADMIN_KEY = "agk_admin-key-of-the-test"
+AGENT_KEY = "agk_agent-key-of-the-test"
+CLOCK = FakeClock()
+
+REMOTE = [
+    "10.0.0.7",
+    "192.168.1.2",
+    "8.8.8.8",
+    "::ffff:10.0.0.1",
+    "fe80::1",
+    "2001:db8::1",
+    "0.0.0.0",
+    "::",
+    "1270.0.0.1",
+]
+LOOPBACK = ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.1", "", None]
+
+
+def _known(secret: str, who: Principal, expires: datetime | None = None) -> KnownKey:
+    return KnownKey(key_sha256(secret), who, expires)
+
+
+def _callers(*keys: KnownKey, admin_key: str = ADMIN_KEY) -> Callers:
+    return Callers(Keyring(keys, admin_key=admin_key, now=CLOCK.now))
+
+
+def _agent_key(*roles: Role, expires: datetime | None = None) -> KnownKey:
+    return _known(AGENT_KEY, principal("bot", *roles), expires)
+
+
+def _x(key: str) -> dict[bytes, bytes]:
+    return {b"x-api-key": key.encode()}
+
+
+def _bearer(key: str) -> dict[bytes, bytes]:
+    return {b"authorization": b"Bearer " + key.encode()}
+
+
+def _refusal(act: object, *arguments: object) -> tuple[int, ReasonCode]:
+    with pytest.raises(Problem) as caught:
+        act(*arguments)  # type: ignore[operator]
+    assert caught.value.status != 401 or "WWW-Authenticate" in caught.value.headers
+    assert AGENT_KEY not in str(caught.value.document())
+    assert ADMIN_KEY not in str(caught.value.document())
+    return caught.value.status, caught.value.reason
+
+
+# --- without any key ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", LOOPBACK)
+def test_keyless_caller_from_this_machine_is_local(host: str | None) -> None:
+    assert _callers().agent({}, host) == LOCAL
+
+
+@pytest.mark.parametrize("host", REMOTE)
+def test_keyless_caller_from_elsewhere_is_401(host: str) -> None:
+    assert _refusal(_callers().agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize("host", [*REMOTE, *LOOPBACK])
+def test_keyless_caller_is_401_everywhere_once_there_is_an_agent_key(host: str | None) -> None:
+    assert _refusal(_callers(_agent_key()).agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)
+
+
+def test_key_that_expired_still_ends_the_keyless_time() -> None:
+    """Nobody becomes `local` again because a key ran out."""
+    callers = _callers(_agent_key(expires=CLOCK.now() - timedelta(days=1)))
+    assert _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+
+
+def test_operator_keys_alone_leave_local_calls_open() -> None:
+    callers = _callers(_known("agk_operator", principal("op", Role.OPERATOR, person=True)))
+    assert callers.agent({}, "127.0.0.1") == LOCAL
+
+
+def test_local_may_call_and_nothing_else() -> None:
+    assert [role for role in Role if LOCAL.has(role)] == [Role.AGENT]
+    assert not LOCAL.tenants_all
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("callers", [_callers(), _callers(_agent_key())], ids=["no keys", "with keys"])
+def test_control_needs_a_key_from_this_machine_too(callers: Callers, role: Role) -> None:
+    assert _refusal(callers.person, {}, role) == (401, ReasonCode.UNAUTHENTICATED)
+
+
+# --- with keys ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers", [_x(AGENT_KEY), _bearer(AGENT_KEY), {b"authorization": b"bearer  " + AGENT_KEY.encode()}]
+)
+def test_key_in_either_header_is_its_principal(headers: dict[bytes, bytes]) -> None:
+    assert _callers(_agent_key()).agent(headers, "10.0.0.7").id == "agent:bot"
+
+
+def test_wrong_key_is_401_at_the_agents_door_and_403_at_control() -> None:
+    callers = _callers(_agent_key())
+    for host in ("10.0.0.7", "127.0.0.1"):
+        assert _refusal(callers.agent, _x("agk_wrong"), host) == (401, ReasonCode.INVALID_KEY)
+    assert _refusal(callers.person, _x("agk_wrong"), Role.OPERATOR) == (403, ReasonCode.INVALID_KEY)
+
+
+def test_wrong_key_does_not_fall_back_to_local() -> None:
+    assert _refusal(_callers().agent, _x("agk_wrong"), "127.0.0.1") == (401, ReasonCode.INVALID_KEY)
+    assert _refusal(_callers().agent, _x(""), "127.0.0.1") == (401, ReasonCode.INVALID_KEY)
+
+
+@pytest.mark.parametrize("wanted", [role for role in Role if role is not Role.AGENT])
+def test_agent_key_opens_no_control_route(wanted: Role) -> None:
+    assert _refusal(_callers(_agent_key()).person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
+
+
+@pytest.mark.parametrize("has", [role for role in Role if role is not Role.ADMIN])
+@pytest.mark.parametrize("wanted", list(Role))
+def test_key_opens_exactly_what_its_role_says(has: Role, wanted: Role) -> None:
+    callers = _callers(_agent_key(has))
+    if has is wanted:
+        assert callers.person(_x(AGENT_KEY), wanted).name == "bot"
+    else:
+        assert _refusal(callers.person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
+
+
+def test_operator_key_is_no_agent() -> None:
+    assert _refusal(_callers(_agent_key(Role.OPERATOR)).agent, _x(AGENT_KEY), None) == (403, ReasonCode.FORBIDDEN)
+
+
+@pytest.mark.parametrize("role", list(Role))
+def test_admin_key_opens_everything(role: Role) -> None:
+    assert _callers().person(_x(ADMIN_KEY), role) == ADMIN
+
+
+def test_admin_key_cannot_be_taken_by_a_configured_key() -> None:
+    callers = _callers(_known(ADMIN_KEY, principal("thief")))
+    assert callers.agent(_x(ADMIN_KEY), None) == ADMIN
+
+
+@pytest.mark.parametrize(("after_s", "valid"), [(-1, True), (0, False), (1, False)])
+def test_key_ends_at_its_time(after_s: int, valid: bool) -> None:
+    clock = FakeClock()
+    key = _agent_key(expires=clock.now() + timedelta(seconds=60))
+    callers = Callers(Keyring([key], admin_key=ADMIN_KEY, now=clock.now))
+    clock.move(60 + after_s)
+    if valid:
+        assert callers.agent(_x(AGENT_KEY), None).name == "bot"
+    else:
+        assert _refusal(callers.agent, _x(AGENT_KEY), None) == (401, ReasonCode.INVALID_KEY)
+
+
+def test_replaced_keys_are_gone_at_once() -> None:
+    keyring = Keyring([_agent_key()], admin_key=ADMIN_KEY, now=CLOCK.now)
+    keyring.replace([_known("agk_new", principal("new"))])
+    assert keyring.principal(AGENT_KEY) is None
+    found = keyring.principal("agk_new")
+    assert found is not None
+    assert found.name == "new"
+    assert keyring.principal(ADMIN_KEY) == ADMIN
+
+
+# --- what is sent -----------------------------------------------------------------------------------------------------
+
+
+def test_two_different_keys_are_refused_and_the_same_twice_is_one() -> None:
+    callers = _callers(_agent_key())
+    both = _x(AGENT_KEY) | _bearer(ADMIN_KEY)
+    assert _refusal(callers.agent, both, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+    assert _refusal(callers.person, both, Role.ADMIN) == (401, ReasonCode.UNAUTHENTICATED)
+    assert callers.agent(_x(AGENT_KEY) | _bearer(AGENT_KEY), None).name == "bot"
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"Bearer", b"Bearer ", b"Basic dXNlcjpwYXNz", b"Token x", AGENT_KEY.encode(), b"Bearerx y"]
+)
+def test_authorization_that_is_no_bearer_is_401(value: bytes) -> None:
+    assert _refusal(_callers(_agent_key()).agent, {b"authorization": value}, None) == (401, ReasonCode.UNAUTHENTICATED)
+    assert _refusal(_callers().agent, {b"authorization": value}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+
+
+@pytest.mark.parametrize("raw", ["é".encode(), b"\xe9", b"\xff\xfe", "\U0001f511".encode(), b"\x00", b"a" * 100_000])
+def test_strange_key_is_only_wrong(raw: bytes) -> None:
+    """The peer answered 500 to a key that is not ASCII."""
+    callers = _callers(_agent_key())
+    assert _refusal(callers.agent, {b"x-api-key": raw}, None) == (401, ReasonCode.INVALID_KEY)
+    assert _refusal(callers.person, {b"x-api-key": raw}, Role.ADMIN) == (403, ReasonCode.INVALID_KEY)
+
+
+def test_key_that_is_not_ascii_but_known_is_found() -> None:
+    assert _callers(_known("schlüssel-ñ", principal("bot"))).agent(_x("schlüssel-ñ"), None).name == "bot"
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_no_header_bytes_are_anything_but_a_text_or_a_refusal(named: bytes, bearer: bytes) -> None:
+    for headers in (
+        {b"x-api-key": named},
+        {b"authorization": b"Bearer " + bearer},
+        {b"x-api-key": named, b"authorization": bearer},
+    ):
+        try:
+            secret = presented(headers)
+        except Problem:
+            continue
+        assert isinstance(secret, str)
+        assert Keyring((), admin_key=ADMIN_KEY, now=CLOCK.now).principal(secret) is None
+
+
+def test_no_secret_is_compared_byte_by_byte() -> None:
+    """Keys are looked up by their digest; `==` on a secret would tell by its time how much of it is right (A24)."""
+    tree = ast.parse(Path(caller_module.__file__).read_text())
+    names = {"secret", "admin_key"}
+    compared = [
+        node.id
+        for compare in ast.walk(tree)
+        if isinstance(compare, ast.Compare)
+        and not all(isinstance(other, ast.Constant) and other.value is None for other in compare.comparators)
+        for node in ast.walk(compare)
+        if isinstance(node, ast.Name)
+    ]
+    assert not names & set(compared)
+
+
+def test_tenant_and_identity_come_from_the_key_alone() -> None:
+    who = replace(principal("bot"), tenant=TenantId("acme"))
+    headers = _x(AGENT_KEY) | {b"x-agentgate-tenant-id": b"default", b"x-agent": b"admin"}
+    found = _callers(_known(AGENT_KEY, who)).agent(headers, None)
+    assert (found.tenant, found.id) == ("acme", "agent:bot")
+    assert CLOCK.now().tzinfo is UTC

@@ -1,0 +1,204 @@
+"""Loading policy: what fails changes nothing, what is enforced is on record, and lists show what may be called."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentgate.core.call import ToolName
+from agentgate.core.containment import Scope
+from agentgate.core.decision import NoRuling, Ruling
+from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
+from agentgate.core.event import Kind
+from agentgate.core.policy import PolicyBundle
+from agentgate.pipeline.control import Books, Order
+from agentgate.pipeline.gate import RateLimits
+from agentgate.pipeline.policy import PolicyDesk
+from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, principal
+from tests.pipeline.conftest import House
+
+TOOLS = {name: replace(TOOL, name=ToolName(name)) for name in ("db_query", "file_read", "db_insert")}
+
+
+class _Source:
+    def __init__(self, **data: Any) -> None:
+        self.data = data
+        self.error: Exception | None = None
+
+    async def read(self) -> PolicyBundle:
+        await asyncio.sleep(0)
+        if self.error is not None:
+            raise self.error
+        return PolicyBundle({"a.rego": b"package agentgate"}, self.data, b"\x00asm")
+
+
+class _Engine(FakeEngine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enforced: list[PolicyBundle] = []
+        self.error: Exception | None = None
+        self.at_once = 0
+
+    async def enforce(self, bundle: PolicyBundle) -> None:
+        self.at_once += 1
+        assert self.at_once == 1, "one load at a time"
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if self.error is not None:
+            raise self.error
+        self.enforced.append(bundle)
+
+
+class _Desk:
+    """A policy desk and everything that it works on."""
+
+    def __init__(self, house: House, **data: Any) -> None:
+        self.house = house
+        self.source = _Source(**data)
+        self.engine = _Engine()
+        self.limits = RateLimits(60)
+        self.desk = PolicyDesk(
+            engine=self.engine,
+            source=self.source,
+            limits=self.limits,
+            books=Books(house.recorder),
+            containment=house.containment,
+            tools=TOOLS,
+            label="v7",
+        )
+
+
+async def test_load_enforces_and_says_and_records_the_revision(house: House) -> None:
+    made = _Desk(house, rate_limits={"db_query": 10})
+    enforced = await made.desk.load("person:admin", "reload")
+    assert (enforced.revision, enforced.tools_count) == (made.engine.enforced[0].revision, 3)
+    assert enforced.revision.startswith("v7+sha256:")
+    event = house.log.of(Kind.POLICY)[0]
+    assert (event["policy_revision"], event["what"], event["principal"]) == (
+        enforced.revision,
+        "reload",
+        "person:admin",
+    )
+    limit = made.limits.of("db_query")
+    assert limit is not None
+    assert (limit.limit, made.limits.of("file_read")) == (10, None)
+
+
+@pytest.mark.parametrize(
+    "error", [PolicyInvalid("rego_parse_error"), PolicyNotEnforced("new", "old"), PolicyExternal()]
+)
+async def test_load_that_the_engine_refuses_changes_nothing(house: House, error: Exception) -> None:
+    made = _Desk(house, rate_limits={"db_query": 10})
+    await made.desk.load("person:admin", "reload")
+    made.source.data = {"rate_limits": {"db_query": 99}}
+    made.engine.error = error
+    with pytest.raises(type(error)):
+        await made.desk.load("person:admin", "reload")
+    limit = made.limits.of("db_query")
+    assert limit is not None
+    assert limit.limit == 10
+    assert len(house.log.of(Kind.POLICY)) == 1
+
+
+@pytest.mark.parametrize(
+    "limits", [[], "none", {"db_query": 0}, {"db_query": -1}, {"db_query": 1.5}, {"db_query": True}, {"db_query": "10"},
+               {"db_query": None}, {"db_query": 10**9}]
+)  # fmt: skip
+async def test_data_with_a_limit_that_is_none_is_refused_before_it_is_enforced(house: House, limits: object) -> None:
+    made = _Desk(house, rate_limits=limits)
+    with pytest.raises(PolicyInvalid, match="rate_limits"):
+        await made.desk.load("person:admin", "reload")
+    assert made.engine.enforced == []
+
+
+async def test_unreadable_directory_changes_nothing(house: House) -> None:
+    made = _Desk(house)
+    made.source.error = PolicyInvalid("no such directory")
+    with pytest.raises(PolicyInvalid):
+        await made.desk.load("person:admin", "reload")
+    assert made.engine.enforced == []
+    assert house.log.kinds() == []
+
+
+async def test_load_that_cannot_be_recorded_is_not_told_as_done(house: House) -> None:
+    made = _Desk(house)
+    house.log.is_down = True
+    with pytest.raises(LogUnavailable):
+        await made.desk.load("person:admin", "reload")
+
+
+async def test_loads_wait_for_each_other(house: House) -> None:
+    made = _Desk(house)
+    await asyncio.gather(*(made.desk.load("person:admin", "reload") for _ in range(5)))
+    assert len(made.engine.enforced) == 5
+
+
+async def test_start_with_an_engine_that_has_policies_of_its_own_still_takes_our_limits(house: House) -> None:
+    made = _Desk(house, rate_limits={"db_query": 10})
+    made.engine.error = PolicyExternal()
+    await made.desk.start()
+    assert made.limits.of("db_query") is not None
+    with pytest.raises(PolicyExternal):
+        await made.desk.load("person:admin", "reload")
+
+
+# --- GET /tools/list --------------------------------------------------------------------------------------------------
+
+LISTED = {"db_query": "allow", "file_read": "allow", "db_insert": "approval", "not_declared": "allow"}
+
+
+async def test_list_has_what_may_be_called_without_approval(house: House) -> None:
+    made = _Desk(house)
+    made.engine.answer = Ruling(LISTED, REVISION)
+    assert await made.desk.tools_for(principal()) == ["db_query", "file_read"]
+    asked = made.engine.asked[0]
+    assert asked == {"agent": {"id": "bot", "kind": "agent", "roles": ["agent"], "tenant": "default"}}
+
+
+@pytest.mark.parametrize("word", ["Allow", "approval", "", None, True, 1, ["allow"]])
+async def test_only_the_exact_word_lists_a_tool(house: House, word: object) -> None:
+    made = _Desk(house)
+    made.engine.answer = Ruling({"db_query": word}, REVISION)
+    assert await made.desk.tools_for(principal()) == []
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [NoRuling(ReasonCode.POLICY_TIMEOUT, ""), Ruling([], REVISION), Ruling("allow", REVISION), Ruling(None, REVISION)],
+)
+async def test_no_well_formed_answer_is_no_list(house: House, answer: Ruling | NoRuling) -> None:
+    made = _Desk(house)
+    made.engine.answer = answer
+    assert await made.desk.tools_for(principal()) is None
+
+
+@pytest.mark.parametrize(
+    ("scope", "target", "left"),
+    [
+        (Scope.TOOL, "db_query", ["file_read"]),
+        (Scope.SERVER, "demo", []),
+        (Scope.AGENT, "bot", []),
+        (Scope.TENANT, "default", []),
+        (Scope.GLOBAL, "", []),
+        (Scope.AGENT, "another", ["db_query", "file_read"]),
+    ],
+)
+async def test_list_leaves_out_what_is_killed(house: House, scope: Scope, target: str, left: list[str]) -> None:
+    """The peer's list advertised tools that were killed or paused."""
+    made = _Desk(house)
+    made.engine.answer = Ruling(LISTED, REVISION)
+    await house.containment.kill(ADMIN, Order(scope, target))
+    assert await made.desk.tools_for(principal()) == left
+
+
+async def test_export_is_on_record_and_without_a_record_there_is_none(house: House) -> None:
+    books = Books(house.recorder)
+    await books.exported(ADMIN, ADMIN.tenant, "s-1", "json")
+    event = house.log.of(Kind.EXPORTED)[0]
+    assert (event["principal"], event["of_session"], event["format"]) == ("person:admin", "s-1", "json")
+    house.log.is_down = True
+    with pytest.raises(LogUnavailable):
+        await books.exported(ADMIN, ADMIN.tenant, "s-1", "json")

@@ -1,0 +1,158 @@
+"""What a process knows of kills: applied in order, cut at once, and never less than the log says."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from agentgate.core.containment import KillState, Scope
+from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.pipeline.replica import Flight
+from tests.fakes import a_call, a_kill, principal
+from tests.pipeline.conftest import House
+
+
+def _enter(house: House, session: str = "s-1") -> Flight:
+    task = asyncio.current_task()
+    assert task is not None
+    return house.replica.enter(a_call(session=session), task, 0)
+
+
+async def test_older_state_changes_nothing(house: House) -> None:
+    kill = a_kill(position=2)
+    house.replica.apply(KillState(2, {kill.id: kill}))
+    house.replica.apply(KillState(1, {}))
+    assert (house.replica.position, list(house.replica.state.active)) == (2, [kill.id])
+
+
+async def test_same_position_twice_is_once(house: House) -> None:
+    kill = a_kill(position=1)
+    flight = _enter(house)
+    first = house.replica.apply(KillState(1, {kill.id: kill}))
+    second = house.replica.apply(KillState(1, {kill.id: kill}))
+    assert first.flights == second.flights == [flight]
+    assert flight.kill is kill
+
+
+async def test_kill_cuts_only_what_it_covers(house: House) -> None:
+    covered, other = _enter(house), _enter(house, "s-2")
+    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    assert (covered.is_cut(), other.is_cut()) == (True, False)
+
+
+async def test_call_that_enters_under_a_kill_is_cut_from_its_start(house: House) -> None:
+    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    assert _enter(house).is_cut()
+    assert not _enter(house, "s-2").is_cut()
+    house.replica.apply(house.replica.without_kill(a_kill().id, 2))
+    assert not _enter(house).is_cut()
+
+
+async def test_first_kill_on_a_call_is_the_one_that_is_named(house: House) -> None:
+    flight = _enter(house)
+    one, two = a_kill(position=1), a_kill(Scope.AGENT, "bot", position=2)
+    house.replica.apply(house.replica.with_kill(one))
+    house.replica.apply(house.replica.with_kill(two))
+    assert flight.kill is one
+
+
+async def test_cutting_has_left_when_the_last_of_its_flights_has(house: House) -> None:
+    flights = [_enter(house) for _ in range(3)]
+    bystander = _enter(house, "s-2")
+    cutting = house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    waiting = asyncio.create_task(house.replica.left(cutting))
+    for flight in flights:
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        house.replica.leave(flight)
+    await waiting
+    house.replica.leave(bystander)
+
+
+async def test_cutting_of_nothing_has_left_at_once(house: House) -> None:
+    await house.replica.left(house.replica.apply(house.replica.with_kill(a_kill(position=1))))
+
+
+async def test_cutting_that_nobody_waits_for_is_forgotten(house: House) -> None:
+    """A catch-up cuts without waiting; its flights must not be kept for ever."""
+    flight = _enter(house)
+    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    assert len(vars(house.replica)["_cuttings"]) == 1
+    house.replica.leave(flight)
+    assert vars(house.replica)["_cuttings"] == []
+
+
+async def test_with_kill_and_without_kill_never_go_back(house: House) -> None:
+    house.replica.apply(KillState(5, {}))
+    assert house.replica.with_kill(a_kill(position=3)).position == 5
+    assert house.replica.without_kill(a_kill().id, 3).position == 5
+    assert house.replica.is_next(6)
+    assert not house.replica.is_next(7)
+    assert not house.replica.is_next(5)
+
+
+# --- the log and the fast path ------------------------------------------------------------------------------------
+
+
+async def test_catch_up_applies_the_log_here_and_to_the_fast_path(house: House) -> None:
+    kill = a_kill(position=1)
+    house.log.position, house.log.active = 1, {kill.id: kill}
+    flight = _enter(house)
+    await house.replica.catch_up()
+    assert flight.is_cut()
+    assert house.admission.state == house.replica.state == KillState(1, {kill.id: kill})
+
+
+async def test_catch_up_that_cannot_read_raises_and_changes_nothing(house: House) -> None:
+    house.log.is_down = True
+    with pytest.raises(LogUnavailable):
+        await house.replica.catch_up()
+    assert house.replica.position == 0
+
+
+async def test_catch_up_that_cannot_tell_the_fast_path_has_cut_all_the_same(house: House) -> None:
+    kill = a_kill(position=1)
+    house.log.position, house.log.active = 1, {kill.id: kill}
+    house.admission.is_down = True
+    flight = _enter(house)
+    with pytest.raises(KillStateUnknown):
+        await house.replica.catch_up()
+    assert flight.is_cut()
+    assert house.replica.position == 1
+
+
+async def test_callers_share_one_catch_up_and_a_cancelled_one_does_not_end_it(house: House) -> None:
+    kill = a_kill(position=1)
+    house.log.position, house.log.active = 1, {kill.id: kill}
+    impatient = asyncio.create_task(house.replica.catch_up())
+    others = [asyncio.create_task(house.replica.catch_up()) for _ in range(3)]
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await asyncio.gather(*others)
+    assert house.replica.position == 1
+
+
+async def test_repair_tries_again_after_a_failure(house: House) -> None:
+    house.admission.state = None
+    house.log.is_down = True
+    house.replica.repair_soon()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    house.log.is_down = False
+    assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILL_STATE_UNKNOWN
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert (await house.gate.pass_through(a_call())).success
+
+
+async def test_flights_are_known_while_they_fly(house: House) -> None:
+    house.upstream.hold()
+    call = a_call(caller=principal("bot"))
+    task = asyncio.create_task(house.gate.pass_through(call))
+    await house.upstream.started.wait()
+    assert house.replica.is_in_flight(call.trace_id)
+    assert [flight.call for flight in house.replica.flights()] == [call]
+    house.upstream.let_go()
+    await task
+    assert not house.replica.is_in_flight(call.trace_id)
