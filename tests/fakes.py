@@ -343,6 +343,7 @@ class FakeAdmission:
         self.is_down = False
         self.limit: LimitState | None = None
         self.in_flight: set[str] = set()
+        self.forgotten: list[str] = []
 
     async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
         await asyncio.sleep(0)
@@ -365,6 +366,9 @@ class FakeAdmission:
             raise KillStateUnknown("told to fail")
         if self.state is None or state.position > self.state.position:
             self.state = state
+
+    async def forget(self, member: str) -> None:
+        self.forgotten.append(member)
 
     async def position(self) -> int | None:
         return None if self.is_down or self.state is None else self.state.position

@@ -105,6 +105,7 @@ class Gateway:
             ttl_s=config.approvals.ttl_s,
             static_token=config.approvals.static_token,
         )
+        self.meter.active_sessions.set_function(self._active_sessions)
         self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
         self._keys_seen: float | None = None
         self._well: dict[str, bool] = {}
@@ -202,6 +203,9 @@ class Gateway:
             policy_path=str(policy_path(self.config)),
         )
 
+    def _active_sessions(self) -> int:
+        return len({(flight.call.tenant, flight.call.session) for flight in self.replica.flights()})
+
     def _bundle(self) -> tuple[bytes, str] | None:
         published = self.engine.published if isinstance(self.engine, OpaPolicyEngine) else None
         return (published.content, published.etag) if published is not None else None
@@ -237,6 +241,8 @@ class Gateway:
             logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
         if isinstance(self.engine, WasmPolicyEngine):
             await self.policy.start()
+        else:
+            await self.policy.prepare()
 
     async def enforce_remote(self) -> None:
         """An OPA server pulls its bundle from this very process, so it can only be waited for once we serve."""
@@ -245,6 +251,7 @@ class Gateway:
                 await self.policy.start()
             except (PolicyNotEnforced, LogUnavailable) as error:
                 logger.warning("%s; trying again", error)
+                await asyncio.sleep(1)
             except PolicyInvalid as error:
                 logger.error("the policy is not enforced: %s", error)
                 await asyncio.sleep(5)
@@ -257,7 +264,8 @@ class Gateway:
             await asyncio.sleep(1)
             await self.upkeep.tick()
             await self._tell_health()
-            self.meter.active_sessions.set(len({flight.call.session for flight in self.replica.flights()}))
+            with contextlib.suppress(LogUnavailable):  # the next round tries again
+                await self.policy.settle()
             try:
                 self.read_keys()
             except UnsafeConfiguration as error:

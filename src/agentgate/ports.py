@@ -127,6 +127,10 @@ class Admission(Protocol):
         """
         ...
 
+    async def forget(self, member: str) -> None:
+        """Take what a member that is gone had in flight out of the display. Raises KillStateUnknown."""
+        ...
+
     async def position(self) -> int | None:
         """The store's kill position; None when it has none or does not answer. For health and repair."""
         ...

@@ -218,6 +218,16 @@ def test_kills_outlive_gateway_and_redis_together(gateway: Gate, redis: RedisSer
     assert gateway.say(session=victim).reason == "killed"
 
 
+def test_a_process_that_was_killed_leaves_no_ghost_in_flight(gateway: Gate, redis: RedisServer) -> None:
+    call = gateway.begin("slow", "ghost", seconds=30)
+    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    gateway.kill9()
+    assert call.exception() is not None
+    gateway.start()
+    gateway.until_works()
+    until(lambda: redis.command("HLEN", flight_key(redis)) == 0, timeout_s=3)
+
+
 def test_a_gateway_that_starts_before_its_redis_refuses_until_it_comes(redis: RedisServer) -> None:
     redis.stop()
     with on_redis(redis) as gateway:

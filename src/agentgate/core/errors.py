@@ -90,8 +90,9 @@ class LogUnavailable(AgentGateError):
     """The log could not be written or read. Whatever waits for it is refused (promise 2)."""
 
 
-class LogBroken(AgentGateError):
-    """The log contradicts itself (a gap, a rewritten leaf, a rolled back file). Serving must stop."""
+class LogBroken(LogUnavailable):
+    """The log contradicts itself (a gap, a rewritten leaf, a rolled back file). It stays unavailable until somebody
+    has looked."""
 
 
 class KillStateUnknown(AgentGateError):

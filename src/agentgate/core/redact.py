@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any, Final
 
 from agentgate.core.strict_json import canonical, parse
@@ -68,6 +67,10 @@ _SUSPECT_DIGITS: Final = re.compile(rb"\d-\d|\d[\d -]{11}")
 """A quick look that must see whatever the patterns above see; most calls stop here (a property test holds it)."""
 
 
+_clean: set[str] = set()
+"""Texts that were found to hold nothing; never one that did."""
+
+
 def redact_json(raw: bytes) -> bytes:
     """Canonical JSON with its secrets replaced; the very same bytes when there is nothing suspect."""
     if not _is_suspect(raw):
@@ -106,13 +109,13 @@ def redact(value: Any) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """`text` with its secrets replaced. Short ones are remembered: policy gives the same few reasons."""
-    return _redact_short(text) if len(text) <= 256 else _redact_text(text)
-
-
-@lru_cache(maxsize=1024)
-def _redact_short(text: str) -> str:
-    return _redact_text(text)
+    """`text` with its secrets replaced. Clean short ones are remembered: policy gives the same few reasons."""
+    if text in _clean:
+        return text
+    redacted = _redact_text(text)
+    if redacted == text and len(text) <= 256 and len(_clean) < 1024:
+        _clean.add(text)
+    return redacted
 
 
 def _redact_text(text: str) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from agentgate.core.call import Principal, Tool
 from agentgate.core.decision import Ruling
-from agentgate.core.errors import PolicyExternal, PolicyInvalid
+from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.control import Books, Containment
@@ -22,6 +22,16 @@ class Enforced:
 
     revision: str
     tools_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Awaited:
+    """A bundle that was published and not in force in time: it will be, once the engine answers again."""
+
+    revision: str
+    limits: Mapping[str, int]
+    actor: str
+    what: str
 
 
 class PolicyDesk:
@@ -46,6 +56,7 @@ class PolicyDesk:
         self._tools = tools
         self._label = label
         self._loading = asyncio.Lock()
+        self._awaited: _Awaited | None = None
 
     async def load(self, actor: str, what: str) -> Enforced:
         """Read the policy directory and enforce what it says.
@@ -57,17 +68,43 @@ class PolicyDesk:
         async with self._loading:
             bundle = replace(await self._source.read(), label=self._label)
             limits = _limits(bundle)
-            await self._engine.enforce(bundle)
-            self._limits.load(limits)
-            await self._books.policy(actor, bundle.revision, what)
+            awaited = _Awaited(bundle.revision, limits, actor, what)
+            try:
+                await self._engine.enforce(bundle)
+            except PolicyNotEnforced:
+                self._awaited = awaited
+                raise
+            await self._in_force(awaited)
             return Enforced(bundle.revision, len(self._tools))
+
+    async def prepare(self) -> None:
+        """Limits before the first call: an engine elsewhere may be deciding already. Raises PolicyInvalid."""
+        self._limits.load(_limits(await self._source.read()))
+
+    async def settle(self) -> None:
+        """Once a second: what came into force after its load had given up is taken over whole.
+
+        Raises:
+            LogUnavailable: not recorded yet; the next round tries again.
+        """
+        awaited = self._awaited
+        if awaited is None or self._loading.locked():
+            return
+        if await self._engine.revision() == awaited.revision and self._awaited is awaited:
+            await self._in_force(awaited)
+
+    async def _in_force(self, awaited: _Awaited) -> None:
+        self._limits.load(awaited.limits)
+        self._awaited = awaited
+        await self._books.policy(awaited.actor, awaited.revision, awaited.what)
+        self._awaited = None
 
     async def start(self) -> None:
         """The first load. An engine with policies of its own keeps them; limits still come from our data."""
         try:
             await self.load("", "start")
         except PolicyExternal:
-            self._limits.load(_limits(await self._source.read()))
+            await self.prepare()
 
     async def tools_for(self, caller: Principal) -> list[str] | None:
         """Names the caller may call without approval and that no kill covers; None when policy does not say."""

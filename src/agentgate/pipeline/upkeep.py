@@ -43,6 +43,7 @@ class Upkeep:
         self._refusals = refusals
         self._runner = runner
         self._interval_s = interval_s
+        self._ghosts: list[str] = []
 
     async def join(self) -> int:
         """Close what a dead predecessor left open, join, and apply the kill state. How many were closed.
@@ -55,16 +56,28 @@ class Upkeep:
         closed = await self._close_open_intents()
         for row in await self._reader.projection("members"):
             if row["left_idx"] is None:
-                member = row["member"]
-                await self._recorder.note(
-                    lambda origin, member=member: make(origin, Kind.LEFT, {"of": member})  # type: ignore[misc]
-                )
+                await self._bury(row["member"])
         await self._recorder.note(lambda origin: make(origin, Kind.JOINED, {"of": self._recorder.member}))
         try:
             await self._replica.catch_up()
         except KillStateUnknown:
             logger.warning("the kill store does not answer yet; calls are refused until it does")
+        await self._forget_ghosts()
         return closed
+
+    async def _bury(self, member: str) -> None:
+        """A predecessor that did not leave by itself."""
+        await self._recorder.note(lambda origin: make(origin, Kind.LEFT, {"of": member}))
+        self._ghosts.append(member)
+
+    async def _forget_ghosts(self) -> None:
+        """What dead members had in flight leaves the display, as soon as the kill store answers."""
+        while self._ghosts:
+            try:
+                await self._admission.forget(self._ghosts[0])
+            except KillStateUnknown:
+                return
+            self._ghosts.pop(0)
 
     async def leave(self) -> None:
         """The last event of this member; best effort, because a successor closes what is missing."""
@@ -91,6 +104,7 @@ class Upkeep:
         except LogUnavailable:
             logger.warning("the log does not answer; upkeep waits")
         await self._keep_alike()
+        await self._forget_ghosts()
 
     async def _keep_alike(self) -> None:
         """Apply what the log says here and to the fast path, whatever either of them missed (DESIGN §4, *Replica*)."""

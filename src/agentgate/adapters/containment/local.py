@@ -70,6 +70,9 @@ class LocalAdmission:
             self._flags = state.flags()
             self._position = state.position
 
+    async def forget(self, member: str) -> None:
+        """Nothing to forget: what a dead process had in memory went with it."""
+
     async def position(self) -> int | None:
         return self._position
 

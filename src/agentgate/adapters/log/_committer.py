@@ -107,7 +107,7 @@ class Committer(threading.Thread):
 
     def _patience_s(self) -> float | None:
         """How long to wait for work before the store is tried again; None while there is no reason to."""
-        if self._store is not None or not isinstance(self.trouble, LogUnavailable):
+        if self._store is not None or isinstance(self.trouble, LogBroken | UnsafeConfiguration):
             return None
         return _REOPEN_AFTER_S[min(self._failures, len(_REOPEN_AFTER_S)) - 1]
 

@@ -187,12 +187,17 @@ class SqliteStore:
         self._db.execute(_insert_rows(schema.checkpoints, 1), values)
 
     def probe(self) -> None:
-        """Find out whether a commit would succeed now, changing nothing."""
+        """Find out whether a commit would succeed now, changing nothing.
+
+        There and back: for a row that is set to what it is SQLite writes no page, and finds room for that on a
+        full disk.
+        """
         run = self._db.execute
         run(f"PRAGMA busy_timeout={_PROBE_BUSY_MS}")
         run("BEGIN IMMEDIATE")
         head = schema.head
-        self._query(update(head).where(head.c.log_id == self.log_id).values(size=head.c.size))
+        for step in (1, -1):
+            self._query(update(head).where(head.c.log_id == self.log_id).values(size=head.c.size + step))
         run("COMMIT")
         run(f"PRAGMA busy_timeout={_BUSY_MS}")
 
