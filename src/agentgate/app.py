@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import signal
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -136,7 +137,12 @@ class Gateway:
         }
         return PolicyDesk(
             engine=self.engine,
-            source=PolicyDirectory(policy_path(self.config), tools, compiler=make_compiler()),
+            # an OPA server takes the Rego itself: only the engine in process needs it compiled
+            source=PolicyDirectory(
+                policy_path(self.config),
+                tools,
+                compiler=make_compiler() if isinstance(self.engine, WasmPolicyEngine) else None,
+            ),
             limits=self.limits,
             books=Books(self.recorder),
             containment=self.containment,
@@ -268,8 +274,16 @@ class Gateway:
                 await self.policy.settle()
             try:
                 self.read_keys()
-            except UnsafeConfiguration as error:
+            except (UnsafeConfiguration, OSError) as error:
                 logger.error("keys stay as they were: %s", error)
+
+    def stop_unless_asked(self, task: asyncio.Task[None]) -> None:
+        """Without upkeep no kill expires and no late outcome is written: better no gateway, and a restart."""
+        if task.cancelled() or task.exception() is None:
+            return
+        logger.critical("upkeep ended, so the gateway ends too", exc_info=task.exception())
+        self.gate.closing = True
+        signal.raise_signal(signal.SIGTERM)
 
     async def _tell_health(self) -> None:
         """v0.2's `health.degraded` and `health.recovered`, for each dependency that changed."""
@@ -346,6 +360,7 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
         await gateway.start()
         stack.push_async_callback(gateway.upkeep.leave)
         tasks = [asyncio.create_task(gateway.look_after())]
+        tasks[0].add_done_callback(gateway.stop_unless_asked)
         if isinstance(engine, OpaPolicyEngine):
             tasks.append(asyncio.create_task(gateway.enforce_remote()))
         try:

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -32,7 +33,7 @@ def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
         _run_reloading(settings, config)
         return None
     startup = Startup()
-    server = _Server(uvicorn.Config(create_app(settings, startup), **_options(settings)), settings)
+    server = _Server(uvicorn.Config(create_app(settings, startup), **_options(settings)), settings, startup)
     try:
         server.run()
     except KeyboardInterrupt:
@@ -46,9 +47,16 @@ def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
 class _Server(uvicorn.Server):
     """Says in one line when the gateway is ready, where and with what."""
 
-    def __init__(self, config: uvicorn.Config, settings: Settings) -> None:
+    def __init__(self, config: uvicorn.Config, settings: Settings, startup: Startup) -> None:
         super().__init__(config)
         self._settings = settings
+        self._startup = startup
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """From the signal on nothing new is let through; what runs has its grace."""
+        if self._startup.gateway is not None:
+            self._startup.gateway.gate.closing = True
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)

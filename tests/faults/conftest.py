@@ -137,6 +137,10 @@ class Gate(GatewayProcess):
     def kill_session(self, session: str) -> httpx.Response:
         return self.admin().post(f"/sessions/{session}/kill", json={"reason": "a test"})
 
+    def until_running(self, session: str) -> None:
+        """Until the session's newest call is decided, recorded, and not ended."""
+        until(lambda: [entry["outcome"] for entry in self.timeline(session)][-1:] == ["open"])
+
     def timeline(self, session: str = "s-1") -> list[dict[str, Any]]:
         """The session's calls as its evidence tells them."""
         pack = self.admin().get(f"/sessions/{session}/evidence")

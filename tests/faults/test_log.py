@@ -140,7 +140,7 @@ def test_a_call_whose_outcome_cannot_be_recorded_is_unknown_and_recorded_when_it
     """The disk fills up while the tool runs: its answer is not released, and evidence catches up (promise 2)."""
     gateway = disk.gateway
     running = gateway.begin("slow", "late", seconds=2)
-    until(lambda: gateway.sum("agentgate_active_sessions") == 1)
+    gateway.until_running("late")
     disk.fill()
     said = running.result()
     assert (said.status, said.reason, said.body["success"]) == (503, "outcome_unrecorded", False)
@@ -154,7 +154,7 @@ def test_a_call_whose_outcome_cannot_be_recorded_is_unknown_and_recorded_when_it
 def test_a_kill_on_a_full_disk_cuts_what_runs_and_says_503(disk: Disk) -> None:
     gateway = disk.gateway
     running = gateway.begin("slow", "victim", seconds=30)
-    until(lambda: gateway.sum("agentgate_active_sessions") == 1)
+    gateway.until_running("victim")
     disk.fill()
     until(lambda: gateway.say(session="filling").reason == "log_unavailable")
     started = time.monotonic()

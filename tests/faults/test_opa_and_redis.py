@@ -26,7 +26,7 @@ def test_with_both_down_nothing_runs_a_kill_still_cuts_and_all_of_it_heals(bed: 
     gateway = bed.gateway
     revision = gateway.health()["policy_revision"]
     running = gateway.begin("slow", "victim", seconds=30)
-    until(lambda: gateway.sum("agentgate_active_sessions") == 1)
+    gateway.until_running("victim")
     bed.opa.stop()
     redis.kill9()
     until(lambda: not gateway.works("down"))

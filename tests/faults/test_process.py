@@ -52,7 +52,7 @@ def assert_told_as_unknown(gateway: Gate, session: str) -> None:
 def test_killed_between_record_and_send_the_call_is_told_as_unknown_and_was_not_sent() -> None:
     with deaf_port() as port, Gate(config=service_config(port, timeout_ms=60_000)) as gateway:
         call = gateway.begin("ok", "victim")
-        until(lambda: [entry["outcome"] for entry in gateway.timeline("victim")] == ["open"])
+        gateway.until_running("victim")
         gateway.kill9()
         with pytest.raises(httpx.TransportError):
             call.result()

@@ -402,3 +402,11 @@ async def test_every_scope_cuts(house: House) -> None:
         await fresh.upstream.started.wait()
         fresh.replica.apply(fresh.replica.with_kill(a_kill(scope, target, position=position)))
         assert (await task).reason_code is ReasonCode.KILLED, scope
+
+
+async def test_a_closing_gateway_takes_no_new_call(house: House) -> None:
+    house.gate.closing = True
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.SHUTTING_DOWN
+    assert answer.is_outage
+    assert house.upstream.sent == []
