@@ -119,7 +119,8 @@ class Record:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a `Z`, always the same length so that it sorts as text."""
-    return f"{_second(int(moment.timestamp()))}.{moment.microsecond:06d}Z"
+    whole = moment.replace(microsecond=0)  # exact: a timestamp with a fraction may round up to the next second
+    return f"{_second(int(whole.timestamp()))}.{moment.microsecond:06d}Z"
 
 
 @lru_cache(maxsize=16)
