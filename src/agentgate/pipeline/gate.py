@@ -13,6 +13,7 @@ from typing import Literal
 
 from agentgate.core.approval import ApprovalId
 from agentgate.core.call import Call, policy_question
+from agentgate.core.containment import Kill
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, read_ruling, refusal
 from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome, decided, rfc3339
@@ -94,6 +95,12 @@ class _Passage:
     spends: tuple[Spend, ...] = ()
     approval: PendingApproval | None = None
     latency_us: dict[str, int] = field(default_factory=dict)
+
+
+def _refused_by(kill: Kill | None) -> Decision:
+    """None: the kill store knows a kill that this replica has not read yet."""
+    what = f"{kill.scope} {kill.target}".strip() if kill is not None else "this call"
+    return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
 
 
 class RateLimits:
@@ -209,8 +216,7 @@ class Gate:
         if answer.reason is ReasonCode.RATE_LIMITED:
             return refusal(answer.reason, "Rate limit exceeded", "rate_limit")
         kill = next((kill for key, kill in self._replica.state.active.items() if key == answer.kill_id), None)
-        what = f"{kill.scope} {kill.target}".strip() if kill else "this call"
-        return refusal(answer.reason, f"Kill switch is active for {what}", "kill_switch")
+        return _refused_by(kill)
 
     # --- 2 decide, 3 approve ---
 
@@ -309,10 +315,7 @@ class Gate:
 
     def _killed(self, passage: _Passage) -> Decision | None:
         kill = passage.flight.kill
-        if kill is None:
-            return None
-        what = f"{kill.scope} {kill.target}".strip()
-        return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
+        return _refused_by(kill) if kill is not None else None
 
     # --- answers ---
 
