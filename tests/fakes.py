@@ -12,7 +12,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -30,19 +30,42 @@ from agentgate.core.call import (
     ToolName,
     TraceId,
 )
-from agentgate.core.containment import Kill, KillId, KillState, Scope, flags_over
+from agentgate.core.containment import (
+    Acknowledgement,
+    FlagChange,
+    Kill,
+    KillChange,
+    KillChanges,
+    KillId,
+    KillState,
+    Presence,
+    Scope,
+    flags_over,
+)
 from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Record
 from agentgate.core.policy import PolicyBundle
+from agentgate.core.projection import (
+    Put,
+    Tables,
+    effects,
+    kill_change_from_row,
+    kill_from_row,
+    presence,
+    spendings,
+)
 from agentgate.core.strict_json import parse
 from agentgate.ports import (
     Admitted,
     AlreadySpent,
+    Appended,
     Credential,
     Delivered,
     ForeignSession,
+    InFlight,
     LimitState,
+    MemberGone,
     NotAdmitted,
     RateLimit,
     Rule,
@@ -115,6 +138,9 @@ class FakeClock:
     def ticks_ns(self) -> int:
         return self.ticks
 
+    def boot_s(self) -> float:
+        return self.ticks / 1e9
+
     def move(self, seconds: float) -> None:
         self.moment += timedelta(seconds=seconds)
         self.ticks += round(seconds * 1e9)
@@ -176,20 +202,22 @@ class _Fault:
 
 
 class MemoryLog:
-    """Log and LogReader on a list."""
+    """Log and LogReader on a list; what is derived is derived by the rules of every store."""
 
     def __init__(self, members: Sequence[str] = ("m-1",)) -> None:
         self.events: list[tuple[Event, int]] = []
         self.position = 0
-        self.active: dict[KillId, Kill] = {}
-        self.members = list(members)
-        self.approvals: dict[str, dict[str, Any]] = {}
+        self.tables = Tables()
+        self.beats: dict[str, int] = {}
+        self.is_shared = False
+        """Whether there are others to be heard: `beat` then answers."""
         self.is_down = False
         self.on_append: Callable[[Event], None] = lambda _: None
         """Called before an append takes effect: the place to slip a kill in."""
-        self._spent: set[Spend] = set()
-        self._owners: dict[tuple[str, str], str] = {}
         self._faults: deque[_Fault] = deque()
+        for number, member in enumerate(members):
+            standing = {"left_idx": None, "gone_idx": None, "attested_idx": None}
+            self.tables.apply([Put("members", {"member": member, "joined_idx": number - len(members), **standing})])
 
     def fail_next(self, operation: str = "append", *, persist: bool = False) -> None:
         assert operation == "append"
@@ -201,79 +229,68 @@ class MemoryLog:
     def of(self, kind: Kind) -> list[Mapping[str, Any]]:
         return [event.fields for event, _ in self.events if event.kind is kind]
 
-    async def append(self, event: Event, spends: Sequence[Spend] = ()) -> Receipt | AlreadySpent | ForeignSession:
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return list(self.tables.rows[table].values())
+
+    @property
+    def active(self) -> dict[KillId, Kill]:
+        """The kills in force."""
+        kills = [kill_from_row(row) for row in self.rows("kills") if row["released_position"] is None]
+        return {kill.id: kill for kill in kills}
+
+    async def append(self, event: Event, spends: Sequence[Spend] = ()) -> Appended:
         await asyncio.sleep(0)
         self.on_append(event)
+        return self.append_now(event)
+
+    def append_now(self, event: Event) -> Appended:
+        """Append at once, as if another member had."""
         fault = self._faults.popleft() if self._faults else None
         if self.is_down or (fault is not None and not fault.persist):
             raise LogUnavailable("told to fail")
-        claim = self._claim(event, spends)
-        if claim is not None:
-            return claim
-        self._project(event, spends)
+        for index, (known, position) in enumerate(self.events):
+            if known.leaf == event.leaf:  # an attempt that seemed to fail is repeated
+                return Receipt(event.id, index, position)
+        refused = self._refused(event)
+        if refused is not None:
+            return refused
+        self.position += event.kind in (Kind.KILLED, Kind.RELEASED)
+        index = len(self.events)
+        self.tables.apply(effects(event.fields, index, self.position, event.body, event.projected))
         self.events.append((event, self.position))
         if fault is not None:
             raise LogUnavailable("told to fail after it persisted")
         digest = event.fields.get("call_sha256") if event.kind is Kind.DECIDED else None
-        members = tuple(self.members) if event.kind in (Kind.KILLED, Kind.RELEASED) else ()
-        return Receipt(event.id, len(self.events) - 1, self.position, digest, members)
+        here = tuple(row["member"] for row in self.rows("members") if row["left_idx"] is None)
+        members = here if event.kind in (Kind.KILLED, Kind.RELEASED) else ()
+        return Receipt(event.id, index, self.position, digest, members)
 
-    def _claim(self, event: Event, spends: Sequence[Spend]) -> AlreadySpent | ForeignSession | None:
-        for spend in spends:
-            if spend in self._spent:
-                return AlreadySpent(spend)
-        if event.kind is Kind.DECIDED:
-            owner = self._owners.setdefault((event.tenant, event.session), event.principal)
-            if owner != event.principal:
-                # a refusal of a foreign session is recorded; only an ALLOW or a question needs the session
-                if event.fields["decision"] == "DENY":
-                    return None
+    def _refused(self, event: Event) -> AlreadySpent | ForeignSession | MemberGone | None:
+        if event.kind is Kind.DECIDED and event.fields["decision"] != "DENY":
+            member = self.tables.rows["members"].get((event.fields["member"],))
+            if member is not None and presence(member) is not Presence.HERE:
+                return MemberGone(event.fields["member"])
+            owner = self.tables.rows["sessions"].get((event.tenant, event.session))
+            if owner is not None and owner["principal"] != event.principal:
                 return ForeignSession(event.session)
-        self._spent.update(spends)
+        for kind, key in spendings(event.fields):
+            if (kind, key) in self.tables.rows["spent"]:
+                return AlreadySpent(Spend(kind, key))  # type: ignore[arg-type]
         return None
 
-    def _project(self, event: Event, spends: Sequence[Spend]) -> None:
-        fields = event.fields
-        match event.kind:
-            case Kind.KILLED:
-                self.position += 1
-                kill = a_kill(Scope(fields["scope"]), fields["target"], position=self.position, id=fields["kill_id"])
-                self.active[kill.id] = replace(kill, tenant=event.tenant)
-            case Kind.RELEASED:
-                self.position += 1
-                self.active.pop(KillId(fields["kill_id"]), None)
-            case Kind.APPROVAL_REQUESTED:
-                self.approvals[fields["approval_id"]] = {
-                    "id": fields["approval_id"],
-                    "tenant": event.tenant,
-                    "session": event.session,
-                    "requested_by": event.principal,
-                    "tool": fields["tool"],
-                    "digest": fields["call_sha256"],
-                    "policy_revision": fields["policy_revision"],
-                    "requested_at": event.at,
-                    "expires_at": fields["expires_at"],
-                    "state": "pending",
-                    "decided_by": None,
-                    "token_sha256": None,
-                    "sealed": (event.projected or {}).get("sealed"),
-                }
-            case Kind.APPROVAL_DECIDED:
-                self.approvals[fields["approval_id"]] |= {
-                    "state": fields["verdict"],
-                    "decided_by": event.principal,
-                    "token_sha256": fields.get("token_sha256"),
-                }
-            case Kind.APPROVAL_CLOSED:
-                self.approvals[fields["approval_id"]] |= {"state": fields["state"], "sealed": None}
-            case Kind.DECIDED:
-                for spend in spends:
-                    self.approvals[spend.key] |= {"state": "spent", "sealed": None}
-
-    async def kill_state(self) -> KillState:
+    async def kills_since(self, position: int) -> KillChanges:
         if self.is_down:
             raise LogUnavailable("told to fail")
-        return KillState(self.position, dict(self.active))
+        changes = map(kill_change_from_row, self.rows("kills"))
+        new = [c for c in changes if (c.released_at is None if position < 0 else _is_after(c, position))]
+        return KillChanges(position, self.position, tuple(new))
+
+    async def beat(self, member: str) -> Mapping[str, int]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        self.beats[member] = self.beats.get(member, 0) + 1
+        here = [row["member"] for row in self.rows("members") if row["left_idx"] is None]
+        return {name: self.beats.get(name, 0) for name in here} if self.is_shared else {}
 
     async def aclose(self) -> None: ...
 
@@ -286,11 +303,14 @@ class MemoryLog:
         for index, (event, position) in enumerate(self.events):
             if (tenant and event.tenant != tenant) or (session and event.session != session):
                 continue
+            if index < first or (kinds and event.kind.value not in kinds):
+                continue
             yield Record(index, number, position, event.fields, event.leaf, event.salt, parse(event.body))
             number += 1
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
-        return [SessionRow(t, s, who, "") for (t, s), who in self._owners.items() if tenant in (None, t)]
+        rows = [row for row in self.rows("sessions") if tenant in (None, row["tenant"])]
+        return [SessionRow(row["tenant"], row["session"], row["principal"], "") for row in rows]
 
     async def open_intents(self) -> list[Record]:
         closed = {fields["trace_id"] for fields in self.of(Kind.FINISHED)}
@@ -302,14 +322,28 @@ class MemoryLog:
             and event.fields["trace_id"] not in closed
         ]
 
-    async def projection(self, name: str, **match: str) -> list[dict[str, Any]]:
+    async def projection(self, name: str, **match: str | int | None) -> list[dict[str, Any]]:
         if self.is_down:
             raise LogUnavailable("told to fail")
-        rows = list(self.approvals.values()) if name == "approvals" else []
-        return [row for row in rows if all(row[column] == value for column, value in match.items())]
+        found = [row for row in self.rows(name) if all(row[column] == value for column, value in match.items())]
+        return [dict(row) for row in found]
+
+    async def acknowledged(self, position: int) -> list[Acknowledgement]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        first: dict[str, Acknowledgement] = {}
+        for row in sorted(self.rows("acks"), key=lambda row: row["position"]):
+            if row["position"] >= position:
+                counts = (row["cancelled"], row["finished"], row["unknown"], row["took_us"] / 1000)
+                first.setdefault(row["member"], Acknowledgement(row["member"], row["position"], *counts))
+        return list(first.values())
 
     async def checkpoint(self) -> bytes | None:
         return None
+
+
+def _is_after(change: KillChange, position: int) -> bool:
+    return change.kill.position > position or (change.released_at or 0) > position
 
 
 class FakeEngine:
@@ -342,8 +376,10 @@ class FakeAdmission:
         self.refusal: NotAdmitted | None = None
         self.is_down = False
         self.limit: LimitState | None = None
-        self.in_flight: set[str] = set()
+        self.admitted: set[str] = set()
+        self.display: list[InFlight] = []
         self.forgotten: list[str] = []
+        self.listeners: list[Callable[[int], None]] = []
 
     async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
         await asyncio.sleep(0)
@@ -355,17 +391,28 @@ class FakeAdmission:
         for flag in flags_over(call):
             if flag in flags:
                 return NotAdmitted(ReasonCode.KILLED, kill_id=flags[flag], position=self.state.position)
-        self.in_flight.add(call.trace_id)
+        self.admitted.add(call.trace_id)
         return Admitted(self.state.position, self.limit)
 
     def release(self, call: Call) -> None:
-        self.in_flight.discard(call.trace_id)
+        self.admitted.discard(call.trace_id)
 
-    async def apply(self, state: KillState) -> None:
+    async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
+        await asyncio.sleep(0)
         if self.is_down:
             raise KillStateUnknown("told to fail")
         if self.state is None or state.position > self.state.position:
             self.state = state
+            for on_wake in self.listeners:
+                on_wake(state.position)
+
+    def listen(self, on_wake: Callable[[int], None]) -> None:
+        self.listeners.append(on_wake)
+
+    async def in_flight(self) -> list[InFlight]:
+        if self.is_down:
+            raise KillStateUnknown("told to fail")
+        return list(self.display)
 
     async def forget(self, member: str) -> None:
         self.forgotten.append(member)

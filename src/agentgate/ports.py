@@ -6,13 +6,13 @@ value is told by a value; the errors that are raised are named here.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, Protocol
 
 from agentgate.core.call import ArgumentCheck, Call
-from agentgate.core.containment import KillState
+from agentgate.core.containment import Acknowledgement, FlagChange, KillChanges, KillState
 from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Record
@@ -100,6 +100,20 @@ class NotAdmitted:
     position: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A call between admission and release, as a display shows it. `since` is RFC 3339."""
+
+    trace_id: str
+    tenant: str
+    session: str
+    agent: str
+    tool: str
+    server: str
+    member: str
+    since: str
+
+
 class Admission(Protocol):
     """The fast path of containment: flags, limits and the display of what is in flight.
 
@@ -119,12 +133,24 @@ class Admission(Protocol):
         """Take the call out of the in-flight set; not awaited and never raises."""
         ...
 
-    async def apply(self, state: KillState) -> None:
+    async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
         """Put flags and position in force, if the store's position is absent or lower (DESIGN §4, *Apply*).
+
+        `change` is the cheaper way to `state`, for a store that is exactly at `change.since`. Whoever changes the store
+        wakes every member that listens.
 
         Raises:
             KillStateUnknown: the store could not be written in time.
         """
+        ...
+
+    def listen(self, on_wake: Callable[[int], None]) -> None:
+        """From now on call `on_wake` with the position whenever somebody has changed the store, and after each
+        reconnection. Best effort: a member that misses a wake-up hears of the position by its heartbeat."""
+        ...
+
+    async def in_flight(self) -> list[InFlight]:
+        """The calls of all members, for display. Raises KillStateUnknown."""
         ...
 
     async def forget(self, member: str) -> None:
@@ -144,9 +170,10 @@ class Admission(Protocol):
 @dataclass(frozen=True, slots=True)
 class Spend:
     """A thing that can be used once: an approval or an idempotency key, and what only the first may do: decide an
-    approval, take a kill's id, release a kill. It is one that `core.projection.spendings` finds in the leaf."""
+    approval, take a kill's id, release it, write its receipt, declare a member gone, close another's call. It is one
+    that `core.projection.spendings` finds in the leaf."""
 
-    kind: Literal["approval", "idempotency", "verdict", "kill", "release"]
+    kind: Literal["approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome"]
     key: str
 
 
@@ -164,6 +191,16 @@ class ForeignSession:
     session: str
 
 
+@dataclass(frozen=True, slots=True)
+class MemberGone:
+    """The member that wants to record a decision was declared gone, or has left; nothing was appended."""
+
+    member: str
+
+
+Appended = Receipt | AlreadySpent | ForeignSession | MemberGone
+
+
 class Log(Protocol):
     """The authority: an append-only sequence of events and the few things derived from it.
 
@@ -171,18 +208,31 @@ class Log(Protocol):
     transaction.
     """
 
-    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Receipt | AlreadySpent | ForeignSession]:
+    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Appended]:
         """Make `event` durable. Awaiting raises LogUnavailable when it is not known to be durable.
 
         A `decided` event binds its session to its principal or finds it bound to another; a DENY is recorded
-        all the same, because a refusal of a foreign session must be. Kill and release
+        all the same, because a refusal of a foreign session must be. Nor does a member that was declared gone or has
+        left get anything but a DENY recorded, whatever it believes of itself. Kill and release
         events take the next kill position, which their receipt carries with the members at that position.
-        What an event spends is in its leaf, so that it can be verified: `spends` may only repeat it.
+        What an event spends is in its leaf, so that it can be verified: `spends` may only repeat it. An append that
+        seemed to fail may be tried again: the same event is in the log once, and its receipt is answered.
         """
         ...
 
-    async def kill_state(self) -> KillState:
-        """Kill position and the kills in force, from the log. Raises LogUnavailable."""
+    async def kills_since(self, position: int) -> KillChanges:
+        """Kills that were given or released after `position`, in one consistent view. Raises LogUnavailable.
+
+        Its cost grows with what has changed. Below 0 it is the kills in force.
+        """
+        ...
+
+    async def beat(self, member: str) -> Mapping[str, int]:
+        """Say that `member` lives, and hear of the others: the heartbeat counters of all members that have not left.
+
+        A counter is no event and proves nothing; it only tells who might be gone. A store of one process answers
+        nothing. Raises LogUnavailable.
+        """
         ...
 
     async def aclose(self) -> None: ...
@@ -218,8 +268,14 @@ class LogReader(Protocol):
         """ALLOW decisions without an outcome, of every member: in flight, or left by a process that died."""
         ...
 
-    async def projection(self, name: Literal["approvals", "kills", "members"], **match: str) -> list[dict[str, Any]]:
-        """Rows of a derived table whose columns equal `match`, oldest first."""
+    async def projection(
+        self, name: Literal["approvals", "kills", "members", "acks", "release_asks"], **match: str | int | None
+    ) -> list[dict[str, Any]]:
+        """Rows of a derived table whose columns equal `match` (None: are empty), oldest first."""
+        ...
+
+    async def acknowledged(self, position: int) -> list[Acknowledgement]:
+        """Of each member its first acknowledgement at or past a kill position."""
         ...
 
     async def checkpoint(self) -> bytes | None:
@@ -324,6 +380,10 @@ class Clock(Protocol):
 
     def ticks_ns(self) -> int:
         """Monotonic nanoseconds, for durations."""
+        ...
+
+    def boot_s(self) -> float:
+        """Seconds of a clock that also runs while the machine sleeps (CLOCK_BOOTTIME), for leases."""
         ...
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentgate.core.call import Access, Tool, ToolName
-from agentgate.core.containment import Acknowledgement
+from agentgate.core.containment import Acknowledgement, Progress
 from agentgate.core.decision import Decision, Ruling, read_ruling, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import (
@@ -23,8 +23,10 @@ from agentgate.core.event import (
     decided,
     drained,
     finished,
+    gone,
     killed,
     make,
+    release_asked,
     released,
 )
 from agentgate.core.strict_json import parse
@@ -66,7 +68,9 @@ def with_text(text: str) -> list[Event]:
         killed(origin(), kill, auth="api_key"),
         released(origin(), kill, actor="person:op", auth="api_key", why="release", forced=True),
         acked(origin(), Acknowledgement("m-1", 3, 1, 2, 3, 4.5)),
-        drained(origin(), kill, position=3, members=["m-1", "m-2"], complete=True),
+        drained(origin(), kill, position=3, members=["m-1", "m-2"], progress=Progress((), ("m-2",), ())),
+        gone(origin(), "m-2", why="attested", actor="person:op", auth="api_key"),
+        release_asked(origin(), kill, actor="person:op", auth="api_key"),
         make(origin(), Kind.APPROVAL_REQUESTED, {"approval_id": "apr-1"}, projected={"sealed": text.encode()}),
     ]
 
@@ -103,7 +107,7 @@ def a_session(calls: int = 1, *, kill: bool = True) -> list[Record]:
         decide(cut, allow())
         add(killed, a_kill(position=1), auth="api_key")
         add(finished, cut, Outcome.CANCELLED, ReasonCode.KILLED, error="upstream effect unknown", kill_id="k")
-        add(drained, a_kill(position=1), position=1, members=["m-1"], complete=True)
+        add(drained, a_kill(position=1), position=1, members=["m-1"])
     return numbered(events)
 
 

@@ -15,7 +15,7 @@ from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, Stor
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier
 from agentgate.core.note import Checkpoint, NoteKey, sign
-from agentgate.core.projection import Row, Tables, effects
+from agentgate.core.projection import KEYS, Row, Tables, effects
 from agentgate.core.strict_json import canonical_plain
 from tests.contracts.log import ORIGIN, Author, a_kill
 
@@ -85,8 +85,12 @@ def some_events() -> list[Event]:
         author.kill(kill),
         author.acked(1),
         author.drained(kill),
+        author.release_asked(kill, "person:a"),
         author.release(kill),
         author.decided("s-2", by="agent:other", verdict="DENY"),
+        Author("m-2").joined(),
+        author.gone("m-2"),
+        author.gone("m-2", "attested"),
         author.left(),
     ]
 
@@ -148,7 +152,7 @@ def test_any_changed_bit_is_found_at_its_event(index: int, column: str, at: int,
     assert first(log.report()) == index
 
 
-@given(name=st.sampled_from(["kills", "approvals", "members", "acks", "spent", "sessions"]), data=st.data())
+@given(name=st.sampled_from(sorted(KEYS)), data=st.data())
 def test_any_change_of_a_derived_row_is_found(name: str, data: st.DataObject) -> None:
     log = stored()
     row = data.draw(st.sampled_from(log.tables[name]))
@@ -160,7 +164,7 @@ def test_any_change_of_a_derived_row_is_found(name: str, data: st.DataObject) ->
     assert all(finding.what.startswith(name) for finding in report.findings)
 
 
-@pytest.mark.parametrize("name", ["kills", "approvals", "members", "acks", "spent", "sessions"])
+@pytest.mark.parametrize("name", sorted(KEYS))
 def test_a_removed_or_added_derived_row_is_found(name: str) -> None:
     log = stored()
     removed = log.tables[name].pop()
@@ -268,6 +272,28 @@ def test_skipped_numbers_of_a_member_are_a_note_and_no_finding() -> None:
     assert report.notes == [f"member m-1: 1 of its events were never appended, from {lost.fields['counter']} on"]
 
 
+def test_an_outcome_that_comes_after_its_call_was_closed_for_a_member_that_seemed_gone_is_no_finding() -> None:
+    """Another member closed the call as unknown; then its own, which was only slow, says how it ended."""
+    slow, other = Author("m-1"), Author("m-2")
+    events = [slow.joined(), other.joined(), slow.decided(trace="t-1"), other.gone("m-1")]
+    report = Stored([*events, other.finished("t-1"), slow.finished("t-1"), slow.left(), other.left()]).report()
+    assert (report.findings, report.notes, report.open_intents) == ([], [], 0)
+
+
+@pytest.mark.parametrize(
+    "parting", [lambda a: a.gone("m-1"), lambda a: a.gone("m-1", "attested"), lambda a: a.left("m-1")]
+)
+def test_a_decision_of_a_member_that_was_not_there_any_more_is_found(parting: Any) -> None:
+    """No log takes it (DESIGN §4); a refusal is recorded all the same."""
+    author, other = Author("m-1"), Author("m-2")
+    events = [author.joined(), other.joined(), parting(other)]
+    assert Stored([*events, author.decided(verdict="DENY"), author.finished("t")]).report().ok
+    for verdict in ("ALLOW", "REQUIRE_APPROVAL"):
+        report = Stored([*events, author.decided(verdict=verdict)]).report()
+        assert [finding.index for finding in report.findings] == [3]
+        assert "m-1, which had left or was gone" in report.findings[0].what
+
+
 def test_numbers_that_arrive_late_are_no_oddity() -> None:
     author = Author()
     one, two, three = author.joined(), author.decided(), author.decided()
@@ -281,6 +307,9 @@ def test_numbers_that_arrive_late_are_no_oddity() -> None:
         (lambda a: a.decided(by="agent:thief"), "in a session of"),
         (lambda a: a.decided(approval_id="a-1"), "has spent"),
         (lambda a: make(a.origin(), Kind.KILLED, {}), "without what it must have"),
+        (lambda a: make(a.origin(), Kind.GONE, {"of": "m-2"}), "without what it must have"),
+        (lambda a: make(a.origin(), Kind.GONE, {"of": "m-2", "why": "boredom"}), "without what it must have"),
+        (lambda a: make(a.origin(), Kind.RELEASE_ASKED, {"kill_id": "k-1"}), "without what it must have"),
         (lambda a: make(a.origin(), Kind.JOINED, {"kind": "invented"}), "unknown kind"),
         (lambda a: make(a.origin(), Kind.JOINED, {"v": 2}), "version"),
         (lambda a: make(a.origin(), Kind.JOINED, {"counter": "7"}), "no counter"),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.call import AgentId, SessionId, TenantId, Tool, ToolName
-from agentgate.core.containment import Kill, Scope
+from agentgate.core.containment import Kill, Progress, Scope
 from agentgate.core.event import (
     MAX_LEAF_BYTES,
     Event,
@@ -24,8 +24,11 @@ from agentgate.core.event import (
     closed,
     decided,
     drained,
+    gone,
     killed,
     make,
+    release_asked,
+    released,
     rfc3339,
 )
 from tests.core.events import CANARY, START, allow, origin, record_of, with_text
@@ -101,7 +104,35 @@ def test_leaf_over_the_limit_is_refused() -> None:
     with pytest.raises(ValueError, match="leaf"):
         make(origin(), Kind.REFUSALS, {"x": "x" * MAX_LEAF_BYTES})
     members = [f"m-{number:032d}" for number in range(1500)]
-    assert len(drained(origin(), a_kill(), position=1, members=members, complete=True).leaf) < MAX_LEAF_BYTES
+    assert len(drained(origin(), a_kill(), position=1, members=members).leaf) < MAX_LEAF_BYTES
+
+
+def test_receipt_of_a_kill_says_whether_it_drained_and_without_whom() -> None:
+    def receipt(*progress: tuple[str, ...]) -> tuple[object, ...]:
+        fields = drained(origin(), a_kill(), position=1, members=["a", "b"], progress=Progress(*progress)).fields
+        return fields["drained"], fields["excepted"], fields["attested"]
+
+    assert receipt((), (), ()) == (True, [], [])
+    assert receipt((), (), ("b",)) == (True, [], ["b"])
+    assert receipt((), ("b",), ()) == (False, ["b"], [])
+    assert receipt(("a",), (), ()) == (False, [], [])
+
+
+def test_member_that_is_gone_and_whose_word_that_is() -> None:
+    presumed, attested = gone(origin(), "m-2", why="presumed"), gone(origin(), "m-2", why="attested", actor="person:op")
+    assert (presumed.fields["of"], presumed.principal, presumed.fields["member"]) == ("m-2", "", "m-1")
+    assert (attested.fields["why"], attested.principal) == ("attested", "person:op")
+
+
+def test_release_names_all_who_asked_for_it_where_one_was_not_enough() -> None:
+    def asked_by(*persons: str) -> object:
+        more = {"actor": "person:b", "auth": "key", "why": "release", "forced": False}
+        return released(origin(), a_kill(), asked_by=persons, **more).fields.get("asked_by")  # type: ignore[arg-type]
+
+    assert asked_by("person:a", "person:b") == ["person:a", "person:b"]
+    assert asked_by() is None
+    asked = release_asked(origin(), a_kill(), actor="person:a", auth="key")
+    assert (asked.principal, asked.session, asked.fields["kill_id"]) == ("person:a", "s-1", a_kill().id)
 
 
 def test_parts_that_are_empty_are_left_out() -> None:

@@ -13,7 +13,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgate.core.event import Kind, Record, body_sha256
+from agentgate.core.containment import Progress
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import (
+    Kind,
+    Outcome,
+    Record,
+    body_sha256,
+    closed,
+    decided,
+    drained,
+    finished,
+    killed,
+    release_asked,
+)
 from agentgate.core.evidence import (
     SECTIONS,
     About,
@@ -28,8 +41,9 @@ from agentgate.core.evidence import (
 )
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical, parse
-from tests.core.events import a_session, numbered
+from tests.core.events import a_session, allow, numbered, origin, record_of
 from tests.core.strategies import JSON
+from tests.fakes import a_call, a_kill
 
 KEY = b"an-hmac-key-of-32-random-bytes!!"
 ABOUT = About("default", "s-1", "2026-11-21T10:00:00.000000Z", "AgentGate test")
@@ -112,6 +126,42 @@ def test_summary_counts_what_happened() -> None:
     assert [row["approver"] for row in summary["approvals"]] == ["person:alice"]
     assert FULL["write_action_log"][0]["approved_by"] == "person:alice"
     assert "effect_unknown" in {anomaly["type"] for anomaly in FULL["anomalies"]}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_call_that_was_closed_for_a_member_that_seemed_gone_has_its_own_word_when_it_comes(late: bool) -> None:
+    """Whichever came first; both are among the events, and the pack can be rebuilt from them."""
+    call = a_call()
+    allowed = decided(origin(1), call, allow(), position=0, arguments=b"{}", context=b"{}", latency_us={"policy": 80})
+    own = finished(origin(2), call, Outcome.OK, ReasonCode.OK, result=b"{}", latency_us={"upstream": 1200})
+    others = closed(origin(3), record_of(allowed), Outcome.UNKNOWN, "the process ended")
+    ends = [others, own] if late else [own, others]
+    body = _pack(numbered([allowed, *ends]))
+    assert [(entry["outcome"], entry["outcome_event_id"]) for entry in body["timeline"]] == [("ok", own.id)]
+    assert [event["event_id"] for event in body["integrity"]["events"]] == [allowed.id, *(end.id for end in ends)]
+    assert body["anomalies"] == []
+    assert verify(canonical(body), KEY).exit_status == 0
+
+
+def test_call_of_a_member_that_is_gone_has_an_unknown_effect() -> None:
+    call = a_call()
+    allowed = decided(origin(1), call, allow(), position=0, arguments=b"{}", context=b"{}", latency_us={})
+    body = _pack(numbered([allowed, closed(origin(2), record_of(allowed), Outcome.UNKNOWN, "the process ended")]))
+    assert [(entry["outcome"], entry["error"]) for entry in body["timeline"]] == [("unknown", "the process ended")]
+    assert [anomaly["type"] for anomaly in body["anomalies"]] == ["effect_unknown"]
+    assert verify(canonical(body), KEY).exit_status == 0
+
+
+def test_receipt_of_a_kill_names_whom_it_went_on_without_and_a_release_who_asked_for_it() -> None:
+    kill = a_kill(position=1)
+    went_on = drained(origin(2), kill, position=1, members=["m-1", "m-2"], progress=Progress((), ("m-2",), ("m-3",)))
+    asked = release_asked(origin(3), kill, actor="person:bea", auth="api_key")
+    body = _pack(numbered([killed(origin(1), kill, auth="api_key"), went_on, asked]))
+    shown = body["summary"]["kills"]
+    assert [row["what"] for row in shown] == ["killed", "drained", "release_asked"]
+    assert (shown[1]["drained"], shown[1]["drained_except"], shown[1]["attested"]) == (False, ["m-2"], ["m-3"])
+    assert shown[2]["actor"] == "person:bea"
+    assert verify(canonical(body), KEY).exit_status == 0
 
 
 def test_call_without_an_outcome_is_open() -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.approval import State, from_row
-from agentgate.core.containment import Scope
-from agentgate.core.event import Event, Kind
-from agentgate.core.projection import KEYS, Tables, effects, kill_from_row, spendings
+from agentgate.core.containment import Presence, Progress, Scope
+from agentgate.core.event import Event, Kind, drained
+from agentgate.core.projection import KEYS, Tables, effects, kill_change_from_row, kill_from_row, presence, spendings
 from tests.contracts.log import Author, a_kill
 
 AUTHOR = Author()
@@ -45,6 +45,12 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (AUTHOR.kill(a_kill("k-1")), (("kill", "k-1"),)),
         (AUTHOR.release(a_kill("k-1")), (("release", "k-1"),)),
         (AUTHOR.joined(), ()),
+        (AUTHOR.left(), ()),
+        (AUTHOR.acked(1), ()),
+        (AUTHOR.gone("m-2"), (("gone", "m-2/presumed"),)),
+        (AUTHOR.gone("m-2", "attested"), (("gone", "m-2/attested"),)),
+        (AUTHOR.release_asked(a_kill("k-1"), "person:a"), (("release_ask", "k-1/person:a"),)),
+        (AUTHOR.drained(a_kill("k-1")), (("receipt", "k-1/complete"),)),
     ],
 )
 def test_what_an_event_spends_is_in_its_leaf(event: Event, expected: tuple[tuple[str, str], ...]) -> None:
@@ -67,16 +73,65 @@ def test_a_kill_keeps_its_reason_and_its_release() -> None:
     assert kill.same_order(a_kill())
 
 
+WHOLE = AUTHOR.drained(a_kill())
+EXCEPT_ONE = drained(AUTHOR.origin(), a_kill(), position=1, members=["m-1"], progress=Progress((), ("m-1",), ()))
+
+
 def test_a_kill_that_went_on_without_a_member_is_not_drained() -> None:
-    assert only(tables_after(AUTHOR.kill(a_kill()), AUTHOR.drained(a_kill(), complete=False)), "kills")["drained"] == 0
+    row = only(tables_after(AUTHOR.kill(a_kill()), EXCEPT_ONE), "kills")
+    assert (row["drained"], row["receipt"]) == (0, EXCEPT_ONE.id)
 
 
-def test_members_join_leave_and_join_anew() -> None:
+def test_a_kill_that_went_on_without_a_member_is_drained_by_its_second_receipt() -> None:
+    row = only(tables_after(AUTHOR.kill(a_kill()), EXCEPT_ONE, WHOLE), "kills")
+    assert (row["drained"], row["receipt"]) == (1, WHOLE.id)
+
+
+def test_a_receipt_that_comes_late_does_not_undo_a_whole_one() -> None:
+    """Two members look at the same time; one of them has seen the last acknowledgement, the other has not."""
+    assert only(tables_after(AUTHOR.kill(a_kill()), WHOLE, EXCEPT_ONE), "kills")["drained"] == 1
+
+
+def test_members_join_and_leave_and_never_come_back_under_the_same_name() -> None:
     one, two = Author("m-1"), Author("m-2")
     tables = tables_after(one.joined(), two.joined(), two.left(of="m-1"), two.left())
     assert [row["left_idx"] for row in tables.rows["members"].values()] == [2, 3]
-    tables = tables_after(one.joined(), one.left(), one.joined())
-    assert only(tables, "members") == {"member": "m-1", "joined_idx": 2, "left_idx": None}
+    again = only(tables_after(one.joined(), one.left(), one.joined()), "members")
+    assert (again["joined_idx"], presence(again)) == (0, Presence.LEFT)
+
+
+@pytest.mark.parametrize(
+    ("events", "standing"),
+    [
+        ([], Presence.HERE),
+        ([AUTHOR.gone("m-2")], Presence.GONE),
+        ([AUTHOR.gone("m-2", "attested")], Presence.ATTESTED),
+        ([AUTHOR.gone("m-2"), AUTHOR.gone("m-2", "attested")], Presence.ATTESTED),
+        ([AUTHOR.gone("m-2"), AUTHOR.left("m-2")], Presence.LEFT),
+        ([AUTHOR.gone("m-2", "attested"), AUTHOR.left("m-2")], Presence.LEFT),
+        ([AUTHOR.gone("m-3"), AUTHOR.left("m-3")], Presence.HERE),
+    ],
+)
+def test_what_the_log_says_of_a_member(events: list[Event], standing: Presence) -> None:
+    assert presence(only(tables_after(Author("m-2").joined(), *events), "members")) is standing
+
+
+def test_who_asked_for_a_release_is_kept_once_for_each_person() -> None:
+    asked = [AUTHOR.release_asked(a_kill(), by) for by in ("person:a", "person:b", "person:a")]
+    rows = tables_after(*asked).rows["release_asks"].values()
+    assert [(row["kill_id"], row["person"], row["idx"]) for row in rows] == [
+        ("k-1", "person:a", 0),
+        ("k-1", "person:b", 1),
+    ]
+
+
+def test_a_change_says_whether_its_kill_is_still_in_force() -> None:
+    tables = tables_after(AUTHOR.kill(a_kill("k-1")), AUTHOR.kill(a_kill("k-2")), AUTHOR.release(a_kill("k-1")))
+    changes = [kill_change_from_row(row) for row in tables.rows["kills"].values()]
+    assert [(change.kill.id, change.kill.position, change.released_at) for change in changes] == [
+        ("k-1", 1, 3),
+        ("k-2", 2, None),
+    ]
 
 
 def test_the_first_acknowledgement_of_a_position_stands() -> None:
@@ -125,6 +180,8 @@ SOME = st.sampled_from(
         AUTHOR.release(a_kill()),
         AUTHOR.acked(1),
         AUTHOR.drained(a_kill()),
+        AUTHOR.gone("m-1"),
+        AUTHOR.release_asked(a_kill(), "person:a"),
     ]
 )
 

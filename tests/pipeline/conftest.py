@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
-from agentgate.core.call import MemberId
-from agentgate.core.containment import KillState
+from agentgate.core.call import Call, MemberId
+from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope, flags_over
+from agentgate.core.decision import Receipt
+from agentgate.core.errors import KillStateUnknown, ReasonCode
+from agentgate.core.event import Origin, killed, released
+from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.control import Containment
-from agentgate.pipeline.gate import Gate, RateLimits
+from agentgate.pipeline.control import Containment, Rules
+from agentgate.pipeline.drains import Drain, Drains
+from agentgate.pipeline.gate import Answer, Gate, RateLimits
+from agentgate.pipeline.members import Membership
+from agentgate.pipeline.orders import Order
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.run import Route, Runner
 from agentgate.pipeline.upkeep import Upkeep
+from agentgate.ports import Admitted, NotAdmitted, RateLimit
 from tests.fakes import (
+    ADMIN,
     FakeAdmission,
     FakeClock,
     FakeEngine,
@@ -26,6 +38,7 @@ from tests.fakes import (
     MemoryLog,
     NullMeter,
     PlainSealer,
+    a_call,
 )
 
 STATIC_TOKEN = "a-static-token-of-v0.2"
@@ -42,11 +55,17 @@ class House:
     clock: FakeClock = field(default_factory=FakeClock)
     meter: NullMeter = field(default_factory=NullMeter)
     notifier: ListNotifier = field(default_factory=ListNotifier)
+    rules: Rules = field(default_factory=Rules)
+    entropy: FakeEntropy = field(default_factory=FakeEntropy)
+    member: str = "m-1"
+    has_joined: bool = True
+    """As if it had joined, and read that there are no kills; else the test says `membership.join`."""
 
     def __post_init__(self) -> None:
-        entropy = FakeEntropy()
-        self.recorder = Recorder(self.log, self.clock, entropy, member=MemberId("m-1"), version="test")
-        self.replica = Replica(self.log, self.admission)
+        entropy = self.entropy
+        self.recorder = Recorder(self.log, self.clock, entropy, member=MemberId(self.member), version="test")
+        self.replica = Replica(self.log, self.admission, self.clock)
+        self.acknowledger = Acknowledger(self.replica, self.recorder, self.clock)
         self.approvals = ApprovalDesk(
             self.log, self.recorder, PlainSealer(), self.clock, entropy, ttl_s=900, static_token=STATIC_TOKEN
         )
@@ -63,33 +82,182 @@ class House:
             meter=self.meter,
             notifier=self.notifier,
         )
-        self.containment = Containment(
-            replica=self.replica,
-            recorder=self.recorder,
+        self.drains = Drains(
             reader=self.log,
+            recorder=self.recorder,
+            replica=self.replica,
+            acknowledger=self.acknowledger,
+            admission=self.admission,
+            clock=self.clock,
+        )
+        self.containment = self._containment(self.rules)
+        self.hasty = self._containment(replace(self.rules, drain_timeout_s=0.001))
+        """Waits for nobody: for a kill that cannot drain yet."""
+        self.membership = Membership(
+            log=self.log,
+            reader=self.log,
+            recorder=self.recorder,
+            replica=self.replica,
             admission=self.admission,
             clock=self.clock,
             entropy=entropy,
-            meter=self.meter,
-            notifier=self.notifier,
-            drain_timeout_s=0.2,
         )
         self.refusals = RefusalLimiter(self.recorder, self.clock, 20)
         self.upkeep = Upkeep(
             recorder=self.recorder,
             reader=self.log,
-            replica=self.replica,
-            admission=self.admission,
+            membership=self.membership,
+            drains=self.drains,
             containment=self.containment,
             approvals=self.approvals,
             refusals=self.refusals,
             runner=self.runner,
         )
-        state = KillState(0, {})
-        self.admission.state = state
-        self.replica.apply(state)
+        self.admission.listen(self.replica.woken)
+        if self.has_joined:
+            self.admission.state = KillState(0, {})
+            self.replica.advance(KillChanges(-1, 0))
+            self.replica.lease.renew(self.clock.boot_s())
+
+    def _containment(self, rules: Rules) -> Containment:
+        return Containment(
+            replica=self.replica,
+            recorder=self.recorder,
+            drains=self.drains,
+            reader=self.log,
+            admission=self.admission,
+            clock=self.clock,
+            entropy=self.entropy,
+            meter=self.meter,
+            notifier=self.notifier,
+            rules=rules,
+        )
+
+    def beside(self, member: str, **parts: Any) -> House:
+        """One more member on the same log and kill store, which has not joined yet. From now on members are heard."""
+        self.log.is_shared = True
+        shared: dict[str, Any] = {
+            "log": self.log,
+            "admission": self.admission,
+            "clock": self.clock,
+            "entropy": self.entropy,
+        }
+        return House(**shared, rules=self.rules, member=member, has_joined=False, **parts)
+
+    async def another(self, member: str, **parts: Any) -> House:
+        """`beside`, and joined."""
+        other = self.beside(member, **parts)
+        await other.membership.join(())
+        return other
+
+    async def stop(self) -> None:
+        """The end of the process, in the order of the composition root."""
+        await self.runner.write_unrecorded()
+        await self.acknowledger.aclose()
+        await self.membership.leave()
+
+    def kill_elsewhere(self, kill: Kill) -> Kill:
+        """Another member appends a kill, and nobody is told."""
+        receipt = self.log.append_now(killed(self._elsewhere(), kill, auth="api_key"))
+        assert isinstance(receipt, Receipt), receipt
+        return replace(kill, position=receipt.kill_position)
+
+    def release_elsewhere(self, kill: Kill) -> None:
+        """Another member appends a release, and nobody is told."""
+        event = released(self._elsewhere(), kill, actor="person:op", auth="api_key", why="release", forced=False)
+        assert isinstance(self.log.append_now(event), Receipt)
+
+    def _elsewhere(self) -> Origin:
+        return Recorder(self.log, self.clock, self.entropy, member=MemberId("elsewhere"), version="test").origin()
+
+    async def killed(self, **order: Any) -> Drain:
+        """A kill, of session s-1 if nothing else is said, that is waited for."""
+        drain = await self.containment.kill(ADMIN, Order(**{"scope": Scope.SESSION, "target": "s-1", **order}))
+        assert isinstance(drain, Drain), drain
+        return drain
+
+    async def killed_without(self, member: str, **order: Any) -> Drain:
+        """A kill that cannot drain because of one member, as it stands when all others have acknowledged."""
+        drain = await self.hasty.kill(ADMIN, Order(**{"scope": Scope.SESSION, "target": "s-1", **order}))
+        assert isinstance(drain, Drain), drain
+        async with asyncio.timeout(5):
+            while (found := await self.seen(drain.kill)).progress.unheard != (member,):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        return found
+
+    async def seen(self, kill: Kill) -> Drain:
+        """How far a kill has come, as this member tells it."""
+        drain = await self.containment.progress(ADMIN, kill.id)
+        assert drain is not None
+        return drain
+
+    async def running(self, **call: Any) -> asyncio.Task[Answer]:
+        """A call that its upstream holds."""
+        self.upstream.hold()
+        self.upstream.started.clear()
+        task = asyncio.create_task(self.gate.pass_through(a_call(**call)))
+        await self.upstream.started.wait()
+        return task
+
+
+def given(kill: Kill) -> KillChanges:
+    """What the log says right after `kill`."""
+    return KillChanges(kill.position - 1, kill.position, (KillChange(kill),))
+
+
+def ended(kill: Kill, at: int) -> KillChanges:
+    """What the log says right after the release of `kill` at position `at`."""
+    return KillChanges(at - 1, at, (KillChange(kill, at),))
+
+
+async def a_moment() -> None:
+    """Let everything run that is not waiting for anything."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def until(what: Callable[[], object]) -> None:
+    """Wait for what nobody announces."""
+    async with asyncio.timeout(5):
+        while not what():  # noqa: ASYNC110 - what is waited for is a field
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture
 async def house() -> House:
     return House()
+
+
+class FlagStore(FakeAdmission):
+    """Keeps its flags by changes, as Redis does: what a change leaves out stays as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flags: dict[str, KillId] = {}
+        self.changes: list[FlagChange | None] = []
+        """How it came from one position to the next; None where the whole state was written."""
+
+    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+        await asyncio.sleep(0)
+        if self.is_down or self.state is None or self.state.position < seen:
+            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, "told to fail")
+        killed_by = next((self.flags[flag] for flag in flags_over(call) if flag in self.flags), None)
+        if killed_by is not None:
+            return NotAdmitted(ReasonCode.KILLED, kill_id=killed_by, position=self.state.position)
+        return Admitted(self.state.position)
+
+    async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise KillStateUnknown("told to fail")
+        if self.state is not None and state.position <= self.state.position:
+            return
+        if self.state is not None and change is not None and change.since == self.state.position:
+            self.flags = {name: kill for name, kill in self.flags.items() if name not in change.alive}
+            self.flags |= change.dead
+        else:
+            self.flags, change = state.flags(), None
+        self.changes.append(change)
+        self.state = KillState(state.position, {})  # the flags are all that it knows
+        for on_wake in self.listeners:
+            on_wake(state.position)

@@ -16,7 +16,7 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.pipeline.approvals import CannotDecide
 from agentgate.ports import Delivered, LimitState, NotAdmitted, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
-from tests.pipeline.conftest import STATIC_TOKEN, House
+from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given
 
 
 async def test_allowed_call_is_recorded_before_and_after_it_is_sent(house: House) -> None:
@@ -26,7 +26,7 @@ async def test_allowed_call_is_recorded_before_and_after_it_is_sent(house: House
     assert house.log.kinds() == ["decided", "finished"]
     assert house.log.of(Kind.FINISHED)[0]["outcome"] == "ok"
     assert len(house.upstream.sent) == 1
-    assert not house.admission.in_flight
+    assert not house.admission.admitted
     assert not list(house.replica.flights())
 
 
@@ -90,11 +90,11 @@ async def test_unreadable_kill_state_refuses_and_repairs(house: House) -> None:
     answer = await house.gate.pass_through(a_call())
     assert answer.is_outage
     assert house.log.of(Kind.DECIDED)[0]["reason_code"] == "kill_state_unknown"
+    await a_moment()  # what was begun to put it right fails
     house.admission.is_down = False
     house.admission.state = None  # it comes back empty
     assert (await house.gate.pass_through(a_call())).is_outage
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
+    await a_moment()
     assert (await house.gate.pass_through(a_call())).success
     assert len(house.upstream.sent) == 1
 
@@ -144,9 +144,7 @@ async def test_kill_between_decision_and_send_is_never_sent(house: House) -> Non
 
     def slip_in(event: Event) -> None:
         if event.kind is Kind.DECIDED and house.log.position == 0:
-            house.log.position = 1
-            kill = a_kill(position=1)
-            house.log.active[kill.id] = kill
+            house.kill_elsewhere(a_kill())
 
     house.log.on_append = slip_in
     answer = await house.gate.pass_through(a_call())
@@ -159,9 +157,7 @@ async def test_kill_between_decision_and_send_is_never_sent(house: House) -> Non
 async def test_kill_of_somebody_else_between_decision_and_send_lets_the_call_go(house: House) -> None:
     def slip_in(event: Event) -> None:
         if event.kind is Kind.DECIDED and house.log.position == 0:
-            house.log.position = 1
-            kill = a_kill(target="another", position=1)
-            house.log.active[kill.id] = kill
+            house.kill_elsewhere(a_kill(target="another"))
 
     house.log.on_append = slip_in
     assert (await house.gate.pass_through(a_call())).success
@@ -172,7 +168,7 @@ async def test_kill_during_policy_evaluation_is_never_sent(house: House) -> None
     """The peer checked once, before policy; a write that was killed while policy thought still ran."""
 
     def kill_now(_: object) -> object:
-        house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+        house.replica.advance(given(a_kill(position=1)))
         return ALLOW
 
     house.engine.answer = kill_now
@@ -185,7 +181,7 @@ async def test_kill_cuts_a_running_call_and_says_that_the_effect_is_unknown(hous
     house.upstream.hold()
     task = asyncio.create_task(house.gate.pass_through(a_call()))
     await house.upstream.started.wait()
-    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    house.replica.advance(given(a_kill(position=1)))
     answer = await task
     assert answer.reason_code is ReasonCode.KILLED
     assert answer.decision.allowed
@@ -201,7 +197,7 @@ async def test_answer_that_races_with_its_kill_is_not_released(house: House) -> 
     task = asyncio.create_task(house.gate.pass_through(a_call()))
     await house.upstream.started.wait()
     house.upstream.let_go()
-    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    house.replica.advance(given(a_kill(position=1)))
     answer = await task
     assert answer.result_json is None
     assert house.log.of(Kind.FINISHED)[0]["outcome"] == "cancelled"
@@ -249,6 +245,21 @@ async def test_session_belongs_to_the_principal_that_opened_it(house: House) -> 
     assert answer.reason_code is ReasonCode.FOREIGN_SESSION
     assert len(house.upstream.sent) == 1
     assert house.log.of(Kind.DECIDED)[-1]["reason_code"] == "foreign_session"
+
+
+async def test_question_in_anothers_session_is_refused_and_recorded(house: House) -> None:
+    """It used to be answered as pending, and nothing said so anywhere."""
+    assert (await house.gate.pass_through(a_call())).success
+    house.engine.answer = Ruling(ASK, REVISION)
+    answer = await house.gate.pass_through(a_call(caller=principal("thief")))
+    assert answer.reason_code is ReasonCode.FOREIGN_SESSION
+    assert answer.approval is None
+    recorded = house.log.of(Kind.DECIDED)[-1]
+    assert (recorded["principal"], recorded["decision"], recorded["reason_code"]) == (
+        "agent:thief",
+        "DENY",
+        "foreign_session",
+    )
 
 
 async def test_secret_arguments_are_not_in_the_record(house: House) -> None:
@@ -332,7 +343,7 @@ async def test_expired_approval_is_none_and_its_arguments_go(house: House) -> No
     house.clock.move(901)
     assert not (await house.gate.pass_through(a_call(approval_token=token))).success
     await house.upkeep.tick()
-    assert next(row["sealed"] for row in house.log.approvals.values()) is None
+    assert next(row["sealed"] for row in house.log.rows("approvals")) is None
 
 
 async def test_denied_approval_denies_until_it_expires(house: House) -> None:
@@ -395,12 +406,12 @@ async def test_every_scope_cuts(house: House) -> None:
         (Scope.TENANT, "default"),
         (Scope.GLOBAL, ""),
     ]
-    for position, (scope, target) in enumerate(scopes, 1):
+    for scope, target in scopes:
         fresh = House()
         fresh.upstream.hold()
         task = asyncio.create_task(fresh.gate.pass_through(a_call()))
         await fresh.upstream.started.wait()
-        fresh.replica.apply(fresh.replica.with_kill(a_kill(scope, target, position=position)))
+        fresh.replica.advance(given(a_kill(scope, target, position=1)))
         assert (await task).reason_code is ReasonCode.KILLED, scope
 
 

@@ -14,8 +14,9 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
-from agentgate.pipeline.control import Books, Order
+from agentgate.pipeline.control import Books
 from agentgate.pipeline.gate import RateLimits
+from agentgate.pipeline.orders import Order
 from agentgate.pipeline.policy import PolicyDesk
 from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, principal
 from tests.pipeline.conftest import House
@@ -51,6 +52,9 @@ class _Engine(FakeEngine):
             raise self.error
         self.enforced.append(bundle)
 
+    async def revision(self) -> str | None:
+        return self.enforced[-1].revision if self.enforced else None
+
 
 class _Desk:
     """A policy desk and everything that it works on."""
@@ -65,6 +69,7 @@ class _Desk:
             source=self.source,
             limits=self.limits,
             books=Books(house.recorder),
+            others=house.log,
             containment=house.containment,
             tools=TOOLS,
             label="v7",
@@ -143,6 +148,118 @@ async def test_start_with_an_engine_that_has_policies_of_its_own_still_takes_our
     assert made.limits.of("db_query") is not None
     with pytest.raises(PolicyExternal):
         await made.desk.load("person:admin", "reload")
+
+
+# --- several members on one log ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def others(house: House) -> tuple[_Desk, _Desk]:
+    """The same log, seen by two members with directories and engines of their own."""
+    return _Desk(house, rate_limits={"db_query": 10}), _Desk(house, rate_limits={"db_query": 10})
+
+
+def _limit(desk: _Desk) -> int | None:
+    limit = desk.limits.of("db_query")
+    return limit.limit if limit is not None else None
+
+
+def _is_behind(desk: _Desk) -> bool:
+    return desk.desk.behind is not None
+
+
+async def test_members_that_start_with_one_policy_say_so_once(house: House, others: tuple[_Desk, _Desk]) -> None:
+    for member in others:
+        await member.desk.start()
+        assert _limit(member) == 10
+    assert [event["what"] for event in house.log.of(Kind.POLICY)] == ["start"]
+
+
+async def test_a_reload_at_one_member_is_followed_by_the_others_and_recorded_once(
+    house: House, others: tuple[_Desk, _Desk]
+) -> None:
+    one, other = others
+    await one.desk.start()
+    await other.desk.start()
+    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}}
+    enforced = await one.desk.load("person:admin", "reload")
+    for member in others:
+        await member.desk.settle()
+    assert (await other.engine.revision(), _limit(other)) == (enforced.revision, 20)
+    assert [event["what"] for event in house.log.of(Kind.POLICY)] == ["start", "reload"]
+    loads = len(other.engine.enforced)
+    await other.desk.settle()
+    assert len(other.engine.enforced) == loads
+
+
+async def test_a_directory_that_gives_another_policy_changes_nothing_and_is_told(
+    others: tuple[_Desk, _Desk], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = others
+    await one.desk.start()
+    await other.desk.start()
+    one.source.data = {"rate_limits": {"db_query": 20}}
+    enforced = await one.desk.load("person:admin", "reload")
+    for _ in range(3):
+        await other.desk.settle()
+    assert (other.desk.behind, _limit(other), len(other.engine.enforced)) == (enforced.revision, 10, 1)
+    assert len([record for record in caplog.records if enforced.revision in record.getMessage()]) == 1
+    other.source.data = one.source.data  # the directory is brought up to date a little later
+    await other.desk.settle()
+    assert (other.desk.behind, _limit(other)) == (None, 20)
+
+
+@pytest.mark.parametrize("error", [PolicyInvalid("no"), PolicyNotEnforced("new", "old"), PolicyExternal()])
+async def test_what_another_member_enforces_and_this_one_cannot_is_tried_again(
+    house: House, others: tuple[_Desk, _Desk], error: Exception
+) -> None:
+    one, other = others
+    await one.desk.start()
+    await other.desk.start()
+    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}}
+    await one.desk.load("person:admin", "reload")
+    other.engine.error = error
+    await other.desk.settle()
+    assert (other.desk.behind is not None, _limit(other)) == (True, 10)
+    other.engine.error = None
+    await other.desk.settle()
+    assert (other.desk.behind, _limit(other)) == (None, 20)
+    assert len(house.log.of(Kind.POLICY)) == 2
+
+
+async def test_two_members_with_different_directories_do_not_fight(house: House, others: tuple[_Desk, _Desk]) -> None:
+    one, other = others
+    other.source.data = {"rate_limits": {"db_query": 20}}
+    await one.desk.start()
+    await other.desk.start()
+    for _ in range(5):
+        await one.desk.settle()
+        await other.desk.settle()
+    assert (_limit(one), _limit(other)) == (10, 20)
+    assert (one.desk.behind, other.desk.behind) == (await other.engine.revision(), None)
+    assert len(house.log.of(Kind.POLICY)) == 2
+
+
+async def test_who_went_back_to_what_the_others_enforce_is_not_behind(others: tuple[_Desk, _Desk]) -> None:
+    one, other = others
+    await one.desk.start()
+    await other.desk.start()
+    first, one.source.data = one.source.data, {}
+    await one.desk.load("person:admin", "reload")
+    await other.desk.settle()
+    assert _is_behind(other)
+    one.source.data = first
+    await one.desk.load("person:admin", "reload")
+    await other.desk.settle()
+    assert (other.desk.behind, len(other.engine.enforced)) == (None, 1)
+
+
+async def test_nothing_is_followed_before_the_first_load(house: House, others: tuple[_Desk, _Desk]) -> None:
+    one, other = others
+    await one.desk.start()
+    other.source.data = {}
+    await other.desk.settle()
+    assert (other.engine.enforced, other.desk.behind) == ([], None)
 
 
 # --- GET /tools/list --------------------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from agentgate.core.containment import KillState, Scope
+from agentgate.core.containment import KillChange, KillChanges, KillState, Scope
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.pipeline.replica import Flight
+from agentgate.pipeline.replica import Cutting, Flight
 from tests.fakes import a_call, a_kill, principal
-from tests.pipeline.conftest import House
+from tests.pipeline.conftest import House, a_moment, ended, given
 
 
 def _enter(house: House, session: str = "s-1") -> Flight:
@@ -21,47 +21,50 @@ def _enter(house: House, session: str = "s-1") -> Flight:
 
 async def test_older_state_changes_nothing(house: House) -> None:
     kill = a_kill(position=2)
-    house.replica.apply(KillState(2, {kill.id: kill}))
-    house.replica.apply(KillState(1, {}))
+    house.replica.advance(KillChanges(0, 2, (KillChange(kill),)))
+    house.replica.advance(KillChanges(0, 1))
+    house.replica.advance(KillChanges(-1, 1))
     assert (house.replica.position, list(house.replica.state.active)) == (2, [kill.id])
 
 
 async def test_same_position_twice_is_once(house: House) -> None:
     kill = a_kill(position=1)
     flight = _enter(house)
-    first = house.replica.apply(KillState(1, {kill.id: kill}))
-    second = house.replica.apply(KillState(1, {kill.id: kill}))
-    assert first.flights == second.flights == [flight]
+    cuttings: list[Cutting] = []
+    house.replica.on_kills = cuttings.append
+    house.replica.advance(given(kill))
+    house.replica.advance(given(kill))
+    assert [cutting.flights for cutting in cuttings] == [[flight]]
     assert flight.kill is kill
 
 
 async def test_kill_cuts_only_what_it_covers(house: House) -> None:
     covered, other = _enter(house), _enter(house, "s-2")
-    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    house.replica.advance(given(a_kill(position=1)))
     assert (covered.is_cut(), other.is_cut()) == (True, False)
 
 
 async def test_call_that_enters_under_a_kill_is_cut_from_its_start(house: House) -> None:
-    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    house.replica.advance(given(a_kill(position=1)))
     assert _enter(house).is_cut()
     assert not _enter(house, "s-2").is_cut()
-    house.replica.apply(house.replica.without_kill(a_kill().id, 2))
+    house.replica.advance(ended(a_kill(position=1), 2))
     assert not _enter(house).is_cut()
 
 
 async def test_first_kill_on_a_call_is_the_one_that_is_named(house: House) -> None:
     flight = _enter(house)
     one, two = a_kill(position=1), a_kill(Scope.AGENT, "bot", position=2)
-    house.replica.apply(house.replica.with_kill(one))
-    house.replica.apply(house.replica.with_kill(two))
+    house.replica.advance(given(one))
+    house.replica.advance(given(two))
     assert flight.kill is one
 
 
 async def test_cutting_has_left_when_the_last_of_its_flights_has(house: House) -> None:
     flights = [_enter(house) for _ in range(3)]
     bystander = _enter(house, "s-2")
-    cutting = house.replica.apply(house.replica.with_kill(a_kill(position=1)))
-    waiting = asyncio.create_task(house.replica.left(cutting))
+    house.replica.advance(given(a_kill(position=1)))
+    waiting = asyncio.create_task(house.replica.left(1))
     for flight in flights:
         await asyncio.sleep(0)
         assert not waiting.done()
@@ -71,22 +74,24 @@ async def test_cutting_has_left_when_the_last_of_its_flights_has(house: House) -
 
 
 async def test_cutting_of_nothing_has_left_at_once(house: House) -> None:
-    await house.replica.left(house.replica.apply(house.replica.with_kill(a_kill(position=1))))
+    house.replica.advance(given(a_kill(position=1)))
+    await house.replica.left(1)
 
 
 async def test_cutting_that_nobody_waits_for_is_forgotten(house: House) -> None:
     """A catch-up cuts without waiting; its flights must not be kept for ever."""
     flight = _enter(house)
-    house.replica.apply(house.replica.with_kill(a_kill(position=1)))
+    house.replica.advance(given(a_kill(position=1)))
     assert len(vars(house.replica)["_cuttings"]) == 1
     house.replica.leave(flight)
     assert vars(house.replica)["_cuttings"] == []
 
 
-async def test_with_kill_and_without_kill_never_go_back(house: House) -> None:
-    house.replica.apply(KillState(5, {}))
-    assert house.replica.with_kill(a_kill(position=3)).position == 5
-    assert house.replica.without_kill(a_kill().id, 3).position == 5
+async def test_one_step_never_goes_back_and_never_jumps(house: House) -> None:
+    house.replica.advance(KillChanges(0, 5))
+    for change in (given(a_kill(position=3)), ended(a_kill(position=1), 3), given(a_kill(position=7))):
+        house.replica.advance(change)
+        assert house.replica.state == KillState(5, {})
     assert house.replica.is_next(6)
     assert not house.replica.is_next(7)
     assert not house.replica.is_next(5)
@@ -96,12 +101,12 @@ async def test_with_kill_and_without_kill_never_go_back(house: House) -> None:
 
 
 async def test_catch_up_applies_the_log_here_and_to_the_fast_path(house: House) -> None:
-    kill = a_kill(position=1)
-    house.log.position, house.log.active = 1, {kill.id: kill}
+    kill = house.kill_elsewhere(a_kill())
     flight = _enter(house)
     await house.replica.catch_up()
     assert flight.is_cut()
-    assert house.admission.state == house.replica.state == KillState(1, {kill.id: kill})
+    assert house.admission.state == house.replica.state == KillState(1, house.log.active)
+    assert list(house.replica.state.active) == [kill.id]
 
 
 async def test_catch_up_that_cannot_read_raises_and_changes_nothing(house: House) -> None:
@@ -112,8 +117,7 @@ async def test_catch_up_that_cannot_read_raises_and_changes_nothing(house: House
 
 
 async def test_catch_up_that_cannot_tell_the_fast_path_has_cut_all_the_same(house: House) -> None:
-    kill = a_kill(position=1)
-    house.log.position, house.log.active = 1, {kill.id: kill}
+    house.kill_elsewhere(a_kill())
     house.admission.is_down = True
     flight = _enter(house)
     with pytest.raises(KillStateUnknown):
@@ -123,8 +127,7 @@ async def test_catch_up_that_cannot_tell_the_fast_path_has_cut_all_the_same(hous
 
 
 async def test_callers_share_one_catch_up_and_a_cancelled_one_does_not_end_it(house: House) -> None:
-    kill = a_kill(position=1)
-    house.log.position, house.log.active = 1, {kill.id: kill}
+    house.kill_elsewhere(a_kill())
     impatient = asyncio.create_task(house.replica.catch_up())
     others = [asyncio.create_task(house.replica.catch_up()) for _ in range(3)]
     await asyncio.sleep(0)
@@ -137,12 +140,10 @@ async def test_repair_tries_again_after_a_failure(house: House) -> None:
     house.admission.state = None
     house.log.is_down = True
     house.replica.repair_soon()
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await a_moment()
     house.log.is_down = False
     assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILL_STATE_UNKNOWN
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await a_moment()
     assert (await house.gate.pass_through(a_call())).success
 
 
@@ -151,8 +152,10 @@ async def test_flights_are_known_while_they_fly(house: House) -> None:
     call = a_call(caller=principal("bot"))
     task = asyncio.create_task(house.gate.pass_through(call))
     await house.upstream.started.wait()
-    assert house.replica.is_in_flight(call.trace_id)
     assert [flight.call for flight in house.replica.flights()] == [call]
+    assert house.replica.running(a_kill()) == [call.trace_id]
+    assert house.replica.running(a_kill(target="another")) == []
     house.upstream.let_go()
     await task
-    assert not house.replica.is_in_flight(call.trace_id)
+    assert not list(house.replica.flights())
+    assert house.replica.running(a_kill()) == []

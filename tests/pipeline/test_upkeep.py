@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from agentgate.core.containment import KillState
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import leaver
-from tests.fakes import MemoryLog, a_call, a_kill
+from tests.fakes import FakeEntropy, MemoryLog, a_call, a_kill
 from tests.pipeline.conftest import House
-
-
-class _Members(MemoryLog):
-    """A log that derives its table of members, as the real ones do."""
-
-    async def projection(self, name: str, **match: str) -> list[dict[str, Any]]:
-        if name != "members":
-            return await super().projection(name, **match)
-        rows: dict[str, dict[str, Any]] = {}
-        for index, (event, _) in enumerate(self.events):
-            if event.kind is Kind.JOINED:
-                rows[event.fields["member"]] = {"member": event.fields["member"], "left_idx": None}
-            elif event.kind is Kind.LEFT and leaver(event.fields) in rows:
-                rows[leaver(event.fields)]["left_idx"] = index
-        return list(rows.values())
 
 
 async def _dies_with_a_call(log: MemoryLog) -> str:
     """A process that is killed between sending a call and recording its outcome; the call's trace id."""
     house = House(log=log)
-    await house.upkeep.join()
+    await house.membership.join(None)
     house.upstream.hold()
     call = a_call()
     task = asyncio.create_task(house.gate.pass_through(call))
@@ -46,66 +29,78 @@ async def _dies_with_a_call(log: MemoryLog) -> str:
     return call.trace_id
 
 
-def _emptied(house: House) -> House:
-    house.admission.state = None
-    return house
+def _reborn(log: MemoryLog, member: str) -> House:
+    return House(log=log, member=member, entropy=FakeEntropy(), has_joined=False)
 
 
 async def test_join_closes_the_open_intents_of_a_dead_member_as_unknown() -> None:
-    log = _Members()
+    log = MemoryLog(())
     trace_id = await _dies_with_a_call(log)
-    assert await House(log=log).upkeep.join() == 1
+    assert await _reborn(log, "m-2").membership.join(None) == 1
     ends = log.of(Kind.FINISHED)
     assert [(end["trace_id"], end["outcome"], end["reason_code"]) for end in ends] == [
         (trace_id, "unknown", "outcome_unrecorded")
     ]
-    assert await House(log=log).upkeep.join() == 0, "once"
+    assert await _reborn(log, "m-3").membership.join(None) == 0, "once"
 
 
 async def test_join_says_that_the_dead_member_left_before_it_joins() -> None:
-    log = _Members()
+    log = MemoryLog(())
     await _dies_with_a_call(log)
-    successor = House(log=log)
-    successor.recorder.member = "m-2"  # type: ignore[assignment]
-    await successor.upkeep.join()
+    await _reborn(log, "m-2").membership.join(None)
     assert log.kinds() == ["joined", "decided", "finished", "left", "joined"]
     assert (log.of(Kind.LEFT)[0]["of"], log.of(Kind.LEFT)[0]["member"]) == ("m-1", "m-2")
     assert [row["member"] for row in await log.projection("members") if row["left_idx"] is None] == ["m-2"]
 
 
 async def test_join_applies_the_kills_of_before_the_restart(house: House) -> None:
-    kill = a_kill(position=1)
-    house.log.position, house.log.active = 1, {kill.id: kill}
-    fresh = _emptied(House(log=house.log))
-    await fresh.upkeep.join()
-    assert fresh.admission.state == KillState(1, {kill.id: kill})
+    house.kill_elsewhere(a_kill())
+    fresh = _reborn(house.log, "m-2")
+    await fresh.membership.join(None)
+    assert fresh.admission.state == KillState(1, house.log.active)
     assert (await fresh.gate.pass_through(a_call())).reason_code is ReasonCode.KILLED
 
 
 async def test_join_without_the_log_is_no_start(house: House) -> None:
     house.log.is_down = True
     with pytest.raises(LogUnavailable):
-        await house.upkeep.join()
+        await house.membership.join(())
 
 
 async def test_join_without_the_kill_store_starts_and_refuses(house: House) -> None:
     house.admission.is_down = True
-    await house.upkeep.join()
+    await house.membership.join(())
     assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILL_STATE_UNKNOWN
     house.admission.is_down = False
-    await house.upkeep.tick()
+    await house.membership.beat()
     assert (await house.gate.pass_through(a_call())).success
 
 
+async def test_an_outcome_that_the_log_took_after_all_keeps_no_other_back(house: House) -> None:
+    """Its append failed after it was durable: that one is in the log once, and the next one is written as well."""
+
+    def fail(event: Event) -> None:
+        if event.kind is Kind.FINISHED:
+            house.log.fail_next(persist=not house.log.of(Kind.FINISHED))
+
+    house.log.on_append = fail
+    answers = [await house.gate.pass_through(a_call()) for _ in range(2)]
+    assert [answer.reason_code for answer in answers] == [ReasonCode.OUTCOME_UNRECORDED] * 2
+    house.log.on_append = lambda _: None
+    await house.upkeep.tick()
+    assert [end["trace_id"] for end in house.log.of(Kind.FINISHED)] == [answer.call.trace_id for answer in answers]
+    assert await house.runner.write_unrecorded() == 0
+
+
 async def test_leave_is_the_last_event_of_a_member(house: House) -> None:
-    await house.upkeep.join()
+    await house.membership.join(())
     await house.gate.pass_through(a_call())
-    await house.upkeep.leave()
+    await house.membership.leave()
     assert house.log.kinds()[-1] == "left"
     assert house.log.of(Kind.LEFT)[0]["of"] == "m-1"
 
 
-async def test_leave_writes_what_the_log_would_not_take_before(house: House) -> None:
+async def test_stop_writes_what_the_log_would_not_take_before(house: House) -> None:
     house.upstream.hold()
     task = asyncio.create_task(house.gate.pass_through(a_call()))
     await house.upstream.started.wait()
@@ -113,13 +108,13 @@ async def test_leave_writes_what_the_log_would_not_take_before(house: House) -> 
     house.upstream.let_go()
     assert (await task).reason_code is ReasonCode.OUTCOME_UNRECORDED
     house.log.is_down = False
-    await house.upkeep.leave()
+    await house.stop()
     assert house.log.kinds() == ["decided", "finished", "left"]
 
 
 async def test_leave_without_the_log_does_not_raise(house: House) -> None:
     house.log.is_down = True
-    await house.upkeep.leave()
+    await house.membership.leave()
     assert house.log.kinds() == []
 
 
@@ -153,20 +148,19 @@ async def test_tick_leaves_calls_that_are_running_open(house: House) -> None:
     assert (await task).success
 
 
-async def test_tick_takes_over_a_kill_that_nobody_announced(house: House) -> None:
+async def test_heartbeat_takes_over_a_kill_that_nobody_announced(house: House) -> None:
     """The log's position is read once a second: a missed wake-up costs a second, not a containment."""
     house.upstream.hold()
     task = asyncio.create_task(house.gate.pass_through(a_call()))
     await house.upstream.started.wait()
-    kill = a_kill(position=1)
-    house.log.position, house.log.active = 1, {kill.id: kill}
-    await house.upkeep.tick()
+    house.kill_elsewhere(a_kill())
+    await house.membership.beat()
     assert (await task).reason_code is ReasonCode.KILLED
 
 
-async def test_tick_puts_an_emptied_fast_path_right(house: House) -> None:
-    _emptied(house)
-    await house.upkeep.tick()
+async def test_heartbeat_puts_an_emptied_fast_path_right(house: House) -> None:
+    house.admission.state = None
+    await house.membership.beat()
     assert (await house.gate.pass_through(a_call())).success
 
 
@@ -175,5 +169,6 @@ async def test_upkeep_of_a_quiet_gateway_writes_nothing(house: House) -> None:
     house.log.on_append = written.append
     for _ in range(10):
         house.clock.move(1)
+        await house.membership.beat()
         await house.upkeep.tick()
     assert written == []

@@ -14,9 +14,10 @@ from typing import Any, Final
 import orjson
 
 from agentgate.core import note as signed_note
+from agentgate.core.containment import Presence
 from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
 from agentgate.core.merkle import Frontier
-from agentgate.core.projection import KEYS, UNDERIVED, Row, Tables, Value, effects, key_of, spendings
+from agentgate.core.projection import KEYS, UNDERIVED, Row, Tables, Value, effects, key_of, presence, spendings
 from agentgate.core.strict_json import canonical_plain
 
 RawRow = tuple[int, str, str, str, str, int, str, int, bytes, bytes, bytes | None, bytes | None]
@@ -29,7 +30,7 @@ _WIDEST_GAP: Final = 100_000
 _SOME_SEAL: Final = {"sealed": b""}
 """Stands for sealed arguments, which no event carries: where it is derived, anything may be stored."""
 _KINDS: Final = frozenset(kind.value for kind in Kind)
-_WITHOUT_EFFECT: Final = frozenset({"finished", "refusals", "exported", "policy", "repaired"})
+_WITHOUT_EFFECT: Final = frozenset({"refusals", "exported", "policy", "repaired"})
 _ENVELOPE: Final[Mapping[str, type]] = {
     "v": int, "id": str, "at": str, "kind": str, "member": str, "counter": int, "version": str, "body_sha256": str,
 }  # fmt: skip
@@ -202,7 +203,7 @@ class Auditor:
         index, kind = row[0], fields["kind"]
         if kind == "finished":
             self._open.pop(fields.get("trace_id", ""), None)
-        if kind in _WITHOUT_EFFECT:
+        if kind in _WITHOUT_EFFECT or (kind == "finished" and "of" not in fields):
             return
         try:
             if kind == "decided":
@@ -220,6 +221,9 @@ class Auditor:
         foreign = owner is not None and owner["principal"] != fields.get("principal", "")
         if owner is not None and foreign and fields["decision"] != "DENY":
             self._find(index, f"decides for {fields.get('principal', '')} in a session of {owner['principal']!r}")
+        member = self._tables.rows["members"].get((fields["member"],))
+        if member is not None and fields["decision"] != "DENY" and presence(member) is not Presence.HERE:
+            self._find(index, f"is a decision of {fields['member']}, which had left or was gone")
         if owner is None or "approval_id" in fields or "idempotency_sha256" in fields:
             self._spend(index, fields)
             self._tables.apply(effects(fields, index, self._position, None))

@@ -7,7 +7,7 @@ a release names kill ids, never scopes (DESIGN §4).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final, NewType
@@ -79,16 +79,57 @@ def flag(scope: Scope, tenant: str, target: str) -> str:
             return f"{scope}/{target}"
 
 
-def flags_over(call: Call) -> tuple[str, ...]:
-    """Every flag that would stop `call`, widest first."""
+def flags_of(*, tenant: str, tool: str, server: str, agent: str, session: str) -> tuple[str, ...]:
+    """Every flag that would stop a call of these names, widest first."""
     return (
         "global",
-        f"tenant/{call.tenant}",
-        f"tool/{call.tool_name}",
-        f"server/{call.server}",
-        f"agent/{call.tenant}/{call.agent}",
-        f"session/{call.tenant}/{call.session}",
+        f"tenant/{tenant}",
+        f"tool/{tool}",
+        f"server/{server}",
+        f"agent/{tenant}/{agent}",
+        f"session/{tenant}/{session}",
     )
+
+
+def flags_over(call: Call) -> tuple[str, ...]:
+    """Every flag that would stop `call`, widest first."""
+    return flags_of(tenant=call.tenant, tool=call.tool_name, server=call.server, agent=call.agent, session=call.session)
+
+
+@dataclass(frozen=True, slots=True)
+class KillChange:
+    """A kill as the log has it now: in force, or released at a position."""
+
+    kill: Kill
+    released_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KillChanges:
+    """What the log says happened after the position `since`, up to `position`.
+
+    Kills that were given and released in between are among them: they cut what they found running (DESIGN §4).
+    With `since` below 0 it is the kills in force alone: a replica that just starts has nothing to cut.
+    """
+
+    since: int
+    position: int
+    kills: tuple[KillChange, ...] = ()
+
+    def given(self) -> tuple[Kill, ...]:
+        """The kills that are new since then, in the order of their positions."""
+        new = (change.kill for change in self.kills if change.kill.position > self.since)
+        return tuple(sorted(new, key=lambda kill: kill.position))
+
+
+@dataclass(frozen=True, slots=True)
+class FlagChange:
+    """What a fast path that is exactly at `since` must set and clear to be at `position`."""
+
+    since: int
+    position: int
+    dead: Mapping[str, KillId]
+    alive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,19 +138,62 @@ class KillState:
 
     position: int
     active: Mapping[KillId, Kill]
+    on: Mapping[str, tuple[KillId, ...]] = field(default_factory=dict, compare=False, repr=False)
+    """For each dead scope the kills on it, oldest first. Derived from `active` when not given."""
+
+    def __post_init__(self) -> None:
+        if self.active and not self.on:
+            on: dict[str, tuple[KillId, ...]] = {}
+            for kill in sorted(self.active.values(), key=lambda kill: kill.position):
+                on[kill.flag] = (*on.get(kill.flag, ()), kill.id)
+            object.__setattr__(self, "on", on)
 
     def flags(self) -> dict[str, KillId]:
         """For each dead scope the kill that was first on it."""
-        found: dict[str, KillId] = {}
-        for kill in sorted(self.active.values(), key=lambda kill: kill.position):
-            found.setdefault(kill.flag, kill.id)
-        return found
+        return {flag: kills[0] for flag, kills in self.on.items()}
+
+    def over(self, call: Call) -> Kill | None:
+        """The kill in force that covers `call`, the widest if there are several."""
+        if not self.on:
+            return None
+        return next((self.active[self.on[flag][0]] for flag in flags_over(call) if flag in self.on), None)
+
+    def advanced(self, changes: KillChanges) -> KillState:
+        """The state after `changes`; this one when they are older, or begin after a gap.
+
+        Its cost grows with the changes, not with the kills in force (but for two copies of a table).
+        """
+        if changes.since < 0:
+            active = {change.kill.id: change.kill for change in changes.kills if change.released_at is None}
+            return KillState(changes.position, active) if changes.position > self.position else self
+        if changes.position <= self.position or changes.since > self.position:
+            return self
+        active, on = dict(self.active), dict(self.on)
+        for change in sorted(changes.kills, key=lambda change: change.kill.position):
+            kill = change.kill
+            there = on.get(kill.flag, ())
+            if change.released_at is not None:
+                active.pop(kill.id, None)
+                there = tuple(other for other in there if other != kill.id)
+            elif kill.id not in active:
+                active[kill.id] = kill
+                there = (*there, kill.id)
+            if there:
+                on[kill.flag] = there
+            else:
+                on.pop(kill.flag, None)
+        return KillState(changes.position, active, on)
+
+    def flag_change(self, changes: KillChanges) -> FlagChange:
+        """How the fast path gets here, if it is where `changes` began."""
+        touched = {change.kill.flag for change in changes.kills}
+        dead = {flag: self.on[flag][0] for flag in touched if flag in self.on}
+        return FlagChange(changes.since, self.position, dead, tuple(sorted(touched - dead.keys())))
 
 
-def covering(kills: Iterable[Kill], call: Call) -> Kill | None:
-    """The first of `kills` that covers `call`, or None."""
-    over = flags_over(call)
-    return next((kill for kill in kills if kill.flag in over), None)
+def covering(kills: Mapping[str, Kill], call: Call) -> Kill | None:
+    """The widest of `kills`, given by their flags, that covers `call`; None if none does."""
+    return next((kills[flag] for flag in flags_over(call) if flag in kills), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +211,105 @@ class Acknowledgement:
     took_ms: float = 0.0
 
 
-def unheard(members: Iterable[str], acknowledged: Mapping[str, int], position: int) -> list[str]:
-    """Members that have not acknowledged `position`; the kill is drained when there are none (K1)."""
-    return [member for member in members if acknowledged.get(member, -1) < position]
+class Presence(StrEnum):
+    """What the log says of a member."""
+
+    HERE = "here"
+    GONE = "gone"
+    """Not heard for so long that it was declared gone; its process may be alive all the same."""
+    ATTESTED = "attested"
+    """Declared gone, and an admin has attested that its host is destroyed."""
+    LEFT = "left"
+    """Its process has ended all its calls, or its successor held the lock that it had held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a kill has come (K1). Of `attested` members it is an admin who says that nothing runs there any more."""
+
+    unheard: tuple[str, ...]
+    """Members that are waited for."""
+    excepted: tuple[str, ...]
+    """Members declared gone: nobody can say what still runs in them."""
+    attested: tuple[str, ...]
+
+    @property
+    def drained(self) -> bool:
+        return not self.unheard and not self.excepted
+
+    @property
+    def is_waiting(self) -> bool:
+        return bool(self.unheard)
+
+
+def progress(
+    members: Iterable[str], presence: Mapping[str, Presence], acknowledged: Mapping[str, int], position: int
+) -> Progress:
+    """How far the kill at `position` has come, that `members` were there for.
+
+    A member is done with a kill when it has acknowledged its position or a later one, or has left. Members that
+    joined later read the position as they joined, and are not waited for.
+    """
+    waiting = {Presence.HERE: list[str](), Presence.GONE: list[str](), Presence.ATTESTED: list[str]()}
+    for member in members:
+        standing = presence.get(member, Presence.HERE)
+        if acknowledged.get(member, -1) < position and standing in waiting:
+            waiting[standing].append(member)
+    return Progress(*(tuple(waiting[key]) for key in (Presence.HERE, Presence.GONE, Presence.ATTESTED)))
+
+
+class Hearing:
+    """Who was not heard for how long, as one observer counts it.
+
+    Only time in which the observer itself listened counts: one that was paused for an hour has heard nobody, and must
+    not take that for silence.
+    """
+
+    MOST_BETWEEN_S: Final = 3.0
+    """A longer gap between two looks was a pause of our own."""
+
+    def __init__(self) -> None:
+        self._beats: dict[str, int] = {}
+        self._silent_s: dict[str, float] = {}
+        self._looked_at_s: float | None = None
+
+    def hear(self, beats: Mapping[str, int], now_s: float) -> None:
+        """Take over everybody's heartbeat counters at `now_s` of a clock that runs while the machine sleeps."""
+        passed_s = 0.0 if self._looked_at_s is None else now_s - self._looked_at_s
+        counts = 0 <= passed_s <= self.MOST_BETWEEN_S
+        silent = {}
+        for member, beat in beats.items():
+            is_same = self._beats.get(member) == beat
+            silent[member] = (self._silent_s.get(member, 0.0) + passed_s * counts) if is_same else 0.0
+        self._beats, self._silent_s, self._looked_at_s = dict(beats), silent, now_s
+
+    def silent_s(self, member: str) -> float:
+        """For how long `member` was not heard, in seconds; 0 for one that is not known."""
+        return self._silent_s.get(member, 0.0)
+
+    def silent_for(self, longer_than_s: float) -> list[str]:
+        return [member for member, silent_s in self._silent_s.items() if silent_s > longer_than_s]
+
+
+class Lease:
+    """For how long this replica may act on what it knows (DESIGN §4, *Replica*).
+
+    It counts from when the position was *asked* for: the answer may have been on its way for long. For promptness
+    only; K1 rests on acknowledgements, because a process can be paused between any check and any send.
+    """
+
+    def __init__(self, length_s: float) -> None:
+        self.length_s = length_s
+        self._asked_at_s: float | None = None
+
+    def renew(self, asked_at_s: float) -> None:
+        if self._asked_at_s is None or asked_at_s > self._asked_at_s:
+            self._asked_at_s = asked_at_s
+
+    def holds(self, now_s: float) -> bool:
+        return self._asked_at_s is not None and 0 <= now_s - self._asked_at_s <= self.length_s
+
+
+def may_release(asked_by: Iterable[str], quorum: int) -> bool:
+    """Whether enough different persons have asked for a release (K6)."""
+    return len(set(asked_by)) >= quorum

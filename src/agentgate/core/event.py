@@ -9,7 +9,7 @@ neither guessed nor replaced.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from agentgate.core.call import Call
-from agentgate.core.containment import Acknowledgement, Kill
+from agentgate.core.containment import Acknowledgement, Kill, Progress
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import canonical_plain
@@ -26,6 +26,7 @@ LEAF_VERSION: Final = 1
 MAX_LEAF_BYTES: Final = 65_535
 """The limit of a C2SP tlog-tiles entry (its length prefix has 16 bits)."""
 SALT_BYTES: Final = 16
+_NOBODY_LEFT: Final = Progress((), (), ())
 
 
 class Kind(StrEnum):
@@ -40,6 +41,8 @@ class Kind(StrEnum):
     DRAINED = "drained"
     JOINED = "joined"
     LEFT = "left"
+    GONE = "gone"
+    RELEASE_ASKED = "release_asked"
     APPROVAL_REQUESTED = "approval_requested"
     APPROVAL_DECIDED = "approval_decided"
     APPROVAL_CLOSED = "approval_closed"
@@ -255,11 +258,16 @@ def finished(
 def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
     """The outcome of a recorded ALLOW, written by somebody else than the call itself.
 
-    `unknown` when the process died with it; `not_sent` when its append only seemed to fail.
+    `unknown` when the process died with it; `not_sent` when its append only seemed to fail. `of` names the member whose
+    call it was: of those who find it open at the same time, the log lets one close it.
     """
     kept = ("trace_id", "door", "tool", "server", "tool_sha256", "traceparent")
     fields = {name: intent.fields[name] for name in kept if name in intent.fields}
-    fields |= {"outcome": str(outcome), "reason_code": ReasonCode.OUTCOME_UNRECORDED.value}
+    fields |= {
+        "outcome": str(outcome),
+        "reason_code": ReasonCode.OUTCOME_UNRECORDED.value,
+        "of": intent.fields["member"],
+    }
     return make(
         origin,
         Kind.FINISHED,
@@ -287,19 +295,27 @@ def killed(origin: Origin, kill: Kill, *, auth: str) -> Event:
     )
 
 
-def released(origin: Origin, kill: Kill, *, actor: str, auth: str, why: str, forced: bool) -> Event:
-    """The end of a kill, by an admin or by its own expiry (`why` is `release` or `expiry`)."""
+def released(
+    origin: Origin, kill: Kill, *, actor: str, auth: str, why: str, forced: bool, asked_by: Sequence[str] = ()
+) -> Event:
+    """The end of a kill, by an admin or by its own expiry (`why` is `release` or `expiry`).
+
+    `asked_by` names all who asked for it, where more than one person is needed.
+    """
+    fields: dict[str, Any] = {
+        "kill_id": kill.id,
+        "scope": kill.scope.value,
+        "target": kill.target,
+        "auth": auth,
+        "why": why,
+        "forced": forced,
+    }
+    if asked_by:
+        fields["asked_by"] = list(asked_by)
     return make(
         origin,
         Kind.RELEASED,
-        {
-            "kill_id": kill.id,
-            "scope": kill.scope.value,
-            "target": kill.target,
-            "auth": auth,
-            "why": why,
-            "forced": forced,
-        },
+        fields,
         tenant=kill.tenant,
         session=kill.target if kill.scope.value == "session" else "",
         principal=actor,
@@ -320,8 +336,10 @@ def acked(origin: Origin, ack: Acknowledgement) -> Event:
     )
 
 
-def drained(origin: Origin, kill: Kill, *, position: int, members: list[str], complete: bool) -> Event:
-    """A kill's receipt: who acknowledged it, and whether everybody did."""
+def drained(
+    origin: Origin, kill: Kill, *, position: int, members: Sequence[str], progress: Progress = _NOBODY_LEFT
+) -> Event:
+    """A kill's receipt: who was there, and who of them did not acknowledge it."""
     return make(
         origin,
         Kind.DRAINED,
@@ -330,10 +348,32 @@ def drained(origin: Origin, kill: Kill, *, position: int, members: list[str], co
             "scope": kill.scope.value,
             "target": kill.target,
             "position": position,
-            "members": members,
-            "drained": complete,
+            "members": list(members),
+            "drained": progress.drained,
+            "excepted": list(progress.excepted),
+            "attested": list(progress.attested),
         },
         tenant=kill.tenant,
         session=kill.target if kill.scope.value == "session" else "",
         principal=kill.actor,
+    )
+
+
+def gone(origin: Origin, member: str, *, why: str, actor: str = "", auth: str = "") -> Event:
+    """`member` was not heard (`why` is `presumed`), or an admin attests that its host is destroyed (`attested`)."""
+    fields = {"of": member, "why": why}
+    if auth:
+        fields["auth"] = auth
+    return make(origin, Kind.GONE, fields, principal=actor)
+
+
+def release_asked(origin: Origin, kill: Kill, *, actor: str, auth: str) -> Event:
+    """One person's wish to release a kill, where more than one is needed (K6)."""
+    return make(
+        origin,
+        Kind.RELEASE_ASKED,
+        {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target, "auth": auth},
+        tenant=kill.tenant,
+        session=kill.target if kill.scope.value == "session" else "",
+        principal=actor,
     )

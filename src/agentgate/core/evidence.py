@@ -15,6 +15,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, Record, body_sha256
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
@@ -49,7 +50,7 @@ class About:
 
 def build(about: About, records: Sequence[Record]) -> dict[str, Any]:
     """The unsigned body. `records` are the session's, in log order."""
-    outcomes = {r.fields["trace_id"]: r for r in records if r.kind is Kind.FINISHED}
+    outcomes = _outcomes(records)
     decisions = [r for r in records if r.kind is Kind.DECIDED]
     timeline = [_entry(record, outcomes.get(record.fields["trace_id"])) for record in decisions]
     return {
@@ -61,6 +62,18 @@ def build(about: About, records: Sequence[Record]) -> dict[str, Any]:
         "anomalies": _anomalies(timeline),
         "integrity": _integrity(records),
     }
+
+
+def _outcomes(records: Sequence[Record]) -> dict[str, Record]:
+    """How each call ended. A call that was closed for a member that was presumed gone may end twice: then its own word
+    counts, and both are among the events."""
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.kind is Kind.FINISHED:
+            trace_id = record.fields["trace_id"]
+            if trace_id not in found or record.fields["reason_code"] != ReasonCode.OUTCOME_UNRECORDED:
+                found[trace_id] = record
+    return found
 
 
 def _metadata(about: About, records: Sequence[Record]) -> dict[str, Any]:
@@ -128,7 +141,7 @@ def _summary(records: Sequence[Record], timeline: Sequence[Mapping[str, Any]]) -
         "write_actions": {"total": writes, "reversible": 0, "irreversible": writes},
         "policy_versions_used": sorted({e["policy_version"] for e in timeline if e["policy_version"]}),
         "kill_switch_activations": sum(1 for r in records if r.kind is Kind.KILLED),
-        "kills": [_kill(r) for r in records if r.kind in (Kind.KILLED, Kind.RELEASED, Kind.DRAINED)],
+        "kills": [_kill(r) for r in records if r.kind in _OF_KILLS],
         "approvals": [
             {
                 "event_id": r.fields["id"],
@@ -143,9 +156,12 @@ def _summary(records: Sequence[Record], timeline: Sequence[Mapping[str, Any]]) -
     }
 
 
+_OF_KILLS: Final = frozenset({Kind.KILLED, Kind.DRAINED, Kind.RELEASE_ASKED, Kind.RELEASED})
+
+
 def _kill(record: Record) -> dict[str, Any]:
     fields = record.fields
-    return {
+    view = {
         "event_id": fields["id"],
         "timestamp": fields["at"],
         "what": record.kind.value,
@@ -156,6 +172,9 @@ def _kill(record: Record) -> dict[str, Any]:
         "reason": (record.body or {}).get("reason"),
         "drained": fields.get("drained"),
     }
+    if "excepted" in fields:
+        view |= {"drained_except": fields["excepted"], "attested": fields["attested"]}
+    return view
 
 
 def _policy_analysis(timeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentgate.core.containment import Kill, KillId, Scope
+from agentgate.core.containment import Kill, KillChange, KillId, Presence, Scope
 from agentgate.core.event import Kind
 
 Value = str | int | bytes | None
@@ -26,6 +26,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "approvals": ("id",),
     "members": ("member",),
     "acks": ("member", "position"),
+    "release_asks": ("kill_id", "person"),
 }
 """The derived tables and what names a row in each."""
 
@@ -56,6 +57,13 @@ Spending = tuple[str, str]
 """Kind and key of a thing that can be used once."""
 
 
+_SPENT_BY: Final[Mapping[str, tuple[str, str]]] = {
+    Kind.APPROVAL_DECIDED: ("verdict", "approval_id"),
+    Kind.KILLED: ("kill", "kill_id"),
+    Kind.RELEASED: ("release", "kill_id"),
+}
+
+
 def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
     """What an event uses up, as its leaf says. A log appends it only if nobody used these before.
 
@@ -69,12 +77,17 @@ def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
         if "approval_id" in fields and fields["decision"] == "ALLOW":
             found.append(("approval", fields["approval_id"]))
         return tuple(found)
-    if kind == Kind.APPROVAL_DECIDED:
-        return (("verdict", fields["approval_id"]),)
-    if kind == Kind.KILLED:
-        return (("kill", fields["kill_id"]),)
-    if kind == Kind.RELEASED:
-        return (("release", fields["kill_id"]),)
+    if kind == Kind.FINISHED:
+        return (("outcome", fields["trace_id"]),) if "of" in fields else ()
+    if kind in _SPENT_BY:
+        what, name = _SPENT_BY[kind]
+        return ((what, fields[name]),)
+    if kind == Kind.RELEASE_ASKED:
+        return (("release_ask", f"{fields['kill_id']}/{fields['principal']}"),)
+    if kind == Kind.DRAINED:
+        return (("receipt", f"{fields['kill_id']}/{'complete' if fields['drained'] else 'except'}"),)
+    if kind == Kind.GONE:
+        return (("gone", f"{fields['of']}/{fields['why']}"),)
     return ()
 
 
@@ -95,13 +108,21 @@ def effects(
             yield _killed(fields, index, position, body)
         case Kind.RELEASED:
             yield Change("kills", (fields["kill_id"],), {"released_position": position})
-        case Kind.DRAINED if fields["drained"]:
-            yield Change("kills", (fields["kill_id"],), {"drained": 1})
+        case Kind.DRAINED:
+            receipt: Row = {"receipt": fields["id"]}
+            if fields["drained"]:  # another member's late `except` does not take this back
+                receipt["drained"] = 1
+            yield Change("kills", (fields["kill_id"],), receipt)
         case Kind.ACKED:
             yield _acked(fields, index)
+        case Kind.RELEASE_ASKED:
+            asked: Row = {"kill_id": fields["kill_id"], "person": fields["principal"], "at": fields["at"], "idx": index}
+            yield Put("release_asks", asked)
         case Kind.JOINED:
-            yield Put("members", {"member": fields["member"], "joined_idx": index, "left_idx": None})
-            yield Change("members", (fields["member"],), {"joined_idx": index, "left_idx": None})
+            here: Row = {"joined_idx": index, "left_idx": None, "gone_idx": None, "attested_idx": None}
+            yield Put("members", {"member": fields["member"], **here})
+        case Kind.GONE:
+            yield Change("members", (fields["of"],), {_STANDING[fields["why"]]: index})
         case Kind.LEFT:
             yield Change("members", (leaver(fields),), {"left_idx": index})
         case Kind.APPROVAL_REQUESTED:
@@ -111,6 +132,18 @@ def effects(
         case Kind.APPROVAL_CLOSED:
             closed: Row = {"state": fields["state"], "sealed": None}
             yield Change("approvals", (fields["approval_id"],), closed, ("pending", "approved", "denied"))
+
+
+_STANDING: Final = {"presumed": "gone_idx", "attested": "attested_idx"}
+
+
+def presence(row: Mapping[str, Any]) -> Presence:
+    """What a row of `members` says of that member."""
+    if row["left_idx"] is not None:
+        return Presence.LEFT
+    if row["attested_idx"] is not None:
+        return Presence.ATTESTED
+    return Presence.GONE if row["gone_idx"] is not None else Presence.HERE
 
 
 def leaver(fields: Mapping[str, Any]) -> str:
@@ -151,6 +184,7 @@ def _killed(fields: Mapping[str, Any], index: int, position: int, body: bytes | 
             "position": position,
             "released_position": None,
             "drained": 0,
+            "receipt": None,
             "idx": index,
         },
     )
@@ -170,6 +204,11 @@ def kill_from_row(row: Mapping[str, Any]) -> Kill:
         expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
         position=row["position"],
     )
+
+
+def kill_change_from_row(row: Mapping[str, Any]) -> KillChange:
+    """A kill and its release, from its derived row."""
+    return KillChange(kill_from_row(row), row["released_position"])
 
 
 def _acked(fields: Mapping[str, Any], index: int) -> Put:

@@ -13,7 +13,7 @@ from typing import Literal
 
 from agentgate.core.approval import ApprovalId
 from agentgate.core.call import Call, policy_question
-from agentgate.core.containment import Kill
+from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, read_ruling, refusal
 from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome, decided, rfc3339
@@ -26,9 +26,11 @@ from agentgate.pipeline.run import Ending, Runner
 from agentgate.ports import (
     Admission,
     AlreadySpent,
+    Appended,
     Clock,
     ForeignSession,
     LimitState,
+    MemberGone,
     Meter,
     NotAdmitted,
     Notifier,
@@ -177,7 +179,9 @@ class Gate:
         if decision is None:
             decision = await self._decide(passage)
         if not decision.allowed:
-            await self._record(passage, decision)
+            receipt = await self._record(passage, decision)
+            if not isinstance(receipt, Receipt):  # a question in another's session
+                return await self._claim_refused(passage, decision, receipt)
             return self._refused(passage, decision)
         granted = await self._record_and_grant(passage, decision)
         if not isinstance(granted, Grant):
@@ -192,7 +196,10 @@ class Gate:
             return refusal(ReasonCode.SHUTTING_DOWN, "The gateway is shutting down")
         call = passage.call
         before = self._clock.ticks_ns()
+        if self._replica.is_expelled:
+            raise KillStateUnknown("this replica was declared gone and is joining anew")
         seen = self._replica.position
+        asked_at_s = self._clock.boot_s()
         answer = await self._admission.admit(call, self._limits.of(call.tool_name), seen)
         self._took(passage, "admission", before)
         passage.limit = answer.limit
@@ -201,22 +208,26 @@ class Gate:
             return self._not_admitted(answer)
         passage.admitted = True
         passage.position = answer.position
-        if answer.position > self._replica.position:
-            await self._replica.catch_up()
-            if answer.position > self._replica.position:
-                # the fast path knows a kill that the log does not: the log was rolled back or is another one
-                raise KillStateUnknown("the log is older than the kill store")
+        if answer.position <= self._replica.position:  # to hear that there is more to read is not to have heard it
+            self._replica.lease.renew(asked_at_s)
+        else:
+            try:
+                await self._replica.reach(answer.position)
+            except KillStateUnknown as error:  # the log was rolled back, or somebody has written into the kill store
+                self._meter.count("kill_state_unknown")
+                return refusal(ReasonCode.KILL_STATE_UNKNOWN, f"Kill switch state unknown: {error}", "kill_switch")
         return self._killed(passage)
 
     def _not_admitted(self, answer: NotAdmitted) -> Decision:
+        if answer.position is not None:
+            self._replica.woken(answer.position)  # the wake-up may have been lost, and others may be running
         if answer.reason is ReasonCode.KILL_STATE_UNKNOWN:
             self._meter.count("kill_state_unknown")
             self._replica.repair_soon()
             return refusal(answer.reason, f"Kill switch state unknown: {answer.detail}", "kill_switch")
         if answer.reason is ReasonCode.RATE_LIMITED:
             return refusal(answer.reason, "Rate limit exceeded", "rate_limit")
-        kill = next((kill for key, kill in self._replica.state.active.items() if key == answer.kill_id), None)
-        return _refused_by(kill)
+        return _refused_by(self._replica.state.active.get(KillId(answer.kill_id or "")))
 
     # --- 2 decide, 3 approve ---
 
@@ -257,7 +268,7 @@ class Gate:
 
     # --- 4 record, 5 grant ---
 
-    async def _record(self, passage: _Passage, decision: Decision) -> Receipt | AlreadySpent | ForeignSession:
+    async def _record(self, passage: _Passage, decision: Decision) -> Appended:
         call = passage.call
         before = self._clock.ticks_ns()
         reason = redact_text(decision.reason)
@@ -287,13 +298,13 @@ class Gate:
         granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
         if isinstance(granted, Behind):
             try:
-                await self._replica.catch_up()
+                await self._replica.reach(granted.position)
             except (LogUnavailable, KillStateUnknown):
                 await self._runner.not_sent(passage.call, ReasonCode.KILL_STATE_UNKNOWN)
                 raise
             granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
         killed = self._killed(passage)
-        if isinstance(granted, Behind) or killed is not None:
+        if isinstance(granted, Behind) or passage.flight.is_cut() or not self._replica.may_grant():
             reason = ReasonCode.KILLED if killed is not None else ReasonCode.KILL_STATE_UNKNOWN
             kill_id = passage.flight.kill.id if passage.flight.kill else None
             await self._runner.not_sent(passage.call, reason, kill_id)
@@ -302,14 +313,18 @@ class Gate:
         return granted
 
     async def _claim_refused(
-        self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession
+        self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession | MemberGone
     ) -> Answer:
-        """Somebody else spent the approval first, or opened the session: a refusal, recorded as one."""
-        if isinstance(claim, AlreadySpent):
+        """Somebody else spent the approval first, or opened the session, or gave this replica up: a refusal, recorded
+        as one."""
+        if isinstance(claim, MemberGone):
+            self._replica.expel()
+            refused = refusal(ReasonCode.KILL_STATE_UNKNOWN, "This replica was declared gone and is joining anew")
+        elif isinstance(claim, AlreadySpent):
             refused = refusal(ReasonCode.APPROVAL_SPENT, "Approval already used", revision=decision.policy_revision)
         else:
             refused = refusal(ReasonCode.FOREIGN_SESSION, "The session belongs to another principal")
-        passage.spends = ()
+        passage.spends, passage.approval = (), None
         await self._record(passage, replace(refused, approval_id=decision.approval_id))
         return self._refused(passage, refused)
 

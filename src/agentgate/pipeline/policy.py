@@ -1,19 +1,30 @@
-"""The policy in force: loading it, reloading it, and asking what a caller may call."""
+"""The policy in force: loading it, reloading it, and asking what a caller may call.
+
+All members of a log enforce one policy. Whoever loads another one writes that to the log; the others see it within a
+second and take it from their own policy directories. A directory that gives another one changes nothing.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agentgate.core.call import Principal, Tool
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced
+from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.control import Books, Containment
 from agentgate.pipeline.gate import RateLimits
-from agentgate.ports import PolicyEngine, PolicySource
+from agentgate.ports import LogReader, PolicyEngine, PolicySource
+
+logger = logging.getLogger("agentgate.policy")
+
+
+_START = "start"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +55,30 @@ class PolicyDesk:
         source: PolicySource,
         limits: RateLimits,
         books: Books,
+        others: LogReader | None,
         containment: Containment,
         tools: Mapping[str, Tool],
         label: str,
     ) -> None:
+        """`others` is the log that other members write to as well; None when there are none."""
         self._engine = engine
         self._source = source
         self._limits = limits
         self._books = books
+        self._others = others
         self._containment = containment
         self._tools = tools
         self._label = label
         self._loading = asyncio.Lock()
         self._awaited: _Awaited | None = None
+        self._revision = ""
+        """Of the bundle that is in force here, as far as it came from our own directory; empty before the first."""
+        self._told = ""
+        """What the newest policy event of any member names."""
+        self._read_to = -1
+        """The index of that event."""
+        self.behind: str | None = None
+        """The revision that the other members enforce and this one cannot; for health."""
 
     async def load(self, actor: str, what: str) -> Enforced:
         """Read the policy directory and enforce what it says.
@@ -66,9 +88,8 @@ class PolicyDesk:
             LogUnavailable: enforced, but not recorded; the caller must not be told that all is well.
         """
         async with self._loading:
-            bundle = replace(await self._source.read(), label=self._label)
-            limits = _limits(bundle)
-            awaited = _Awaited(bundle.revision, limits, actor, what)
+            bundle = await self._read()
+            awaited = _Awaited(bundle.revision, _limits(bundle), actor, what)
             try:
                 await self._engine.enforce(bundle)
             except PolicyNotEnforced:
@@ -77,32 +98,77 @@ class PolicyDesk:
             await self._in_force(awaited)
             return Enforced(bundle.revision, len(self._tools))
 
+    async def _read(self) -> PolicyBundle:
+        return replace(await self._source.read(), label=self._label)
+
     async def prepare(self) -> None:
         """Limits before the first call: an engine elsewhere may be deciding already. Raises PolicyInvalid."""
         self._limits.load(_limits(await self._source.read()))
 
     async def settle(self) -> None:
-        """Once a second: what came into force after its load had given up is taken over whole.
+        """Once a second: what came into force after its load had given up is taken over whole, and what another
+        member enforces is enforced here too.
 
         Raises:
-            LogUnavailable: not recorded yet; the next round tries again.
+            LogUnavailable: not recorded or not read yet; the next round tries again.
         """
-        awaited = self._awaited
-        if awaited is None or self._loading.locked():
+        if self._loading.locked():
             return
-        if await self._engine.revision() == awaited.revision and self._awaited is awaited:
+        awaited = self._awaited
+        if awaited is not None and await self._engine.revision() == awaited.revision and self._awaited is awaited:
             await self._in_force(awaited)
+        await self._hear()
+        if self._told == self._revision:
+            self.behind = None
+        elif self._told and self._revision and not self._loading.locked():
+            async with self._loading:
+                await self._follow(self._told)
+
+    async def _hear(self) -> None:
+        """What the newest policy event names. Raises LogUnavailable."""
+        if self._others is None:
+            return
+        async for record in self._others.records(first=self._read_to + 1, kinds=(Kind.POLICY.value,)):
+            self._told, self._read_to = record.fields["policy_revision"], record.index
+
+    async def _follow(self, revision: str) -> None:
+        """Enforce `revision` if the policy directory gives it. What cannot be done is said once, and tried again."""
+        try:
+            bundle = await self._read()
+            if bundle.revision == revision:
+                limits = _limits(bundle)
+                await self._engine.enforce(bundle)
+                self._take(revision, limits)
+                logger.info("policy %s is enforced, as another member does", revision)
+                return
+            trouble = f"the policy directory here gives {bundle.revision}"
+        except (PolicyInvalid, PolicyNotEnforced, PolicyExternal) as error:
+            trouble = str(error)
+        if self.behind != revision:
+            logger.warning(
+                "another member enforces policy %s; here it stays %s, because %s", revision, self._revision, trouble
+            )
+        self.behind = revision
+
+    def _take(self, revision: str, limits: Mapping[str, int]) -> None:
+        self._limits.load(limits)
+        self._revision = revision
+        self.behind = None
 
     async def _in_force(self, awaited: _Awaited) -> None:
-        self._limits.load(awaited.limits)
+        self._take(awaited.revision, awaited.limits)
         self._awaited = awaited
-        await self._books.policy(awaited.actor, awaited.revision, awaited.what)
+        if awaited.what == _START:
+            await self._hear()
+        if awaited.what != _START or self._told != awaited.revision:  # else another member has said so at its start
+            await self._books.policy(awaited.actor, awaited.revision, awaited.what)
+            self._told = awaited.revision
         self._awaited = None
 
     async def start(self) -> None:
         """The first load. An engine with policies of its own keeps them; limits still come from our data."""
         try:
-            await self.load("", "start")
+            await self.load("", _START)
         except PolicyExternal:
             await self.prepare()
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from agentgate.core.call import MemberId, TraceId
 from agentgate.core.decision import Receipt
 from agentgate.core.event import SALT_BYTES, Event, Origin
-from agentgate.ports import AlreadySpent, Clock, Entropy, ForeignSession, Log, Spend
+from agentgate.ports import Appended, Clock, Entropy, Log, Spend
 
 EventMaker = Callable[[Origin], Event]
 
@@ -28,6 +28,11 @@ class Recorder:
         self._orphans: set[str] = set()
         self.member = member
 
+    def become(self, member: MemberId) -> None:
+        """Write as another incarnation from now on."""
+        self.member = member
+        self._counter = 0
+
     def origin(self) -> Origin:
         now = self._clock.now()
         self._counter += 1
@@ -41,8 +46,8 @@ class Recorder:
             salt=chance[:SALT_BYTES],
         )
 
-    def write(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Receipt | AlreadySpent | ForeignSession]:
-        """Append an event whose spends or session may be refused. Awaiting raises LogUnavailable."""
+    def write(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Appended]:
+        """Append an event that may be refused for what it spends or whose it is. Awaiting raises LogUnavailable."""
         return self._log.append(event, spends)
 
     def orphaned(self, *trace_ids: str) -> None:

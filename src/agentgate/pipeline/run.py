@@ -88,7 +88,7 @@ class Runner:
     async def _send(
         self, route: Route, granted: Grant, flight: Flight, credential: Credential | None
     ) -> Delivered | Undelivered | None:
-        """The upstream's answer; None when a kill cut it."""
+        """The upstream's answer; None when it was cut."""
         if flight.is_cut():
             return None
         tool = granted.call.tool
@@ -116,13 +116,7 @@ class Runner:
         alias = credential.alias if credential is not None else None
         if sent is None or flight.is_cut():
             # an answer that raced with its kill is not released either: K1 says that nothing runs on
-            kill = flight.kill
-            flight.ending = Outcome.CANCELLED
-            event = self._cancelled(call, ReasonCode.KILLED, kill.id if kill else None, latency_us, alias)
-            ending = Ending(
-                Outcome.CANCELLED, ReasonCode.KILLED, f"Cut by a kill switch while running; {UNKNOWN_EFFECT}"
-            )
-            return await self._recorded(event, ending)
+            return await self._cut(call, flight, alias, latency_us)
         secrets = (credential.secret,) if credential is not None else ()
         if isinstance(sent, Delivered):
             sent = _strict(sent)
@@ -143,6 +137,14 @@ class Runner:
             latency_us=latency_us,
         )
         return await self._recorded(event, Ending(Outcome.OK, ReasonCode.OK, None, result))
+
+    async def _cut(self, call: Call, flight: Flight, alias: str | None, latency_us: Mapping[str, int]) -> Ending:
+        kill = flight.kill
+        reason = ReasonCode.KILLED if kill is not None else ReasonCode.KILL_STATE_UNKNOWN
+        text = "Cut by a kill switch while running" if kill is not None else "Cut: kill switches could not be heard"
+        flight.ending = Outcome.CANCELLED
+        event = self._cancelled(call, reason, kill.id if kill is not None else None, latency_us, alias)
+        return await self._recorded(event, Ending(Outcome.CANCELLED, reason, f"{text}; {UNKNOWN_EFFECT}"))
 
     async def _failed(
         self,
@@ -214,12 +216,12 @@ class Runner:
 
     async def write_unrecorded(self) -> int:
         """Try again to write what the log would not take; how many are still waiting."""
-        while self._unrecorded:
+        for event in tuple(self._unrecorded):  # one that is not taken must not keep the others back
             try:
-                await self._recorder.write(self._unrecorded[0])
+                await self._recorder.write(event)
             except LogUnavailable:
-                break
-            self._unrecorded.pop(0)
+                continue
+            self._unrecorded.remove(event)
         return len(self._unrecorded)
 
 

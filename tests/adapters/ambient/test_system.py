@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import time
+
+import pytest
 
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from tests.contracts.ambient import ClockContract, EntropyContract
@@ -12,6 +15,12 @@ class TestClock(ClockContract):
 
 class TestEntropy(EntropyContract):
     entropy = SystemEntropy()
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="a clock of Linux")
+def test_boot_time_goes_on_while_the_machine_sleeps() -> None:
+    """Suspending is not possible here; that it is the clock which does is."""
+    assert SystemClock().boot_s() == pytest.approx(time.clock_gettime(time.CLOCK_BOOTTIME), abs=1)
 
 
 def test_a_forked_child_does_not_share_the_page() -> None:

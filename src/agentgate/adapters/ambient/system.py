@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
+from typing import Final
 
 from agentgate.ports import Clock, Entropy
+
+_BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+"""Linux has a clock that goes on while the machine sleeps; elsewhere the monotonic one has to do."""
 
 
 class SystemClock:
@@ -17,6 +21,9 @@ class SystemClock:
 
     def ticks_ns(self) -> int:
         return time.perf_counter_ns()
+
+    def boot_s(self) -> float:
+        return time.clock_gettime(_BOOT)
 
 
 class SystemEntropy:
