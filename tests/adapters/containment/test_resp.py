@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import cast
 
-import hiredis
 import pytest
 import uvloop
 from cryptography import x509
@@ -23,78 +20,28 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from agentgate.adapters.containment._resp import Connection, NoAnswer, connect
-from agentgate.adapters.containment._url import Address, parse_url
+from agentgate.adapters.containment._url import Address, Service, parse_url
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.errors import ReasonCode, UnsafeConfiguration
 from agentgate.ports import Admitted, NotAdmitted
+from tests.adapters.containment.made_up import ADMITTED, CUT, Reply, honest, made_up_server
 from tests.contracts.admission import MEMBER, a_call, state
 from tests.redis_server import RedisServer, is_installed
-
-Reply = Callable[[list[bytes]], bytes]
-"""What a made-up server answers to a command; a reply that ends in CUT ends the connection after it."""
-CUT = b"<cut>"
-HONEST_INFO = b"cluster_enabled:0\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n"
-ADMITTED = b"*5\r\n:0\r\n:1\r\n$-1\r\n:0\r\n:0\r\n"
-
-
-class MadeUp(asyncio.Protocol):
-    """Speaks RESP to whoever connects, as `reply` says."""
-
-    def __init__(self, reply: Reply) -> None:
-        self._reply = reply
-        self._more = object()
-        self._parser = hiredis.Reader(notEnoughData=self._more)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed(data)
-        while (command := self._parser.gets()) is not self._more:
-            answer = self._reply(command)
-            self._transport.write(answer.removesuffix(CUT))
-            if answer.endswith(CUT):
-                self._transport.close()
-                return
-
-
-@asynccontextmanager
-async def made_up_server(reply: Reply) -> AsyncIterator[str]:
-    """Yields the URL of a server that answers as `reply` says."""
-    with tempfile.TemporaryDirectory(prefix="agentgate-fake-") as directory:
-        server = await asyncio.get_running_loop().create_unix_server(lambda: MadeUp(reply), f"{directory}/s")
-        async with server:
-            yield f"unix://{directory}/s"
 
 
 @asynccontextmanager
 async def connection_to(reply: Reply, lost: list[str] | None = None) -> AsyncIterator[Connection]:
     async with made_up_server(reply) as url:
+        address = parse_url(url)
+        assert isinstance(address, Address)
         connection = await connect(
-            parse_url(url),
+            address,
             deadline_s=0.1,
             login_s=1.0,
             on_lost=lambda _, why: lost.append(why) if lost is not None else None,
         )
         yield connection
         connection.close("the test is over")
-
-
-def honest(answer: bytes) -> Reply:
-    """A server that is fit for use and says `answer` to the admission script."""
-
-    def reply(command: list[bytes]) -> bytes:
-        match command[0]:
-            case b"INFO":
-                return b"$%d\r\n%s\r\n" % (len(HONEST_INFO), HONEST_INFO)
-            case b"HGETALL":
-                return b"*0\r\n"
-            case b"EVALSHA" if command[2] == b"2":  # admit.lua has two keys, apply.lua one
-                return answer
-            case _:
-                return b":0\r\n"
-
-    return reply
 
 
 async def test_commands_of_one_tick_are_one_write_and_answers_keep_their_order() -> None:
@@ -253,6 +200,43 @@ def test_a_url_is_read(url: str, address: Address) -> None:
 
 
 @pytest.mark.parametrize(
+    ("url", "service"),
+    [
+        (
+            "redis+sentinel://h/gate",
+            Service("gate", (Address(host="h", port=26379),), Address()),
+        ),
+        (
+            "redis+sentinel://me:p%40%2Fss@h1:1,[::1]:2,h3/gate/4?sentinel_username=s&sentinel_password=q%26",
+            Service(
+                "gate",
+                (
+                    Address(host="h1", port=1, username="s", password="q&"),
+                    Address(host="::1", port=2, username="s", password="q&"),
+                    Address(host="h3", port=26379, username="s", password="q&"),
+                ),
+                Address(username="me", password="p@/ss", db=4),
+            ),
+        ),
+        (
+            "redis+sentinel://:p@[::1]/my%20gate",
+            Service("my gate", (Address(host="::1", port=26379),), Address(password="p")),
+        ),
+    ],
+)
+def test_a_url_of_sentinels_is_read(url: str, service: Service) -> None:
+    assert parse_url(url) == service
+
+
+def test_tls_of_sentinels_is_also_that_of_the_redis() -> None:
+    service = parse_url("rediss+sentinel://:p@h1,h2/gate")
+    assert isinstance(service, Service)
+    assert service.master.tls is not None
+    assert {sentinel.tls for sentinel in service.sentinels} == {service.master.tls}
+    assert str(service) == "rediss+sentinel://h1:26379,h2:26379/gate"
+
+
+@pytest.mark.parametrize(
     "url",
     [
         "",
@@ -269,7 +253,23 @@ def test_a_url_is_read(url: str, address: Address) -> None:
         "redis://:s3cret@h?db",
         "unix://:s3cret@relative",
         "unix://",
+        "redis://me:s3cret/@h",
+        "redis://:6379/s3cret@h",
+        "redis://h?s3cret@h",
         "redis+sentinel://:s3cret@h",
+        "redis+sentinel://:s3cret@h/",
+        "redis+sentinel://:s3cret@/gate",
+        "redis+sentinel://:s3cret@h,/gate",
+        "redis+sentinel://:s3cret@h,,i/gate",
+        "redis+sentinel://:s3cret@h:port/gate",
+        "redis+sentinel://:s3cret@h/gate/zero",
+        "redis+sentinel://:s3cret@h/gate/1/2",
+        "redis+sentinel://:s3cret@h/gate?db=1",
+        "redis+sentinel://:s3cret@h/gate?ssl_ca_certs=/nowhere",
+        "redis+sentinel://:s3cret@h/gate?sentinel_pasword=s3cret",
+        "rediss+sentinel://:s3cret@h/gate?ssl_ca_certs=/nowhere",
+        "redis+sentinel://me:s3cret/s3cret@h/gate",
+        "redis+sentinel://",
     ],
 )
 def test_a_url_that_cannot_be_followed_is_refused_without_repeating_it(url: str) -> None:
@@ -285,7 +285,9 @@ def test_an_address_never_shows_its_password() -> None:
 
 
 def test_tls_always_checks_the_certificate_and_the_name() -> None:
-    context = parse_url("rediss://h").tls
+    address = parse_url("rediss://h")
+    assert isinstance(address, Address)
+    context = address.tls
     assert context is not None
     assert context.verify_mode is ssl.CERT_REQUIRED
     assert context.check_hostname

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentgate.core.call import Call
 from agentgate.core.event import rfc3339
-from agentgate.ports import LimitState, RateLimit
+from agentgate.ports import InFlight, LimitState, RateLimit
 
 US_PER_S: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -27,17 +27,18 @@ def flight_entry(call: Call, member: str, since_us: int) -> dict[str, str | int]
         "session": call.session,
         "agent": call.agent,
         "tool": call.tool_name,
+        "server": call.server,
         "since_us": since_us,
         "member": member,
     }
 
 
-def shown(trace_id: str, entry: Mapping[str, str | int]) -> dict[str, str]:
+def shown(trace_id: str, entry: Mapping[str, str | int]) -> InFlight:
     """An entry as people read it. The time is written out only here: few entries are ever looked at.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not an entry of ours.
+        KeyError, TypeError, ValueError: it is not an entry of ours, or of another version.
     """
-    since = _EPOCH + timedelta(microseconds=int(entry["since_us"]))
-    names = {name: str(entry[name]) for name in ("tenant", "session", "agent", "tool", "member")}
-    return {"trace_id": trace_id, **names, "since": rfc3339(since)}
+    since = rfc3339(_EPOCH + timedelta(microseconds=int(entry["since_us"])))
+    names = {name: str(entry[name]) for name in ("tenant", "session", "agent", "tool", "server", "member")}
+    return InFlight(trace_id=trace_id, since=since, **names)

@@ -46,12 +46,20 @@ class NoAnswer:
 class Connection(asyncio.Protocol):
     """A connected socket with the commands that wait on it, in order."""
 
-    def __init__(self, deadline_s: float, on_lost: Callable[[Connection, str], None]) -> None:
+    def __init__(
+        self,
+        deadline_s: float,
+        on_lost: Callable[[Connection, str], None],
+        on_message: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`on_message` gets what is published on the channels that this connection has subscribed to."""
         self._loop = asyncio.get_running_loop()
         self._deadline_s = deadline_s
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._on_message = on_message
+        self._next_answer = self._reader.gets if on_message is None else self._next_that_is_no_message
         self._slots: deque[tuple[asyncio.Future[Answer] | None, float]] = deque()
         """Who waits (None: nobody ever did) and until when; the oldest first, as answers come."""
         self._unsent: list[bytes] = []
@@ -122,7 +130,7 @@ class Connection(asyncio.Protocol):
         self.is_stalled = False
         self._reader.feed(data)
         try:
-            while (answer := self._reader.gets()) is not _MORE:
+            while (answer := self._next_answer()) is not _MORE:
                 if not self._slots:
                     self.abort(_unasked(answer))
                     return
@@ -131,6 +139,14 @@ class Connection(asyncio.Protocol):
                     waiter.set_result(answer)
         except hiredis.ProtocolError:
             self.abort("the kill store answered something that is not RESP")
+
+    def _next_that_is_no_message(self) -> Answer:
+        while True:
+            match self._reader.gets():
+                case [b"message", bytes(), bytes(payload)] if self._on_message is not None:
+                    self._on_message(payload)
+                case answer:
+                    return answer
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._give_up(f"the connection to the kill store was lost: {exc or 'closed by the other side'}")
@@ -181,7 +197,12 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(
-    address: Address, *, deadline_s: float, login_s: float, on_lost: Callable[[Connection, str], None]
+    address: Address,
+    *,
+    deadline_s: float,
+    login_s: float,
+    on_lost: Callable[[Connection, str], None],
+    on_message: Callable[[bytes], None] | None = None,
 ) -> Connection:
     """Open a connection and log in.
 
@@ -192,7 +213,7 @@ async def connect(
     loop = asyncio.get_running_loop()
 
     def protocol() -> Connection:
-        return Connection(deadline_s, on_lost)
+        return Connection(deadline_s, on_lost, on_message)
 
     if address.path:
         _, connection = await loop.create_unix_connection(protocol, address.path)

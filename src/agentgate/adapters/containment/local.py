@@ -7,13 +7,14 @@ No method waits, so every `admit` is atomic by being on one event loop.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agentgate.adapters.containment._common import US_PER_S, flight_entry, limit_state, shown
 from agentgate.core.call import Call, TraceId
-from agentgate.core.containment import KillId, KillState, flags_over
+from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Admitted, Clock, LimitState, NotAdmitted, RateLimit
+from agentgate.ports import Admitted, Clock, InFlight, LimitState, NotAdmitted, RateLimit
 
 _LimitKey = tuple[str, str, str]
 
@@ -41,6 +42,7 @@ class LocalAdmission:
         self._position: int | None = None
         self._flags: dict[str, KillId] = {}
         self._windows: OrderedDict[_LimitKey, _Window] = OrderedDict()
+        self._listeners: list[Callable[[int], None]] = []
         self._flight: dict[TraceId, dict[str, str | int]] = {}
 
     async def start(self) -> None:
@@ -62,13 +64,30 @@ class LocalAdmission:
         self._flight[call.trace_id] = flight_entry(call, self._member, self._now_us())
         return Admitted(position, state)
 
+    def rename(self, member: str) -> None:
+        """From now on this process's calls are shown as those of `member`."""
+        self._member = member
+
     def release(self, call: Call) -> None:
         self._flight.pop(call.trace_id, None)
 
-    async def apply(self, state: KillState) -> None:
-        if self._position is None or self._position < state.position:
+    async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
+        if self._position is not None and self._position >= state.position:
+            return
+        if change is not None and (change.since, change.position) == (self._position, state.position):
+            for flag in change.alive:
+                self._flags.pop(flag, None)
+            self._flags.update(change.dead)
+        else:
             self._flags = state.flags()
-            self._position = state.position
+        self._position = state.position
+        for on_wake in self._listeners:
+            on_wake(state.position)
+
+    def listen(self, on_wake: Callable[[int], None]) -> None:
+        self._listeners.append(on_wake)
+        if self._position is not None:
+            on_wake(self._position)
 
     async def forget(self, member: str) -> None:
         """Nothing to forget: what a dead process had in memory went with it."""
@@ -76,8 +95,7 @@ class LocalAdmission:
     async def position(self) -> int | None:
         return self._position
 
-    async def in_flight(self) -> list[dict[str, str]]:
-        """The calls between admission and release, each with its `trace_id`."""
+    async def in_flight(self) -> list[InFlight]:
         return [shown(trace_id, entry) for trace_id, entry in self._flight.items()]
 
     @property

@@ -1,8 +1,7 @@
 """Admission through Redis, for several workers and replicas: one script, one round trip for each call.
 
 Redis is the fast path and never the authority: whatever it loses is refused on until `apply` has put it back from
-the log. Its user needs, on keys `{ag:*`: EVALSHA EVAL HGET HGETALL HDEL HSET INFO, and what the two scripts call:
-HMGET TIME ZCOUNT ZADD ZRANGE ZRANGEBYSCORE ZREMRANGEBYSCORE PEXPIRE DEL.
+the log. Its user needs no rights but those that docs/configuration.md lists.
 """
 
 from __future__ import annotations
@@ -11,10 +10,11 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import chain
 from typing import Final
 
 import hiredis
@@ -24,10 +24,11 @@ from agentgate.adapters.containment._common import flight_entry, limit_state, sh
 from agentgate.adapters.containment._link import OPEN_S, Link
 from agentgate.adapters.containment._resp import Answer, Connection, NoAnswer, Word, explain
 from agentgate.adapters.containment._url import parse_url
+from agentgate.adapters.containment._wake import Ear
 from agentgate.core.call import Call, TraceId, is_id
-from agentgate.core.containment import KillState, flags_over
+from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
 from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
-from agentgate.ports import Admitted, NotAdmitted, RateLimit
+from agentgate.ports import Admitted, InFlight, NotAdmitted, RateLimit
 
 _log = logging.getLogger(__name__)
 
@@ -60,12 +61,14 @@ class RedisAdmission:
         self._kills = f"{{ag:{log_id}}}:kills"
         self._flight = f"{{ag:{log_id}}}:flight"
         self._rate = f"{{ag:{log_id}}}:rate:"
+        self._wake = f"{{ag:{log_id}}}:wake"
         self._mine: dict[TraceId, bytes | None] = {}
         """Calls of this member that were admitted, with their entries; None while that is being asked."""
         self._admit = _Script.read("admit.lua")
         self._apply = _Script.read("apply.lua")
         self._warned_of_loss = False
         self._link = Link(parse_url(url), deadline_s=deadline_s, check=self._check, check_every_s=CHECK_EVERY_S)
+        self._ear = Ear(self._link, self._wake, self.position)
 
     async def start(self) -> None:
         """Connect. A Redis that is not there yet is waited for in the background, and calls are refused until then.
@@ -100,17 +103,25 @@ class RedisAdmission:
             del self._mine[call.trace_id]
         return verdict
 
+    def rename(self, member: str) -> None:
+        """From now on this process's calls are shown as those of `member`."""
+        self._member = member
+
     def release(self, call: Call) -> None:
         self._mine.pop(call.trace_id, None)
         self._link.fire("HDEL", self._flight, call.trace_id)
 
-    async def apply(self, state: KillState) -> None:
-        flags = state.flags()
-        words = [word for pair in flags.items() for word in pair]
-        deadline_s = self._deadline_s + len(flags) * APPLY_S_PER_FLAG
-        answer = await self._run(self._apply, 1, self._kills, state.position, *words, deadline_s=deadline_s)
-        if not isinstance(answer, int):
-            raise KillStateUnknown(explain(answer))
+    async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
+        if change is not None:
+            at = await self._write(change.position, str(change.since), change.dead, change.alive)
+            if at is not None and at >= state.position:
+                return
+        at = await self._write(state.position, "", state.flags())
+        if at is None or at < state.position:
+            raise KillStateUnknown("the kill store did not take the kills in force")
+
+    def listen(self, on_wake: Callable[[int], None]) -> None:
+        self._ear.add(on_wake)
 
     async def position(self) -> int | None:
         connection = self._link.current() or await self._link.wait()
@@ -118,16 +129,12 @@ class RedisAdmission:
         return int(answer) if isinstance(answer, bytes) and answer.isdigit() else None
 
     async def aclose(self) -> None:
+        await self._ear.aclose()
         await self._link.aclose()
 
     # --- for display ---
 
-    async def in_flight(self) -> list[dict[str, str]]:
-        """The calls of all members between admission and release, each with its `trace_id`.
-
-        Raises:
-            KillStateUnknown: Redis did not answer in time.
-        """
+    async def in_flight(self) -> list[InFlight]:
         connection = await self._connected()
         found = []
         for trace_id, entry in await self._flights(connection):
@@ -137,7 +144,6 @@ class RedisAdmission:
         return found
 
     async def forget(self, member: str) -> None:
-        """Remove what a member that is gone has left in flight. Raises KillStateUnknown."""
         connection = await self._connected()
         mark = _mark(member)
         left = [trace_id for trace_id, entry in await self._flights(connection) if mark in entry]
@@ -154,6 +160,18 @@ class RedisAdmission:
         window_us = round(limit.window_s * 1e6)
         flags = flags_over(call)
         return (3, self._kills, self._flight, rate, seen, call.trace_id, entry, limit.limit, window_us, *flags)
+
+    async def _write(
+        self, position: int, since: str, dead: Mapping[str, KillId], alive: Sequence[str] = ()
+    ) -> int | None:
+        """Let apply.lua do it: the position that is in force afterwards. Raises KillStateUnknown."""
+        pairs: Iterator[str] = chain.from_iterable(dead.items())
+        deadline_s = self._deadline_s + (len(dead) + len(alive)) * APPLY_S_PER_FLAG
+        words: tuple[Word, ...] = (1, self._kills, position, self._wake, since, len(dead), *pairs, *alive)
+        answer = await self._run(self._apply, *words, deadline_s=deadline_s)
+        if not isinstance(answer, int | None):
+            raise KillStateUnknown(explain(answer))
+        return answer
 
     async def _run(self, script: _Script, *words: Word, deadline_s: float | None = None) -> Answer:
         connection = self._link.current()
@@ -192,6 +210,9 @@ class RedisAdmission:
             raise KillStateUnknown(explain(answer))
         info = _info(answer)
         _refuse_unsafe(info)
+        if info.get("role") == "slave":
+            # It takes no writes, and what it answers is as old as it likes.
+            raise KillStateUnknown("this Redis is a replica of another, which may know of newer kills")
         if info.get("aof_enabled") == "0" and not self._warned_of_loss:
             self._warned_of_loss = True
             _log.warning(
@@ -228,6 +249,8 @@ def _refuse_unsafe(info: Mapping[str, str]) -> None:
             "this Redis is a cluster: its fail-over may lose a kill in one shard while another goes on. "
             "Give the gateway a single Redis, with replicas if you like."
         )
+    if info.get("redis_mode") == "sentinel":
+        raise UnsafeConfiguration("this is a Sentinel and no Redis: write redis+sentinel://host:port/service.")
     policy = info.get("maxmemory_policy")
     if info.get("maxmemory") != "0" and policy != "noeviction":
         raise UnsafeConfiguration(
