@@ -13,6 +13,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -21,12 +22,34 @@ import pytest
 from agentgate.core import merkle
 from agentgate.core.approval import State, from_row
 from agentgate.core.audit import Report
-from agentgate.core.containment import Acknowledgement, Kill, KillId, Scope
+from agentgate.core.containment import (
+    Acknowledgement,
+    Kill,
+    KillChange,
+    KillChanges,
+    KillId,
+    KillState,
+    Scope,
+    progress,
+)
 from agentgate.core.decision import Receipt
-from agentgate.core.event import Event, Kind, Origin, acked, drained, killed, make, released
+from agentgate.core.event import (
+    Event,
+    Kind,
+    Origin,
+    Outcome,
+    acked,
+    closed,
+    drained,
+    gone,
+    killed,
+    make,
+    release_asked,
+    released,
+)
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
 from agentgate.core.projection import Tables, effects
-from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, Spend
+from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend
 
 ORIGIN = "agentgate.test/log/0"
 START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -75,7 +98,7 @@ class Author:
         return make(self.origin(), Kind.FINISHED, fields, tenant="acme", session=session, principal="agent:bot")
 
     def joined(self) -> Event:
-        return make(self.origin(), Kind.JOINED, {})
+        return make(self.origin(), Kind.JOINED, {"of": self.member})
 
     def left(self, of: str | None = None) -> Event:
         return make(self.origin(), Kind.LEFT, {} if of is None else {"of": of})
@@ -86,11 +109,18 @@ class Author:
     def release(self, kill: Kill) -> Event:
         return released(self.origin(), kill, actor="person:root", auth="key", why="release", forced=False)
 
-    def drained(self, kill: Kill, *, complete: bool = True) -> Event:
-        return drained(self.origin(), kill, position=1, members=[self.member], complete=complete)
+    def gone(self, member: str, why: str = "presumed") -> Event:
+        return gone(self.origin(), member, why=why)
+
+    def release_asked(self, kill: Kill, by: str) -> Event:
+        return release_asked(self.origin(), kill, actor=by, auth="key")
+
+    def drained(self, kill: Kill) -> Event:
+        done = progress([self.member], {}, {self.member: 1}, 1)
+        return drained(self.origin(), kill, position=1, members=[self.member], progress=done)
 
     def acked(self, position: int) -> Event:
-        return acked(self.origin(), Acknowledgement(self.member, position, cancelled=2))
+        return acked(self.origin(), Acknowledgement(self.member, position, cancelled=2, took_ms=1.5))
 
     def requested(self, approval: str) -> Event:
         fields = {
@@ -158,6 +188,18 @@ class LogContract:
             assert [receipt.event_id for receipt in found] == [event.id for event in events]
             assert [receipt.digest for receipt in found] == [event.fields["call_sha256"] for event in events]
 
+    async def test_an_event_that_is_in_the_log_already_is_answered_with_its_receipt(
+        self, opened: Opened, author: Author
+    ) -> None:
+        """Whoever was told that an append is in doubt tries again with the same event."""
+        async with opened() as log:
+            event = author.decided("s-1")
+            (first,) = receipts([await log.append(event)])
+            await log.append(author.decided("s-2"))
+            (again,) = receipts([await log.append(event)])
+            assert (again.event_id, again.index, again.kill_position) == (event.id, 0, first.kill_position)
+            assert len(await all_of(log.records())) == 2
+
     async def test_one_task_after_the_other_keeps_the_order_of_appending(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
 
@@ -211,8 +253,9 @@ class LogContract:
             assert await log.sessions(None) == []
             assert await log.open_intents() == []
             assert await log.checkpoint() is None
-            state = await log.kill_state()
-            assert (state.position, dict(state.active)) == (0, {})
+            assert await log.kills_since(-1) == KillChanges(-1, 0)
+            assert await log.kills_since(0) == KillChanges(0, 0)
+            assert await log.acknowledged(0) == []
 
     # --- kills --------------------------------------------------------------------------------------------
 
@@ -236,10 +279,10 @@ class LogContract:
         async with opened() as log:
             for event in (author.kill(first), author.kill(second), author.release(first)):
                 await log.append(event)
-            before = await log.kill_state()
+            before = await log.kills_since(-1)
         async with opened() as log:
-            after = await log.kill_state()
-        assert before == after
+            assert await log.kills_since(-1) == before
+        after = KillState(0, {}).advanced(before)
         assert after.position == 3
         assert set(after.active) == {"k-2"}
         assert after.active[KillId("k-2")].same_order(second)
@@ -266,7 +309,7 @@ class LogContract:
             )
             assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 1
             assert outcomes[1] == AlreadySpent(Spend("kill", kill.id))
-            assert (await log.kill_state()).position == 1
+            assert (await log.kills_since(-1)).position == 1
 
     async def test_a_kill_is_released_once(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
@@ -274,7 +317,47 @@ class LogContract:
             await log.append(author.kill(kill))
             outcomes = await asyncio.gather(*(log.append(author.release(kill)) for _ in range(5)))
             assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 1
-            assert (await log.kill_state()).position == 2
+            assert (await log.kills_since(-1)).position == 2
+
+    async def test_what_changed_since_a_position_names_kills_released_in_between(
+        self, opened: Opened, author: Author
+    ) -> None:
+        one, two, three = (a_kill(f"k-{n}", f"s-{n}") for n in range(1, 4))
+        async with opened() as log:
+            for event in (author.kill(one), author.kill(two), author.release(one), author.kill(three)):  # 1 2 3 4
+                await log.append(event)
+            await log.append(author.release(three))  # 5: given and gone again after position 2
+
+            async def since(position: int) -> list[tuple[str, int, int | None]]:
+                changes = await log.kills_since(position)
+                assert (changes.since, changes.position) == (position, 5)
+                return [(change.kill.id, change.kill.position, change.released_at) for change in changes.kills]
+
+            assert await since(0) == [("k-1", 1, 3), ("k-2", 2, None), ("k-3", 4, 5)]
+            assert await since(1) == [("k-1", 1, 3), ("k-2", 2, None), ("k-3", 4, 5)]
+            assert await since(2) == [("k-1", 1, 3), ("k-3", 4, 5)]
+            assert await since(3) == [("k-3", 4, 5)]
+            assert await since(4) == [("k-3", 4, 5)]
+            assert await since(5) == []
+            assert await since(9) == []  # a fast path that is ahead of the log learns where the log is
+            assert await since(-1) == [("k-2", 2, None)]
+            (change,) = (await log.kills_since(-1)).kills
+            assert change == KillChange(replace(two, since=change.kill.since, position=2))
+
+    async def test_changes_lead_from_any_state_to_the_newest(self, opened: Opened, author: Author) -> None:
+        kills = [a_kill(f"k-{n}", f"s-{n % 3}") for n in range(12)]
+        states = [KillState(0, {})]
+        async with opened() as log:
+            for number, kill in enumerate(kills):
+                await log.append(author.kill(kill))
+                states.append(states[-1].advanced(await log.kills_since(states[-1].position)))
+                if number % 3 == 1:
+                    await log.append(author.release(kills[number - 1]))
+                    states.append(states[-1].advanced(await log.kills_since(states[-1].position)))
+            newest = KillState(0, {}).advanced(await log.kills_since(-1))
+            assert states[-1] == newest
+            for state in states:
+                assert state.advanced(await log.kills_since(state.position)) == newest
 
     async def test_kills_acks_and_receipts_are_looked_up(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
@@ -282,10 +365,128 @@ class LogContract:
                 await log.append(event)
             (kill,) = await log.projection("kills", id="k-1")
             assert (kill["reason"], kill["position"], kill["drained"]) == ("it went wild", 1, 1)
-            (ack,) = await log.projection("acks", member="m-1")  # type: ignore[arg-type]  # wider than the port
+            (ack,) = await log.projection("acks", member="m-1")
             assert (ack["position"], ack["cancelled"]) == (1, 2)
             (member,) = await log.projection("members")
             assert (member["member"], member["joined_idx"], member["left_idx"]) == ("m-1", 0, None)
+            assert await log.projection("kills", drained=0, released_position=None) == []
+
+    async def test_of_each_member_its_first_word_at_or_past_a_position(self, opened: Opened) -> None:
+        one, two = Author("m-1"), Author("m-2")
+        async with opened() as log:
+            for event in (one.acked(1), two.acked(3), one.acked(4), one.acked(5)):
+                await log.append(event)
+            found = {position: await log.acknowledged(position) for position in range(7)}
+        of = {position: {ack.member: ack.position for ack in acks} for position, acks in found.items()}
+        assert of[1] == {"m-1": 1, "m-2": 3}
+        assert of[2] == of[3] == {"m-1": 4, "m-2": 3}
+        assert of[4] == {"m-1": 4}
+        assert of[5] == {"m-1": 5}
+        assert of[6] == {}
+        assert found[5] == [Acknowledgement("m-1", 5, cancelled=2, took_ms=1.5)]
+
+    async def test_who_asked_for_a_release_is_kept_once_for_each_person(self, opened: Opened, author: Author) -> None:
+        kill = a_kill()
+        async with opened() as log:
+            await log.append(author.kill(kill))
+            outcomes = [
+                await log.append(author.release_asked(kill, by), [Spend("release_ask", f"{kill.id}/{by}")])
+                for by in ("person:a", "person:b", "person:a")
+            ]
+            assert [type(outcome) for outcome in outcomes] == [Receipt, Receipt, AlreadySpent]
+            rows = await log.projection("release_asks", kill_id="k-1")
+            assert [row["person"] for row in rows] == ["person:a", "person:b"]
+
+    # --- members ------------------------------------------------------------------------------------------
+
+    async def test_a_call_is_closed_by_one_of_those_who_find_it_open(self, opened: Opened) -> None:
+        one, two = Author("m-1"), Author("m-2")
+        async with opened() as log:
+            await log.append(two.decided(trace="t-1"))
+            await log.append(one.gone("m-2"))
+            (intent,) = await log.open_intents()
+            closings = [closed(author.origin(), intent, Outcome.UNKNOWN, "gone") for author in (one, Author("m-3"))]
+            outcomes = await asyncio.gather(*map(log.append, closings))
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent]
+            assert await log.open_intents() == []
+            assert isinstance(await log.append(two.finished("t-1")), Receipt)  # it is alive, and knows better
+
+    @pytest.mark.parametrize("end", ["presumed", "attested", "left"])
+    async def test_a_member_that_is_gone_decides_nothing(self, opened: Opened, end: str) -> None:
+        one, two = Author("m-1"), Author("m-2")
+        async with opened() as log:
+            for event in (one.joined(), two.joined()):
+                await log.append(event)
+            assert isinstance(await log.append(two.decided()), Receipt)
+            await log.append(two.left() if end == "left" else one.gone("m-2", end))
+            assert await log.append(two.decided(verdict="REQUIRE_APPROVAL")) == MemberGone("m-2")
+            assert await log.append(two.decided(idempotency_sha256="a" * 64)) == MemberGone("m-2")
+            assert isinstance(await log.append(one.decided(idempotency_sha256="a" * 64)), Receipt)  # nothing was spent
+        async with opened() as log:
+            assert await log.append(two.decided()) == MemberGone("m-2")
+            assert isinstance(await log.append(two.decided(verdict="DENY")), Receipt)
+            assert isinstance(await log.append(two.finished("t-1")), Receipt)
+            assert isinstance(await log.append(two.acked(0)), Receipt)
+            assert isinstance(await log.append(one.decided()), Receipt)
+
+    async def test_a_decision_in_the_same_batch_as_the_end_of_its_member_is_refused(self, opened: Opened) -> None:
+        one, two = Author("m-1"), Author("m-2")
+        async with opened() as log:
+            await asyncio.gather(log.append(one.joined()), log.append(two.joined()))
+            outcomes = await asyncio.gather(
+                log.append(two.decided()), log.append(one.gone("m-2")), log.append(two.decided())
+            )
+            assert [type(outcome) for outcome in outcomes] == [Receipt, Receipt, MemberGone]
+
+    async def test_kills_go_on_naming_a_member_that_is_gone_until_it_has_left(self, opened: Opened) -> None:
+        one, two, three = Author("m-1"), Author("m-2"), Author("m-3")
+        async with opened() as log:
+            for event in (one.joined(), two.joined(), three.joined(), one.gone("m-2")):
+                await log.append(event)
+            (receipt,) = receipts([await log.append(one.kill(a_kill("k-1")))])
+            assert receipt.members == ("m-1", "m-2", "m-3")
+        async with opened() as log:
+            await log.append(one.gone("m-2", "attested"))
+            (receipt,) = receipts([await log.append(one.kill(a_kill("k-2")))])
+            assert receipt.members == ("m-1", "m-2", "m-3")
+            await log.append(two.left())
+            (receipt,) = receipts([await log.append(one.kill(a_kill("k-3")))])
+            assert receipt.members == ("m-1", "m-3")
+            row = (await log.projection("members", member="m-2"))[0]
+            assert [row["gone_idx"] is None, row["attested_idx"] is None, row["left_idx"] is None] == [False] * 3
+            assert [row["member"] for row in await log.projection("members", left_idx=None)] == ["m-1", "m-3"]
+
+    async def test_a_member_is_declared_gone_once(self, opened: Opened) -> None:
+        one = Author("m-1")
+        async with opened() as log:
+            await log.append(one.joined())
+            spend = Spend("gone", "m-1/presumed")
+            outcomes = await asyncio.gather(*(log.append(Author("m-2").gone("m-1"), [spend]) for _ in range(3)))
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent, AlreadySpent]
+
+    async def test_a_name_that_has_left_does_not_come_back(self, opened: Opened) -> None:
+        one = Author("m-1")
+        async with opened() as log:
+            for event in (one.joined(), one.left(), one.joined()):
+                await log.append(event)
+            (receipt,) = receipts([await log.append(Author("m-2").kill(a_kill()))])
+            assert receipt.members == ()
+            assert await log.append(one.decided()) == MemberGone("m-1")
+        async with opened() as log:
+            assert await log.append(one.decided()) == MemberGone("m-1")
+
+    async def test_a_heartbeat_is_heard_only_of_members_that_have_not_left(self, opened: Opened) -> None:
+        one, two = Author("m-1"), Author("m-2")
+        async with opened() as log:
+            for event in (one.joined(), two.joined()):
+                await log.append(event)
+            first, second = await log.beat("m-1"), await log.beat("m-1")
+            if first:  # a store of one process answers nothing
+                assert set(first) == {"m-1", "m-2"}
+                assert second["m-1"] > first["m-1"]
+                assert second["m-2"] == first["m-2"]
+                await log.append(two.left())
+            assert "m-2" not in await log.beat("m-1")
 
     # --- who was first ------------------------------------------------------------------------------------
 
@@ -408,7 +609,10 @@ class LogContract:
             author.kill(kill),
             author.acked(1),
             author.drained(kill),
+            author.release_asked(kill, "person:a"),
             author.release(kill),
+            Author("m-2").joined(),
+            author.gone("m-2"),
             author.decided("s-2", by="agent:other", verdict="DENY", idempotency_sha256="b" * 64),
             author.left(),
         ):
@@ -422,7 +626,7 @@ class LogContract:
             async for record in log.records():
                 body = None if record.body is None else b'{"reason":"it went wild"}'
                 tables.apply(effects(record.fields, record.index, record.kill_position, body))
-            for name in ("kills", "members", "approvals"):
+            for name in ("kills", "members", "approvals", "acks", "release_asks"):
                 stored = await log.projection(name)
                 assert stored == list(tables.rows[name].values()), name
 
@@ -432,12 +636,12 @@ class LogContract:
         async with opened() as log:
             await self.write_a_bit_of_everything(log, author)
             running = await audit()
-            await log.append(author.decided("s-3"))
+            await log.append(Author("m-3").decided("s-3"))
         stopped = await audit()
         assert running.findings == []
-        assert (running.size, running.checkpoints, running.open_intents) == (14, 1, 1)
+        assert (running.size, running.checkpoints, running.open_intents) == (17, 1, 1)
         assert stopped.findings == []
-        assert (stopped.size, stopped.checkpoints, stopped.notes) == (15, 2, [])
+        assert (stopped.size, stopped.checkpoints, stopped.notes) == (18, 2, [])
 
     async def test_checkpoints_are_signed_and_cover_everything(
         self, opened: Opened, author: Author, key: NoteKey

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import sqlite3
@@ -13,12 +14,14 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Origin
-from tests.contracts.log import ORIGIN, Author
+from agentgate.ports import Log
+from tests.contracts.log import ORIGIN, Author, a_kill
 
 SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 ACK = struct.Struct("<Q16s")
@@ -43,8 +46,41 @@ def append_until_killed(path: str, acks: Connection) -> None:
     asyncio.run(_append_until_killed(Path(path), acks))
 
 
+def append_to_postgres_until_killed(url: str, acks: Connection) -> None:
+    """The same on PostgreSQL, where others append at the same time."""
+    asyncio.run(_append_to_postgres_until_killed(url, acks))
+
+
 async def _append_until_killed(path: Path, acks: Connection) -> None:
-    log = await _open(path, checkpoint_every_s=0.01)
+    await _append_for_ever(await _open(path, checkpoint_every_s=0.01), acks)
+
+
+async def _append_to_postgres_until_killed(url: str, acks: Connection) -> None:
+    await _append_for_ever(await PostgresLog.open(url, SIGNER, ORIGIN, checkpoint_every_s=0.01), acks)
+
+
+def append_of_every_kind(url: str, acks: Connection) -> None:
+    """Append to PostgreSQL for ever, on a new connection now and then; say so after each round."""
+    asyncio.run(_append_of_every_kind(url, acks))
+
+
+async def _append_of_every_kind(url: str, acks: Connection) -> None:
+    author = ChanceAuthor(f"m-{os.getpid()}")
+    while True:
+        log = await PostgresLog.open(url, SIGNER, ORIGIN)
+        for _ in range(3):
+            kill, approval = a_kill(os.urandom(4).hex()), os.urandom(4).hex()
+            for event in (
+                author.joined(), author.kill(kill), author.acked(1), author.drained(kill), author.release(kill),
+                author.requested(approval), author.verdict(approval), author.decided(f"s-{approval}"),
+            ):  # fmt: skip
+                with contextlib.suppress(LogUnavailable):
+                    await log.append(event)
+            acks.send_bytes(b"round")
+        await log.aclose()
+
+
+async def _append_for_ever(log: Log, acks: Connection) -> None:
     author = ChanceAuthor(f"m-{os.getpid()}-{os.urandom(4).hex()}")
 
     async def one(session: str) -> None:

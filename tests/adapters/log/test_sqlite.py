@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import multiprocessing
 import random
 import shutil
 import sqlite3
@@ -19,11 +17,12 @@ from typing import Any, ClassVar
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agentgate.adapters.log._intake import MAX_WAITING
 from agentgate.adapters.log._integrator import Lag
 from agentgate.adapters.log._ledger import Ledger, Plan
 from agentgate.adapters.log._schema import SQLITE_TRIGGERS
 from agentgate.adapters.log._store import SqliteStore
-from agentgate.adapters.log._writer import MAX_WAITING, Writer
+from agentgate.adapters.log._writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit import Report
@@ -31,6 +30,7 @@ from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteKey
 from tests.adapters.log import crash_child
+from tests.adapters.log.crashes import one_crash
 from tests.contracts.log import ORIGIN, Author, LogContract, Opened, a_kill, all_of, opener
 
 SIGNER = crash_child.SIGNER
@@ -46,11 +46,6 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def opened(path: Path) -> Opened:
     return opener(lambda: SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=3600))
-
-
-@pytest.fixture
-def author() -> Author:
-    return Author()
 
 
 @pytest.fixture
@@ -181,14 +176,6 @@ async def test_the_write_ahead_log_does_not_grow_without_end(log: SqliteLog, aut
 # --- one process, one file --------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def processes() -> ForkServerContext:
-    """Children that start at once: a server has the imports done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.adapters.log.crash_child"])
-    return context
-
-
 async def test_a_second_process_is_refused(log: SqliteLog, path: Path, processes: ForkServerContext) -> None:
     ours, theirs = processes.Pipe()
     child = processes.Process(target=crash_child.open_once, args=(str(path), theirs))
@@ -237,7 +224,7 @@ async def test_a_closed_log_refuses_at_once(opened: Opened, author: Author) -> N
     with pytest.raises(LogUnavailable):
         await log.append(author.decided())
     with pytest.raises(LogUnavailable):
-        await log.kill_state()
+        await log.kills_since(-1)
 
 
 # --- what is found at the start ---------------------------------------------------------------------------
@@ -390,7 +377,7 @@ async def test_checkpoints_come_by_themselves_while_events_arrive(path: Path, au
 
 
 async def test_an_integrator_that_fails_says_so_and_holds_nobody_up(log: SqliteLog, author: Author, path: Path) -> None:
-    in_the_way = path.with_name("log.db.checkpoint.new")
+    in_the_way = path.with_name("log.db.checkpoint")
     in_the_way.mkdir()
     await log.append(author.decided())
     with pytest.raises(LogUnavailable):
@@ -485,7 +472,7 @@ async def test_a_damaged_database_is_refused_until_somebody_looked(faulty: Fault
         with pytest.raises(LogBroken, match="damaged"):
             await writer.append(author.decided(), ())
     with pytest.raises(LogBroken):
-        writer.kill_state()
+        writer.raise_refusal()
 
 
 async def test_a_hung_disk_hangs_nobody(faulty: Faulty, author: Author) -> None:
@@ -533,9 +520,10 @@ async def test_the_queue_is_bounded(faulty: Faulty, author: Author) -> None:
 
 
 async def test_one_event_that_the_store_refuses_does_not_refuse_its_neighbours(log: SqliteLog, author: Author) -> None:
-    twice = author.decided()
+    first, clash = author.decided(), author.decided()
+    clash.id = first.id
     outcomes = await asyncio.gather(
-        log.append(author.decided()), log.append(twice), log.append(twice), log.append(author.decided()),
+        log.append(author.decided()), log.append(first), log.append(clash), log.append(author.decided()),
         return_exceptions=True,
     )  # fmt: skip
     assert [type(outcome) for outcome in outcomes] == [Receipt, Receipt, LogUnavailable, Receipt]
@@ -552,7 +540,7 @@ async def test_a_strangers_event_in_the_file_stops_the_log(log: SqliteLog, autho
         with pytest.raises(LogBroken):
             await log.append(author.decided())
     with pytest.raises(LogBroken):
-        await log.kill_state()
+        await log.kills_since(-1)
 
 
 @pytest.mark.parametrize("by", ["removed", "replaced"])
@@ -616,28 +604,14 @@ async def test_a_full_disk_refuses_at_once_and_recovers_without_a_restart(
 # --- kill -9 ----------------------------------------------------------------------------------------------
 
 
-def one_crash(path: Path, processes: ForkServerContext, after_acks: int) -> list[tuple[int, bytes]]:
-    """Start a writer, kill it after so many receipts, and return all that it had acknowledged."""
-    ours, theirs = processes.Pipe(duplex=False)
-    child = processes.Process(target=crash_child.append_until_killed, args=(str(path), theirs))
-    child.start()
-    theirs.close()
-    acks = [ours.recv_bytes() for _ in range(after_acks)]
-    child.kill()
-    child.join()
-    with contextlib.suppress(EOFError):
-        while True:
-            acks.append(ours.recv_bytes())
-    ours.close()
-    return [crash_child.ACK.unpack(ack) for ack in acks]
-
-
 async def crashes(path: Path, processes: ForkServerContext, cycles: int, seed: int) -> None:
     """Nothing that was acknowledged is lost, whenever the writer was killed, and every log verifies."""
     chance = random.Random(seed)
     acknowledged: dict[int, bytes] = {}
     for _ in range(cycles):
-        for index, salt in await asyncio.to_thread(one_crash, path, processes, chance.randint(1, 300)):
+        for index, salt in await asyncio.to_thread(
+            one_crash, crash_child.append_until_killed, str(path), processes, chance.randint(1, 300)
+        ):
             assert acknowledged.setdefault(index, salt) == salt, "one index was given twice"
     with raw(path) as db:
         stored = dict(db.execute("SELECT idx, salt FROM bodies"))

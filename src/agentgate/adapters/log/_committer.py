@@ -14,15 +14,11 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from agentgate.adapters.log._ledger import Item, Ledger, Outcome, Plan
+from agentgate.adapters.log._intake import MAX_BATCH, REOPEN_AFTER_S, Answer, again, given_up, refuse_all
+from agentgate.adapters.log._ledger import Item, Ledger, Plan
 from agentgate.adapters.log._store import SqliteStore, abandoning
-from agentgate.core.containment import KillState
+from agentgate.core.decision import Receipt
 from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
-
-Answer = Outcome | AgentGateError
-
-_MAX_BATCH: Final = 1_024
-_REOPEN_AFTER_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 
 # A log that contradicts itself stays refused until somebody has looked: more writing could only hide the trace.
 _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
@@ -42,7 +38,7 @@ class Job:
 
 
 class Committer(threading.Thread):
-    """`tell` and `ended` are called in this thread. `trouble`, `size` and `kill_state` may be read in any."""
+    """`tell` and `ended` are called in this thread. `trouble`, `size` and `position` may be read in any."""
 
     def __init__(
         self,
@@ -55,7 +51,7 @@ class Committer(threading.Thread):
         self.queue: SimpleQueue[list[Item] | Job | None] = SimpleQueue()
         self.trouble: AgentGateError | None = None
         self.size = 0
-        self.kill_state = KillState(0, {})
+        self.position = 0
         self._connect = connect
         self._tell = tell
         self._ended = ended
@@ -92,7 +88,7 @@ class Committer(threading.Thread):
                 self._do(work)
             else:
                 items += work
-            if len(items) >= _MAX_BATCH or self.queue.empty():
+            if len(items) >= MAX_BATCH or self.queue.empty():
                 break
             work = self.queue.get()
         self._commit(items)
@@ -109,7 +105,7 @@ class Committer(threading.Thread):
         """How long to wait for work before the store is tried again; None while there is no reason to."""
         if self._store is not None or isinstance(self.trouble, LogBroken | UnsafeConfiguration):
             return None
-        return _REOPEN_AFTER_S[min(self._failures, len(_REOPEN_AFTER_S)) - 1]
+        return REOPEN_AFTER_S[min(self._failures, len(REOPEN_AFTER_S)) - 1]
 
     def _do(self, job: Job) -> None:
         if self._store is None:
@@ -131,9 +127,9 @@ class Committer(threading.Thread):
     def _commit(self, items: list[Item]) -> None:
         if not items:
             return
-        gone = [item for item in items if _given_up(item)]
+        gone = [item for item in items if given_up(item)]
         answers: list[tuple[Item, Answer]] = [(item, LogUnavailable("too late")) for item in gone]
-        answers += self._try([item for item in items if not _given_up(item)] if gone else items)
+        answers += self._try([item for item in items if not given_up(item)] if gone else items)
         self._tell(answers)
         if self._store is not None:
             self._tidy(self._store)
@@ -141,7 +137,7 @@ class Committer(threading.Thread):
     def _try(self, items: list[Item]) -> list[tuple[Item, Answer]]:
         store, ledger = self._store, self._ledger
         if store is None or ledger is None:
-            return _all(items, self.trouble)
+            return refuse_all(items, self.trouble)
         plan: Plan | None = None
         try:
             for key, session in store.sessions(ledger.unknown_sessions(items)):
@@ -159,14 +155,13 @@ class Committer(threading.Thread):
     def _publish(self, ledger: Ledger, last_leaf_hash: bytes | None) -> None:
         self._last_leaf_hash = last_leaf_hash
         self.size = ledger.size
-        if self.kill_state.position != ledger.position:
-            self.kill_state = ledger.kill_state()
+        self.position = ledger.position
 
     def _recover(self, items: list[Item], plan: Plan | None, error: sqlite3.Error) -> list[tuple[Item, Answer]]:
         """Answer a batch whose transaction failed: from what a new connection sees."""
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _CORRUPT:
             self._break(LogBroken(f"the database is damaged ({error}); run `log verify`"))
-            return _all(items, self.trouble)
+            return refuse_all(items, self.trouble)
         self._leave()
         added = len(plan.ids) if plan is not None else 0
         self._possible_sizes = (self.size, self.size + added)
@@ -176,8 +171,18 @@ class Committer(threading.Thread):
         if self._store is not None and isinstance(error, _OF_ONE_EVENT):
             if len(items) > 1:  # one event that the store refuses must not refuse its neighbours
                 return [answer for item in items for answer in self._try([item])]
-            return _all(items, LogUnavailable(f"the store refuses this event: {error}"))
-        return _all(items, self.trouble or LogUnavailable(f"not recorded: {error}"))
+            receipt = self._receipt(items[0])
+            if receipt is not None:
+                return [(items[0], receipt)]
+            return refuse_all(items, LogUnavailable(f"the store refuses this event: {error}"))
+        return refuse_all(items, self.trouble or LogUnavailable(f"not recorded: {error}"))
+
+    def _receipt(self, item: Item) -> Receipt | None:
+        """What an earlier attempt to append the same event has made durable, if it did."""
+        try:
+            return None if self._store is None else self._store.receipt(item.event)
+        except sqlite3.Error:
+            return None
 
     # --- the store ----------------------------------------------------------------------------------------
 
@@ -200,7 +205,6 @@ class Committer(threading.Thread):
         self._store, self._ledger = store, ledger
         self._failures, self.trouble = 0, None
         self._possible_sizes = ()
-        self.kill_state = ledger.kill_state()
         self._publish(ledger, last_leaf_hash)
         return persisted
 
@@ -234,21 +238,6 @@ class Committer(threading.Thread):
         # The commits stand without it; if the disk is really gone, the next one will say so.
         with contextlib.suppress(sqlite3.Error):
             store.tidy()
-
-
-def _given_up(item: Item) -> bool:
-    """Whether its caller was told that it is too late. A cancelled caller's event is still appended."""
-    return item.future.done() and not item.future.cancelled()
-
-
-def _all(items: list[Item], trouble: AgentGateError | None) -> list[tuple[Item, Answer]]:
-    """The same refusal for each, an exception of its own for each future."""
-    return [(item, again(trouble)) for item in items]
-
-
-def again(trouble: AgentGateError | None) -> AgentGateError:
-    """A new exception that says the same: one instance would collect the tracebacks of all who raise it."""
-    return LogUnavailable("the log is not open") if trouble is None else type(trouble)(*trouble.args)
 
 
 def settle(future: asyncio.Future[object], result: object, error: BaseException | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -15,6 +16,7 @@ from agentgate.ports import Signer
 
 CHECKPOINT_EVERY_S: Final = 1.0
 _LEAVES_AT_ONCE: Final = 4_096
+_LEAVES_PER_TURN: Final = 65_536
 _LEAVES_PER_SLICE: Final = 256
 """Hashing so many takes the event loop about a quarter of a millisecond."""
 _LEAVES_CHECKED_AT_START: Final = 2_048
@@ -27,14 +29,25 @@ class CheckpointSigner(Signer, Protocol):
 
 
 class TreeStore(Protocol):
-    """What the integrator needs of a store."""
+    """What the integrator needs of a store. Everything raises LogUnavailable, or LogBroken."""
+
+    @property
+    def size(self) -> int:
+        """Durable events, as far as is known without asking."""
+        ...
+
+    def turn(self, *, patient: bool) -> AbstractAsyncContextManager[bool]:
+        """Whether it is ours to sign now, and nobody else does until the end of the context. A patient one waits for
+        that, and raises LogUnavailable if it takes too long."""
+        ...
+
+    async def newest(self) -> tuple[int, StoredCheckpoint | None]:
+        """How many events are durable, and the newest checkpoint; None where nobody else makes any."""
+        ...
 
     async def leaf_hashes(self, first: int, limit: int) -> list[bytes]: ...
 
     async def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None: ...
-
-    @property
-    def size(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,22 +59,32 @@ class Lag:
 
 
 class Integrator:
-    """One per log. It never holds an append up; what it could not do, it does a second later."""
+    """One per log, or one per process of which one at a time does the work: who signed last goes on, and another one
+    takes over when it does not. It never holds an append up; what it could not do, it does a second later."""
 
-    def __init__(self, store: TreeStore, signer: CheckpointSigner, origin: str, frontier: Frontier) -> None:
+    def __init__(
+        self,
+        store: TreeStore,
+        signer: CheckpointSigner,
+        origin: str,
+        frontier: Frontier,
+        on_broken: Callable[[LogBroken], None] = lambda _: None,
+    ) -> None:
         self._store = store
         self._signer = signer
         self._key = NoteKey(origin, signer.public_key)
         self._origin = origin
         self._frontier = frontier
-        self._signed_size = frontier.size
+        self._signed = (frontier.size, frontier.root())
+        """The newest checkpoint that is known, whoever signed it."""
+        self._on_broken = on_broken
         self._trouble: str | None = None
         self._busy = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     @property
     def lag(self) -> Lag:
-        return Lag(self._store.size - self._signed_size, self._trouble)
+        return Lag(max(0, self._store.size - self._signed[0]), self._trouble)
 
     def start(self, every_s: float) -> None:
         self._task = asyncio.create_task(self._run(every_s), name="agentgate-integrator")
@@ -70,27 +93,81 @@ class Integrator:
         while True:
             await asyncio.sleep(every_s)
             try:
-                await self.integrate()
+                await self._once(self._take_turn)
             except (LogUnavailable, LogBroken):
                 continue  # `lag` says so, and the log itself refuses what it must
 
     async def integrate(self) -> None:
-        """Sign a checkpoint over everything that is durable now, unless there is one.
+        """Have a checkpoint over everything that is durable now, whoever signs it.
 
         Raises:
             LogUnavailable: leaf hashes could not be read, or the checkpoint not be written.
         """
+        await self._once(self._take_turns)
+
+    async def _once(self, work: Callable[[], Awaitable[None]]) -> None:
+        """One at a time in this process; what went wrong is kept for `lag`."""
         async with self._busy:
             try:
-                await self._integrate(self._store.size)
-            except (LogUnavailable, LogBroken) as error:
+                await work()
+            except LogUnavailable as error:
                 self._trouble = str(error)
+                if isinstance(error, LogBroken):
+                    self._on_broken(error)
                 raise
             self._trouble = None
 
-    async def _integrate(self, size: int) -> None:
-        if size == self._signed_size:
+    async def _take_turn(self) -> None:
+        """A regular turn: nothing, if another process has signed since the last one."""
+        _, newest = await self._store.newest()
+        if newest is not None and newest.size > self._signed[0]:
+            self._note(newest)
             return
+        async with self._store.turn(patient=False) as is_ours:
+            if is_ours:
+                await self._integrate()
+
+    async def _take_turns(self) -> None:
+        wanted, _ = await self._store.newest()
+        while self._signed[0] < wanted:
+            async with self._store.turn(patient=True):
+                await self._integrate()
+
+    async def _integrate(self) -> None:
+        """Sign a checkpoint over what is durable, or over a good part of it: a turn is short."""
+        size, newest = await self._store.newest()
+        if newest is not None:
+            await self._follow(newest, size)
+        if size < self._frontier.size:  # read for a turn that failed: to sign it now would say what never was
+            raise LogBroken(
+                f"the log had {self._frontier.size} events and has {size} now: the database is an older one"
+            )
+        size = min(size, self._signed[0] + _LEAVES_PER_TURN)
+        if size <= self._signed[0]:
+            return
+        await self._extend(size)
+        checkpoint = Checkpoint(self._origin, size, self._frontier.root())
+        note = sign(checkpoint.text, self._key, self._signer.sign)
+        await self._store.put_checkpoint(StoredCheckpoint(size, checkpoint.root, note, self._frontier.to_bytes()))
+        self._signed = (size, checkpoint.root)
+
+    async def _follow(self, newest: StoredCheckpoint, size: int) -> None:
+        """Go on from another process's checkpoint, once it agrees with the tree that is known here."""
+        if newest.size - self._frontier.size > _LEAVES_PER_TURN:
+            self._frontier = await resume(newest, size, self._key, self._store.leaf_hashes)
+        elif newest.size >= self._frontier.size:
+            await self._extend(newest.size)
+            if self._frontier.root() != newest.root:
+                raise LogBroken(f"another tree of {newest.size} events was signed; run `log verify`")
+        self._note(newest)
+
+    def _note(self, newest: StoredCheckpoint) -> None:
+        size, root_then = self._signed
+        if newest.size < size or (newest.size == size and size and newest.root != root_then):
+            raise LogBroken(f"a checkpoint of {size} events is known that the database does not have any more")
+        self._signed = (newest.size, newest.root)
+
+    async def _extend(self, size: int) -> None:
         frontier = self._frontier
         while frontier.size < size:
             leaves = await self._store.leaf_hashes(frontier.size, min(_LEAVES_AT_ONCE, size - frontier.size))
@@ -99,10 +176,6 @@ class Integrator:
             for start in range(0, len(leaves), _LEAVES_PER_SLICE):
                 frontier.extend(leaves[start : start + _LEAVES_PER_SLICE])
                 await asyncio.sleep(0)  # others first: an append must not wait for the tree
-        checkpoint = Checkpoint(self._origin, size, frontier.root())
-        note = sign(checkpoint.text, self._key, self._signer.sign)
-        await self._store.put_checkpoint(StoredCheckpoint(size, checkpoint.root, note, frontier.to_bytes()))
-        self._signed_size = size
 
     async def aclose(self) -> None:
         """Stop, after a last checkpoint if one can be made."""
@@ -149,18 +222,21 @@ async def resume(
     return frontier
 
 
-def check_witness(note: bytes, key: NoteKey, stored: Callable[[int], StoredCheckpoint | None]) -> None:
-    """A copy of a checkpoint kept outside of the database must be one of the database's own.
+def read_witness(note: bytes, key: NoteKey) -> Checkpoint:
+    """What a copy of a checkpoint kept outside of the database says. Raises LogBroken if it does not hold."""
+    try:
+        return open_checkpoint(note, [key], key.name)
+    except NoteInvalid as error:
+        raise LogBroken(f"the checkpoint kept outside of the database does not hold: {error}") from error
+
+
+def check_witness(known: Checkpoint, stored: StoredCheckpoint | None) -> None:
+    """What is known from outside must be in the database, where `stored` is the checkpoint of that size.
 
     Raises:
         LogBroken: it is not: the database was rolled back or replaced.
     """
-    try:
-        known = open_checkpoint(note, [key], key.name)
-    except NoteInvalid as error:
-        raise LogBroken(f"the checkpoint kept beside the database does not hold: {error}") from error
-    own = stored(known.size)
-    if own is None or own.root != known.root:
+    if stored is None or stored.root != known.root:
         raise LogBroken(
             f"a checkpoint of {known.size} events is known that this database does not have: "
             "it was rolled back or replaced"

@@ -11,19 +11,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import orjson
+
 from agentgate.core.call import Digest
-from agentgate.core.containment import Kill, KillId, KillState
+from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import Effect, Put, Spending, effects, kill_from_row, leaver, session_row, spendings
-from agentgate.ports import AlreadySpent, ForeignSession, Spend
+from agentgate.core.projection import Effect, Spending, effects, leaver, session_row, spendings
+from agentgate.ports import AlreadySpent, Appended, ForeignSession, MemberGone, Spend
 
-Outcome = Receipt | AlreadySpent | ForeignSession
+Outcome = Appended
 SessionKey = tuple[str, str]
 
 SESSIONS_KNOWN: Final = 50_000
 """How many sessions are kept in memory, with their owner and their last number."""
-_WITHOUT_EFFECT: Final = frozenset({Kind.FINISHED, Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED})
+_WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED})
 
 
 class Item:
@@ -93,25 +95,23 @@ class Ledger:
         *,
         size: int = 0,
         position: int = 0,
-        members: Iterable[str] = (),
-        kills: Iterable[Kill] = (),
+        members: Iterable[tuple[str, Presence]] | None = None,
         open_intents: Mapping[str, int] | None = None,
     ) -> None:
+        """`members`: all there ever were, in the order of joining; None where they are looked up for each batch.
+        Without `open_intents` nobody asks for `open_from`."""
         self.log_id = log_id
         self.size = size
         self.position = position
-        self._members = dict.fromkeys(members)
-        self._kills: dict[KillId, Kill] = {kill.id: kill for kill in kills}
-        self._open = dict(open_intents or {})
+        self._members: dict[str, Presence] = dict(members or ())
+        self._has_roll = members is not None
+        self._open = None if open_intents is None else dict(open_intents)
         self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
 
     @property
     def open_from(self) -> int:
         """The index of the oldest open intent: the dict keeps the order of appending."""
-        return next(iter(self._open.values()), self.size)
-
-    def kill_state(self) -> KillState:
-        return KillState(self.position, dict(self._kills))
+        return next(iter((self._open or {}).values()), self.size)
 
     # --- what a plan needs to know ------------------------------------------------------------------------
 
@@ -126,13 +126,30 @@ class Ledger:
     def learn(self, key: SessionKey, session: Session) -> None:
         self._sessions[key] = session
 
+    def unknown_members(self, items: Iterable[Item]) -> list[str] | None:
+        """Members whose standing this batch rests on, if they must be looked up; None if enough is known."""
+        deciders = {item.event.fields["member"] for item in items if _wants_presence(item.event)}
+        return None if self._has_roll and deciders <= self._members.keys() else list(deciders)
+
+    def learn_members(self, members: Iterable[tuple[str, Presence]]) -> None:
+        """All that have not left, in the order of joining, and those that were asked for."""
+        self._members = dict(members)
+        self._has_roll = True
+
+    def move(self, size: int, position: int) -> None:
+        """Go on from here: what was remembered is not so any more."""
+        self.size, self.position = size, position
+        self._sessions.clear()
+        self._members.clear()
+        self._has_roll = False
+
     @staticmethod
     def wanted(items: Iterable[Item]) -> list[Spending]:
         """What this batch wants to spend."""
         return [
             spending
             for item in items
-            if item.event.kind is not Kind.FINISHED
+            if item.event.kind is not Kind.FINISHED or _closes(item.event)
             for spending in spendings(item.event.fields)
         ]
 
@@ -147,9 +164,13 @@ class Ledger:
             plan.outcomes.append((item, outcome or self._accept(event, plan)))
         return plan
 
-    def _refusal(self, event: Event, spent: set[Spending]) -> AlreadySpent | ForeignSession | None:
-        if event.kind in _WITHOUT_EFFECT:
+    def _refusal(self, event: Event, spent: set[Spending]) -> AlreadySpent | ForeignSession | MemberGone | None:
+        if event.kind in _WITHOUT_EFFECT or (event.kind is Kind.FINISHED and not _closes(event)):
             return None
+        if _wants_presence(event):
+            member = event.fields["member"]
+            if self._members.get(member) not in (None, Presence.HERE):  # None: it never joined
+                return MemberGone(member)
         if event.kind is Kind.DECIDED and event.session and event.fields["decision"] != "DENY":
             # a refusal is recorded whoever was refused: also that somebody tried another's session
             owner = self._sessions[event.tenant, event.session].owner
@@ -181,7 +202,10 @@ class Ledger:
         )  # fmt: skip
         plan.bodies += (self.log_id, index, event.salt, event.body)
         if kind is Kind.FINISHED:
-            self._open.pop(event.fields["trace_id"], None)
+            if self._open is not None:
+                self._open.pop(event.fields["trace_id"], None)
+            if _closes(event):
+                plan.effects += effects(event.fields, index, self.position, None)
         elif kind is Kind.DECIDED:
             self._decided(event, index, plan)
             return Receipt(event.id, index, self.position, Digest(event.fields["call_sha256"]))
@@ -191,7 +215,7 @@ class Ledger:
 
     def _decided(self, event: Event, index: int, plan: Plan) -> None:
         fields = event.fields
-        if fields["decision"] == "ALLOW":
+        if self._open is not None and fields["decision"] == "ALLOW":
             self._open[fields["trace_id"]] = index
         if event.session:
             session = self._sessions[event.tenant, event.session]
@@ -206,21 +230,49 @@ class Ledger:
     def _with_effects(self, event: Event, index: int, plan: Plan) -> Receipt:
         """The rare kinds: what they change in the tables, and in what this ledger remembers of them."""
         fields = event.fields
-        found = list(effects(fields, index, self.position, event.body, event.projected))
-        plan.effects += found
-        members: tuple[str, ...] = ()
+        plan.effects += effects(fields, index, self.position, event.body, event.projected)
         match event.kind:
             case Kind.JOINED:
-                self._members.pop(fields["member"], None)
-                self._members[fields["member"]] = None
+                self._members.setdefault(fields["member"], Presence.HERE)  # a name stays what it was before
+            case Kind.GONE:
+                self._gone(fields["of"], Presence.ATTESTED if fields["why"] == "attested" else Presence.GONE)
             case Kind.LEFT:
-                self._members.pop(leaver(fields), None)
-            case Kind.KILLED:
-                row = next(effect.row for effect in found if isinstance(effect, Put) and effect.table == "kills")
-                kill = kill_from_row(row)
-                self._kills[kill.id] = kill
-                members = tuple(self._members)
-            case Kind.RELEASED:
-                self._kills.pop(KillId(fields["kill_id"]), None)
-                members = tuple(self._members)
-        return Receipt(event.id, index, self.position, None, members)
+                self._gone(leaver(fields), Presence.LEFT)
+            case Kind.KILLED | Kind.RELEASED:
+                return Receipt(event.id, index, self.position, None, self._roll())
+        return Receipt(event.id, index, self.position)
+
+    def _gone(self, member: str, presence: Presence) -> None:
+        known = self._members.get(member)
+        if known is not None and _FINALITY[presence] > _FINALITY[known]:
+            self._members[member] = presence
+
+    def _roll(self) -> tuple[str, ...]:
+        """Whom a kill waits for or excepts: all that have not left, also those that were declared gone."""
+        return tuple(member for member, presence in self._members.items() if presence is not Presence.LEFT)
+
+
+_FINALITY: Final = {Presence.HERE: 0, Presence.GONE: 1, Presence.ATTESTED: 2, Presence.LEFT: 3}
+
+
+def _closes(event: Event) -> bool:
+    """Whether it is the outcome of a call that somebody else closes; all others are the only one of their call."""
+    return "of" in event.fields
+
+
+def _wants_presence(event: Event) -> bool:
+    """A refusal is recorded whoever refuses; anything else is for members in good standing."""
+    return event.kind is Kind.DECIDED and event.fields["decision"] != "DENY"
+
+
+def open_intents(rows: Iterable[tuple[int, str, bytes]], before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Trace ids of ALLOW decisions without an outcome, oldest first, from `(index, kind, leaf)` of calls' events.
+    `before`: those that were open before these."""
+    found = dict(before or {})
+    for index, kind, leaf in rows:
+        fields: Mapping[str, Any] = orjson.loads(leaf)
+        if kind == "finished":
+            found.pop(fields["trace_id"], None)
+        elif fields["decision"] == "ALLOW":
+            found[fields["trace_id"]] = index
+    return found

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Literal
 
 import orjson
-from sqlalchemy import ColumnElement, Select, and_, select
-from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._store import open_intents
-from agentgate.core.errors import LogUnavailable
+from agentgate.adapters.log._ledger import open_intents
+from agentgate.core.containment import Acknowledgement, KillChanges
+from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
+from agentgate.core.projection import kill_change_from_row
 from agentgate.ports import SessionRow
 
-Derived = Literal["approvals", "kills", "members", "acks", "spent", "sessions"]
+Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "spent", "sessions"]
 
 _RECORDS_AT_ONCE: Final = 256
 _INTENTS_AT_ONCE: Final = 4_096
@@ -32,17 +32,22 @@ _WITH_BODIES: Final = schema.events.outerjoin(
 )
 
 
-class Reader:
+class Reader(ABC):
     """Queries on connections that cannot write. A read transaction lasts one chunk, so readers hold nobody up."""
 
-    def __init__(self, engine: AsyncEngine, log_id: str) -> None:
-        self._engine = engine
-        self._log_id = log_id
+    def __init__(self, log_id: str) -> None:
+        self.log_id = log_id
 
+    @abstractmethod
     async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        with _unavailable():
-            async with self._engine.connect() as connection:
-                return [tuple(row) for row in await connection.execute(statement)]
+        """All rows of a statement, of one moment. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
+        """Stored leaf hashes from an index on, at most `limit`. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def aclose(self) -> None: ...
 
     async def records(
         self,
@@ -53,7 +58,7 @@ class Reader:
         kinds: Sequence[str] = (),
     ) -> AsyncIterator[Record]:
         """See `ports.LogReader`."""
-        wanted = [_events.log_id == self._log_id]
+        wanted = [_events.log_id == self.log_id]
         if tenant is not None:
             wanted.append(_events.tenant == tenant)
         if session is not None:  # the second condition is what lets the store use the index over sessions
@@ -75,7 +80,7 @@ class Reader:
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         table = schema.sessions.c
         statement = select(table.tenant, table.session, table.principal, table.first_at).order_by(table.idx)
-        statement = statement.where(table.log_id == self._log_id)
+        statement = statement.where(table.log_id == self.log_id)
         if tenant is not None:
             statement = statement.where(table.tenant == tenant)
         return [SessionRow(*row) for row in await self._all(statement)]
@@ -86,18 +91,18 @@ class Reader:
         records: list[Record] = []
         for start in range(0, len(found), _RECORDS_AT_ONCE):
             some = found[start : start + _RECORDS_AT_ONCE]
-            rows = await self._chunk([_events.log_id == self._log_id, _events.idx.in_(some)])
+            rows = await self._chunk([_events.log_id == self.log_id, _events.idx.in_(some)])
             records += map(_record, rows)
         return records
 
     async def _open_indexes(self) -> dict[str, int]:
         head = schema.head.c
-        rows = await self._all(select(head.open_from).where(head.log_id == self._log_id))
+        rows = await self._all(select(head.open_from).where(head.log_id == self.log_id))
         first = int(rows[0][0]) if rows else 0
         of_calls: list[tuple[int, str, bytes]] = []
         while True:
             statement = select(_events.idx, _events.kind, _events.leaf).where(
-                _events.log_id == self._log_id, _events.idx >= first, _events.kind.in_(("decided", "finished"))
+                _events.log_id == self.log_id, _events.idx >= first, _events.kind.in_(("decided", "finished"))
             )
             chunk = await self._all(statement.order_by(_events.idx).limit(_INTENTS_AT_ONCE))
             of_calls += [(row[0], row[1], row[2]) for row in chunk]
@@ -105,7 +110,7 @@ class Reader:
                 return open_intents(of_calls)
             first = chunk[-1][0] + 1
 
-    async def projection(self, name: Derived, **match: str) -> list[dict[str, Any]]:
+    async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
         """See `ports.LogReader`.
 
         Raises:
@@ -113,26 +118,52 @@ class Reader:
         """
         table = schema.DERIVED[name]
         columns = [column for column in table.c if column.name != "log_id"]
-        statement = select(*columns).where(table.c.log_id == self._log_id)
+        statement = select(*columns).where(table.c.log_id == self.log_id)
         for column, value in match.items():
-            statement = statement.where(table.c[column] == value)
+            statement = statement.where(table.c[column] == value)  # None: IS NULL
         statement = statement.order_by(*(table.c[column] for column in schema.OLDEST_FIRST[name]))
         names = [column.name for column in columns]
         return [dict(zip(names, row, strict=True)) for row in await self._all(statement)]
 
+    async def kills_since(self, position: int) -> KillChanges:
+        """See `ports.Log`: one statement, so one snapshot."""
+        head, kills = schema.head.c, schema.kills.c
+        columns = [column for column in schema.kills.c if column.name != "log_id"]
+        if position < 0:
+            changed: ColumnElement[bool] = kills.released_position.is_(None)
+        else:
+            changed = or_(kills.position > position, kills.released_position > position)
+        joined = schema.head.outerjoin(schema.kills, and_(kills.log_id == head.log_id, changed))
+        statement = select(head.kill_position, *columns).select_from(joined).where(head.log_id == self.log_id)
+        rows = await self._all(statement.order_by(kills.position))
+        if not rows:
+            raise LogBroken("the log has no head row; run `log verify`")
+        names = [column.name for column in columns]
+        found = [dict(zip(names, row[1:], strict=True)) for row in rows if row[1] is not None]
+        return KillChanges(position, int(rows[0][0]), tuple(map(kill_change_from_row, found)))
+
+    async def acknowledged(self, position: int) -> list[Acknowledgement]:
+        """See `ports.LogReader`."""
+        acks = schema.acks.c
+        enough = select(acks.member, func.min(acks.position).label("position"))
+        first = enough.where(acks.log_id == self.log_id, acks.position >= position).group_by(acks.member).subquery()
+        statement = (
+            select(acks.member, acks.position, acks.cancelled, acks.finished, acks.unknown, acks.took_us)
+            .join(first, and_(acks.member == first.c.member, acks.position == first.c.position))
+            .where(acks.log_id == self.log_id)
+            .order_by(acks.idx)
+        )
+        rows = await self._all(statement)
+        return [
+            Acknowledgement(member, position, cancelled, finished, unknown, took_us / 1000)
+            for member, position, cancelled, finished, unknown, took_us in rows
+        ]
+
     async def checkpoint(self) -> bytes | None:
         table = schema.checkpoints.c
-        newest = select(table.note).where(table.log_id == self._log_id).order_by(table.size.desc()).limit(1)
+        newest = select(table.note).where(table.log_id == self.log_id).order_by(table.size.desc()).limit(1)
         rows = await self._all(newest)
         return rows[0][0] if rows else None
-
-    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
-        """Stored leaf hashes from an index on, at most `limit`."""
-        statement = select(_events.leaf_hash).where(_events.log_id == self._log_id, _events.idx >= first)
-        return [row[0] for row in await self._all(statement.order_by(_events.idx).limit(limit))]
-
-    async def aclose(self) -> None:
-        await self._engine.dispose()
 
 
 def _record(row: tuple[Any, ...]) -> Record:
@@ -146,11 +177,3 @@ def _record(row: tuple[Any, ...]) -> Record:
         salt=salt,
         body=None if body is None else orjson.loads(body),
     )
-
-
-@contextmanager
-def _unavailable() -> Iterator[None]:
-    try:
-        yield
-    except (SQLAlchemyError, OSError) as error:
-        raise LogUnavailable(f"the log cannot be read: {error}") from error

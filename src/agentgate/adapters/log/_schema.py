@@ -1,4 +1,4 @@
-"""The tables of every store, and what SQLite needs besides them to be append-only.
+"""The tables of every store, and what SQLite needs besides them to be append-only (PostgreSQL: `migrations/`).
 
 `events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection.py),
 and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).
@@ -22,19 +22,27 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+"""SQLite's `user_version`."""
+SCHEMA_REVISION: Final = "0001"
+"""The migration that PostgreSQL must be at."""
 APPLICATION_ID: Final = 0x41474154
 """`AGAT`: what `file` and SQLite tell our databases by."""
 
+LOG_ID: Final = "0"
+"""The one log of a database."""
+
 metadata: Final = MetaData()
 
+# By bytes, as SQLite does: an order that a library update changes would break the indexes that decide who was first.
+_Text: Final = Text().with_variant(Text(collation="C"), "postgresql")
 _Int: Final = BigInteger().with_variant(Integer(), "sqlite")  # STRICT tables know INTEGER alone
 
 
 def _table(name: str, *columns: Column[object] | Index, rowid: str | None = None) -> Table:
     """`rowid` names the column that alone is the key in SQLite, where one file is one log: the row then lies in the
     table's own tree, and a commit writes a page less for each such table."""
-    log_id: Column[str] = Column("log_id", Text, primary_key=True)
+    log_id: Column[str] = Column("log_id", _Text, primary_key=True)
     return Table(name, metadata, log_id, *columns, sqlite_strict=True, info={"rowid": rowid})
 
 
@@ -45,7 +53,7 @@ def _sqlite_key(key: PrimaryKeyConstraint, compiler: Any, **options: Any) -> str
 
 
 def _text(name: str, *, key: bool = False, null: bool = False) -> Column[object]:
-    return Column(name, Text, primary_key=key, nullable=null)
+    return Column(name, _Text, primary_key=key, nullable=null)
 
 
 def _int(name: str, *, key: bool = False, null: bool = False) -> Column[object]:
@@ -57,6 +65,7 @@ def _blob(name: str, *, null: bool = False) -> Column[object]:
 
 
 _IN_A_SESSION: Final = text("session <> ''")
+_OF_POLICY: Final = text("kind = 'policy'")
 
 events: Final = _table(
     "events",
@@ -81,6 +90,8 @@ events: Final = _table(
         sqlite_where=_IN_A_SESSION,
         postgresql_where=_IN_A_SESSION,
     ),
+    # Every member asks once a second whether another one enforces a new policy.
+    Index("events_policy", "log_id", "idx", sqlite_where=_OF_POLICY, postgresql_where=_OF_POLICY),
     rowid="idx",
 )
 bodies: Final = _table("bodies", _int("idx", key=True), _blob("salt"), _blob("body"), rowid="idx")
@@ -110,7 +121,11 @@ kills: Final = _table(
     _int("position"),
     _int("released_position", null=True),
     _int("drained"),
+    _text("receipt", null=True),
     _int("idx"),
+    Index("kills_position", "log_id", "position"),
+    Index("kills_released", "log_id", "released_position"),
+    Index("kills_drained", "log_id", "drained", "released_position"),
 )
 approvals: Final = _table(
     "approvals",
@@ -131,7 +146,15 @@ approvals: Final = _table(
     Index("approvals_state", "log_id", "state", "requested_at"),
     Index("approvals_digest", "log_id", "digest"),
 )
-members: Final = _table("members", _text("member", key=True), _int("joined_idx"), _int("left_idx", null=True))
+members: Final = _table(
+    "members",
+    _text("member", key=True),
+    _int("joined_idx"),
+    _int("left_idx", null=True),
+    _int("gone_idx", null=True),
+    _int("attested_idx", null=True),
+    Index("members_left", "log_id", "left_idx"),
+)
 acks: Final = _table(
     "acks",
     _text("member", key=True),
@@ -142,9 +165,13 @@ acks: Final = _table(
     _int("took_us"),
     _text("at"),
     _int("idx"),
+    Index("acks_position", "log_id", "position"),
+)
+release_asks: Final = _table(
+    "release_asks", _text("kill_id", key=True), _text("person", key=True), _text("at"), _int("idx")
 )
 
-DERIVED: Final = {table.name: table for table in (sessions, spent, kills, approvals, members, acks)}
+DERIVED: Final = {table.name: table for table in (sessions, spent, kills, approvals, members, acks, release_asks)}
 OLDEST_FIRST: Final = {
     "sessions": ("idx",),
     "spent": ("idx",),
@@ -152,8 +179,16 @@ OLDEST_FIRST: Final = {
     "approvals": ("requested_at", "id"),
     "members": ("joined_idx",),
     "acks": ("idx",),
+    "release_asks": ("idx",),
 }
 """The order in which each derived table is read."""
+
+# For a log that several processes write to. A SQLite log is one process's: it needs neither.
+identity: Final = _table("identity", _text("origin"), _blob("public_key"))
+"""One row: what the log is signed as, and with which key. Every replica must have the same."""
+beats: Final = _table("beats", _text("member", key=True), _int("beat"))
+"""Heartbeat counters. Neither the log nor derived from it: they only tell who might be gone."""
+IN_SQLITE: Final = (events, bodies, head, checkpoints, *DERIVED.values())
 
 SQLITE_TRIGGERS: Final = (
     # The index must be the next one. This also refuses INSERT OR REPLACE, upserts and gaps, whatever the pragmas say.

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import Executable, Insert, Table, and_, bindparam, insert, select, true, update
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey
+from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey, open_intents
 from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.containment import Presence
+from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, UnsafeConfiguration
-from agentgate.core.projection import KEYS, Effect, Put, Spending, kill_from_row
+from agentgate.core.event import Event
+from agentgate.core.projection import KEYS, Effect, Put, Spending, presence
 
 _DIALECT: Final = dialect.dialect()
 _CHUNKS: Final = (256, 64, 16, 4, 1)
@@ -92,18 +94,20 @@ class SqliteStore:
         last = None if found is None else found[0]
         if size != (-1 if last is None else last) + 1:
             raise LogBroken(f"the head row counts {size} events, and the last one stored is {last}; run `log verify`")
-        members, kills = schema.members, schema.kills
-        joined = select(members.c.member).where(members.c.log_id == self.log_id, members.c.left_idx.is_(None))
-        active = select(kills).where(kills.c.log_id == self.log_id, kills.c.released_position.is_(None))
-        names = [column.name for column in kills.columns]
         return Ledger(
             self.log_id,
             size=size,
             position=position,
-            members=[member for (member,) in self._query(joined.order_by(members.c.joined_idx))],
-            kills=[kill_from_row(dict(zip(names, row, strict=True))) for row in self._query(active)],
+            members=self._members(),
             open_intents=self._open_intents(open_from),
         )
+
+    def _members(self) -> list[tuple[str, Presence]]:
+        members = schema.members
+        names = [column.name for column in members.columns]
+        known = self._query(select(members).where(members.c.log_id == self.log_id).order_by(members.c.joined_idx))
+        rows = [dict(zip(names, row, strict=True)) for row in known]
+        return [(row["member"], presence(row)) for row in rows]
 
     def _open_intents(self, first: int) -> dict[str, int]:
         events = schema.events.c
@@ -133,6 +137,13 @@ class SqliteStore:
         rows = select(events.event_id).where(events.log_id == self.log_id, events.idx >= plan.first)
         found = [event_id for (event_id,) in self._query(rows.order_by(events.idx).limit(len(plan.ids)))]
         return found == plan.ids
+
+    def receipt(self, event: Event) -> Receipt | None:
+        """Of an event that is in the log already, by an append that only seemed to fail."""
+        events = schema.events.c
+        same = (events.log_id == self.log_id, events.event_id == event.id, events.leaf_hash == event.leaf_hash)
+        row = self._query(select(events.idx, events.kill_position).where(*same)).fetchone()
+        return None if row is None else Receipt(event.id, row[0], row[1])
 
     def leaf_hash(self, index: int) -> bytes | None:
         events = schema.events.c
@@ -208,25 +219,16 @@ class SqliteStore:
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
 
-def open_intents(rows: Iterable[tuple[int, str, bytes]]) -> dict[str, int]:
-    """Trace ids of ALLOW decisions without an outcome, oldest first, from `(index, kind, leaf)` of calls' events."""
-    found: dict[str, int] = {}
-    for index, kind, leaf in rows:
-        fields: Mapping[str, Any] = orjson.loads(leaf)
-        if kind == "finished":
-            found.pop(fields["trace_id"], None)
-        elif fields["decision"] == "ALLOW":
-            found[fields["trace_id"]] = index
-    return found
-
-
 # --- connecting -------------------------------------------------------------------------------------------
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # SQLite gives its -wal and -shm files the mode of the database: so make that, private, before it does.
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    # Never open one that is there: closing it would drop this process's locks on it (that is how POSIX has it), and
+    # the next program that closes the database would take itself for the last and delete the write-ahead log.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     path.chmod(0o600)
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
     try:
@@ -251,7 +253,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _create(db: sqlite3.Connection, log_id: str) -> None:
     """All of the schema, or nothing."""
     db.execute("BEGIN IMMEDIATE")
-    for table in schema.metadata.sorted_tables:
+    for table in schema.IN_SQLITE:
         db.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             db.execute(str(CreateIndex(index).compile(dialect=_DIALECT)))
@@ -263,7 +265,7 @@ def _create(db: sqlite3.Connection, log_id: str) -> None:
     db.execute("COMMIT")
 
 
-_INSERTABLE: Final = frozenset(schema.metadata.tables)
+_INSERTABLE: Final = frozenset(table.name for table in schema.IN_SQLITE)
 _UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members"})
 _HARMLESS: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
@@ -315,7 +317,8 @@ def _change(name: str, columns: tuple[str, ...], states: int) -> str:
     where = [table.c[key] == bindparam(f"key_{key}") for key in ("log_id", *KEYS[name])]
     if states:
         where.append(table.c.state.in_([bindparam(f"state_{number}") for number in range(states)]))
-    statement = update(table).where(*where).values({column: bindparam(f"to_{column}") for column in columns})
+    values: list[Any] = [(table.c[column], bindparam(f"to_{column}")) for column in columns]
+    statement = update(table).where(*where).ordered_values(*values)  # `values` would follow the table's own order
     return str(statement.compile(dialect=_DIALECT))
 
 

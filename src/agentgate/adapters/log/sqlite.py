@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import Select, func, select
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
@@ -22,25 +24,27 @@ from agentgate.adapters.log._integrator import (
     Integrator,
     Lag,
     check_witness,
+    read_witness,
     resume,
 )
 from agentgate.adapters.log._ledger import Outcome
 from agentgate.adapters.log._reader import Derived, Reader
 from agentgate.adapters.log._sqlite_audit import audit
 from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._witness import replace_file
 from agentgate.adapters.log._writer import Writer
 from agentgate.core.audit import Report, StoredCheckpoint
-from agentgate.core.containment import KillState
+from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Event, Record
 from agentgate.core.note import NoteKey
 from agentgate.ports import SessionRow, Spend
 
-LOG_ID: Final = "0"
-
 
 class SqliteLog:
     """`ports.Log` and `ports.LogReader`."""
+
+    is_shared: Final = False
 
     def __init__(self, writer: Writer, reader: _SqliteReader, integrator: Integrator, lock: _ProcessLock) -> None:
         self._writer = writer
@@ -54,7 +58,7 @@ class SqliteLog:
         path: Path,
         signer: CheckpointSigner,
         origin: str,
-        log_id: str = LOG_ID,
+        log_id: str = schema.LOG_ID,
         *,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     ) -> SqliteLog:
@@ -97,8 +101,16 @@ class SqliteLog:
     def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Outcome]:
         return self._writer.append(event, spends)
 
-    async def kill_state(self) -> KillState:
-        return self._writer.kill_state()
+    async def kills_since(self, position: int) -> KillChanges:
+        self._writer.raise_refusal()
+        if position == self._writer.position:  # what it is nearly always
+            return KillChanges(position, position)
+        return await self._reader.kills_since(position)
+
+    async def beat(self, member: str) -> Mapping[str, int]:
+        """Nobody: there is no other process."""
+        self._writer.raise_refusal()
+        return {}
 
     # --- ports.LogReader ----------------------------------------------------------------------------------
 
@@ -118,8 +130,11 @@ class SqliteLog:
     async def open_intents(self) -> list[Record]:
         return await self._reader.open_intents()
 
-    async def projection(self, name: Derived, **match: str) -> list[dict[str, Any]]:
+    async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
         return await self._reader.projection(name, **match)
+
+    async def acknowledged(self, position: int) -> list[Acknowledgement]:
+        return await self._reader.acknowledged(position)
 
     async def checkpoint(self) -> bytes | None:
         return await self._reader.checkpoint()
@@ -135,7 +150,7 @@ class SqliteLog:
         return self._integrator.lag
 
 
-async def verify(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str = LOG_ID) -> Report:
+async def verify(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID) -> Report:
     """Derive the whole log again, whether a gateway has it open or not; reads one snapshot, locks nobody out.
 
     Raises:
@@ -148,10 +163,26 @@ async def verify(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str =
 
 
 class _SqliteReader(Reader):
+    """On connections that cannot write."""
+
+    def __init__(self, engine: AsyncEngine, log_id: str) -> None:
+        super().__init__(log_id)
+        self._engine = engine
+
+    async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        try:
+            async with self._engine.connect() as connection:
+                return [tuple(row) for row in await connection.execute(statement)]
+        except (SQLAlchemyError, OSError) as error:
+            raise LogUnavailable(f"the log cannot be read: {error}") from error
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
     async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
         """All in one row of hexadecimals: a row for each would cost the event loop ten times as much."""
         events = schema.events.c
-        wanted: Select[Any] = select(events.leaf_hash).where(events.log_id == self._log_id, events.idx >= first)
+        wanted: Select[Any] = select(events.leaf_hash).where(events.log_id == self.log_id, events.idx >= first)
         some = wanted.order_by(events.idx).limit(limit).subquery()
         rows = await self._all(select(func.group_concat(func.hex(some.c.leaf_hash), "")))
         joined = bytes.fromhex(rows[0][0] or "")
@@ -170,6 +201,14 @@ class _Tree:
     def size(self) -> int:
         return self._writer.size
 
+    @contextlib.asynccontextmanager
+    async def turn(self, *, patient: bool) -> AsyncIterator[bool]:
+        """Always ours: the log is this process's."""
+        yield True
+
+    async def newest(self) -> tuple[int, None]:
+        return self._writer.size, None
+
     async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
         try:
             return await self._reader.leaf_hashes(first, limit)
@@ -183,7 +222,7 @@ class _Tree:
             known = store.checkpoint(checkpoint.size)
             if known is None:  # else an earlier attempt got that far
                 store.put_checkpoint(checkpoint)
-            _replace(self._witness, checkpoint.note)
+            replace_file(self._witness, checkpoint.note)
 
         await self._writer.call(put)
 
@@ -210,20 +249,11 @@ def _known(store: SqliteStore, witness: Path, key: NoteKey) -> StoredCheckpoint 
     """The newest checkpoint, once the copy beside the database agrees that nothing newer was signed."""
     if witness.exists():
         try:
-            check_witness(witness.read_bytes(), key, store.checkpoint)
+            known = read_witness(witness.read_bytes(), key)
+            check_witness(known, store.checkpoint(known.size))
         except LogBroken as error:
             raise LogBroken(f"{error}. If the older database is meant, remove {witness}") from error
     return store.checkpoint()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Whatever happens, the old content or the new one is there, never a part."""
-    new = path.with_name(path.name + ".new")
-    with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fdatasync(file.fileno())
-    new.replace(path)
 
 
 class _ProcessLock:

@@ -1,0 +1,92 @@
+"""Feeds core/audit.py from PostgreSQL: read-only, one snapshot, in chunks; nothing is decided here.
+
+The audit itself is synchronous and busy. It runs in a thread and asks the loop for each chunk, so that neither the
+connection nor whoever else uses the loop is held up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._postgres_connection import (
+    FAULTS,
+    VERSION_TABLE,
+    Connection,
+    check_revision,
+    connect,
+    shown,
+    told,
+)
+from agentgate.core.audit import Auditor, Report, StoredCheckpoint, StoredHead
+from agentgate.core.errors import LogUnavailable
+from agentgate.core.note import NoteKey
+from agentgate.core.projection import Row
+
+_ROWS_AT_ONCE: Final = 1_000
+_EVENTS: Final = """
+    SELECT e.idx, e.event_id, e.kind, e.tenant, e.session, e.session_number, e.at, e.kill_position, e.leaf, e.leaf_hash,
+           b.salt, b.body
+    FROM events e LEFT JOIN bodies b ON b.log_id = e.log_id AND b.idx = e.idx
+    WHERE e.log_id = $1 ORDER BY e.idx"""
+
+
+async def audit(url: str, origin: str, keys: Sequence[NoteKey], log_id: str) -> Report:
+    """Derive the whole log again, whether gateways write to it or not; also from a standby.
+
+    Raises:
+        LogUnavailable: the database cannot be read, or has no log of this version.
+    """
+    connection: Connection | None = None
+    try:
+        connection = await connect(url, "verify", {"default_transaction_read_only": "on", "idle_session_timeout": "0"})
+        has_log = await connection.fetchval(f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL")
+        check_revision(await connection.fetchval(f"SELECT max(version_num) FROM {VERSION_TABLE}") if has_log else None)  # noqa: S608  # ours
+        await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")  # all below is of one moment
+        source = _Source(connection, log_id, asyncio.get_running_loop())
+        return await asyncio.to_thread(_audit, source, origin, keys)
+    except FAULTS as error:
+        raise LogUnavailable(f"{shown(url)} cannot be read: {told(error)}") from error
+    finally:
+        if connection is not None:
+            connection.terminate()
+
+
+class _Source:
+    """Rows of the snapshot, for a thread that is not the loop's."""
+
+    def __init__(self, connection: Connection, log_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        self._connection = connection
+        self._log_id = log_id
+        self._loop = loop
+
+    def chunks(self, statement: str) -> Iterator[list[tuple[Any, ...]]]:
+        cursor = self._wait(self._connection.cursor(statement, self._log_id))
+        while rows := self._wait(cursor.fetch(_ROWS_AT_ONCE)):
+            yield [tuple(row) for row in rows]
+
+    def rows(self, table: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
+        for chunk in self.chunks(f"SELECT {', '.join(names)} FROM {table} WHERE log_id = $1"):  # noqa: S608  # names of ours
+            yield from chunk
+
+    def _wait(self, awaitable: Any) -> Any:
+        async def wait() -> Any:
+            return await awaitable
+
+        return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
+
+
+def _audit(source: _Source, origin: str, keys: Sequence[NoteKey]) -> Report:
+    checkpoints = source.rows("checkpoints", ("size", "root", "note", "frontier"))
+    auditor = Auditor(origin, keys, [StoredCheckpoint(*row) for row in checkpoints])
+    for chunk in source.chunks(_EVENTS):
+        auditor.feed(chunk)
+    heads = [StoredHead(*row) for row in source.rows("head", ("size", "kill_position", "open_from"))]
+    return auditor.finish(heads[0] if heads else None, {name: _named(source, name) for name in schema.DERIVED})
+
+
+def _named(source: _Source, table: str) -> Iterator[Row]:
+    names = [column.name for column in schema.DERIVED[table].c if column.name != "log_id"]
+    return (dict(zip(names, row, strict=True)) for row in source.rows(table, names))

@@ -1,0 +1,300 @@
+"""The one PostgreSQL connection that appends, and its few statements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Final
+
+from agentgate.adapters.log._ledger import Item, Ledger, Plan, Session, SessionKey
+from agentgate.adapters.log._postgres_connection import (
+    CONNECT_WITHIN_S,
+    UNSAFE,
+    Connection,
+    Statement,
+    check_server,
+    connect,
+    deadline,
+)
+from agentgate.core.containment import Presence
+from agentgate.core.decision import Receipt
+from agentgate.core.errors import LogBroken, LogUnavailable
+from agentgate.core.event import Event, Kind
+from agentgate.core.projection import KEYS, Effect, Put, Spending, effects, presence
+
+_SETTINGS: Final = {
+    "lock_timeout": "800",  # within the second that an append may take
+    "statement_timeout": "2000",  # does not cut a commit short: the server disarms it before
+    # A replica that is frozen between two statements holds the head row: not for so long that others must refuse.
+    "idle_in_transaction_session_timeout": "500",
+    # Everything is looked up by key: no plan made while a table was empty may read all of it later.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
+_EVENT_WIDTH: Final = 11
+_BODY_WIDTH: Final = 4
+_SESSION_WIDTH: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a batch needs to know of the store."""
+
+    sessions: Sequence[SessionKey] = ()
+    spendings: Sequence[Spending] = ()
+    deciders: Sequence[str] | None = None
+    """Members whose standing is asked for, besides the roll of all that have not left; None: not even that."""
+
+    def any(self) -> bool:
+        return bool(self.sessions or self.spendings or self.deciders is not None)
+
+
+@dataclass(slots=True)
+class Found:
+    """The answers, of one moment."""
+
+    size: int
+    position: int
+    unsafe: str | None
+    sessions: list[tuple[SessionKey, Session]] = field(default_factory=list)
+    spent: set[Spending] = field(default_factory=set)
+    members: list[tuple[int, str, Presence]] = field(default_factory=list)
+    """With the index at which each joined."""
+
+
+class PostgresStore:
+    """Raises asyncpg's errors and OSError for whatever goes wrong; the committer knows what that means."""
+
+    def __init__(self, connection: Connection, log_id: str) -> None:
+        self.connection = connection
+        self._log_id = log_id
+        self._statements: dict[str, Statement] = {}
+
+    @classmethod
+    async def open(cls, url: str, log_id: str) -> PostgresStore:
+        """Raises UnsafeConfiguration besides what the class says: the server or its log is not one to write to."""
+        connection = await connect(url, "writer", _SETTINGS)
+        store = cls(connection, log_id)
+        try:
+            with deadline(connection, CONNECT_WITHIN_S):
+                await check_server(connection)
+                for sql in (_LOOK, _APPEND, _IDS, _COUNT, _RECEIPT, _LEAF_HASH):
+                    await store._prepare(sql)
+        except BaseException:
+            connection.terminate()
+            raise
+        return store
+
+    async def _prepare(self, sql: str) -> None:
+        """Before a transaction, never in one: between preparing a statement and running it the server waits without any
+        of its timeouts, and a process that is frozen there would keep the head row locked for as long."""
+        if sql not in self._statements:
+            self._statements[sql] = await self.connection.prepare(sql)
+
+    async def prepare_for(self, items: Iterable[Item]) -> None:
+        """Have the statements ready that the rare kinds among these events will need."""
+        for item in items:
+            event = item.event
+            if event.kind is Kind.FINISHED or (event.kind is Kind.DECIDED and "approval_id" not in event.fields):
+                continue
+            for effect in effects(event.fields, 0, 0, event.body, event.projected):
+                if not _is_bulk(effect):
+                    await self._prepare(_statement(effect))
+
+    @property
+    def is_closed(self) -> bool:
+        return self.connection.is_closed()
+
+    async def close(self) -> None:
+        try:
+            await self.connection.close(timeout=1)
+        finally:
+            self.connection.terminate()
+
+    # --- what is there ------------------------------------------------------------------------------------
+
+    async def lock(self) -> None:
+        """Begin a transaction in which nobody else appends: what it looks up from here on is the newest state."""
+        # one message, and no parameters: the name of the log is a constant of ours
+        await self.connection.execute(f"BEGIN; SELECT FROM head WHERE log_id = '{self._log_id}' FOR UPDATE")
+
+    async def rollback(self) -> None:
+        await self.connection.execute("ROLLBACK")
+
+    async def look(self, questions: Questions) -> Found:
+        """All answers in one statement, hence of one moment.
+
+        Raises:
+            LogBroken: there is no head row.
+        """
+        rows = await self._statements[_LOOK].fetch(
+            self._log_id,
+            [tenant for tenant, _ in questions.sessions],
+            [session for _, session in questions.sessions],
+            [kind for kind, _ in questions.spendings],
+            [key for _, key in questions.spendings],
+            questions.deciders is not None,
+            list(questions.deciders or ()),
+        )
+        head = next((row for row in rows if row[0] == _HEAD), None)
+        if head is None:
+            raise LogBroken("the log has no head row; run `log verify`")
+        found = Found(size=head[4], position=head[5], unsafe=head[3])
+        for what, a, b, c, n, _, standing in rows:
+            if what == _SESSION:
+                found.sessions.append(((a, b), Session(c, n or 0)))
+            elif what == _SPENT:
+                found.spent.add((a, b))
+            elif what == _MEMBER:
+                found.members.append((n, a, presence(dict(zip(_STANDING, standing, strict=True)))))
+        found.members.sort(key=lambda member: member[0])
+        return found
+
+    async def has(self, plan: Plan) -> bool:
+        """Whether a plan whose commit failed is in the log after all. Ask under the lock: then it is for good."""
+        rows = await self._statements[_IDS].fetch(self._log_id, plan.first, plan.first + len(plan.ids))
+        return [row[0] for row in rows] == plan.ids
+
+    async def next_index(self) -> int:
+        """How many events there are, by the events themselves."""
+        found = await self._statements[_COUNT].fetchval(self._log_id)
+        return 0 if found is None else int(found) + 1
+
+    async def receipt(self, event: Event) -> Receipt | None:
+        """Of an event that is in the log already, by an append that only seemed to fail."""
+        row = await self._statements[_RECEIPT].fetchrow(self._log_id, event.id, event.leaf_hash)
+        return None if row is None else Receipt(event.id, row[0], row[1])
+
+    async def leaf_hash(self, index: int) -> bytes | None:
+        found = await self._statements[_LEAF_HASH].fetchval(self._log_id, index)
+        return None if found is None else bytes(found)
+
+    # --- writing ------------------------------------------------------------------------------------------
+
+    async def write(self, plan: Plan, ledger: Ledger, *, locked: bool) -> bool:
+        """Append a plan and commit: durable when it returns True.
+
+        Without the lock it is appended only if nobody else has appended since it was made: False if somebody has.
+
+        Raises:
+            LogUnavailable: nothing was appended; the server has become one that must not be written to.
+        """
+        rare = [effect for effect in plan.effects if not _is_bulk(effect)]
+        if rare and not locked:
+            await self.connection.execute("BEGIN")
+        append = self._statements[_APPEND]
+        await append.fetch(*self._columns(plan, ledger))
+        if append.get_statusmsg() == "INSERT 0 0":
+            if rare or locked:
+                await self.rollback()
+            if locked:
+                raise LogUnavailable("the log's head row is not what it was a moment ago")
+            return False
+        for effect in rare:
+            await self._apply(effect)
+        if (rare or locked) and await self.connection.execute("COMMIT") != "COMMIT":
+            raise LogUnavailable("the server has rolled the transaction back")
+        return True
+
+    def _columns(self, plan: Plan, ledger: Ledger) -> list[Any]:
+        """The parameters of `_APPEND`: of each table a list for each column."""
+        bulk = [effect.row for effect in plan.effects if isinstance(effect, Put) and effect.table == "spent"]
+        return [
+            self._log_id,
+            plan.first,
+            ledger.size,
+            ledger.position,
+            *(plan.events[column::_EVENT_WIDTH] for column in range(1, _EVENT_WIDTH)),
+            *(plan.bodies[column::_BODY_WIDTH] for column in range(2, _BODY_WIDTH)),
+            *(plan.sessions[column::_SESSION_WIDTH] for column in range(1, _SESSION_WIDTH)),
+            *([row[column] for row in bulk] for column in ("kind", "key", "idx")),
+        ]
+
+    async def _apply(self, effect: Effect) -> None:
+        if isinstance(effect, Put):
+            values = [*effect.row.values()]
+        else:
+            values = [*effect.key, *effect.columns.values(), *([list(effect.states)] if effect.states else ())]
+        await self._statements[_statement(effect)].fetch(self._log_id, *values)
+
+
+def _is_bulk(effect: Effect) -> bool:
+    """Whether `_APPEND` carries it: rows that are only ever added."""
+    return isinstance(effect, Put) and effect.table in ("spent", "sessions")
+
+
+# --- statements -------------------------------------------------------------------------------------------
+
+_HEAD, _SESSION, _SPENT, _MEMBER = range(4)
+_STANDING: Final = ("left_idx", "gone_idx", "attested_idx")
+
+_LOOK: Final = f"""
+    SELECT {_HEAD}, NULL::text, NULL::text, {UNSAFE}, size, kill_position, NULL::bigint[] FROM head WHERE log_id = $1
+    UNION ALL
+    SELECT {_SESSION}, w.tenant, w.session,
+      (SELECT s.principal FROM sessions s WHERE s.log_id = $1 AND s.tenant = w.tenant AND s.session = w.session),
+      (SELECT max(e.session_number) FROM events e
+       WHERE e.log_id = $1 AND e.tenant = w.tenant AND e.session = w.session AND e.session <> ''),
+      NULL, NULL
+    FROM unnest($2::text[], $3::text[]) AS w(tenant, session)
+    UNION ALL
+    SELECT {_SPENT}, w.kind, w.key, NULL, NULL, NULL, NULL FROM unnest($4::text[], $5::text[]) AS w(kind, key)
+    WHERE EXISTS (SELECT FROM spent s WHERE s.log_id = $1 AND s.kind = w.kind AND s.key = w.key)
+    UNION ALL
+    SELECT {_MEMBER}, member, NULL, NULL, joined_idx, NULL, ARRAY[left_idx, gone_idx, attested_idx] FROM members
+    WHERE $6::boolean AND log_id = $1 AND (left_idx IS NULL OR member = ANY ($7::text[]))
+"""  # noqa: S608  # constants of this package
+
+_APPEND: Final = f"""
+    WITH moved AS (
+      UPDATE head SET size = $3, kill_position = $4
+      WHERE log_id = $1 AND size = $2::bigint AND ({UNSAFE}) IS NULL RETURNING 1
+    ), added_bodies AS (
+      INSERT INTO bodies (log_id, idx, salt, body)
+      SELECT $1, r.* FROM unnest($5::bigint[], $15::bytea[], $16::bytea[]) r WHERE EXISTS (SELECT FROM moved)
+    ), added_sessions AS (
+      INSERT INTO sessions (log_id, tenant, session, principal, first_at, idx)
+      SELECT $1, r.* FROM unnest($17::text[], $18::text[], $19::text[], $20::text[], $21::bigint[]) r
+      WHERE EXISTS (SELECT FROM moved)
+    ), added_spent AS (
+      INSERT INTO spent (log_id, kind, key, idx)
+      SELECT $1, r.* FROM unnest($22::text[], $23::text[], $24::bigint[]) r WHERE EXISTS (SELECT FROM moved)
+    )
+    INSERT INTO events
+      (log_id, idx, event_id, kind, tenant, session, session_number, at, kill_position, leaf, leaf_hash)
+    SELECT $1, r.* FROM unnest($5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
+                               $11::text[], $12::bigint[], $13::bytea[], $14::bytea[]) r
+    WHERE EXISTS (SELECT FROM moved)
+"""  # noqa: S608  # as above
+"""Everything in one message. Without a transaction around it, it commits by itself."""
+
+
+_IDS: Final = "SELECT event_id FROM events WHERE log_id = $1 AND idx >= $2 AND idx < $3 ORDER BY idx"
+_COUNT: Final = "SELECT max(idx) FROM events WHERE log_id = $1"
+_RECEIPT: Final = "SELECT idx, kill_position FROM events WHERE log_id = $1 AND event_id = $2 AND leaf_hash = $3"
+_LEAF_HASH: Final = "SELECT leaf_hash FROM events WHERE log_id = $1 AND idx = $2"
+
+
+def _statement(effect: Effect) -> str:
+    if isinstance(effect, Put):
+        return _put(effect.table, tuple(effect.row))
+    return _change(effect.table, tuple(effect.columns), bool(effect.states))
+
+
+@lru_cache
+def _put(table: str, columns: tuple[str, ...]) -> str:
+    values = ", ".join(f"${number}" for number in range(1, len(columns) + 2))
+    return f"INSERT INTO {table} (log_id, {', '.join(columns)}) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608  # names of ours
+
+
+@lru_cache
+def _change(table: str, columns: tuple[str, ...], states: bool) -> str:
+    keys = ("log_id", *KEYS[table])
+    where = [f"{key} = ${number}" for number, key in enumerate(keys, 1)]
+    to = [f"{column} = ${number}" for number, column in enumerate(columns, len(keys) + 1)]
+    if states:
+        where.append(f"state = ANY (${len(keys) + len(columns) + 1})")
+    return f"UPDATE {table} SET {', '.join(to)} WHERE {' AND '.join(where)}"  # noqa: S608  # names of ours
