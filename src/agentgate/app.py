@@ -7,16 +7,16 @@ import contextlib
 import logging
 import secrets
 import signal
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from agentgate import __version__
 from agentgate import settings as configuration
+from agentgate.adapters.ambient.slot import Slot
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.adapters.log.sqlite import SqliteLog
-from agentgate.adapters.log.sqlite import verify as verify_log
 from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.adapters.policy.directory import PolicyDirectory
 from agentgate.adapters.policy.opa import OpaPolicyEngine
@@ -29,29 +29,36 @@ from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
 from agentgate.core.note import NoteKey
 from agentgate.edges.caller import Callers, Keyring
+from agentgate.edges.desks import Desks
 from agentgate.edges.framework import make_framework
-from agentgate.edges.operator import Desks
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute, Receive, Scope, Send, Wire
 from agentgate.kinds import (
     KillStore,
+    LogStore,
     admin_key,
-    database_path,
+    check_log,
     log_key_path,
     make_admission,
     make_compiler,
     make_engine,
+    make_log,
     make_notifier,
     make_routes,
     make_tools,
     make_upstream,
+    migrate_log,
     open_private,
     policy_path,
+    workers_file,
 )
+from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.control import Books, Containment
+from agentgate.pipeline.control import Books, Containment, Rules
+from agentgate.pipeline.drains import Drains
 from agentgate.pipeline.evidence import EvidenceDesk
 from agentgate.pipeline.gate import Gate, RateLimits
+from agentgate.pipeline.members import Membership
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder, new_trace_id
 from agentgate.pipeline.refusals import RefusalLimiter
@@ -74,7 +81,7 @@ class Gateway:
         self,
         config: Settings,
         *,
-        log: SqliteLog,
+        log: LogStore,
         admission: KillStore,
         engine: WasmPolicyEngine | OpaPolicyEngine,
         sealer: ChaChaSealer,
@@ -82,7 +89,9 @@ class Gateway:
         member: MemberId,
         clock: SystemClock,
         notifier: Notifier,
+        metrics: Path | None,
     ) -> None:
+        """`metrics` is where this process tells its numbers to its fellow workers; None when it has none."""
         self.notifier = notifier
         self.config = config
         self.log = log
@@ -91,10 +100,20 @@ class Gateway:
         self.clock = clock
         self.entropy = SystemEntropy()
         self.tools = make_tools(config, upstreams)
-        self.meter = PrometheusMeter(self.tools)
+        self.meter = PrometheusMeter(self.tools, metrics)
         self.limits = RateLimits(config.containment.rate_window_s)
         self.recorder = Recorder(log, clock, self.entropy, member=member, version=__version__)
-        self.replica = Replica(log, admission)
+        self.replica = Replica(log, admission, clock, lease_s=config.containment.lease_s)
+        self.acknowledger = Acknowledger(self.replica, self.recorder, clock)
+        self.drains = Drains(
+            reader=log,
+            recorder=self.recorder,
+            replica=self.replica,
+            acknowledger=self.acknowledger,
+            admission=admission,
+            clock=clock,
+        )
+        self.membership = self._make_membership()
         self.runner = Runner(make_routes(config, upstreams), self.recorder, clock, self.meter)
         self.refusals = RefusalLimiter(self.recorder, clock, config.server.refusals_per_second)
         self.approvals = ApprovalDesk(
@@ -121,13 +140,29 @@ class Gateway:
         return Containment(
             replica=self.replica,
             recorder=self.recorder,
+            drains=self.drains,
             reader=self.log,
             admission=self.admission,
             clock=self.clock,
             entropy=self.entropy,
             meter=self.meter,
             notifier=self.notifier,
-            drain_timeout_s=self.config.containment.drain_timeout_s,
+            rules=Rules(
+                drain_timeout_s=self.config.containment.drain_timeout_s,
+                release_quorum=self.config.containment.release_quorum,
+            ),
+        )
+
+    def _make_membership(self) -> Membership:
+        return Membership(
+            log=self.log,
+            reader=self.log,
+            recorder=self.recorder,
+            replica=self.replica,
+            admission=self.admission,
+            clock=self.clock,
+            entropy=self.entropy,
+            presumed_gone_after_s=self.config.containment.presumed_gone_after_s,
         )
 
     def _make_policy(self) -> PolicyDesk:
@@ -145,6 +180,7 @@ class Gateway:
             ),
             limits=self.limits,
             books=Books(self.recorder),
+            others=self.log if self.log.is_shared else None,
             containment=self.containment,
             tools=self.tools,
             label=self.config.policy.label,
@@ -168,8 +204,8 @@ class Gateway:
         return Upkeep(
             recorder=self.recorder,
             reader=self.log,
-            replica=self.replica,
-            admission=self.admission,
+            membership=self.membership,
+            drains=self.drains,
             containment=self.containment,
             approvals=self.approvals,
             refusals=self.refusals,
@@ -202,6 +238,7 @@ class Gateway:
         return Desks(
             callers=self.callers,
             containment=self.containment,
+            membership=self.membership,
             approvals=self.approvals,
             evidence=evidence,
             policy=self.policy,
@@ -234,15 +271,16 @@ class Gateway:
         door = self.door()
         return {("POST", "/tools/call"): door.call, ("GET", "/tools/list"): door.list}
 
-    async def start(self) -> None:
-        """Join the log, apply kills, enforce the policy.
+    async def start(self, predecessors: Sequence[str] | None) -> None:
+        """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.
 
         Raises:
             UnsafeConfiguration, LogUnavailable, PolicyInvalid
         """
         configuration.refuse_public_without_keys(self.config, has_agent_keys=self.keyring.has_agent_keys)
         await self.admission.start()
-        closed = await self.upkeep.join()
+        self.admission.listen(self.replica.woken)
+        closed = await self.membership.join(predecessors)
         if closed:
             logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
         if isinstance(self.engine, WasmPolicyEngine):
@@ -264,24 +302,42 @@ class Gateway:
             else:
                 return
 
+    async def stop(self) -> None:
+        """Say everything that is left to say, and leave the log."""
+        await self.runner.write_unrecorded()
+        await self.acknowledger.aclose()
+        await self.membership.leave()
+        self.meter.publish()
+
+    def life(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the calls for as long as the process lives."""
+        return [self.membership.look_after(), self.membership.watch_lease(), self.look_after(), self.keep_policy()]
+
     async def look_after(self) -> None:
         """Once a second, until cancelled."""
         while True:
             await asyncio.sleep(1)
             await self.upkeep.tick()
             await self._tell_health()
-            with contextlib.suppress(LogUnavailable):  # the next round tries again
-                await self.policy.settle()
+            self.meter.publish()
             try:
                 self.read_keys()
             except (UnsafeConfiguration, OSError) as error:
                 logger.error("keys stay as they were: %s", error)
 
+    async def keep_policy(self) -> None:
+        """Once a second, until cancelled; by itself, because an OPA may let it wait."""
+        while True:
+            await asyncio.sleep(1)
+            with contextlib.suppress(LogUnavailable):  # the next round tries again
+                await self.policy.settle()
+
     def stop_unless_asked(self, task: asyncio.Task[None]) -> None:
-        """Without upkeep no kill expires and no late outcome is written: better no gateway, and a restart."""
+        """Without its heartbeat a member hears no kill that nobody wakes it for, and without upkeep no kill expires:
+        better no gateway, and a restart."""
         if task.cancelled() or task.exception() is None:
             return
-        logger.critical("upkeep ended, so the gateway ends too", exc_info=task.exception())
+        logger.critical("heartbeat or upkeep ended, so the gateway ends too", exc_info=task.exception())
         self.gate.closing = True
         signal.raise_signal(signal.SIGTERM)
 
@@ -299,7 +355,7 @@ class Gateway:
         revision = await self.engine.revision()
         position = await self.admission.position()
         try:
-            log_position: int | None = (await self.log.kill_state()).position
+            log_position: int | None = (await self.log.kills_since(self.replica.position)).position
         except LogUnavailable:
             log_position = None
         checks = {
@@ -310,6 +366,7 @@ class Gateway:
         self.meter.health("opa", is_well=checks["policy"])
         self.meter.health("redis", is_well=checks["kill_state"])
         self.meter.health("log", is_well=checks["log"])
+        behind = self.policy.behind
         return {
             "status": "ok" if all(checks.values()) else "degraded",
             "version": __version__,
@@ -317,12 +374,16 @@ class Gateway:
             "redis": checks["kill_state"],
             "policy_revision": revision,
             "checks": checks,
+            # no reason to send calls elsewhere: the old policy is a policy, and a rollout passes through this
+            **({"policy_behind": behind} if behind is not None else {}),
         }
 
 
 @contextlib.asynccontextmanager
-async def running(config: Settings) -> AsyncIterator[Gateway]:
+async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None = None) -> AsyncIterator[Gateway]:
     """A started gateway; everything is closed again in the opposite order.
+
+    `upstreams` are used instead of the configured ones, by name.
 
     Raises:
         AgentGateError: it cannot start; the text says why.
@@ -331,9 +392,12 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
     open_private(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
         signer = Ed25519Signer.from_file_or_new(log_key_path(config))
-        log = await SqliteLog.open(database_path(config), signer, config.log.origin)
+        slot = Slot.take(config.data_dir)
+        stack.callback(slot.release)  # the last thing: until then the log may still be written to
+        log = await make_log(config, signer)
         stack.push_async_callback(log.aclose)
         member = MemberId(secrets.token_hex(8))
+        slot.occupy(member)
         admission = make_admission(config, log_id=signer.key_id, member=member, clock=clock)
         stack.push_async_callback(admission.aclose)
         engine = make_engine(config)
@@ -341,10 +405,11 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
         notifier = make_notifier(config, clock)
         stack.push_async_callback(notifier.aclose)
         names = config.upstreams if config.tools else {}
-        upstreams: dict[str, Upstream] = {name: make_upstream(name, config) for name in names}
+        ours: dict[str, Upstream] = {name: make_upstream(name, config) for name in names}
         if not config.tools:
-            upstreams["demo"] = DemoUpstream(config.data_dir / "demo")
-        for upstream in upstreams.values():
+            ours["demo"] = DemoUpstream(config.data_dir / "demo")
+        ours |= upstreams or {}
+        for upstream in ours.values():
             stack.push_async_callback(upstream.aclose)
         gateway = Gateway(
             config,
@@ -352,15 +417,24 @@ async def running(config: Settings) -> AsyncIterator[Gateway]:
             admission=admission,
             engine=engine,
             sealer=ChaChaSealer.from_file(config.data_dir / "sealing.key"),
-            upstreams=upstreams,
+            upstreams=ours,
             member=member,
             clock=clock,
             notifier=notifier,
+            metrics=workers_file(config, f"{slot.number}.json"),
         )
-        await gateway.start()
-        stack.push_async_callback(gateway.upkeep.leave)
-        tasks = [asyncio.create_task(gateway.look_after())]
-        tasks[0].add_done_callback(gateway.stop_unless_asked)
+
+        def rename(name: MemberId) -> None:
+            slot.occupy(name)
+            admission.rename(name)
+
+        gateway.membership.on_new_name = rename
+        await gateway.start(slot.predecessors if log.is_shared else None)
+        slot.settle()
+        stack.push_async_callback(gateway.stop)
+        tasks = [asyncio.create_task(one) for one in gateway.life()]
+        for task in tasks:
+            task.add_done_callback(gateway.stop_unless_asked)
         if isinstance(engine, OpaPolicyEngine):
             tasks.append(asyncio.create_task(gateway.enforce_remote()))
         try:
@@ -377,6 +451,8 @@ class Startup:
     """What came of the start, for whoever serves the application."""
 
     failure: str | None = None
+    is_unsafe: bool = False
+    """Whether it failed for its configuration: then it will fail again."""
     gateway: Gateway | None = None
 
 
@@ -400,6 +476,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
                 await receive()
         except AgentGateError as error:
             startup.failure = str(error)
+            startup.is_unsafe = isinstance(error, UnsafeConfiguration)
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return
         await send({"type": "lifespan.shutdown.complete"})
@@ -446,8 +523,9 @@ async def audit_log(config: Settings) -> Report:
     key_path = log_key_path(config)
     if not key_path.is_file():
         raise LogUnavailable(f"there is no log key at {key_path}: nothing to verify the log with")
-    path = database_path(config)
-    if not path.is_file():
-        raise LogUnavailable(f"there is no log at {path}")
-    origin = config.log.origin
-    return await verify_log(path, origin, [NoteKey(origin, Ed25519Signer.from_file(key_path).public_key)])
+    return await check_log(config, NoteKey(config.log.origin, Ed25519Signer.from_file(key_path).public_key))
+
+
+async def prepare_log(config: Settings, *, to: str, drop_events: bool) -> list[str]:
+    """`agentgate log migrate`. Raises AgentGateError."""
+    return await migrate_log(config, to=to, drop_events=drop_events)

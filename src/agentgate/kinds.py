@@ -16,6 +16,9 @@ from agentgate.adapters.ambient.system import SystemClock
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.adapters.credentials.env import EnvCredentials
+from agentgate.adapters.log._integrator import CheckpointSigner
+from agentgate.adapters.log.sqlite import SqliteLog
+from agentgate.adapters.log.sqlite import verify as verify_sqlite
 from agentgate.adapters.notify.webhook import SilentNotifier, WebhookNotifier
 from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
@@ -23,21 +26,102 @@ from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
 from agentgate.adapters.upstreams.http import HttpUpstream
+from agentgate.core.audit import Report
 from agentgate.core.call import MemberId, Tool, ToolName
-from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
+from agentgate.core.note import NoteKey
 from agentgate.pipeline.run import Route
-from agentgate.ports import Admission, CredentialSource, Notifier, Upstream
+from agentgate.ports import Admission, CredentialSource, Log, LogReader, Notifier, Upstream
 from agentgate.settings import Settings
 
 
 class KillStore(Admission, Protocol):
-    """An admission that is started and shows what is in flight."""
+    """An admission that is started, and told under which name this process goes."""
 
     async def start(self) -> None: ...
+
+    def rename(self, member: str) -> None: ...
 
 
 def _unknown(what: str, kind: str, known: Iterable[str]) -> UnsafeConfiguration:
     return UnsafeConfiguration(f"{what}: there is no kind {kind!r}; there is {', '.join(sorted(known))}")
+
+
+class LogStore(Log, LogReader, Protocol):
+    """A log that is opened."""
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may append to it at the same time."""
+        ...
+
+    async def integrate(self) -> None:
+        """Have a checkpoint over everything that is durable now. Raises LogUnavailable."""
+        ...
+
+
+async def make_log(config: Settings, signer: CheckpointSigner) -> LogStore:
+    """The log at `log.url`, opened.
+
+    Raises:
+        UnsafeConfiguration, LogBroken, LogUnavailable: it cannot be used; the text says why.
+    """
+    part = config.log
+    match part.kind:
+        case "sqlite":
+            return await SqliteLog.open(_sqlite_path(config), signer, part.origin)
+        case "postgresql":
+            from agentgate.adapters.log.postgresql import PostgresLog  # its driver is for who has PostgreSQL
+
+            witness = config.data_dir / "log.checkpoint"
+            return await PostgresLog.open(part.url or "", signer, part.origin, witness=witness)
+        case _:
+            raise _unknown("log", part.kind, ("postgresql", "sqlite"))
+
+
+async def check_log(config: Settings, key: NoteKey) -> Report:
+    """Derive the log at `log.url` again, with or without gateways that write to it.
+
+    Raises:
+        LogUnavailable, UnsafeConfiguration: there is no log, or it cannot be read.
+    """
+    part = config.log
+    match part.kind:
+        case "sqlite":
+            path = _sqlite_path(config)
+            if not path.is_file():
+                raise LogUnavailable(f"there is no log at {path}")
+            return await verify_sqlite(path, part.origin, [key])
+        case "postgresql":
+            from agentgate.adapters.log import postgresql  # as in `make_log`
+
+            return await postgresql.verify(part.url or "", part.origin, [key])
+        case _:
+            raise _unknown("log", part.kind, ("postgresql", "sqlite"))
+
+
+async def migrate_log(config: Settings, *, to: str, drop_events: bool) -> list[str]:
+    """Bring the schema of a PostgreSQL log to a revision; what was done.
+
+    Raises:
+        UnsafeConfiguration, LogUnavailable
+    """
+    if config.log.kind != "postgresql":
+        raise UnsafeConfiguration(
+            "only a log in PostgreSQL is migrated (SQLite makes its schema itself); name the database: --database-url postgresql://…"
+        )
+    from agentgate.adapters.log._migrate import migrate  # as in `make_log`
+
+    return await migrate(config.log.url or "", to=to, drop_events=drop_events)
+
+
+def _sqlite_path(config: Settings) -> Path:
+    url = config.log.url
+    if url is None:
+        return config.data_dir / "log.db"
+    if not url.startswith("sqlite:///"):
+        raise UnsafeConfiguration("log.url: a SQLite file is named as sqlite:///PATH")
+    return Path(url.removeprefix("sqlite:///"))
 
 
 def make_admission(config: Settings, *, log_id: str, member: MemberId, clock: SystemClock) -> KillStore:
@@ -62,7 +146,12 @@ def make_engine(config: Settings) -> WasmPolicyEngine | OpaPolicyEngine:
             waits = Waits(query_s=part.timeout_ms / 1000)
             try:
                 return OpaPolicyEngine(
-                    part.url or "", waits=waits, ca_file=part.ca_file, token=part.token, compiler=make_compiler()
+                    part.url or "",
+                    waits=waits,
+                    ca_file=part.ca_file,
+                    token=part.token,
+                    compiler=make_compiler(),
+                    shelf=workers_file(config, "bundle"),
                 )
             except ValueError as error:
                 raise UnsafeConfiguration(f"policy.url: {error}") from None
@@ -194,18 +283,17 @@ def admin_key(config: Settings) -> str:
     return key
 
 
+def workers_file(config: Settings, name: str) -> Path | None:
+    """A file that the workers of a service have in common; None where there is one only. Raises UnsafeConfiguration."""
+    if config.server.workers == 1:
+        return None
+    folder = configuration.workers_folder(config)
+    open_private(folder)
+    return folder / name
+
+
 def log_key_path(config: Settings) -> Path:
     return config.log.checkpoint_key.file if config.log.checkpoint_key else config.data_dir / "log-key.pem"
-
-
-def database_path(config: Settings) -> Path:
-    """The SQLite file of the log. Raises UnsafeConfiguration for a database that this version does not speak."""
-    url = config.log.url
-    if url is None:
-        return config.data_dir / "log.db"
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///"))
-    raise _unknown("log", url.partition(":")[0], ("sqlite",))
 
 
 def open_private(directory: Path) -> None:

@@ -1,25 +1,17 @@
-"""Runs the application on uvicorn: one process, one ready line, one sentence when it cannot start."""
+"""`agentgate serve`: one process or several, one ready line, one sentence when it cannot start."""
 
 from __future__ import annotations
 
-import gc
 import logging
-import os
+import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Any
-
-import uvicorn
 
 from agentgate import __version__
 from agentgate import settings as configuration
-from agentgate.app import Startup, create_app
-from agentgate.kinds import policy_path
 from agentgate.settings import Settings
-
-GRACE_S = 10
-"""How long running calls may take to end when the process is told to stop; then they are cut and recorded."""
+from agentgate.supervising import Supervisor, bind
 
 
 def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
@@ -27,98 +19,45 @@ def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
 
     `config` is the file that `settings` came from: a reloading gateway reads it again.
     """
-    _set_up_logging(settings.server.log_level)
+    if reload and settings.server.workers > 1:
+        return "--reload is for one process: leave it out, or set workers: 1"
+    set_up_logging(settings.server.log_level)
     _say_what_starts(settings)
+    if settings.server.workers > 1:
+        return _run_workers(settings)
+    from agentgate import worker  # loads the whole gateway, which a parent of workers does not need
+
     if reload:
-        _run_reloading(settings, config)
+        worker.serve_reloading(settings, config)
         return None
-    startup = Startup()
-    server = _Server(uvicorn.Config(create_app(settings, startup), **_options(settings)), settings, startup)
+    return worker.serve(settings, lambda sockets: _say_ready(settings, sockets)).failure
+
+
+def _run_workers(settings: Settings) -> str | None:
+    server = settings.server
     try:
-        server.run()
-    except KeyboardInterrupt:
-        pass
-    except SystemExit:  # uvicorn's own way to say that the lifespan or the port failed
-        where = f"{settings.server.host}:{settings.server.port}"
-        return startup.failure or f"cannot listen on {where}: address already in use, or not this machine's"
-    return startup.failure
+        listeners = bind(server.host, server.port)
+    except OSError as error:
+        return f"cannot listen on {server.host}:{server.port}: {error.strerror}"
+    for old in configuration.workers_folder(settings).glob("*"):  # counters start anew with the service
+        old.unlink(missing_ok=True)
+    return Supervisor(settings, listeners, on_ready=lambda: _say_ready(settings, listeners)).run()
 
 
-class _Server(uvicorn.Server):
-    """Says in one line when the gateway is ready, where and with what."""
-
-    def __init__(self, config: uvicorn.Config, settings: Settings, startup: Startup) -> None:
-        super().__init__(config)
-        self._settings = settings
-        self._startup = startup
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """From the signal on nothing new is let through; what runs has its grace."""
-        if self._startup.gateway is not None:
-            self._startup.gateway.gate.closing = True
-        super().handle_exit(sig, frame)
-
-    async def startup(self, sockets: Any = None) -> None:
-        await super().startup(sockets)
-        if not self.started or not self.servers:
-            return
-        address = self.servers[0].sockets[0].getsockname()
-        host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
-        _quieten_collector()
-        settings = self._settings
-        parts = f"policy {settings.policy.kind}, containment {settings.containment.kind}, log sqlite"
-        sys.stdout.write(f"agentgate {__version__} is ready on http://{host}:{address[1]} ({parts})\n")
-        sys.stdout.flush()
+def _say_ready(settings: Settings, sockets: Sequence[socket.socket]) -> None:
+    """The one line on stdout: where, and with what."""
+    address = sockets[0].getsockname()
+    host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    parts = [f"policy {settings.policy.kind}", f"containment {settings.containment.kind}", f"log {settings.log.kind}"]
+    if settings.server.workers > 1:
+        parts.append(f"{settings.server.workers} workers")
+    sys.stdout.write(f"agentgate {__version__} is ready on http://{host}:{address[1]} ({', '.join(parts)})\n")
+    sys.stdout.flush()
 
 
-def _quieten_collector() -> None:
-    """What was loaded at the start lives as long as the process: the cyclic collector need not look at it again.
-
-    Calls make many short-lived objects and hardly any cycles, so it may also look less often (bench/RESULTS.md).
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
-def _options(settings: Settings) -> dict[str, Any]:
-    return {
-        "host": settings.server.host,
-        "port": settings.server.port,
-        "loop": "auto" if sys.platform == "win32" else "uvloop",
-        "http": "httptools",
-        "log_config": None,
-        "access_log": False,
-        "server_header": False,
-        "date_header": False,
-        "proxy_headers": False,
-        "timeout_graceful_shutdown": GRACE_S,
-        "ws": "none",
-    }
-
-
-def _run_reloading(settings: Settings, config: Path | None) -> None:
-    """The reloader starts fresh processes, which read everything from the environment."""
-    for variable, value in {
-        "AGENTGATE_HOST": settings.server.host,
-        "AGENTGATE_PORT": settings.server.port,
-        "AGENTGATE_DATA_DIR": settings.data_dir,
-        "AGENTGATE_CONFIG": config,
-    }.items():
-        if value is not None:
-            os.environ[variable] = str(value)
-    uvicorn.run(
-        "agentgate.app:from_environment",
-        factory=True,
-        reload=True,
-        reload_dirs=[str(Path(__file__).parent), str(policy_path(settings))],
-        reload_includes=["*.py", "*.rego", "data.json", "*.lua"],
-        **_options(settings),
-    )
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+def set_up_logging(level: str, who: str = "") -> None:
+    """To stderr; `who` tells the processes of one service apart."""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s", stream=sys.stderr)
     # what uvicorn says of a failed start is said by `run`, once
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
 

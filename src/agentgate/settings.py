@@ -111,6 +111,11 @@ class ContainmentPart(_Part):
     timeout_ms: int = Field(default=100, ge=10, le=5_000)
     rate_window_s: float = Field(default=60.0, gt=0, le=86_400)
     drain_timeout_s: float = Field(default=2.0, gt=0, le=600)
+    lease_s: float = Field(default=3.0, ge=1.5, le=60)
+    """For how long a replica may go on that hears of kills neither from Redis nor from the log."""
+    presumed_gone_after_s: float = Field(default=60.0, ge=5, le=86_400)
+    release_quorum: int = Field(default=1, ge=1, le=10)
+    """How many different persons must ask before a kill is released."""
 
 
 class FileRef(_Part):
@@ -125,6 +130,12 @@ class LogPart(_Part):
     url: str | None = None
     checkpoint_key: FileRef | None = None
     origin: str = "agentgate.local/log/0"
+
+    @property
+    def kind(self) -> str:
+        """What the log is kept in, by the scheme of its URL."""
+        scheme = "sqlite" if self.url is None else self.url.partition(":")[0]
+        return "postgresql" if scheme == "postgres" else scheme
 
 
 class Evidence(_Part):
@@ -369,7 +380,7 @@ def _refuse_unsafe(settings: Settings) -> None:
         if secret in seen:
             raise UnsafeConfiguration(f"{name} equals {seen[secret]}; give each its own secret")
         seen[secret] = name
-    if settings.server.workers > 1 and (settings.log.url or "sqlite").startswith("sqlite"):
+    if settings.server.workers > 1 and settings.log.kind == "sqlite":
         raise UnsafeConfiguration(
             "several workers need a log that they can share: set log.url to PostgreSQL, or workers: 1"
         )
@@ -435,6 +446,11 @@ def environment() -> Mapping[str, str]:
 def signing_key_from_environment() -> str | None:
     """The HMAC key of evidence, for commands that need nothing else."""
     return os.environ.get("AGENTGATE_SIGNING_KEY")
+
+
+def workers_folder(config: Settings) -> Path:
+    """What the workers of a service tell each other, for as long as it runs."""
+    return config.data_dir / "workers"
 
 
 # --- keys that `agentgate keys create` made -----------------------------------------------------------------

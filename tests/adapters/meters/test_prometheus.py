@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
+
+import pytest
 
 from agentgate.adapters.meters.prometheus import MAX_RULES, PrometheusMeter
 from tests.contracts.meter import MeterContract
@@ -8,6 +12,12 @@ from tests.contracts.meter import MeterContract
 
 class TestPrometheus(MeterContract):
     meter = PrometheusMeter(["db_query"])
+
+
+class TestOfSeveralWorkers(MeterContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.meter = PrometheusMeter(["db_query"], tmp_path / "metrics" / "0.json")
 
 
 def series(meter: PrometheusMeter) -> dict[str, float]:
@@ -59,3 +69,74 @@ def test_a_label_cannot_forge_a_series() -> None:
     meter = PrometheusMeter(['x"} 1\nevil_metric 1\n#'])
     meter.call_finished('x"} 1\nevil_metric 1\n#', "DENY", 0.001)
     assert not re.search(rb"^evil_metric", meter.render(), re.MULTILINE)
+
+
+# --- several workers ------------------------------------------------------------------------------------------------
+
+CALLS = 'agentgate_tool_calls_total{decision="ALLOW",tool="db_query"}'
+KILLS = 'agentgate_kill_switch_activations_total{level="session"}'
+OPA = 'agentgate_health_status{dependency="opa"}'
+
+
+def worker(folder: Path, number: int) -> PrometheusMeter:
+    return PrometheusMeter(["db_query"], folder / "metrics" / f"{number}.json")
+
+
+def test_whoever_is_scraped_answers_for_all_workers(tmp_path: Path) -> None:
+    workers = [worker(tmp_path, number) for number in range(3)]
+    for number, meter in enumerate(workers):
+        for _ in range(number + 1):
+            meter.call_finished("db_query", "ALLOW", 0.003)
+            meter.count("kills", "session")
+        meter.publish()
+    for meter in workers:
+        now = series(meter)
+        assert (now[CALLS], now[KILLS]) == (6, 6)
+        assert now['agentgate_request_duration_seconds_bucket{endpoint="tools_call",le="0.005"}'] == 6
+        assert now['agentgate_request_duration_seconds_sum{endpoint="tools_call"}'] == pytest.approx(0.018)
+
+
+def test_one_worker_alone_says_the_same_as_a_process_alone(tmp_path: Path) -> None:
+    meters = [PrometheusMeter(["db_query"]), worker(tmp_path, 0)]
+    for meter in meters:
+        meter.call_finished("db_query", "ALLOW", 0.003)
+        meter.count("faults")
+        meter.health("opa", is_well=True)
+    alone, shared = ({k: v for k, v in series(meter).items() if "_created" not in k} for meter in meters)
+    assert alone == shared
+
+
+def test_no_total_ever_falls_whoever_is_scraped_and_whoever_dies(tmp_path: Path) -> None:
+    """Prometheus would take a fall for a restart, and count everything again."""
+    workers = [worker(tmp_path, number) for number in range(3)]
+    shown = 0.0
+    for turn in range(30):
+        workers[turn % 3].call_finished("db_query", "ALLOW", 0.003)
+        if turn % 7 == 6:  # it dies, and what it had not told is lost; another one takes its place
+            workers[turn % 3] = worker(tmp_path, turn % 3)
+        now = series(workers[(turn * 2) % 3]).get(CALLS, 0.0)
+        assert now >= shown
+        shown = now
+    assert shown >= 20
+
+
+def test_a_dead_workers_gauges_do_not_count(tmp_path: Path) -> None:
+    dead, living = worker(tmp_path, 0), worker(tmp_path, 1)
+    dead.active_sessions.set(3)
+    dead.health("opa", is_well=False)
+    dead.call_finished("db_query", "ALLOW", 0.003)
+    dead.publish()
+    living.active_sessions.set(2)
+    living.health("opa", is_well=True)
+    now = series(living)
+    assert (now["agentgate_active_sessions"], now[OPA]) == (5, 0)
+    os.utime(tmp_path / "metrics" / "0.json", (0, 0))
+    now = series(living)
+    assert (now["agentgate_active_sessions"], now[OPA], now[CALLS]) == (2, 1, 1)
+
+
+def test_a_full_disk_stops_no_worker(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    meter = worker(tmp_path, 0)
+    (tmp_path / "metrics" / "0.new").mkdir()
+    meter.publish()
+    assert "cannot be told" in caplog.text

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from agentgate.adapters.policy._bundle import render
 from agentgate.adapters.policy._compile import OpaCompiler
 from agentgate.adapters.policy._http import MAX_BODY_BYTES, parse_url
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
@@ -110,6 +111,34 @@ async def _until_ruling(engine: OpaPolicyEngine) -> Ruling:
             if isinstance(answer, Ruling):
                 return answer
             await asyncio.sleep(0.05)  # OPA loads its bundle when it likes
+
+
+@needs_opa
+async def test_what_one_worker_publishes_opa_gets_from_any(server: OpaServer, shelf: Shelf, tmp_path: Path) -> None:
+    one, other = (
+        OpaPolicyEngine(server.url, waits=PATIENT, shelf=tmp_path / "bundle", on_publish=shelf.announce)
+        for _ in range(2)
+    )
+    shelf.show(lambda: other.published)
+    bundle = await shipped()
+    for data in (decisions.DATA, {**decisions.DATA, "rate_limits": {}}):
+        bundle = await shipped(data)
+        await one.enforce(bundle)
+        assert other.published == one.published
+        assert await other.revision() == bundle.revision
+    with pytest.raises(PolicyInvalid, match="broken"):
+        await one.enforce(BROKEN)
+    assert other.published == render(bundle)
+    await one.aclose()
+    await other.aclose()
+
+
+@needs_opa
+async def test_a_bundle_that_cannot_be_shared_is_not_enforced(server: OpaServer, tmp_path: Path) -> None:
+    engine = OpaPolicyEngine(server.url, waits=PATIENT, shelf=tmp_path / "nowhere" / "bundle")
+    with pytest.raises(PolicyNotEnforced):
+        await engine.enforce(await shipped({**decisions.DATA, "rate_limits": {"slow": 1}}))
+    await engine.aclose()
 
 
 @needs_opa

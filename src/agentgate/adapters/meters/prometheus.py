@@ -7,15 +7,20 @@ samples when somebody scrapes: the library's own locked counters were a fifth of
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from agentgate.adapters.meters._shared import SharedFile
 from agentgate.ports import Meter
+
+logger = logging.getLogger("agentgate.metrics")
 
 MAX_RULES = 100
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -70,13 +75,28 @@ class _Durations(Collector):
         yield family
 
 
+class _Whole(Collector):
+    """What all workers have told."""
+
+    def __init__(self, shared: SharedFile) -> None:
+        self._shared = shared
+
+    def collect(self) -> Iterator[Metric]:
+        return self._shared.collect()
+
+    def describe(self) -> list[Metric]:
+        return []
+
+
 class PrometheusMeter:
-    """One registry for one process."""
+    """One registry for one process, which can be added to those of its fellow workers."""
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, tools: Iterable[str]) -> None:
+    def __init__(self, tools: Iterable[str], shared: Path | None = None) -> None:
+        """`shared` is this worker's file in the directory of all workers. Raises OSError when it cannot be made."""
         self.registry = CollectorRegistry()
+        self._shared = SharedFile(shared) if shared is not None else None
         self._tools = frozenset(tools)
         self._rules: set[str] = set()
         self._calls = _Counts("agentgate_tool_calls", "Tool calls by tool and decision", ("tool", "decision"))
@@ -133,8 +153,22 @@ class PrometheusMeter:
     def health(self, dependency: str, *, is_well: bool) -> None:
         self._health.labels(dependency).set(1 if is_well else 0)
 
+    def publish(self) -> None:
+        """Once a second: let the fellow workers know the numbers of this one."""
+        if self._shared is not None:
+            try:
+                self._shared.publish(self.registry.collect())
+            except OSError as error:
+                logger.warning("metrics cannot be told to the other workers: %s", error)
+
     def render(self) -> bytes:
-        return generate_latest(self.registry)
+        """The text that Prometheus scrapes. Raises OSError when the other workers' numbers cannot be read."""
+        if self._shared is None:
+            return generate_latest(self.registry)
+        self.publish()
+        whole = CollectorRegistry()
+        whole.register(_Whole(self._shared))
+        return generate_latest(whole)
 
     def _tool(self, tool: str) -> str:
         return tool if tool in self._tools else "other"

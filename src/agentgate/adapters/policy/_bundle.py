@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from agentgate.core.policy import ROOTS, PolicyBundle
 from agentgate.core.strict_json import canonical
@@ -39,6 +41,39 @@ def render(bundle: PolicyBundle) -> PublishedBundle:
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
     return PublishedBundle(gzip.compress(tar_bytes.getvalue(), mtime=0), f'"{revision}"', revision)
+
+
+class SharedShelf:
+    """Where the workers of a service keep the bundle that OPA is to have: whichever of them OPA asks, that is it.
+
+    OPA asks on one kept-alive connection, and so one worker alone. All methods raise OSError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, int] | None = None
+        self._found: PublishedBundle | None = None
+
+    def put(self, bundle: PublishedBundle | None) -> None:
+        if bundle is None:
+            self._path.unlink(missing_ok=True)
+            return
+        new = self._path.with_name(f"{self._path.name}.new-{os.getpid()}")
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(f"{bundle.revision}\n".encode() + bundle.content)
+        new.replace(self._path)
+
+    def get(self) -> PublishedBundle | None:
+        try:
+            with self._path.open("rb") as file:
+                found = os.fstat(file.fileno())
+                if self._seen != (found.st_ino, found.st_mtime_ns):
+                    revision = file.readline().decode().rstrip("\n")
+                    self._found = PublishedBundle(file.read(), f'"{revision}"', revision)
+                    self._seen = (found.st_ino, found.st_mtime_ns)
+        except FileNotFoundError:
+            self._seen = self._found = None
+        return self._found
 
 
 def folder_of(revision: str) -> str:

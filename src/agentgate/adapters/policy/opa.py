@@ -21,7 +21,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentgate.adapters.policy._bundle import PublishedBundle, folder_of, render
+from agentgate.adapters.policy._bundle import PublishedBundle, SharedShelf, folder_of, render
 from agentgate.adapters.policy._compile import OpaCompiler
 from agentgate.adapters.policy._http import Answer, HttpClient, Nonsense, Unreachable, parse_url
 from agentgate.core.decision import NoRuling, Ruling
@@ -50,6 +50,7 @@ class Waits:
 
 class OpaPolicyEngine:
     """A PolicyEngine. `published` is what the gateway's bundle endpoint serves, None before the first `enforce`.
+    Workers of one service share it in the file `shelf`, because OPA may ask any of them.
 
     `on_publish` is called whenever `published` changed: the endpoint can answer a long poll then.
     """
@@ -64,6 +65,7 @@ class OpaPolicyEngine:
         connections: int = 32,
         external: bool = False,
         compiler: OpaCompiler | None = None,
+        shelf: Path | None = None,
         on_publish: Callable[[], None] = lambda: None,
     ) -> None:
         """Raises ValueError when `url` is not one."""
@@ -78,7 +80,8 @@ class OpaPolicyEngine:
         self._on_publish = on_publish
         self._digest: tuple[float, str] | None = None
         self._enforcing = asyncio.Lock()
-        self.published: PublishedBundle | None = None
+        self._published: PublishedBundle | None = None
+        self._shelf = SharedShelf(shelf) if shelf is not None else None
 
     async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
         try:
@@ -121,8 +124,18 @@ class OpaPolicyEngine:
     async def aclose(self) -> None:
         await self._client.aclose()
 
+    @property
+    def published(self) -> PublishedBundle | None:
+        return self._published if self._shelf is None else self._shelf.get()
+
     def _publish(self, bundle: PublishedBundle | None) -> None:
-        self.published = bundle
+        """Raises PolicyNotEnforced when it cannot be put where OPA finds it."""
+        self._published = bundle
+        if self._shelf is not None:
+            try:
+                self._shelf.put(bundle)
+            except OSError as error:
+                raise PolicyNotEnforced(bundle.revision if bundle else "", None) from error
         self._on_publish()
 
     async def _until_enforced(self, wanted: str) -> None:
