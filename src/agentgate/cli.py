@@ -1,4 +1,4 @@
-"""The command line: serve, demo, keys, verify. `agentgate --help` says the rest."""
+"""The command line: serve, kill, release, watch, keys, verify, demo. `agentgate --help` says the rest."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import json
 import secrets
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
-from agentgate import __version__
+from agentgate import __version__, serving, stopping
 from agentgate import demo as scenes
 from agentgate import settings as configuration
 from agentgate.core.call import Role, key_sha256
-from agentgate.core.errors import AgentGateError, UnsafeConfiguration
+from agentgate.core.errors import AgentGateError
 from agentgate.core.evidence import Standing
 from agentgate.core.evidence import verify as verify_pack
-from agentgate.settings import Key, Settings
+from agentgate.settings import Key
+from agentgate.terminal import EXIT_START, EXIT_USAGE, Config, DataDir, die, err, out, settings_of
 
 cli = typer.Typer(
     name="agentgate",
@@ -34,20 +34,12 @@ keys_cli = typer.Typer(help="API keys of agents and people.", no_args_is_help=Tr
 log_cli = typer.Typer(help="The append-only log.", no_args_is_help=True)
 cli.add_typer(keys_cli, name="keys")
 cli.add_typer(log_cli, name="log")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
-
-Config = Annotated[Path | None, typer.Option("--config", help="agentgate.yaml (AGENTGATE_CONFIG)")]
-DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Where log, keys and demo files live (AGENTGATE_DATA_DIR)")
-]
+cli.add_typer(stopping.cli)
+cli.add_typer(stopping.members_cli, name="members")
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (AGENTGATE_HOST, default 127.0.0.1)")]
 Port = Annotated[
     int | None, typer.Option("--port", help="Port to listen on; 0 picks one (AGENTGATE_PORT, default 8000)")
 ]
-
-EXIT_USAGE = 2
-EXIT_START = 3
 
 
 @cli.callback(invoke_without_command=True)
@@ -66,7 +58,7 @@ def root(
         raise typer.Exit
     if context.invoked_subcommand is not None:
         if demo or any(option is not None for option in (host, port, config, data_dir)):
-            _die(f"options of `{context.invoked_subcommand}` go behind its name", EXIT_USAGE)
+            die(f"options of `{context.invoked_subcommand}` go behind its name", EXIT_USAGE)
         return
     if demo:
         run_demo()
@@ -89,15 +81,15 @@ def serve(
     port: Port = None,
     config: Config = None,
     data_dir: DataDir = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes (AGENTGATE_WORKERS, default 1)")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when the code or the policy changes")] = False,
 ) -> None:
     """Run the gateway until it is told to stop."""
-    settings = _settings(config, {"server.host": host, "server.port": port, "data_dir": data_dir})
-    from agentgate import serving  # loading the gateway takes a second, which only serving needs
-
+    places = {"server.host": host, "server.port": port, "server.workers": workers, "data_dir": data_dir}
+    settings = settings_of(config, places)
     failure = serving.run(settings, config, reload=reload)
     if failure is not None:
-        _die(failure, EXIT_START)
+        die(failure, EXIT_START)
 
 
 # --- demo -------------------------------------------------------------------------------------------------
@@ -127,11 +119,11 @@ def create_key(
 ) -> None:
     """Make a key. It is shown once; only its SHA-256 is kept. A running gateway takes it within a second."""
     if (agent is None) == (person is None):
-        _die("say whom the key is for: --agent NAME or --person NAME", EXIT_USAGE)
+        die("say whom the key is for: --agent NAME or --person NAME", EXIT_USAGE)
     roles = tuple(role or [Role.AGENT])
     if person is not None and roles == (Role.AGENT,) and not role:
-        _die("a person's key needs its roles: --role operator, approver, auditor or admin", EXIT_USAGE)
-    settings = _settings(config, {"data_dir": data_dir})
+        die("a person's key needs its roles: --role operator, approver, auditor or admin", EXIT_USAGE)
+    settings = settings_of(config, {"data_dir": data_dir})
     secret = f"agk_{secrets.token_urlsafe(32)}"
     expires = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
     try:
@@ -147,9 +139,9 @@ def create_key(
         )
         configuration.add_key(configuration.key_file(settings.data_dir), key)
     except ValueError as error:
-        _die(f"not a key: {_last_line(error)}", EXIT_USAGE)
+        die(f"not a key: {_last_line(error)}", EXIT_USAGE)
     except AgentGateError as error:
-        _die(str(error), EXIT_START)
+        die(str(error), EXIT_START)
     err.print(
         f"key {key.id} for {'agent' if agent else 'person'} {agent or person}, roles {', '.join(roles)}; shown once:"
     )
@@ -174,7 +166,7 @@ def verify(
     try:
         raw = pack.read_bytes()
     except OSError as error:
-        _die(f"{pack} cannot be read: {error.strerror}", 1)
+        die(f"{pack} cannot be read: {error.strerror}", 1)
     secret = key or configuration.signing_key_from_environment()
     report = verify_pack(raw, secret.encode() if secret else None)
     if as_json:
@@ -202,13 +194,13 @@ def verify_log(
     config: Config = None,
 ) -> None:
     """Re-derive the whole log from its database. Exit 0 when everything holds, 1 naming the first that does not."""
-    settings = _settings(config, {"data_dir": data_dir, "log.url": database_url})
+    settings = settings_of(config, {"data_dir": data_dir, "log.url": database_url})
     from agentgate.app import audit_log  # as in `serve`
 
     try:
         report = asyncio.run(audit_log(settings))
     except AgentGateError as error:
-        _die(str(error), 1)
+        die(str(error), 1)
     for finding in report.findings:
         out.print(f"[red]✗[/] {escape(str(finding))}")
     for note in report.notes:
@@ -222,19 +214,23 @@ def verify_log(
     raise typer.Exit(0 if report.ok else 1)
 
 
-# --- shared -----------------------------------------------------------------------------------------------
+@log_cli.command("migrate")
+def migrate_log(
+    database_url: Annotated[str | None, typer.Option("--database-url", help="AGENTGATE_DATABASE_URL")] = None,
+    config: Config = None,
+    to: Annotated[str, typer.Option("--to", help="A revision; `head` is the newest, `base` none")] = "head",
+    drop_events: Annotated[bool, typer.Option("--drop-events", help="Going back may destroy a log")] = False,
+) -> None:
+    """Make or change the schema of a PostgreSQL log: all of it, or nothing."""
+    settings = settings_of(config, {"log.url": database_url})
+    from agentgate.app import prepare_log  # as in `serve`
 
-
-def _settings(config: Path | None, overrides: dict[str, Any]) -> Settings:
     try:
-        return configuration.load(config=config, overrides=overrides)
-    except UnsafeConfiguration as error:
-        _die(str(error), EXIT_START)
-
-
-def _die(sentence: str, status: int) -> NoReturn:
-    err.print(f"agentgate: {escape(sentence)}")
-    raise typer.Exit(status)
+        done = asyncio.run(prepare_log(settings, to=to, drop_events=drop_events))
+    except AgentGateError as error:
+        die(str(error), EXIT_START)
+    for step in done or ["nothing to do"]:
+        out.print(escape(step))
 
 
 def main() -> None:

@@ -14,7 +14,9 @@ from tests.gateway import GatewayProcess, clean_environment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-CURL_BLOCKS = [block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "curl " in block]
+BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
+CURL_BLOCKS = [block for block in BLOCKS if "curl " in block]
+(KILL_BLOCK,) = [block for block in BLOCKS if "agentgate kill " in block]
 
 
 @pytest.fixture(scope="module")
@@ -54,20 +56,38 @@ def test_the_curl_client_shows_each_verdict(gateway: GatewayProcess) -> None:
         assert verdict in said
 
 
+def newcomers_home(gateway: GatewayProcess) -> None:
+    """What `make setup` has made where the README's commands are typed."""
+    venv = gateway.data_dir.parent / ".venv"
+    venv.unlink(missing_ok=True)
+    venv.symlink_to(Path(sys.executable).parents[1])
+
+
 def test_the_readme_has_curl_commands() -> None:
-    assert len(CURL_BLOCKS) == 3
+    assert len(CURL_BLOCKS) == 2
 
 
-@pytest.mark.parametrize("block", CURL_BLOCKS, ids=["call", "kill", "evidence"])
+@pytest.mark.parametrize("block", CURL_BLOCKS, ids=["call", "evidence"])
 def test_the_readmes_commands_work_as_written(gateway: GatewayProcess, block: str) -> None:
-    (gateway.data_dir.parent / ".venv").unlink(missing_ok=True)
-    (gateway.data_dir.parent / ".venv").symlink_to(Path(sys.executable).parents[1])
-    script = block.replace("http://127.0.0.1:8000", gateway.url)
-    said = shell(["sh", "-ec", script], gateway)
+    newcomers_home(gateway)
+    said = shell(["sh", "-ec", block.replace("http://127.0.0.1:8000", gateway.url)], gateway)
     if "/tools/call" in block:
         assert '"decision":"ALLOW"' in said
-    elif "/kill" in block:
-        assert '"drained":true' in said
     else:
         assert "verified" in said
         assert "the log holds" in said
+
+
+def test_the_readmes_kill_is_given_seen_and_released_as_written(gateway: GatewayProcess) -> None:
+    newcomers_home(gateway)
+    kill, kills, watch, release = KILL_BLOCK.strip().splitlines()
+    env = {"AGENTGATE_URL": gateway.url}
+    given = shell(["sh", "-ec", kill], gateway, **env)
+    assert "drained" in given
+    shown = shell(["sh", "-ec", kills], gateway, **env)
+    assert "loops on the order table" in shown
+    assert "s-1" in shell(["sh", "-ec", watch], gateway, **env)
+    kill_id = re.findall(r"kill-\w+", given)[0]
+    assert kill_id in shown
+    shell(["sh", "-ec", release.replace("KILL_ID", kill_id)], gateway, **env)
+    assert kill_id not in shell(["sh", "-ec", kills], gateway, **env)

@@ -9,6 +9,7 @@ import pytest
 from agentgate.core.call import Role
 from tests.gateway import GatewayProcess, key_entry
 
+ONE_TENANTS_OPERATOR = "key-operator-of-default-alone"
 ROLES = ("operator", "approver", "auditor", "admin", "opa")
 
 
@@ -26,7 +27,8 @@ def _entries() -> list[dict[str, object]]:
     agents = [
         key_entry(key_of(Role.AGENT, tenant), agent=f"bot-{tenant}", tenant=tenant) for tenant in ("default", "b")
     ]
-    return [*entries, *agents]
+    one_tenants = key_entry(ONE_TENANTS_OPERATOR, person="ann", roles=["operator"])
+    return [*entries, *agents, one_tenants]
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.edges.conftest import key_of
-from tests.gateway import GatewayProcess, call
+from tests.edges.conftest import ONE_TENANTS_OPERATOR, key_of
+from tests.gateway import GatewayProcess, call, until
 
 QUERY = {"query": "SELECT 1"}
 WRITE = {"table": "products", "data": {"name": "x"}}
 
 GETS = [
-    *["/kills", "/approvals", "/approvals?state=pending", "/sessions", "/health", "/healthz", "/readyz", "/metrics"],
+    *["/kills", "/kills?limit=1", "/members", "/calls"],
+    *["/approvals", "/approvals?state=pending", "/sessions", "/health", "/healthz", "/readyz", "/metrics"],
     *["/tools/list", "/docs", "/redoc", "/openapi.json", "/docs/assets/start.js", "/bundles/agentgate.tar.gz"],
 ]
 
@@ -52,7 +54,9 @@ def test_taking_evidence_records_that_it_was_taken_and_nothing_else(gateway: Gat
     assert events(gateway) == [*before, "exported"]
 
 
-@pytest.mark.parametrize("path", ["/system/pause", "/system/resume", "/sessions/s/kill", "/admin/policies/reload"])
+@pytest.mark.parametrize(
+    "path", ["/system/pause", "/system/resume", "/sessions/s/kill", "/admin/policies/reload", "/members/m/gone"]
+)
 def test_a_link_cannot_do_what_a_post_does(gateway: GatewayProcess, path: str) -> None:
     admin = gateway.client(key_of("admin"))
     for method in ("GET", "HEAD"):
@@ -67,6 +71,7 @@ def test_a_link_cannot_do_what_a_post_does(gateway: GatewayProcess, path: str) -
     [
         ("operator", "/sessions"),
         ("operator", "/kills"),
+        ("operator", "/calls"),
         ("approver", "/approvals"),
         ("approver", "/approvals?state=pending"),
         ("auditor", "/sessions/session-secret/evidence"),
@@ -109,6 +114,7 @@ def test_an_admin_of_one_tenant_does_not_release_or_pause_for_all(gateway: Gatew
     assert admin_b.post(f"/kills/{paused}/release").status_code == 403
     assert admin_b.post("/system/resume").status_code == 403
     assert admin_b.post("/system/pause").status_code == 403
+    assert admin_b.post("/members/none/gone").status_code == 403
     assert gateway.client(key_of("admin")).post("/system/resume").json()["released"] == [paused]
 
 
@@ -122,6 +128,55 @@ def test_people_of_all_tenants_see_both(gateway: GatewayProcess) -> None:
     assert len(pack["timeline"]) == 2
 
 
+# --- containment ----------------------------------------------------------------------------------------------
+
+
+def test_kills_are_listed_with_how_far_they_have_come_and_counted(gateway: GatewayProcess) -> None:
+    operator = gateway.client(key_of("operator"))
+    every = operator.get("/kills")
+    newest = operator.get("/kills", params={"limit": 1})
+    kills = every.json()["kills"]
+    assert {kill["drained"] for kill in kills} == {True}
+    assert newest.json()["kills"] == kills[-1:]
+    assert every.headers["X-Total-Count"] == newest.headers["X-Total-Count"] == str(len(kills))
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "x", "1.5", ""])
+def test_a_list_is_limited_by_a_number(gateway: GatewayProcess, limit: str) -> None:
+    assert gateway.client(key_of("operator")).get("/kills", params={"limit": limit}).status_code == 422
+
+
+def test_a_kill_says_who_was_left_out_even_when_nobody_was(gateway: GatewayProcess) -> None:
+    found = gateway.client(key_of("operator")).get("/kills/kill-secret").json()
+    assert (found["drained"], found["drained_except"], found["attested"], found["active"]) == (True, [], [], True)
+    assert [replica["acked"] for replica in found["replicas"]] == [True]
+
+
+def test_every_member_is_listed_and_the_one_that_answers_is_alive(gateway: GatewayProcess) -> None:
+    [me] = gateway.client(key_of("operator")).get("/members").json()["members"]
+    assert (me["presence"], me["is_me"]) == ("here", True)
+    admin = gateway.client(key_of("admin"))
+    alive = admin.post(f"/members/{me['member']}/gone")
+    assert (alive.status_code, alive.json()["reason_code"]) == (409, "conflict")
+    for missing in ("none", "%2e%2e", "a%20b", "x" * 2_000):
+        assert admin.post(f"/members/{missing}/gone").status_code == 404
+
+
+def test_a_call_in_flight_is_shown_to_its_tenants_operators_alone(gateway: GatewayProcess) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(call, gateway.client(key_of("agent", "b")), "slow", {"seconds": 30}, session="seen")
+        everybody, theirs, others = (
+            gateway.client(key) for key in (key_of("operator"), key_of("operator", "b"), ONE_TENANTS_OPERATOR)
+        )
+        [shown] = until(lambda: theirs.get("/calls").json()["calls"])
+        assert everybody.get("/calls").json()["calls"] == [shown]
+        assert others.get("/calls").json()["calls"] == []
+        theirs.post("/sessions/seen/kill", json={"id": "kill-seen"})
+        assert answer.result().json()["trace_id"] == shown["trace_id"]
+    assert (shown["tenant"], shown["session"], shown["agent"], shown["tool"]) == ("b", "seen", "bot-b", "slow")
+    assert theirs.get("/calls").json()["calls"] == []
+
+
 # --- bodies and parameters ------------------------------------------------------------------------------------
 
 
@@ -132,7 +187,7 @@ def test_release_takes_force_as_a_boolean_or_not_at_all(gateway: GatewayProcess,
     assert gateway.client(key_of("operator")).get("/kills/kill-secret").json()["active"] is True
 
 
-@pytest.mark.parametrize("path", ["/approvals/none/approve", "/approvals/none/deny", "/admin/policies/reload"])
+@pytest.mark.parametrize("path", ["/approvals/none/approve", "/members/none/gone", "/admin/policies/reload"])
 def test_a_route_without_members_takes_none(gateway: GatewayProcess, path: str) -> None:
     assert gateway.client(key_of("admin")).post(path, json={"approver_id": "boss"}).status_code == 422
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, Response
 
 from agentgate.core.errors import ReasonCode
-from agentgate.edges.operator import anybody
+from agentgate.edges.desks import anybody
 from agentgate.edges.problem import Problem
 
 _ASSETS: Final = {

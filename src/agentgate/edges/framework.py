@@ -19,14 +19,12 @@ from starlette.routing import Match
 
 from agentgate.core.call import Role
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.edges import documentation, openapi
-from agentgate.edges.operator import router
+from agentgate.edges import documentation, kills, openapi, operator
 from agentgate.edges.problem import Problem, method_not_allowed
 
 _MEDIA_TYPE = "application/problem+json"
-ROUTES: Final = tuple(
-    route for routes in (router.routes, documentation.router.routes) for route in routes if isinstance(route, APIRoute)
-)
+_ROUTERS: Final = (kills.router, operator.router, documentation.router)
+ROUTES: Final = tuple(route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
 """Every route but the hot ones."""
 _HTTP_REASON = {404: ReasonCode.NOT_FOUND}
 
@@ -42,8 +40,8 @@ def make_framework(version: str) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,  # a redirect would carry keys and bodies to an address made of the Host header
     )
-    app.include_router(router)
-    app.include_router(documentation.router)
+    for router in _ROUTERS:
+        app.include_router(router)
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(LogUnavailable, _on_log_unavailable)
     app.add_exception_handler(KillStateUnknown, _on_kill_state_unknown)

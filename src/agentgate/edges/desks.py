@@ -1,0 +1,89 @@
+"""What every control route stands on: the desks it works with, and the role that it asks for.
+
+The role of a route is declared where the route is; `tests/edges/test_routes.py` fails on one without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from pydantic import BaseModel, ConfigDict
+
+from agentgate.core.call import Principal, Role
+from agentgate.core.errors import ReasonCode
+from agentgate.edges.caller import Callers
+from agentgate.edges.problem import Problem
+from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
+from agentgate.pipeline.control import Containment
+from agentgate.pipeline.evidence import EvidenceDesk
+from agentgate.pipeline.members import Membership
+from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.policy import PolicyDesk
+
+Bundle = tuple[bytes, str]
+"""A policy bundle's bytes and its ETag."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desks:
+    """What the control routes work with."""
+
+    callers: Callers
+    containment: Containment
+    membership: Membership
+    approvals: ApprovalDesk
+    evidence: EvidenceDesk
+    policy: PolicyDesk
+    bundle: Callable[[], Bundle | None]
+    policy_path: str
+
+
+class EmptyBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+def needs(role: Role) -> Callable[[Request], Awaitable[Principal]]:
+    """A dependency that admits callers with `role`, and shows the role to the route table test."""
+
+    async def admit(request: Request) -> Principal:
+        desks: Desks = request.app.state.desks
+        return desks.callers.person(dict(request.scope["headers"]), role)
+
+    admit.role = role  # type: ignore[attr-defined]
+    return admit
+
+
+async def anybody() -> None:
+    """The dependency of a route that wants no key: said, not forgotten."""
+
+
+anybody.role = None  # type: ignore[attr-defined]
+
+
+async def _desks(request: Request) -> Desks:
+    desks: Desks = request.app.state.desks
+    return desks
+
+
+TheDesks = Annotated[Desks, Depends(_desks)]
+Operator = Annotated[Principal, Depends(needs(Role.OPERATOR))]
+Approver = Annotated[Principal, Depends(needs(Role.APPROVER))]
+Auditor = Annotated[Principal, Depends(needs(Role.AUDITOR))]
+Admin = Annotated[Principal, Depends(needs(Role.ADMIN))]
+Opa = Annotated[Principal, Depends(needs(Role.OPA))]
+Id = Annotated[str, Path(description="^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")]
+
+_REFUSED_STATUS = {
+    ReasonCode.FORBIDDEN: 403,
+    ReasonCode.NOT_FOUND: 404,
+    ReasonCode.CONFLICT: 409,
+    ReasonCode.EXPIRED: 409,
+}
+
+
+def refused(why: Refused | CannotDecide) -> Problem:
+    """What a desk would not do, as the door says it."""
+    return Problem(_REFUSED_STATUS[why.reason], why.reason, why.detail)

@@ -1,0 +1,88 @@
+"""A gateway that answers what a test wrote down, for clients of the control routes.
+
+    with ScriptedGateway({"POST /kills": [(202, {...})], "GET /kills/k": [(202, {...}), (200, {...})]}) as gateway:
+        run(gateway.url)
+        assert gateway.asked == [("POST", "/kills", {...}), …]
+
+The last answer to a request is given again for ever. `SILENCE` takes the request and says nothing until the end;
+`HANG_UP` takes it and closes the connection.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Any
+
+SILENCE = (0, {})
+HANG_UP = (-1, {})
+Said = tuple[int, Any]
+
+
+def problem(status: int, reason: str, detail: str) -> Said:
+    return status, {"status": status, "reason_code": reason, "detail": detail, "title": "", "type": ""}
+
+
+class ScriptedGateway:
+    """See above. A request that nobody wrote an answer for is 404."""
+
+    def __init__(self, answers: Mapping[str, Sequence[Said]]) -> None:
+        self._answers = {request: list(said) for request, said in answers.items()}
+        self.asked: list[tuple[str, str, Any]] = []
+        self.keys: list[str | None] = []
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+
+    def __enter__(self) -> ScriptedGateway:
+        script = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                script._serve(self)
+
+            do_POST = do_GET  # noqa: N815 - the name that the library calls
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(10)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def _serve(self, request: BaseHTTPRequestHandler) -> None:
+        raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        path = request.path.partition("?")[0]
+        with self._lock:
+            self.asked.append((request.command, request.path, json.loads(raw) if raw else None))
+            self.keys.append(request.headers.get("X-API-Key"))
+            said = self._answers.get(f"{request.command} {path}", [problem(404, "not_found", "no such thing")])
+            status, body = said.pop(0) if len(said) > 1 else said[0]
+        if (status, body) == SILENCE:
+            self._over.wait()
+        if status <= 0:
+            request.close_connection = True
+            return
+        text = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request.send_response(status)
+        request.send_header("Content-Length", str(len(text)))
+        request.end_headers()
+        request.wfile.write(text)
