@@ -19,7 +19,7 @@ setup-dev: .venv/.stamp-dev ## .venv with what tests and checks need too
 .venv/.stamp-%: requirements/%.lock pyproject.toml scripts/setup
 	@PYTHON="$(PYTHON)" scripts/setup $*
 
-services: ## redis-server and OPA, for tests and `make dev` (minutes, once)
+services: ## redis-server, PostgreSQL and OPA, for tests and `make dev` (minutes, once)
 	@scripts/services
 
 demo: setup ## six scenes against a real gateway, embedded defaults

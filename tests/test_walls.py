@@ -37,8 +37,14 @@ ROOMS = {
     "settings": room("core", "pydantic pydantic_settings yaml"),
     "kinds": room("core ports pipeline adapters settings", "*"),
     "app": room("core ports pipeline adapters edges settings kinds", "*"),
-    "serving": room("app kinds settings", "uvicorn"),
-    "cli": room("app serving settings core demo", "typer rich httpx"),
+    "serving": room("settings supervising worker"),
+    "supervising": room("settings"),
+    "worker": room("app kinds settings serving supervising", "uvicorn"),
+    "remote": room("core", "httpx"),
+    "watching": room("remote", "rich"),
+    "terminal": room("core settings", "typer rich"),
+    "stopping": room("core settings remote terminal watching", "typer rich"),
+    "cli": room("app serving settings core demo stopping terminal", "typer rich"),
     "demo": room("core settings", "httpx rich"),
     "__main__": room("cli"),
 }
@@ -261,6 +267,26 @@ def test_every_adapter_proves_its_port_contract(module: Module) -> None:
     assert any(b.endswith("Contract") for b in bases), f"{test.relative_to(ROOT)} subclasses no contract"
 
 
+def is_door(module: Module) -> bool:
+    """Whether it passes calls through the gate."""
+    return any(isinstance(n, ast.Attribute) and n.attr == "pass_through" for n in ast.walk(module.tree))
+
+
+DOORS = [m for m in MODULES if m.room == "edges" and is_door(m)]
+
+
+def test_doors_are_recognised() -> None:
+    assert "edges/tools.py" in {m.rel for m in DOORS}
+
+
+@pytest.mark.parametrize("module", DOORS, ids=lambda m: m.rel)
+def test_every_door_proves_that_a_kill_cuts_its_calls(module: Module) -> None:
+    test = TESTS / "edges" / "doors" / f"test_{module.parts[-1]}.py"
+    assert test.is_file(), f"{module.rel} has no {test.relative_to(ROOT)}"
+    classes = [n for n in ast.walk(ast.parse(test.read_text(encoding="utf-8"))) if isinstance(n, ast.ClassDef)]
+    assert any(ast.unparse(base) == "DoorContract" for n in classes for base in n.bases)
+
+
 # The checker itself, on small made-up modules: a wall that no breach can trip is paint.
 
 
@@ -288,6 +314,7 @@ def made_up(rel: str, text: str) -> Module:
         ("edges/x.py", "import redis"),
         ("settings.py", "from agentgate import app"),
         ("cli.py", "from agentgate.adapters.log import sqlite"),
+        ("remote.py", "from agentgate.pipeline import control"),
         ("demo.py", "from agentgate import app"),
     ],
 )

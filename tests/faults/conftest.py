@@ -7,9 +7,11 @@ one does not misbehave when it is asked to.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
+import select
 import shutil
 import socket
 import sqlite3
@@ -26,9 +28,13 @@ from typing import Any
 import httpx
 import pytest
 
+from agentgate.adapters.log._migrate import migrate
 from agentgate.core.call import key_sha256
+from tests.containment.cluster import missing
+from tests.containment.toxiproxy import Link, Toxiproxy
 from tests.gateway import GatewayProcess, call, run_cli, until
 from tests.opa_server import NO_OPA, OPA, OpaServer
+from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer, free_port, is_installed
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +45,8 @@ OPA_KEY = "key-of-the-policy-engine"
 
 needs_opa = pytest.mark.skipif(OPA is None, reason=NO_OPA)
 needs_redis = pytest.mark.skipif(not is_installed(), reason="redis-server is not installed")
+needs_cluster = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+"""What several gateways on one log are tested with: PostgreSQL, Redis, and proxies between."""
 
 
 # --- a call, and what it left behind --------------------------------------------------------------------------
@@ -75,6 +83,8 @@ class Gate(GatewayProcess):
         config = {"server": {"refusals_per_second": 1_000_000}, **(config or {})}
         super().__init__(*flags, env={**keys, **(env or {})}, config=config, **more)
         self._pool = ThreadPoolExecutor(64)
+        self.probe = "db_query"
+        """The tool that is called to see whether calls are allowed."""
 
     def __enter__(self) -> Gate:
         super().__enter__()
@@ -113,12 +123,12 @@ class Gate(GatewayProcess):
         return self._pool.submit(self.say, tool, session, **arguments)
 
     def works(self, session: str = "s-1") -> bool:
-        return self.say(session=session).ok
+        return self.say(self.probe, session).ok
 
     def until_works(self, *, session: str = "after", timeout_s: float = 10) -> float:
         """Call until a call is allowed again; how long that took."""
         started = time.monotonic()
-        while not (said := self.say(session=session)).ok:
+        while not (said := self.say(self.probe, session)).ok:
             assert time.monotonic() - started < timeout_s, f"still refused: {said.body}\n{self.stderr}"
             time.sleep(0.05)  # the state of other processes is polled
         return time.monotonic() - started
@@ -192,8 +202,8 @@ class Gate(GatewayProcess):
 class Service:
     """A small HTTP service on loopback: counts what reaches it, and behaves as the path says.
 
-    /ok answers; /held after `let_go`; /hang never; /500, /redirect, /garbage; /flood (50 MB), /announced (50 MB, and
-    says so); /breaks (ends within its answer), /hangup (ends without one).
+    /ok answers; /held after `let_go`; /hang never; /drip a piece at a time, without end; /500, /redirect, /garbage;
+    /flood (50 MB), /announced (50 MB, and says so); /breaks (ends within its answer), /hangup (ends without one).
     """
 
     port: int = 0
@@ -251,7 +261,9 @@ class Service:
             while request := _read_request(connection):
                 self.requests.append(request)
                 path, _, query = request.partition("?")
-                if path == "/hang":
+                if path in ("/hang", "/drip"):
+                    if path == "/drip":
+                        _drip(connection)
                     while connection.recv(4096):
                         pass
                     self.left_at[query] = time.monotonic()
@@ -276,6 +288,14 @@ def _read_request(connection: socket.socket) -> str:
     while missing > 0:
         missing -= len(connection.recv(65_536))
     return head.split(b" ")[1].decode()
+
+
+def _drip(connection: socket.socket) -> None:
+    """An answer that streams for as long as its reader stays."""
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n")
+    connection.sendall(b"1\r\n[\r\n")
+    while not select.select([connection], [], [], 0.02)[0]:
+        connection.sendall(b"2\r\n0,\r\n")
 
 
 FLOOD_BYTES = 50_000_000
@@ -308,11 +328,15 @@ def _answer(connection: socket.socket, path: str) -> bool:
     return True
 
 
-_PATHS = ("ok", "held", "hang", "500", "redirect", "garbage", "flood", "announced", "breaks", "hangup")
+_PATHS = ("ok", "held", "hang", "drip", "500", "redirect", "garbage", "flood", "announced", "breaks", "hangup")
+_SLOW = ("hang", "drip", "held")
 
 
 def service_config(port: int, *, timeout_ms: int = 1_000) -> dict[str, Any]:
-    """One tool for each path of a `Service`: `ok`, `hang`, …; all are reads, so that none waits for a person."""
+    """One tool for each path of a `Service`: `ok`, `hang`, …; all are reads, so that none waits for a person.
+
+    `hang_long` and the like are the same with a minute's patience.
+    """
     tools = {
         path: {
             "upstream": "service",
@@ -327,8 +351,27 @@ def service_config(port: int, *, timeout_ms: int = 1_000) -> dict[str, Any]:
     upstream = {"kind": "http", "base_url": f"http://127.0.0.1:{port}", "timeout_ms": timeout_ms}
     return {
         "upstreams": {"service": upstream, "patient": {**upstream, "timeout_ms": 60_000}},
-        "tools": {**tools, "hang_long": {**tools["hang"], "upstream": "patient"}},
+        "tools": {**tools, **{f"{path}_long": {**tools[path], "upstream": "patient"} for path in _SLOW}},
     }
+
+
+@contextmanager
+def deaf_port() -> Iterator[int]:
+    """A port that takes no further connection: connecting to it neither fails nor succeeds."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        address = listener.getsockname()
+        waiting = []
+        for _ in range(4):
+            client = socket.socket()
+            client.setblocking(False)
+            with suppress(BlockingIOError):
+                client.connect(address)
+            waiting.append(client)
+        try:
+            yield address[1]
+        finally:
+            for client in waiting:
+                client.close()
 
 
 @pytest.fixture(scope="module")
@@ -370,6 +413,41 @@ def redis(started_redis: RedisServer) -> RedisServer:
     started_redis.stop()
     started_redis.start()
     return started_redis
+
+
+DATABASE = "agentgate"
+
+
+@dataclass(slots=True)
+class Backends:
+    """A PostgreSQL with a log, a Redis, and what gateways need to share them."""
+
+    postgres: PostgresServer
+    redis: RedisServer
+    proxies: Toxiproxy
+    folder: Path
+
+    @contextmanager
+    def gateway(self, service: Service, **containment: Any) -> Iterator[tuple[Gate, Link, Link]]:
+        """One more member, with its links to the log and to Redis. `containment` goes into that section."""
+        log, redis = self.proxies.link(f"log-{next(_numbers)}", self.postgres.port), self._redis_link()
+        env = {"AGENTGATE_DATABASE_URL": self.postgres.url(DATABASE, port=log.port)}
+        env["AGENTGATE_REDIS_URL"] = f"redis://127.0.0.1:{redis.port}/0"
+        config = {"log": {"checkpoint_key": {"file": str(self.folder / "log-key.pem")}}, "containment": containment}
+        with Gate(env=env, config={**service_config(service.port), **config}) as gate:
+            gate.probe = "ok"
+            yield gate, log, redis
+
+    def _redis_link(self) -> Link:
+        return self.proxies.link(f"redis-{next(_numbers)}", self.redis.port)
+
+
+@pytest.fixture(scope="module")
+def backends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backends]:
+    with PostgresServer() as postgres, RedisServer("--appendonly", "yes", tcp=True) as redis, Toxiproxy() as proxies:
+        postgres.sql(f"CREATE DATABASE {DATABASE}")
+        asyncio.run(migrate(postgres.url(DATABASE)))
+        yield Backends(postgres, redis, proxies, tmp_path_factory.mktemp("shared"))
 
 
 class PullingOpa(OpaServer):

@@ -242,6 +242,44 @@ def test_a_database_locked_for_two_seconds_refuses_and_then_goes_on(steady: Gate
     assert steady.write("after").ok
 
 
+def test_a_stranger_that_closes_the_database_after_a_fault_takes_nothing_with_it(gateway: Gate) -> None:
+    """SQLite's last user tidies the write-ahead log away: a stranger must never take itself for that one."""
+    assert gateway.works("before")
+    with locked(gateway):
+        assert not gateway.works("locked")
+    gateway.until_works()
+    said = gateway.say(session="acknowledged")
+    assert said.ok
+    assert "0 calls without an outcome" in gateway.assert_log_holds()  # which opens and closes it, too
+    gateway.kill9()
+    gateway.start()
+    assert gateway.entry(said, "acknowledged")["outcome"] == "ok"
+
+
+def test_a_kill_on_a_locked_database_cuts_what_runs_and_says_503(steady: Gate, victim: str) -> None:
+    running = steady.begin("slow", victim, seconds=30)
+    steady.until_running(victim)
+    with locked(steady):
+        killed = steady.kill_session(victim)
+        assert (killed.status_code, killed.json()["reason_code"]) == UNAVAILABLE
+        said = running.result()
+        assert (said.status, said.reason) == (503, "outcome_unrecorded")
+    steady.until_works()
+    until(lambda: steady.entry(said, victim)["outcome"] == "cancelled")
+    assert steady.admin().get("/kills").json()["kills"] == []
+
+
+def test_an_outcome_on_a_locked_database_is_not_released_and_written_later(steady: Gate, victim: str) -> None:
+    running = steady.begin("slow", victim, seconds=1)
+    steady.until_running(victim)
+    with locked(steady):
+        said = running.result()
+        assert (said.status, said.reason, said.body["success"]) == (503, "outcome_unrecorded", False)
+        assert "unknown" in said.body["error"]
+    steady.until_works()
+    until(lambda: steady.entry(said, victim)["outcome"] == "ok")
+
+
 def test_a_lock_shorter_than_the_deadline_refuses_nobody(steady: Gate) -> None:
     before = steady.sum("agentgate_step_duration_seconds_count", step="policy")
     with locked(steady):
@@ -253,6 +291,8 @@ def test_a_lock_shorter_than_the_deadline_refuses_nobody(steady: Gate) -> None:
 def test_a_log_that_somebody_else_wrote_to_is_refused_with_its_reason(gateway: Gate) -> None:
     """A stranger's event in the middle: the log contradicts what was acknowledged. Nothing runs on it any more."""
     assert gateway.works("before")
+    running = gateway.begin("slow", "victim", seconds=30)
+    gateway.until_running("victim")
     forge(gateway.data_dir / "log.db")
     until(lambda: not gateway.works("after"))
     said = gateway.write("broken")
@@ -261,6 +301,7 @@ def test_a_log_that_somebody_else_wrote_to_is_refused_with_its_reason(gateway: G
     assert gateway.health()["status"] == "degraded"
     killed = gateway.kill_session("victim")
     assert (killed.status_code, killed.json()["reason_code"]) == UNAVAILABLE
+    assert running.result().reason == "outcome_unrecorded", "cut, and nobody can say so in the log"
     assert gateway.client().get("/healthz").status_code == 200
     assert gateway.written == 0
 

@@ -219,6 +219,30 @@ def test_a_hung_opa_refuses_within_the_deadline_and_a_woken_one_decides_again(be
     bed.gateway.until_works()
 
 
+@pytest.mark.parametrize("how", ["down", "hung"])
+def test_a_call_that_runs_has_been_decided_and_goes_on_without_opa(bed: WithOpa, how: str) -> None:
+    """Policy is asked before a call and not again: its outcome is recorded and answered, and a kill still cuts."""
+    gateway = bed.gateway
+    ending, running = gateway.begin("slow", f"{how}-1", seconds=1), gateway.begin("slow", f"{how}-2", seconds=30)
+    gateway.until_running(f"{how}-1")
+    gateway.until_running(f"{how}-2")
+    if how == "hung":
+        bed.opa.pause()
+    else:
+        bed.opa.stop()
+    assert not gateway.works("noticing")
+    said = ending.result()
+    assert said.ok
+    assert gateway.entry(said, f"{how}-1")["outcome"] == "ok"
+    killed = gateway.kill_session(f"{how}-2")
+    assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert running.result().reason == "killed"
+    if how == "hung":
+        bed.opa.resume()
+    else:
+        bed.opa.start()
+
+
 def test_many_calls_on_a_hung_opa_are_all_refused_in_time(bed: WithOpa) -> None:
     """More calls than connections: those that wait for a connection have the same deadline."""
     bed.opa.pause()
@@ -299,6 +323,8 @@ NOT_REALLY_ALLOWED = {
 def test_an_opa_that_answers_nonsense_allows_nothing(tmp_path: Path) -> None:
     with fake_opa() as opa, Gate(env={"AGENTGATE_OPA_URL": opa.url}) as gateway:
         until(lambda: gateway.works("before"))
+        running = gateway.begin("slow", "during", seconds=1)
+        gateway.until_running("during")
         for what, (body, status, content_type, reasons) in NOT_REALLY_ALLOWED.items():
             opa.says(body, status=status, content_type=content_type)
             said = gateway.say(session="nonsense")
@@ -309,6 +335,7 @@ def test_an_opa_that_answers_nonsense_allows_nothing(tmp_path: Path) -> None:
             assert gateway.works("between"), what
         opa.answer = b"\x16\x03\x01 not HTTP\r\n\r\n"
         assert gateway.say(session="nonsense").reason == "policy_malformed"
+        assert running.result().ok, "what was decided before stands"
         opa.says(ALLOWED)
         assert gateway.works("after")
 
@@ -316,8 +343,11 @@ def test_an_opa_that_answers_nonsense_allows_nothing(tmp_path: Path) -> None:
 def test_an_opa_slower_than_the_deadline_is_late_whatever_it_says(tmp_path: Path) -> None:
     with fake_opa() as opa, Gate(env={"AGENTGATE_OPA_URL": opa.url}) as gateway:
         until(lambda: gateway.works("before"))
+        running = gateway.begin("slow", "during", seconds=1)
+        gateway.until_running("during")
         opa.pause_s = 0.35
         refused_as(gateway, "policy_timeout", "late")
+        assert running.result().ok
         opa.pause_s = 0.0
         gateway.until_works()
 

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import random
-import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.faults.conftest import Gate, Service, needs_redis, service_config
+from tests.faults.conftest import Gate, Service, deaf_port, needs_redis, service_config
 from tests.gateway import until
 from tests.redis_server import RedisServer
-
-
-@contextmanager
-def deaf_port() -> Iterator[int]:
-    """A port that takes no further connection: connecting to it neither fails nor succeeds."""
-    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
-        address = listener.getsockname()
-        waiting = []
-        for _ in range(4):
-            client = socket.socket()
-            client.setblocking(False)
-            with suppress(BlockingIOError):
-                client.connect(address)
-            waiting.append(client)
-        yield address[1]
-        for client in waiting:
-            client.close()
 
 
 def assert_told_as_unknown(gateway: Gate, session: str) -> None:

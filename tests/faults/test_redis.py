@@ -7,11 +7,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.containment.cluster import missing
+from tests.containment.toxiproxy import Link, Toxiproxy
 from tests.faults.conftest import Gate, needs_redis
 from tests.gateway import GatewayFailed, until
 from tests.redis_server import RedisServer
@@ -176,8 +179,92 @@ def test_a_deleted_flag_is_put_back(gateway: Gate, redis: RedisServer, victim: s
     assert gateway.kill_session(victim).status_code == 200
     keys = redis.command("KEYS", "{ag:*}:kills")
     assert isinstance(keys, list)
-    redis.command("HDEL", keys[0], "session/default/victim")
+    assert redis.command("HDEL", keys[0], f"session/default/{victim}") == 1
     assert gateway.say(session=victim).reason == "killed"
+
+
+@pytest.mark.parametrize("how", ["down", "hung"])
+def test_a_call_that_ends_without_redis_is_recorded_and_answered_and_leaves_the_display(
+    gateway: Gate, redis: RedisServer, victim: str, how: str
+) -> None:
+    """The outcome is the log's affair. What could not be told to Redis is told when it is back."""
+    running = gateway.begin("slow", victim, seconds=1)
+    flight = flight_key(redis)
+    until(lambda: redis.command("HLEN", flight) == 1)
+    if how == "hung":
+        redis.pause()
+    else:
+        redis.stop()
+    until(lambda: gateway.say(session="noticing").reason == "kill_state_unknown")
+    said = running.result()
+    assert said.ok
+    assert gateway.entry(said, victim)["outcome"] == "ok"
+    if how == "hung":
+        redis.resume()
+    else:
+        redis.start()
+    gateway.until_works()
+    until(lambda: redis.command("HLEN", flight) == 0)
+
+
+# --- lying ----------------------------------------------------------------------------------------------------
+
+
+def test_a_redis_at_an_older_position_is_refused_and_put_right(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    """As after a failover to a standby that has missed the kill, with its flag."""
+    running = gateway.begin("slow", victim, seconds=30)
+    gateway.until_running(victim)
+    assert gateway.kill_session(victim).json()["drained"] is True
+    assert running.result().reason == "killed"
+    kills = kills_key(redis)
+    unknown = gateway.sum("agentgate_kill_state_unknown_total")
+    redis.command("HSET", kills, "#", int(str(redis.command("HGET", kills, "#"))) - 1)
+    redis.command("HDEL", kills, f"session/default/{victim}")
+    until(lambda: admits_others_and_never_the(victim, gateway))
+    assert gateway.sum("agentgate_kill_state_unknown_total") >= unknown
+    assert gateway.say(session=victim).reason == "killed"
+    assert redis.command("HEXISTS", kills, f"session/default/{victim}") == 1
+
+
+def test_a_redis_far_ahead_of_the_log_refuses_everything_until_somebody_removes_the_claim(
+    gateway: Gate, redis: RedisServer, victim: str
+) -> None:
+    """It may be right, and the log an older one: nothing runs on that, and nothing goes back by itself.
+
+    Kills are the log's affair: they cut and drain all the same.
+    """
+    running = gateway.begin("slow", victim, seconds=30)
+    gateway.until_running(victim)
+    kills = kills_key(redis)
+    redis.command("HSET", kills, "#", 1_000_000)
+    gateway.assert_refused(*UNKNOWN)
+    assert not running.done()
+    killed = gateway.kill_session(victim)
+    assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert running.result().reason == "killed"
+    gateway.assert_refused(*UNKNOWN)
+    redis.command("DEL", kills)
+    gateway.until_works()
+    assert gateway.say(session=victim).reason == "killed"
+
+
+def test_a_forged_flag_refuses_too_many_and_cuts_nothing(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    """Whoever writes into Redis can keep calls from running, and no more. The refusal is on record, under no kill."""
+    assert gateway.works(victim)
+    running = gateway.begin("slow", victim, seconds=1)
+    gateway.until_running(victim)
+    kills = kills_key(redis)
+    redis.command("HSET", kills, f"session/default/{victim}", "kill-forged")
+    gateway.assert_refused(200, "killed", victim)
+    assert running.result().ok
+    assert victim not in [kill["target"] for kill in gateway.admin().get("/kills").json()["kills"]]
+    assert gateway.works("another")
+    redis.command("DEL", kills)
+    gateway.until_works(session=victim)
+
+
+def kills_key(redis: RedisServer) -> str:
+    return flight_key(redis).replace(":flight", ":kills")
 
 
 def admits_others_and_never_the(victim: str, gateway: Gate) -> bool:
@@ -234,6 +321,74 @@ def test_a_gateway_that_starts_before_its_redis_refuses_until_it_comes(redis: Re
         assert_refused(gateway)
         redis.start()
         gateway.until_works()
+
+
+# --- slow, and failed over ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Linked:
+    """A gateway, and the link to its Redis, which has a standby."""
+
+    gateway: Gate
+    link: Link
+    primary: RedisServer
+    standby: RedisServer
+
+
+@pytest.fixture(scope="module")
+def linked() -> Iterator[Linked]:
+    if missing() is not None:
+        pytest.skip(str(missing()))
+    with RedisServer(tcp=True) as primary, RedisServer(tcp=True) as standby, Toxiproxy() as proxies:
+        link = proxies.link("redis", primary.port)
+        with Gate(env={"AGENTGATE_REDIS_URL": f"redis://127.0.0.1:{link.port}/0"}) as gateway:
+            yield Linked(gateway, link, primary, standby)
+
+
+def test_a_slow_redis_refuses_and_a_kill_goes_on_without_it(linked: Linked, victim: str) -> None:
+    """Slower than its deadline of 100 ms is not there: what runs goes on, is cut by a kill, and is recorded."""
+    gateway = linked.gateway
+    assert gateway.works()
+    running, ending = gateway.begin("slow", victim, seconds=30), gateway.begin("slow", "ending", seconds=1)
+    gateway.until_running(victim)
+    gateway.until_running("ending")
+    linked.link.delay(250)
+    until(lambda: not gateway.works("noticing"))
+    assert_refused(gateway)
+    assert ending.result().ok
+    assert not running.done()
+    killed = gateway.kill_session(victim)
+    assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert running.result().reason == "killed"
+    linked.link.heal()
+    gateway.until_works()
+    assert gateway.say(session=victim).reason == "killed"
+
+
+def test_a_redis_that_is_slow_within_its_deadline_refuses_nobody(linked: Linked) -> None:
+    assert linked.gateway.works()
+    linked.link.delay(30)
+    assert [linked.gateway.works("slow") for _ in range(10)].count(True) >= 9  # a busy machine may add to it
+    linked.link.heal()
+
+
+def test_a_fail_over_to_a_standby_that_missed_the_kill_lets_no_killed_call_out(linked: Linked, victim: str) -> None:
+    gateway = linked.gateway
+    running = gateway.begin("slow", "other", seconds=30)
+    gateway.until_running("other")
+    linked.standby.follow(linked.primary)
+    linked.standby.promote()
+    assert gateway.kill_session(victim).json()["drained"] is True
+    linked.link.lead_to(linked.standby.port)
+    until(lambda: admits_others_and_never_the(victim, gateway))
+    assert gateway.say(session=victim).reason == "killed"
+    assert not running.done()
+    assert gateway.kill_session("other").json()["drained"] is True
+    assert running.result().reason == "killed"
+    linked.link.lead_to(linked.primary.port)  # and back to the one that knows, and was deposed
+    until(lambda: admits_others_and_never_the(victim, gateway))
+    assert gateway.say(session="other").reason == "killed"
 
 
 # --- full, closed, and of the wrong kind ----------------------------------------------------------------------

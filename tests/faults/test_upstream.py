@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.faults.conftest import FLOOD_BYTES, Gate, Said, Service, service_config
+from tests.faults.conftest import FLOOD_BYTES, Gate, Said, Service, deaf_port, service_config
 from tests.gateway import until
 
 
@@ -46,6 +46,17 @@ def test_a_refused_connection_was_never_sent_and_a_server_that_is_back_is_used(g
     assert_ended(gateway, said, "not_sent", "upstream_unavailable")
     service.start()
     assert gateway.say("ok").ok
+
+
+def test_an_upstream_that_takes_no_connection_is_unknown_at_the_deadline_and_a_kill_ends_the_waiting() -> None:
+    """Nobody claims to know how far it has come."""
+    with deaf_port() as port, Gate(config=service_config(port)) as gateway:
+        assert_ended(gateway, gateway.say("ok"), "unknown", "upstream_timeout")
+        running = gateway.begin("hang_long", "victim")
+        gateway.until_running("victim")
+        killed = gateway.kill_session("victim")
+        assert (killed.status_code, killed.json()["drained"]) == (200, True)
+        assert running.result().reason == "killed"
 
 
 def test_a_dead_kept_connection_is_not_told_as_an_answer(gateway: Gate, service: Service) -> None:
