@@ -39,7 +39,7 @@ ROOMS = {
     "app": room("core ports pipeline adapters edges settings kinds", "*"),
     "serving": room("settings supervising worker"),
     "supervising": room("settings"),
-    "worker": room("app kinds settings serving supervising", "uvicorn"),
+    "worker": room("app kinds settings supervising", "uvicorn"),
     "remote": room("core", "httpx"),
     "watching": room("remote", "rich"),
     "terminal": room("core settings", "typer rich"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from agentgate import __version__
 from agentgate import settings as configuration
 from agentgate.settings import Settings
-from agentgate.supervising import Supervisor, bind
+from agentgate.supervising import Supervisor, bind, set_up_logging
 
 
 def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
@@ -53,13 +53,6 @@ def _say_ready(settings: Settings, sockets: Sequence[socket.socket]) -> None:
         parts.append(f"{settings.server.workers} workers")
     sys.stdout.write(f"agentgate {__version__} is ready on http://{host}:{address[1]} ({', '.join(parts)})\n")
     sys.stdout.flush()
-
-
-def set_up_logging(level: str, who: str = "") -> None:
-    """To stderr; `who` tells the processes of one service apart."""
-    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s", stream=sys.stderr)
-    # what uvicorn says of a failed start is said by `run`, once
-    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
 
 
 def _say_what_starts(settings: Settings) -> None:

@@ -261,6 +261,13 @@ class Supervisor:
                 self._kill()
 
 
+def set_up_logging(level: str, who: str = "") -> None:
+    """To stderr; `who` tells the processes of one service apart."""
+    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s", stream=sys.stderr)
+    # what uvicorn says of a failed start is said by `run`, once
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
+
+
 def bind(host: str, port: int) -> list[socket.socket]:
     """Listening sockets on every address of `host`, all on one port. Raises OSError."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -21,9 +21,8 @@ import uvicorn
 
 from agentgate.app import Startup, create_app
 from agentgate.kinds import policy_path
-from agentgate.serving import set_up_logging
 from agentgate.settings import Settings
-from agentgate.supervising import BACKLOG, KILL_AFTER_S, LENGTH
+from agentgate.supervising import BACKLOG, KILL_AFTER_S, LENGTH, set_up_logging
 
 GRACE_S = 10
 """How long running calls may take to end when the process is told to stop; then they are cut and recorded."""
