@@ -67,17 +67,21 @@ def append_of_every_kind(url: str, acks: Connection) -> None:
 async def _append_of_every_kind(url: str, acks: Connection) -> None:
     author = ChanceAuthor(f"m-{os.getpid()}")
     while True:
-        log = await PostgresLog.open(url, SIGNER, ORIGIN)
-        for _ in range(3):
-            kill, approval = a_kill(os.urandom(4).hex()), os.urandom(4).hex()
-            for event in (
-                author.joined(), author.kill(kill), author.acked(1), author.drained(kill), author.release(kill),
-                author.requested(approval), author.verdict(approval), author.decided(f"s-{approval}"),
-            ):  # fmt: skip
-                with contextlib.suppress(LogUnavailable):
-                    await log.append(event)
-            acks.send_bytes(b"round")
-        await log.aclose()
+        with contextlib.suppress(LogUnavailable):  # its server may have given it up while it was frozen
+            await _append_three_rounds(await PostgresLog.open(url, SIGNER, ORIGIN), author, acks)
+
+
+async def _append_three_rounds(log: PostgresLog, author: ChanceAuthor, acks: Connection) -> None:
+    for _ in range(3):
+        kill, approval = a_kill(os.urandom(4).hex()), os.urandom(4).hex()
+        for event in (
+            author.joined(), author.kill(kill), author.acked(1), author.drained(kill), author.release(kill),
+            author.requested(approval), author.verdict(approval), author.decided(f"s-{approval}"),
+        ):  # fmt: skip
+            with contextlib.suppress(LogUnavailable):
+                await log.append(event)
+        acks.send_bytes(b"round")
+    await log.aclose()
 
 
 async def _append_for_ever(log: Log, acks: Connection) -> None:

@@ -303,15 +303,17 @@ async def test_a_process_frozen_at_any_moment_holds_nobody_up(url: str, processe
     async with replicas(url, 1) as (log,):
         child = processes.Process(target=crash_child.append_of_every_kind, args=(url, theirs))
         child.start()
+        theirs.close()  # so that a child that has died is heard of
         assert child.pid is not None
         author = Author("m-survivor")
         try:
             for _ in range(25):
-                await asyncio.to_thread(ours.recv_bytes)
+                assert await asyncio.to_thread(ours.poll, 20), "the child has stopped appending"
+                ours.recv_bytes()
                 await asyncio.sleep(chance.uniform(0, 0.03))
                 os.kill(child.pid, signal.SIGSTOP)
                 async with asyncio.timeout(WITHIN_S):
-                    assert isinstance(await log.append(author.decided("s-survivor")), Receipt)
+                    await recovered(log, author)
                 os.kill(child.pid, signal.SIGCONT)
                 while ours.poll():
                     ours.recv_bytes()
