@@ -35,27 +35,20 @@ def find() -> str | None:
 class Link:
     """One proxy. Every change is complete when its method returns."""
 
-    def __init__(self, proxies: Toxiproxy, name: str, listen: int, port: int) -> None:
+    def __init__(self, proxies: Toxiproxy, name: str, port: int) -> None:
         self._proxies = proxies
         self.name = name
-        self.port = listen
-        self._leads_to = port
-        self._is_poisoned = False
-        self._make()
+        self.port = port
 
     def cut(self) -> None:
         """Close every connection and refuse new ones."""
         self._set(enabled=False)
 
     def heal(self) -> None:
-        """Undo `cut`, `delay` and `mute`; connections that were delayed or muted are closed."""
-        if not self._is_poisoned:
-            self._set(enabled=True)
-            return
-        # a new proxy on the same port: taking a toxic out of a connection that just closes can hang the whole server
-        self._proxies.ask("DELETE", f"/proxies/{self.name}")
-        self._make()
-        self._is_poisoned = False
+        """Undo `cut`, `delay` and `mute`."""
+        for toxic in self._proxies.ask("GET", f"/proxies/{self.name}/toxics"):
+            self._proxies.ask("DELETE", f"/proxies/{self.name}/toxics/{toxic['name']}")
+        self._set(enabled=True)
 
     def delay(self, milliseconds: int) -> None:
         """Each answer comes so much later."""
@@ -68,16 +61,9 @@ class Link:
 
     def lead_to(self, port: int) -> None:
         """To another server from now on; the connections to the last one are closed."""
-        self._leads_to = port
         self._set(upstream=f"{LOOPBACK}:{port}")
 
-    def _make(self) -> None:
-        upstream = f"{LOOPBACK}:{self._leads_to}"
-        proxy = {"name": self.name, "listen": f"{LOOPBACK}:{self.port}", "upstream": upstream, "enabled": True}
-        self._proxies.ask("POST", "/proxies", proxy)
-
     def _poison(self, kind: str, stream: str = "downstream", **attributes: int) -> None:
-        self._is_poisoned = True
         toxic = {"name": f"{kind}-{stream}", "type": kind, "stream": stream, "attributes": attributes}
         self._proxies.ask("POST", f"/proxies/{self.name}/toxics", toxic)
 
@@ -118,7 +104,10 @@ class Toxiproxy:
 
     def link(self, name: str, port: int) -> Link:
         """A new proxy on a free port that leads to a port of this machine."""
-        return Link(self, name, free_port(), port)
+        listen = free_port()
+        proxy = {"name": name, "listen": f"{LOOPBACK}:{listen}", "upstream": f"{LOOPBACK}:{port}", "enabled": True}
+        self.ask("POST", "/proxies", proxy)
+        return Link(self, name, listen)
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request to its API. Raises OSError when it does not answer, AssertionError when it says no."""
