@@ -55,6 +55,7 @@ from agentgate.core.projection import (
     presence,
     spendings,
 )
+from agentgate.core.query import Query
 from agentgate.core.strict_json import parse
 from agentgate.ports import (
     Admitted,
@@ -305,8 +306,18 @@ class MemoryLog:
                 continue
             if index < first or (kinds and event.kind.value not in kinds):
                 continue
-            yield Record(index, number, position, event.fields, event.leaf, event.salt, parse(event.body))
+            yield Record(index, number, position, event.fields, event.leaf, event.salt, event.body)
             number += 1
+
+    async def search(
+        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
+    ) -> AsyncIterator[Record]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        found = [record async for record in self.records(first=first) if query.matches(record)]
+        for record in reversed(found) if newest else found:
+            if below is None or record.index < below:
+                yield record
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         rows = [row for row in self.rows("sessions") if tenant in (None, row["tenant"])]
@@ -315,7 +326,7 @@ class MemoryLog:
     async def open_intents(self) -> list[Record]:
         closed = {fields["trace_id"] for fields in self.of(Kind.FINISHED)}
         return [
-            Record(i, 0, position, event.fields, event.leaf, event.salt, parse(event.body))
+            Record(i, 0, position, event.fields, event.leaf, event.salt, event.body)
             for i, (event, position) in enumerate(self.events)
             if event.kind is Kind.DECIDED
             and event.fields["decision"] == "ALLOW"

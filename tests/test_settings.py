@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from agentgate.core.call import PrincipalKind, Role
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.keyfile import add_key, key_file, read_keys
 from agentgate.settings import (
     DEFAULT_SECRETS,
     ENVIRONMENT,
@@ -24,11 +25,8 @@ from agentgate.settings import (
     FileRef,
     Key,
     Settings,
-    add_key,
     is_loopback,
-    key_file,
     load,
-    read_keys,
     refuse_public_without_keys,
 )
 

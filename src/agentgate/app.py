@@ -1,382 +1,40 @@
-"""The composition root: the only module that names concrete adapters, and the life of a gateway process."""
+"""The composition root: a running gateway from its settings, and the ASGI application around it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import secrets
-import signal
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from agentgate import __version__
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.slot import Slot
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.adapters.meters.prometheus import PrometheusMeter
-from agentgate.adapters.policy.directory import PolicyDirectory
 from agentgate.adapters.policy.opa import OpaPolicyEngine
-from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.adapters.upstreams.demo import DemoUpstream
-from agentgate.core.audit import Report
 from agentgate.core.call import MemberId
-from agentgate.core.errors import AgentGateError, LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
-from agentgate.core.note import NoteKey
-from agentgate.edges.caller import Callers, Keyring
-from agentgate.edges.desks import Desks
+from agentgate.core.errors import AgentGateError, UnsafeConfiguration
 from agentgate.edges.framework import make_framework
-from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute, Receive, Scope, Send, Wire
+from agentgate.gateway import Gateway
 from agentgate.kinds import (
-    KillStore,
-    LogStore,
-    admin_key,
-    check_log,
     log_key_path,
     make_admission,
-    make_compiler,
     make_engine,
     make_log,
     make_notifier,
-    make_routes,
-    make_tools,
     make_upstream,
-    migrate_log,
     open_private,
-    policy_path,
     workers_file,
 )
-from agentgate.pipeline.acknowledge import Acknowledger
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.control import Books, Containment, Rules
-from agentgate.pipeline.drains import Drains
-from agentgate.pipeline.evidence import EvidenceDesk
-from agentgate.pipeline.gate import Gate, RateLimits
-from agentgate.pipeline.members import Membership
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.record import Recorder, new_trace_id
-from agentgate.pipeline.refusals import RefusalLimiter
-from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.run import Runner
-from agentgate.pipeline.upkeep import Upkeep
-from agentgate.ports import Notifier, Upstream
+from agentgate.pipeline.record import new_trace_id
+from agentgate.ports import Upstream
 from agentgate.settings import Settings
-
-logger = logging.getLogger("agentgate")
-
-
-# --- the running gateway --------------------------------------------------------------------------------------
-
-
-class Gateway:
-    """Everything that runs in one process, put together by `running`."""
-
-    def __init__(
-        self,
-        config: Settings,
-        *,
-        log: LogStore,
-        admission: KillStore,
-        engine: WasmPolicyEngine | OpaPolicyEngine,
-        sealer: ChaChaSealer,
-        upstreams: Mapping[str, Upstream],
-        member: MemberId,
-        clock: SystemClock,
-        notifier: Notifier,
-        metrics: Path | None,
-    ) -> None:
-        """`metrics` is where this process tells its numbers to its fellow workers; None when it has none."""
-        self.notifier = notifier
-        self.config = config
-        self.log = log
-        self.engine = engine
-        self.admission = admission
-        self.clock = clock
-        self.entropy = SystemEntropy()
-        self.tools = make_tools(config, upstreams)
-        self.meter = PrometheusMeter(self.tools, metrics)
-        self.limits = RateLimits(config.containment.rate_window_s)
-        self.recorder = Recorder(log, clock, self.entropy, member=member, version=__version__)
-        self.replica = Replica(log, admission, clock, lease_s=config.containment.lease_s)
-        self.acknowledger = Acknowledger(self.replica, self.recorder, clock)
-        self.drains = Drains(
-            reader=log,
-            recorder=self.recorder,
-            replica=self.replica,
-            acknowledger=self.acknowledger,
-            admission=admission,
-            clock=clock,
-        )
-        self.membership = self._make_membership()
-        self.runner = Runner(make_routes(config, upstreams), self.recorder, clock, self.meter)
-        self.refusals = RefusalLimiter(self.recorder, clock, config.server.refusals_per_second)
-        self.approvals = ApprovalDesk(
-            log,
-            self.recorder,
-            sealer,
-            clock,
-            self.entropy,
-            ttl_s=config.approvals.ttl_s,
-            static_token=config.approvals.static_token,
-        )
-        self.meter.active_sessions.set_function(self._active_sessions)
-        self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
-        self._keys_seen: float | None = None
-        self._well: dict[str, bool] = {}
-        self.read_keys()
-        self.callers = Callers(self.keyring)
-        self.containment = self._make_containment()
-        self.policy = self._make_policy()
-        self.gate = self._make_gate()
-        self.upkeep = self._make_upkeep()
-
-    def _make_containment(self) -> Containment:
-        return Containment(
-            replica=self.replica,
-            recorder=self.recorder,
-            drains=self.drains,
-            reader=self.log,
-            admission=self.admission,
-            clock=self.clock,
-            entropy=self.entropy,
-            meter=self.meter,
-            notifier=self.notifier,
-            rules=Rules(
-                drain_timeout_s=self.config.containment.drain_timeout_s,
-                release_quorum=self.config.containment.release_quorum,
-            ),
-        )
-
-    def _make_membership(self) -> Membership:
-        return Membership(
-            log=self.log,
-            reader=self.log,
-            recorder=self.recorder,
-            replica=self.replica,
-            admission=self.admission,
-            clock=self.clock,
-            entropy=self.entropy,
-            presumed_gone_after_s=self.config.containment.presumed_gone_after_s,
-        )
-
-    def _make_policy(self) -> PolicyDesk:
-        tools = {
-            name: {"name": name, "access": tool.access.value, "upstream": tool.upstream}
-            for name, tool in self.tools.items()
-        }
-        return PolicyDesk(
-            engine=self.engine,
-            # an OPA server takes the Rego itself: only the engine in process needs it compiled
-            source=PolicyDirectory(
-                policy_path(self.config),
-                tools,
-                compiler=make_compiler() if isinstance(self.engine, WasmPolicyEngine) else None,
-            ),
-            limits=self.limits,
-            books=Books(self.recorder),
-            others=self.log if self.log.is_shared else None,
-            containment=self.containment,
-            tools=self.tools,
-            label=self.config.policy.label,
-        )
-
-    def _make_gate(self) -> Gate:
-        return Gate(
-            admission=self.admission,
-            engine=self.engine,
-            replica=self.replica,
-            recorder=self.recorder,
-            approvals=self.approvals,
-            runner=self.runner,
-            limits=self.limits,
-            clock=self.clock,
-            meter=self.meter,
-            notifier=self.notifier,
-        )
-
-    def _make_upkeep(self) -> Upkeep:
-        return Upkeep(
-            recorder=self.recorder,
-            reader=self.log,
-            membership=self.membership,
-            drains=self.drains,
-            containment=self.containment,
-            approvals=self.approvals,
-            refusals=self.refusals,
-            runner=self.runner,
-        )
-
-    def door(self) -> ToolsDoor:
-        """The REST door."""
-        return ToolsDoor(
-            gate=self.gate,
-            tools=self.tools,
-            callers=self.callers,
-            policy=self.policy,
-            refusals=self.refusals,
-            entropy=self.entropy,
-            max_body_bytes=self.config.server.max_body_bytes,
-        )
-
-    def desks(self) -> Desks:
-        """What the control routes work with."""
-        key = self.config.evidence.signing_key
-        evidence = EvidenceDesk(
-            reader=self.log,
-            books=Books(self.recorder),
-            clock=self.clock,
-            meter=self.meter,
-            generator=f"AgentGate v{__version__}",
-            hmac_key=key.encode() if key is not None else None,
-        )
-        return Desks(
-            callers=self.callers,
-            containment=self.containment,
-            membership=self.membership,
-            approvals=self.approvals,
-            evidence=evidence,
-            policy=self.policy,
-            bundle=self._bundle,
-            policy_path=str(policy_path(self.config)),
-        )
-
-    def _active_sessions(self) -> int:
-        return len({(flight.call.tenant, flight.call.session) for flight in self.replica.flights()})
-
-    def _bundle(self) -> tuple[bytes, str] | None:
-        published = self.engine.published if isinstance(self.engine, OpaPolicyEngine) else None
-        return (published.content, published.etag) if published is not None else None
-
-    def read_keys(self) -> None:
-        """Take over the configured keys and those of the key file, when that has changed.
-
-        Raises:
-            UnsafeConfiguration
-        """
-        path = configuration.key_file(self.config.data_dir)
-        changed = path.stat().st_mtime if path.exists() else 0.0
-        if changed == self._keys_seen:
-            return
-        keys = [key.known() for key in (*self.config.auth.keys, *configuration.read_keys(path))]
-        self._keys_seen = changed
-        self.keyring.replace(keys)
-
-    def hot_routes(self) -> dict[tuple[str, str], HotRoute]:
-        door = self.door()
-        return {("POST", "/tools/call"): door.call, ("GET", "/tools/list"): door.list}
-
-    async def start(self, predecessors: Sequence[str] | None) -> None:
-        """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.
-
-        Raises:
-            UnsafeConfiguration, LogUnavailable, PolicyInvalid
-        """
-        configuration.refuse_public_without_keys(self.config, has_agent_keys=self.keyring.has_agent_keys)
-        await self.admission.start()
-        self.admission.listen(self.replica.woken)
-        closed = await self.membership.join(predecessors)
-        if closed:
-            logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
-        if isinstance(self.engine, WasmPolicyEngine):
-            await self.policy.start()
-        else:
-            await self.policy.prepare()
-
-    async def enforce_remote(self) -> None:
-        """An OPA server pulls its bundle from this very process, so it can only be waited for once we serve."""
-        while True:
-            try:
-                await self.policy.start()
-            except (PolicyNotEnforced, LogUnavailable) as error:
-                logger.warning("%s; trying again", error)
-                await asyncio.sleep(1)
-            except PolicyInvalid as error:
-                logger.error("the policy is not enforced: %s", error)
-                await asyncio.sleep(5)
-            else:
-                return
-
-    async def stop(self) -> None:
-        """Say everything that is left to say, and leave the log."""
-        await self.runner.write_unrecorded()
-        await self.acknowledger.aclose()
-        await self.membership.leave()
-        self.meter.publish()
-
-    def life(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs beside the calls for as long as the process lives."""
-        return [self.membership.look_after(), self.membership.watch_lease(), self.look_after(), self.keep_policy()]
-
-    async def look_after(self) -> None:
-        """Once a second, until cancelled."""
-        while True:
-            await asyncio.sleep(1)
-            await self.upkeep.tick()
-            await self._tell_health()
-            self.meter.publish()
-            try:
-                self.read_keys()
-            except (UnsafeConfiguration, OSError) as error:
-                logger.error("keys stay as they were: %s", error)
-
-    async def keep_policy(self) -> None:
-        """Once a second, until cancelled; by itself, because an OPA may let it wait."""
-        while True:
-            await asyncio.sleep(1)
-            with contextlib.suppress(LogUnavailable):  # the next round tries again
-                await self.policy.settle()
-
-    def stop_unless_asked(self, task: asyncio.Task[None]) -> None:
-        """Without its heartbeat a member hears no kill that nobody wakes it for, and without upkeep no kill expires:
-        better no gateway, and a restart."""
-        if task.cancelled() or task.exception() is None:
-            return
-        logger.critical("heartbeat or upkeep ended, so the gateway ends too", exc_info=task.exception())
-        self.gate.closing = True
-        signal.raise_signal(signal.SIGTERM)
-
-    async def _tell_health(self) -> None:
-        """v0.2's `health.degraded` and `health.recovered`, for each dependency that changed."""
-        checks: dict[str, bool] = (await self.health())["checks"]
-        for name, is_well in checks.items():
-            if self._well.get(name, True) != is_well:
-                kind = "health.recovered" if is_well else "health.degraded"
-                self.notifier.notify(kind, {"dependency": name, "healthy": is_well})
-        self._well = checks
-
-    async def health(self) -> dict[str, Any]:
-        """v0.2's health with what readiness rests on: log, kill state, policy."""
-        revision = await self.engine.revision()
-        position = await self.admission.position()
-        try:
-            log_position: int | None = (await self.log.kills_since(self.replica.position)).position
-        except LogUnavailable:
-            log_position = None
-        checks = {
-            "log": log_position is not None,
-            "kill_state": position is not None and log_position is not None and position >= log_position,
-            "policy": revision is not None,
-        }
-        self.meter.health("opa", is_well=checks["policy"])
-        self.meter.health("redis", is_well=checks["kill_state"])
-        self.meter.health("log", is_well=checks["log"])
-        behind = self.policy.behind
-        return {
-            "status": "ok" if all(checks.values()) else "degraded",
-            "version": __version__,
-            "opa": checks["policy"],
-            "redis": checks["kill_state"],
-            "policy_revision": revision,
-            "checks": checks,
-            # no reason to send calls elsewhere: the old policy is a policy, and a rollout passes through this
-            **({"policy_behind": behind} if behind is not None else {}),
-        }
 
 
 @contextlib.asynccontextmanager
@@ -512,20 +170,3 @@ def _hosts(config: Settings) -> frozenset[str]:
     if config.server.base_url is not None:
         names.add((urlsplit(config.server.base_url).hostname or "").lower())
     return frozenset(names)
-
-
-async def audit_log(config: Settings) -> Report:
-    """`agentgate log verify`: read-only, beside a running gateway or without one.
-
-    Raises:
-        AgentGateError: there is no log to read.
-    """
-    key_path = log_key_path(config)
-    if not key_path.is_file():
-        raise LogUnavailable(f"there is no log key at {key_path}: nothing to verify the log with")
-    return await check_log(config, NoteKey(config.log.origin, Ed25519Signer.from_file(key_path).public_key))
-
-
-async def prepare_log(config: Settings, *, to: str, drop_events: bool) -> list[str]:
-    """`agentgate log migrate`. Raises AgentGateError."""
-    return await migrate_log(config, to=to, drop_events=drop_events)

@@ -16,7 +16,9 @@ from agentgate.core.containment import Acknowledgement, FlagChange, KillChanges,
 from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Record
+from agentgate.core.evidence import Pack
 from agentgate.core.policy import PolicyBundle
+from agentgate.core.query import Query
 
 # --- policy -----------------------------------------------------------------------------------------------
 
@@ -262,6 +264,16 @@ class LogReader(Protocol):
         """Records in log order, with their bodies where they were not pruned."""
         ...
 
+    def search(
+        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
+    ) -> AsyncIterator[Record]:
+        """Records that fit `query`, in log order or the `newest` first, with an index from `first` on and `below`.
+
+        What is appended after the start is not in it. Reads in chunks, so that whoever stops early has read little,
+        and nobody's append waits. By time, an event is found if its clock was not wrong by more than half an hour.
+        """
+        ...
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]: ...
 
     async def open_intents(self) -> list[Record]:
@@ -280,6 +292,39 @@ class LogReader(Protocol):
 
     async def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint (C2SP tlog-checkpoint), or None before the first."""
+        ...
+
+
+class Tree(Protocol):
+    """The log as a Merkle tree (RFC 6962), for proofs and for monitors. Raises LogUnavailable."""
+
+    async def integrate(self) -> None:
+        """Have a signed checkpoint over everything that is durable now."""
+        ...
+
+    async def checkpoint(self) -> bytes | None:
+        """The newest signed checkpoint, with the witnesses' cosignatures that came for it; None before the first."""
+        ...
+
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        """`count` hashes of a tile level from index `first` on, fewer where the signed tree ends.
+
+        Level 0 are leaf hashes, level L the roots of complete subtrees of 256^L leaves (C2SP tlog-tiles).
+        """
+        ...
+
+
+# --- evidence ---------------------------------------------------------------------------------------------
+
+
+class PackWriter(Protocol):
+    """One form of an evidence pack, made from its signed body and nothing else."""
+
+    media_type: str
+    extension: str
+
+    def write(self, pack: Pack) -> bytes:
+        """The same bytes for the same pack: no clock, no network, no chance. Called in a worker thread."""
         ...
 
 

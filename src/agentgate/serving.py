@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentgate import __version__
+from agentgate import __version__, keyfile
 from agentgate import settings as configuration
 from agentgate.settings import Settings
 from agentgate.supervising import Supervisor, bind, set_up_logging
@@ -68,7 +68,7 @@ def _say_what_starts(settings: Settings) -> None:
         logger.info("no AGENTGATE_ADMIN_API_KEY: the admin key is in %s", settings.data_dir / "admin.key")
     if settings.evidence.signing_key is None:
         logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs are not signed")
-    if not settings.auth.keys and not configuration.key_file(settings.data_dir).exists():
+    if not settings.auth.keys and not keyfile.key_file(settings.data_dir).exists():
         logger.warning(
             "no agent keys: every caller on this machine is the agent `local`; "
             "run agents as another OS user, or they can read the admin key and the log"

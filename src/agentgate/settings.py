@@ -285,7 +285,7 @@ def load(
     try:
         settings = Settings.model_validate(tree)
     except ValidationError as error:
-        raise UnsafeConfiguration(_first_error(error)) from None
+        raise UnsafeConfiguration(first_error(error)) from None
     settings = _resolved(settings, environment)
     _refuse_unsafe(settings)
     return settings
@@ -299,7 +299,7 @@ def _read(path: Path | None) -> dict[str, Any]:
     except OSError as error:
         raise UnsafeConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnsafeConfiguration(f"the configuration {path} is not YAML{_where(error)}") from None
+        raise UnsafeConfiguration(f"the configuration {path} is not YAML{where(error)}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -307,7 +307,7 @@ def _read(path: Path | None) -> dict[str, Any]:
     return tree
 
 
-def _where(error: Exception) -> str:
+def where(error: Exception) -> str:
     """The place of a YAML error. Its own text quotes the file, and with it perhaps a secret."""
     mark = getattr(error, "problem_mark", None)
     return f": line {mark.line + 1}, column {mark.column + 1}" if mark is not None else " in UTF-8"
@@ -333,7 +333,7 @@ def _imply_kind(tree: dict[str, Any], section: str, kind: str) -> None:
         _put(tree, (section, "kind"), kind)
 
 
-def _first_error(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     # never the input itself: it may be a secret
@@ -451,47 +451,3 @@ def signing_key_from_environment() -> str | None:
 def workers_folder(config: Settings) -> Path:
     """What the workers of a service tell each other, for as long as it runs."""
     return config.data_dir / "workers"
-
-
-# --- keys that `agentgate keys create` made -----------------------------------------------------------------
-
-
-def key_file(data_dir: Path) -> Path:
-    """Where made keys are kept, by digest."""
-    return data_dir / "keys.yaml"
-
-
-def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys in a key file; none when there is no file.
-
-    Raises:
-        UnsafeConfiguration: unreadable, readable by others, or not a list of keys.
-    """
-    try:
-        if path.stat().st_mode & 0o077:
-            raise UnsafeConfiguration(f"{path} can be read by others; run: chmod 600 {path}")
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise UnsafeConfiguration(f"the key file {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UnsafeConfiguration(f"the key file {path} is not YAML{_where(error)}") from None
-    try:
-        return Auth.model_validate({"keys": entries or []}).keys
-    except ValidationError as error:
-        raise UnsafeConfiguration(f"the key file {path}: {_first_error(error)}") from None
-
-
-def add_key(path: Path, key: Key) -> None:
-    """Append a key. The file is replaced as a whole, so that a gateway never reads half of it."""
-    keys = [*read_keys(path), key]
-    entries = [item.model_dump(mode="json", exclude_defaults=True) for item in keys]
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        yaml.safe_dump(entries, file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)

@@ -29,7 +29,6 @@ from agentgate.core.event import (
     release_asked,
     released,
 )
-from agentgate.core.strict_json import parse
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, REVISION, a_call, a_kill
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
@@ -76,7 +75,7 @@ def with_text(text: str) -> list[Event]:
 
 
 def record_of(event: Event, index: int = 0, number: int = 1) -> Record:
-    return Record(index, number, 0, event.fields, event.leaf, event.salt, parse(event.body))
+    return Record(index, number, 0, event.fields, event.leaf, event.salt, event.body)
 
 
 def a_session(calls: int = 1, *, kill: bool = True) -> list[Record]:

@@ -17,7 +17,18 @@ from agentgate.core import note as signed_note
 from agentgate.core.containment import Presence
 from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
 from agentgate.core.merkle import Frontier
-from agentgate.core.projection import KEYS, UNDERIVED, Row, Tables, Value, effects, key_of, presence, spendings
+from agentgate.core.projection import (
+    KEYS,
+    UNDERIVED,
+    WITHOUT_EFFECT,
+    Row,
+    Tables,
+    Value,
+    effects,
+    key_of,
+    presence,
+    spendings,
+)
 from agentgate.core.strict_json import canonical_plain
 
 RawRow = tuple[int, str, str, str, str, int, str, int, bytes, bytes, bytes | None, bytes | None]
@@ -30,7 +41,6 @@ _WIDEST_GAP: Final = 100_000
 _SOME_SEAL: Final = {"sealed": b""}
 """Stands for sealed arguments, which no event carries: where it is derived, anything may be stored."""
 _KINDS: Final = frozenset(kind.value for kind in Kind)
-_WITHOUT_EFFECT: Final = frozenset({"refusals", "exported", "policy", "repaired"})
 _ENVELOPE: Final[Mapping[str, type]] = {
     "v": int, "id": str, "at": str, "kind": str, "member": str, "counter": int, "version": str, "body_sha256": str,
 }  # fmt: skip
@@ -203,7 +213,7 @@ class Auditor:
         index, kind = row[0], fields["kind"]
         if kind == "finished":
             self._open.pop(fields.get("trace_id", ""), None)
-        if kind in _WITHOUT_EFFECT or (kind == "finished" and "of" not in fields):
+        if kind in WITHOUT_EFFECT or (kind == "finished" and "of" not in fields):
             return
         try:
             if kind == "decided":

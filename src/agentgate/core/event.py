@@ -16,6 +16,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
 
+import orjson
+
 from agentgate.core.call import Call
 from agentgate.core.containment import Acknowledgement, Kill, Progress
 from agentgate.core.decision import Decision
@@ -49,6 +51,10 @@ class Kind(StrEnum):
     EXPORTED = "exported"
     POLICY = "policy"
     REPAIRED = "repaired"
+    PRUNED = "pruned"
+    HELD = "held"
+    UNHELD = "unheld"
+    KEYED = "keyed"
 
 
 class Outcome(StrEnum):
@@ -113,7 +119,13 @@ class Record:
     fields: Mapping[str, Any]
     leaf: bytes
     salt: bytes | None
-    body: Mapping[str, Any] | None
+    raw_body: bytes | None
+    """The body's bytes, as the leaf binds them."""
+
+    @property
+    def body(self) -> Mapping[str, Any] | None:
+        """The body as a value."""
+        return None if self.raw_body is None else orjson.loads(self.raw_body)
 
     @property
     def kind(self) -> Kind:
@@ -377,3 +389,36 @@ def release_asked(origin: Origin, kill: Kill, *, actor: str, auth: str) -> Event
         session=kill.target if kill.scope.value == "session" else "",
         principal=actor,
     )
+
+
+def exported(origin: Origin, *, actor: str, tenant: str, form: str, what: Mapping[str, str]) -> Event:
+    """Evidence was taken. `what` says of what: `of_session`, `of_agent`, `since`, `until`, where they apply."""
+    return make(origin, Kind.EXPORTED, {"format": form, **what}, tenant=tenant, principal=actor)
+
+
+def pruned(origin: Origin, *, actor: str, tenant: str, session: str, why: str, bodies: int, through: int) -> Event:
+    """The bodies of a session's events up to index `through` are given up; their leaves and proofs stay.
+
+    `why` is `retention` (its time was over) or `forced` (an admin shortened it); `bodies` counts what went. The event
+    is in the session, so that the session's own pack says what is not there any more.
+    """
+    fields = {"why": why, "bodies": bodies, "through": through}
+    return make(origin, Kind.PRUNED, fields, tenant=tenant, session=session, principal=actor)
+
+
+def held(origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, session: str, reason: str) -> Event:
+    """A legal hold: nothing of `session` (empty: of the whole tenant; both empty: of anybody) is pruned."""
+    fields = {"hold_id": hold_id, "of_session": session, "auth": auth}
+    body = canonical_plain({"reason": reason})
+    return make(origin, Kind.HELD, fields, tenant=tenant, principal=actor, body=body)
+
+
+def unheld(origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, session: str) -> Event:
+    """The end of a legal hold."""
+    fields = {"hold_id": hold_id, "of_session": session, "auth": auth}
+    return make(origin, Kind.UNHELD, fields, tenant=tenant, principal=actor)
+
+
+def keyed(origin: Origin, *, use: str, algorithm: str, key_id: str, public: str) -> Event:
+    """A signing key was taken into use: for `checkpoints` or for `envelopes`. `public` is its vkey or base64 SPKI."""
+    return make(origin, Kind.KEYED, {"use": use, "algorithm": algorithm, "key_id": key_id, "public": public})

@@ -1,26 +1,29 @@
-"""The evidence pack's body: built from records alone, signed over its canonical bytes, and checked offline.
+"""The evidence pack's body: built from records alone, and signed over its canonical bytes.
 
-The seven sections are the ones that AgentGate v0.2's readers know. What is signed is the RFC 8785 form of
-the whole body without `integrity.signature`; nothing in a pack is outside of it.
+What is signed is the RFC 8785 form of the whole body without `integrity.signature`; nothing in a pack is outside
+of it.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
+from agentgate.core import sections
+from agentgate.core.containment import Scope as KillScope
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Kind, Outcome, Record, body_sha256
+from agentgate.core.event import Kind, Record, body_sha256
 from agentgate.core.merkle import leaf_hash
+from agentgate.core.note import checkpoint_of
+from agentgate.core.query import Query
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 
-PACK_VERSION: Final = "1.1.0"
+PACK_VERSION: Final = "1.2.0"
 SECTIONS: Final = (
     "metadata",
     "summary",
@@ -31,235 +34,179 @@ SECTIONS: Final = (
     "integrity",
 )
 HMAC_ALGORITHM: Final = "hmac-sha256"
-RAPID_CALLS: Final = 10
-RAPID_WINDOW_S: Final = 1.0
+ENVELOPE: Final = "dsse"
+CHECKPOINT: Final = "checkpoint"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a pack is of: a session, an agent's sessions, or a whole tenant; each within times, if they are given.
+
+    Times are RFC 3339 with microseconds and a `Z`; `until` is exclusive. Clocks of members differ a little, so a pack
+    holds *all* events of the scope from the first to the last index that `query` finds: then a session's numbers run
+    without a gap in it, and one that is missing shows.
+    """
+
+    tenant: str
+    session: str | None = None
+    agent: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is given of it, by name."""
+        names = ("tenant", "session", "agent", "since", "until")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def query(self) -> Query:
+        """Finds the scope's own events, of an agent's more than these: `owns` tells."""
+        return Query(tenant=self.tenant, session=self.session, since=self.since, until=self.until)
+
+    def owns(self, record: Record, sessions_of_agent: frozenset[str]) -> bool:
+        """Whether an event that `query` found is in the scope. `sessions_of_agent` are those that the agent opened."""
+        if self.agent is None:
+            return True
+        fields = record.fields
+        return fields.get("principal") == self.agent or fields.get("session") in sessions_of_agent
 
 
 @dataclass(frozen=True, slots=True)
 class About:
     """What a pack is of, and when and by what it was made."""
 
-    tenant: str
-    session: str
+    scope: Scope
     generated_at: str
     generator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A body that is ready to be written down in any form."""
+
+    body: Mapping[str, Any]
+    """Without `integrity.signature`."""
+    raw: bytes
+    """RFC 8785 of `body`: what is signed, and the zip's pack.json."""
+    signature: str | None
+    """HMAC-SHA256 over `raw` in hexadecimals; None where no key is set."""
+
+    @property
+    def json(self) -> bytes:
+        """The pack as one JSON document, its signature in it."""
+        return canonical({**self.body, "integrity": {**self.body["integrity"], "signature": self.signature}})
+
+
+# --- what belongs in --------------------------------------------------------------------------------------
+
+WIDER: Final = frozenset({*sections.OF_KILLS, *sections.OF_HOLDS, Kind.EXPORTED})
+"""Kinds of events that concern a scope without being in its sessions."""
+
+
+def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> list[Record]:
+    """Of events of `WIDER` kinds, those that concern the scope: kills over its calls, holds on it, its exports.
+
+    A kill concerns whoever it covered while it was in force, whether or not it cut anything.
+    """
+    known = {record.fields["id"] for record in own}
+    covers = _covering(scope, own)
+    last = max((record.fields["at"] for record in own), default="")
+    chosen: dict[str, bool] = {}
+    kept: list[Record] = []
+    for record in wider:
+        fields = record.fields
+        if fields["id"] in known or (scope.until is not None and fields["at"] >= scope.until):
+            continue
+        if record.kind in sections.OF_KILLS:
+            if record.kind is Kind.KILLED:
+                chosen[fields["kill_id"]] = covers(fields) and (scope.session is None or fields["at"] <= last)
+            if chosen.get(fields["kill_id"]):
+                kept.append(record)
+        elif _is_about(scope, fields):
+            kept.append(record)
+    return _without_finished_kills(scope, own, kept)
+
+
+def _covering(scope: Scope, own: Sequence[Record]) -> Callable[[Mapping[str, Any]], bool]:
+    """Whether a kill's scope covers one of the calls."""
+    names: dict[str, set[str]] = {"tool": set(), "server": set(), "agent": set(), "session": set()}
+    for record in own:
+        if record.kind is Kind.DECIDED:
+            fields = record.fields
+            for name, value in (("tool", "tool"), ("server", "server"), ("agent", "principal"), ("session", "session")):
+                if value in fields:
+                    names[name].add(fields[value])
+
+    def covers(fields: Mapping[str, Any]) -> bool:
+        kind, target = fields["scope"], fields["target"]
+        if kind == KillScope.GLOBAL:
+            return bool(names["agent"])
+        if kind in (KillScope.TOOL, KillScope.SERVER):
+            return target in names[kind]
+        of_tenant = fields.get("tenant") == scope.tenant
+        if kind == KillScope.TENANT:
+            return bool(target == scope.tenant)
+        return bool(of_tenant and (target in names[kind] or target == getattr(scope, kind)))
+
+    return covers
+
+
+def _without_finished_kills(scope: Scope, own: Sequence[Record], kept: list[Record]) -> list[Record]:
+    """Drops wider kills that were over before the scope's first event."""
+    first = scope.since or min((record.fields["at"] for record in own), default="")
+    released = {r.fields["kill_id"]: r.fields["at"] for r in kept if r.kind is Kind.RELEASED}
+    return [r for r in kept if released.get(r.fields.get("kill_id", ""), first) >= first]
+
+
+def _is_about(scope: Scope, fields: Mapping[str, Any]) -> bool:
+    """Whether a hold or an export names what the scope is of."""
+    if fields.get("tenant", "") not in ("", scope.tenant):
+        return False
+    if scope.session is not None:
+        return fields.get("of_session") in (scope.session, "")
+    return scope.agent is None or fields.get("of_agent") == scope.agent or fields.get("of_session") == ""
 
 
 # --- building ---------------------------------------------------------------------------------------------
 
 
-def build(about: About, records: Sequence[Record]) -> dict[str, Any]:
-    """The unsigned body. `records` are the session's, in log order."""
-    outcomes = _outcomes(records)
-    decisions = [r for r in records if r.kind is Kind.DECIDED]
-    timeline = [_entry(record, outcomes.get(record.fields["trace_id"])) for record in decisions]
+def build(about: About, records: Sequence[Record], checkpoint: bytes | None = None) -> dict[str, Any]:
+    """The unsigned body. `records` are the scope's own and the wider ones that concern it, in log order;
+    `checkpoint` is the log's signed one."""
+    calls = sections.timeline(records)
     return {
         "metadata": _metadata(about, records),
-        "summary": _summary(records, timeline),
-        "timeline": timeline,
-        "policy_analysis": _policy_analysis(timeline),
-        "write_action_log": _writes(decisions, outcomes),
-        "anomalies": _anomalies(timeline),
-        "integrity": _integrity(records),
+        "summary": sections.summary(records, calls),
+        "timeline": calls,
+        "policy_analysis": sections.policy_analysis(calls),
+        "write_action_log": sections.write_action_log(calls),
+        "anomalies": sections.anomalies(calls),
+        "integrity": _integrity(records, checkpoint),
     }
 
 
-def _outcomes(records: Sequence[Record]) -> dict[str, Record]:
-    """How each call ended. A call that was closed for a member that was presumed gone may end twice: then its own word
-    counts, and both are among the events."""
-    found: dict[str, Record] = {}
-    for record in records:
-        if record.kind is Kind.FINISHED:
-            trace_id = record.fields["trace_id"]
-            if trace_id not in found or record.fields["reason_code"] != ReasonCode.OUTCOME_UNRECORDED:
-                found[trace_id] = record
-    return found
-
-
 def _metadata(about: About, records: Sequence[Record]) -> dict[str, Any]:
-    principals = sorted({r.fields["principal"] for r in records if r.kind is Kind.DECIDED})
+    decided = [r.fields for r in records if r.kind is Kind.DECIDED]
+    agents = sorted({fields["principal"] for fields in decided})
     times = [r.fields["at"] for r in records]
+    scope = about.scope
     return {
         "version": PACK_VERSION,
         "generated_at": about.generated_at,
         "generator": about.generator,
-        "tenant": about.tenant,
-        "session_id": about.session,
-        "agent_id": principals[0] if len(principals) == 1 else ("multiple" if principals else None),
+        "scope": scope.told,
+        "tenant": scope.tenant,
+        "session_id": scope.session,
+        "sessions": sorted({fields["session"] for fields in decided if "session" in fields}),
+        "agent_id": agents[0] if len(agents) == 1 else ("multiple" if agents else None),
+        "agents": agents,
         "user_id": None,
         "time_range": {"start": min(times, default=None), "end": max(times, default=None)},
     }
 
 
-def _entry(record: Record, finished: Record | None) -> dict[str, Any]:
-    """One answered call: its decision, and its outcome if it was allowed."""
-    fields = record.fields
-    allowed = fields["decision"] == "ALLOW"
-    entry: dict[str, Any] = {
-        "event_id": fields["id"],
-        "index": record.index,
-        "timestamp": fields["at"],
-        "trace_id": fields["trace_id"],
-        "agent_id": fields["principal"],
-        "tool_name": fields["tool"],
-        "decision": fields["decision"],
-        "reason": record.body["reason"] if record.body else None,
-        "reason_code": fields["reason_code"],
-        "matched_rule": fields["rule"],
-        "policy_version": fields["policy_revision"],
-        "is_write_action": fields["write"],
-        "arguments_hash": fields["arguments_sha256"],
-        "approval_id": fields.get("approval_id"),
-        "approved_by": fields.get("approved_by"),
-        "outcome": None,
-        "duration_ms": None,
-        "error": None,
-    }
-    if finished is not None:
-        entry["outcome"] = finished.fields["outcome"]
-        entry["reason_code"] = finished.fields["reason_code"]
-        entry["duration_ms"] = round(sum(finished.fields.get("latency_us", {}).values()) / 1000)
-        entry["error"] = (finished.body or {}).get("error")
-        entry["outcome_event_id"] = finished.fields["id"]
-    elif allowed:
-        entry["outcome"] = "open"
-    return entry
-
-
-def _summary(records: Sequence[Record], timeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    by_decision = Counter(entry["decision"] for entry in timeline)
-    by_tool: dict[str, dict[str, int]] = {}
-    for entry in timeline:
-        row = by_tool.setdefault(entry["tool_name"], {"allowed": 0, "denied": 0})
-        row["allowed" if entry["decision"] == "ALLOW" else "denied"] += 1
-    writes = sum(1 for entry in timeline if entry["is_write_action"] and entry["outcome"] == Outcome.OK)
-    return {
-        "total_tool_calls": len(timeline),
-        "by_decision": {name: by_decision.get(name, 0) for name in ("ALLOW", "DENY", "REQUIRE_APPROVAL")},
-        "by_outcome": dict(sorted(Counter(e["outcome"] for e in timeline if e["outcome"]).items())),
-        "by_tool": by_tool,
-        "write_actions": {"total": writes, "reversible": 0, "irreversible": writes},
-        "policy_versions_used": sorted({e["policy_version"] for e in timeline if e["policy_version"]}),
-        "kill_switch_activations": sum(1 for r in records if r.kind is Kind.KILLED),
-        "kills": [_kill(r) for r in records if r.kind in _OF_KILLS],
-        "approvals": [
-            {
-                "event_id": r.fields["id"],
-                "timestamp": r.fields["at"],
-                "approval_id": r.fields["approval_id"],
-                "verdict": r.fields["verdict"],
-                "approver": r.fields["principal"],
-            }
-            for r in records
-            if r.kind is Kind.APPROVAL_DECIDED
-        ],
-    }
-
-
-_OF_KILLS: Final = frozenset({Kind.KILLED, Kind.DRAINED, Kind.RELEASE_ASKED, Kind.RELEASED})
-
-
-def _kill(record: Record) -> dict[str, Any]:
-    fields = record.fields
-    view = {
-        "event_id": fields["id"],
-        "timestamp": fields["at"],
-        "what": record.kind.value,
-        "kill_id": fields["kill_id"],
-        "scope": fields["scope"],
-        "target": fields["target"],
-        "actor": fields.get("principal"),
-        "reason": (record.body or {}).get("reason"),
-        "drained": fields.get("drained"),
-    }
-    if "excepted" in fields:
-        view |= {"drained_except": fields["excepted"], "attested": fields["attested"]}
-    return view
-
-
-def _policy_analysis(timeline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    rules: dict[str, dict[str, Any]] = {}
-    for entry in timeline:
-        rule = rules.setdefault(entry["matched_rule"], {"count": 0, "decisions": []})
-        rule["count"] += 1
-        if entry["decision"] not in rule["decisions"]:
-            rule["decisions"].append(entry["decision"])
-    return {
-        "rules_triggered": rules,
-        "untriggered_rules": [],
-        "default_denials": sum(1 for entry in timeline if entry["matched_rule"] == "default_deny"),
-    }
-
-
-def _writes(decisions: Sequence[Record], outcomes: Mapping[str, Record]) -> list[dict[str, Any]]:
-    """Writes that went out: whatever their end, their effect may stand."""
-    rows = []
-    for record in decisions:
-        finished = outcomes.get(record.fields["trace_id"])
-        if not (record.fields["write"] and record.fields["decision"] == "ALLOW"):
-            continue
-        if finished is not None and finished.fields["outcome"] == Outcome.NOT_SENT:
-            continue
-        rows.append(
-            {
-                "event_id": record.fields["id"],
-                "timestamp": record.fields["at"],
-                "tool_name": record.fields["tool"],
-                "reversible": False,
-                "pre_state_ref": None,
-                "outcome": finished.fields["outcome"] if finished is not None else "open",
-                "approved_by": record.fields.get("approved_by"),
-            }
-        )
-    return rows
-
-
-def _anomalies(timeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    return [*_rapid_fire(timeline), *_denied_after_approval(timeline), *_effects_unknown(timeline)]
-
-
-def _rapid_fire(timeline: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    times = [datetime.fromisoformat(entry["timestamp"]).timestamp() for entry in timeline]
-    start = 0
-    while start + RAPID_CALLS <= len(times):
-        end = start + RAPID_CALLS
-        if times[end - 1] - times[start] > RAPID_WINDOW_S:
-            start += 1
-            continue
-        while end < len(times) and times[end] - times[end - RAPID_CALLS + 1] <= RAPID_WINDOW_S:
-            end += 1
-        yield {
-            "type": "rapid_fire",
-            "description": f"{end - start} calls, {RAPID_CALLS} or more of them within {RAPID_WINDOW_S:g} s",
-            "event_ids": [entry["event_id"] for entry in timeline[start:end]],
-        }
-        start = end
-
-
-def _denied_after_approval(timeline: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    approved: set[str] = set()
-    for entry in timeline:
-        if entry["approved_by"] is not None and entry["decision"] == "ALLOW":
-            approved.add(entry["tool_name"])
-        elif entry["decision"] == "DENY" and entry["tool_name"] in approved:
-            yield {
-                "type": "denied_after_approval",
-                "description": f"{entry['tool_name']} was refused after an approved call of it",
-                "event_ids": [entry["event_id"]],
-            }
-
-
-def _effects_unknown(timeline: Sequence[Mapping[str, Any]]) -> Iterable[dict[str, Any]]:
-    unknown = [e["event_id"] for e in timeline if e["outcome"] in (Outcome.UNKNOWN, Outcome.CANCELLED, "open")]
-    if unknown:
-        yield {
-            "type": "effect_unknown",
-            "description": f"{len(unknown)} calls ended without a known upstream effect",
-            "event_ids": unknown,
-        }
-
-
-def _integrity(records: Sequence[Record]) -> dict[str, Any]:
+def _integrity(records: Sequence[Record], checkpoint: bytes | None) -> dict[str, Any]:
     """Every event with its leaf, so that the body can be held against the log leaf by leaf."""
     events = [
         {
@@ -277,8 +224,8 @@ def _integrity(records: Sequence[Record]) -> dict[str, Any]:
         "hash": _hash(events),
         "hash_algorithm": "sha256",
         "events": events,
+        "checkpoint": _checkpoint(checkpoint),
         "signed_by": [],
-        "signature": None,
     }
 
 
@@ -287,7 +234,24 @@ def _hash(events: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256(b"".join(bytes.fromhex(event["leaf_hash"]) for event in events)).hexdigest()
 
 
+def _checkpoint(note: bytes | None) -> dict[str, Any] | None:
+    if note is None:
+        return None
+    found = checkpoint_of(note)
+    root = base64.b64encode(found.root).decode()
+    return {"origin": found.origin, "size": found.size, "root": root, "note": note.decode()}
+
+
 # --- signing ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Seals:
+    """Which signatures a pack is to have. Envelope and proofs are files beside the body: a zip alone has them."""
+
+    hmac_key: bytes | None
+    envelope_key_id: str | None = None
+    proofs: bool = False
 
 
 def key_id(key: bytes) -> str:
@@ -301,18 +265,59 @@ def signed_bytes(body: Mapping[str, Any]) -> bytes:
     return canonical({**body, "integrity": integrity})
 
 
-def sign(body: dict[str, Any], key: bytes, *, signed_at: str) -> dict[str, Any]:
-    """The body with its HMAC-SHA256. `signed_by` inside the signed part says which signatures must be there."""
-    integrity = {
-        **body["integrity"],
-        "signed_by": [HMAC_ALGORITHM],
-        "signature_algorithm": HMAC_ALGORITHM,
-        "key_id": key_id(key),
-        "signed_at": signed_at,
+def seal(body: Mapping[str, Any], seals: Seals, *, signed_at: str) -> Pack:
+    """The body as it is signed. `signed_by`, in the signed part, says which signatures must be there, and `proves`
+    in plain words what each of them shows and to whom."""
+    wanted = {
+        HMAC_ALGORITHM: seals.hmac_key is not None,
+        ENVELOPE: seals.envelope_key_id is not None,
+        CHECKPOINT: seals.proofs,
     }
+    integrity = {**body["integrity"], "signed_by": [name for name, is_there in wanted.items() if is_there]}
+    if seals.hmac_key is not None:
+        integrity |= {"signature_algorithm": HMAC_ALGORITHM, "key_id": key_id(seals.hmac_key)}
+    if seals.envelope_key_id is not None:
+        integrity["envelope_key_id"] = seals.envelope_key_id
+    integrity |= {"signed_at": signed_at, "proves": _proves(integrity)}
     body = {**body, "integrity": integrity}
-    signature = hmac.new(key, signed_bytes(body), hashlib.sha256).hexdigest()
-    return {**body, "integrity": {**integrity, "signature": signature}}
+    raw = canonical(body)
+    signature = hmac.new(seals.hmac_key, raw, hashlib.sha256).hexdigest() if seals.hmac_key is not None else None
+    return Pack(body, raw, signature)
+
+
+def _proves(integrity: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What is proven, by what, and whom it convinces: no more than that."""
+    count = integrity["event_count"]
+    signed_by = integrity["signed_by"]
+    found = []
+    if CHECKPOINT in signed_by:
+        size = integrity["checkpoint"]["size"]
+        found.append(
+            {
+                "claim": f"Each of the {count} events is in the log of {size} events that the checkpoint signs, "
+                "unaltered and at the index that is given.",
+                "by": "one RFC 6962 inclusion proof for each event, and the log's Ed25519 signature on the checkpoint",
+                "convinces": "whoever knows the log's public key; that the log was not forked, whoever also holds an "
+                "earlier or a witnessed checkpoint",
+            }
+        )
+    if ENVELOPE in signed_by:
+        found.append(
+            {
+                "claim": "This gateway made every file of this pack, and none was changed, added or taken out since.",
+                "by": "a DSSE envelope over an in-toto statement that lists all files",
+                "convinces": "whoever knows the gateway's public envelope key",
+            }
+        )
+    if HMAC_ALGORITHM in signed_by:
+        found.append(
+            {
+                "claim": "The body is as it was when it was made by somebody who holds the key.",
+                "by": "HMAC-SHA256 over the body",
+                "convinces": "holders of that key alone: each of them could also have made it",
+            }
+        )
+    return found
 
 
 # --- verifying --------------------------------------------------------------------------------------------
@@ -381,16 +386,38 @@ def _check_events(body: Mapping[str, Any]) -> Finding:
     integrity = body["integrity"]
     events = integrity["events"]
     last_index = -1
-    for number, event in enumerate(events, 1):
+    for event in events:
         if leaf_hash(event["leaf"].encode()).hex() != event["leaf_hash"]:
             return Finding("events", Standing.BROKEN, f"event {event['event_id']} was altered: its leaf hash differs")
-        if event["number"] != number or event["index"] <= last_index:
-            text = f"event {event['event_id']} is out of place: one was removed or moved"
-            return Finding("events", Standing.BROKEN, text)
+        if event["index"] <= last_index:
+            return Finding("events", Standing.BROKEN, f"event {event['event_id']} is out of place: it was moved")
         last_index = event["index"]
+    gap = _gap(body)
+    if gap is not None:
+        return Finding("events", Standing.BROKEN, f"event {gap} is out of place: one was removed or moved")
     if integrity.get("event_count") != len(events) or integrity.get("hash") != _hash(events):
         return Finding("events", Standing.BROKEN, "the count or the hash over all events differs")
     return Finding("events", Standing.HOLDS, f"{len(events)} leaves have their hashes, numbered without a gap")
+
+
+def _gap(body: Mapping[str, Any]) -> str | None:
+    """The first event whose number does not follow its session's last one. A session's own pack starts at 1; of a
+    session of somebody else an agent's pack has only the attempts."""
+    scope = body["metadata"].get("scope", {}) if isinstance(body["metadata"], dict) else {}
+    numbers: dict[tuple[str, str], int] = {}
+    for event in body["integrity"]["events"]:
+        try:
+            fields = parse(event["leaf"].encode())
+            key = (fields.get("tenant", ""), fields.get("session", ""))
+        except (NotStrictJson, AttributeError):
+            return str(event["event_id"])
+        if not key[1] or ("agent" in scope and fields.get("reason_code") == ReasonCode.FOREIGN_SESSION):
+            continue
+        first = 1 if "session" in scope else event["number"]
+        if event["number"] != numbers.get(key, first - 1) + 1:
+            return str(event["event_id"])
+        numbers[key] = event["number"]
+    return None
 
 
 def _check_views(body: Mapping[str, Any]) -> Finding:
@@ -398,7 +425,7 @@ def _check_views(body: Mapping[str, Any]) -> Finding:
     try:
         records = _records(body)
         metadata = body["metadata"]
-        about = About(metadata["tenant"], metadata["session_id"], metadata["generated_at"], metadata["generator"])
+        about = About(Scope(**metadata["scope"]), metadata["generated_at"], metadata["generator"])
         rebuilt = build(about, records)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         text = f"the sections cannot be rebuilt from the events: {type(error).__name__}"
@@ -419,8 +446,8 @@ def _records(body: Mapping[str, Any]) -> list[Record]:
         if canonical(fields) != leaf or fields["id"] != event["event_id"]:
             raise ValueError("a leaf is not canonical")
         salt = bytes.fromhex(event["salt"]) if event["salt"] is not None else None
-        body = texts.get(event["event_id"], {"reason": None})
-        records.append(Record(event["index"], event["number"], -1, fields, leaf, salt, body))
+        text = texts.get(event["event_id"], {"reason": None})
+        records.append(Record(event["index"], event["number"], -1, fields, leaf, salt, canonical(text)))
     return records
 
 
@@ -430,8 +457,8 @@ def _texts(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         found[entry["event_id"]] = {"reason": entry["reason"]}
         if "outcome_event_id" in entry:
             found[entry["outcome_event_id"]] = {"error": entry["error"]} if entry["error"] is not None else {}
-    for kill in body["summary"]["kills"]:
-        found[kill["event_id"]] = {"reason": kill["reason"]}
+    for act in (*body["summary"]["kills"], *body["summary"]["holds"]):
+        found[act["event_id"]] = {"reason": act["reason"]}
     return found
 
 

@@ -14,8 +14,14 @@ HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 """The root of a tree without leaves (RFC 6962 §2.1)."""
 
+TILE_HEIGHT: Final = 8
+"""Levels of the tree that lie in one tile (C2SP tlog-tiles): it is 256 hashes wide."""
+
 Range = tuple[int, int]
 """Leaves from the first index up to, not including, the second."""
+
+TileHash = tuple[int, int, bytes]
+"""A tile level from 1 on, an index in it, and the root of the 256^level leaves that lie there."""
 
 
 def leaf_hash(leaf: bytes) -> bytes:
@@ -40,19 +46,24 @@ class Frontier:
         self.size = 0
         self._roots: list[bytes] = []
 
-    def append(self, leaf: bytes) -> None:
-        """Add one leaf hash."""
+    def append(self, leaf: bytes) -> Sequence[TileHash]:
+        """Add one leaf hash; the tile hashes above the leaves that this completes, lowest level first."""
         roots = self._roots
-        carry = self.size
+        carry, height = self.size, 0
+        completed: list[TileHash] = []
         while carry & 1:
             leaf = node_hash(roots.pop(), leaf)
             carry >>= 1
+            height += 1
+            if not height % TILE_HEIGHT:
+                completed.append((height // TILE_HEIGHT, carry, leaf))
         roots.append(leaf)
         self.size += 1
+        return completed
 
-    def extend(self, leaves: Iterable[bytes]) -> None:
-        for leaf in leaves:
-            self.append(leaf)
+    def extend(self, leaves: Iterable[bytes]) -> list[TileHash]:
+        """Add leaf hashes; the tile hashes that they complete, as they come."""
+        return [completed for leaf in leaves for completed in self.append(leaf)]
 
     def root(self) -> bytes:
         if not self._roots:

@@ -196,6 +196,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
     return Checkpoint(origin, int(size), raw, tuple(extensions))
 
 
+def checkpoint_of(note: bytes) -> Checkpoint:
+    """What a note says that its reader does not have to believe: nobody's signature is checked. Raises NoteInvalid."""
+    return parse_checkpoint(_split(note)[0])
+
+
 def open_checkpoint(note: bytes, keys: Sequence[NoteKey], origin: str) -> Checkpoint:
     """The checkpoint in a signed note. Raises NoteInvalid, also when it is another log's."""
     found = parse_checkpoint(open_note(note, keys).text)

@@ -30,6 +30,9 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The derived tables and what names a row in each."""
 
+WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.PRUNED, Kind.KEYED})
+"""Kinds that no table is derived from."""
+
 UNDERIVED: Final[Mapping[str, frozenset[str]]] = {"approvals": frozenset({"sealed"})}
 """Columns whose content no event carries; only that they are cleared can be derived."""
 

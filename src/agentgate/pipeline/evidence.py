@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from agentgate.core.call import Principal, TenantId
 from agentgate.core.event import rfc3339
-from agentgate.core.evidence import About, build, sign
-from agentgate.core.strict_json import canonical
+from agentgate.core.evidence import About, Scope, Seals, build, seal
 from agentgate.pipeline.control import Books
 from agentgate.ports import Clock, LogReader, Meter, SessionRow
 
@@ -35,11 +34,9 @@ class EvidenceDesk:
         await self._books.exported(auditor, TenantId(tenant), session, "json")
         records = [record async for record in self._reader.records(tenant=tenant, session=session)]
         now = rfc3339(self._clock.now())
-        body = build(About(tenant, session, now, self._generator), records)
-        if self._hmac_key is not None:
-            body = sign(body, self._hmac_key, signed_at=now)
+        body = build(About(Scope(tenant, session), now, self._generator), records)
         self._meter.count("exports", "json")
-        return canonical(body)
+        return seal(body, Seals(self._hmac_key), signed_at=now).json
 
     async def sessions(self, viewer: Principal) -> list[SessionRow]:
         """Raises LogUnavailable."""

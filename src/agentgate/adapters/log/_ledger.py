@@ -17,7 +17,7 @@ from agentgate.core.call import Digest
 from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import Effect, Spending, effects, leaver, session_row, spendings
+from agentgate.core.projection import WITHOUT_EFFECT, Effect, Spending, effects, leaver, session_row, spendings
 from agentgate.ports import AlreadySpent, Appended, ForeignSession, MemberGone, Spend
 
 Outcome = Appended
@@ -25,7 +25,6 @@ SessionKey = tuple[str, str]
 
 SESSIONS_KNOWN: Final = 50_000
 """How many sessions are kept in memory, with their owner and their last number."""
-_WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED})
 
 
 class Item:
@@ -73,7 +72,7 @@ def check(event: Event, spends: Sequence[Spend]) -> None:
         fields["trace_id"]
     elif kind is Kind.DECIDED:
         fields["trace_id"], fields["decision"], fields["call_sha256"]
-    elif kind not in _WITHOUT_EFFECT:
+    elif kind not in WITHOUT_EFFECT:
         for _ in effects(fields, 0, 0, event.body, event.projected):
             pass
     if spends:
@@ -165,7 +164,7 @@ class Ledger:
         return plan
 
     def _refusal(self, event: Event, spent: set[Spending]) -> AlreadySpent | ForeignSession | MemberGone | None:
-        if event.kind in _WITHOUT_EFFECT or (event.kind is Kind.FINISHED and not _closes(event)):
+        if event.kind in WITHOUT_EFFECT or (event.kind is Kind.FINISHED and not _closes(event)):
             return None
         if _wants_presence(event):
             member = event.fields["member"]
@@ -209,7 +208,7 @@ class Ledger:
         elif kind is Kind.DECIDED:
             self._decided(event, index, plan)
             return Receipt(event.id, index, self.position, Digest(event.fields["call_sha256"]))
-        elif kind not in _WITHOUT_EFFECT:
+        elif kind not in WITHOUT_EFFECT:
             return self._with_effects(event, index, plan)
         return Receipt(event.id, index, self.position)
 

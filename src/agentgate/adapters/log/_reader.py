@@ -6,15 +6,17 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Literal
 
-import orjson
 from sqlalchemy import ColumnElement, Select, and_, func, or_, select
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import open_intents
+from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
+from agentgate.adapters.log._search import search
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
 from agentgate.core.projection import kill_change_from_row
+from agentgate.core.query import Query
 from agentgate.ports import SessionRow
 
 Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "spent", "sessions"]
@@ -23,13 +25,6 @@ _RECORDS_AT_ONCE: Final = 256
 _INTENTS_AT_ONCE: Final = 4_096
 
 _events = schema.events.c
-_bodies = schema.bodies.c
-_COLUMNS: Final = (
-    _events.idx, _events.session_number, _events.kill_position, _events.leaf, _bodies.salt, _bodies.body,
-)  # fmt: skip
-_WITH_BODIES: Final = schema.events.outerjoin(
-    schema.bodies, and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
-)
 
 
 class Reader(ABC):
@@ -68,13 +63,19 @@ class Reader(ABC):
         while True:
             rows = await self._chunk([*wanted, _events.idx >= first])
             for row in rows:
-                yield _record(row)
+                yield record(row)
             if len(rows) < _RECORDS_AT_ONCE:
                 return
             first = rows[-1][0] + 1
 
+    def search(
+        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
+    ) -> AsyncIterator[Record]:
+        """See `ports.LogReader`."""
+        return search(self._all, self.log_id, query, first=first, below=below, newest=newest)
+
     async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
-        statement = select(*_COLUMNS).select_from(_WITH_BODIES).where(*wanted)
+        statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
         return await self._all(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
@@ -92,7 +93,7 @@ class Reader(ABC):
         for start in range(0, len(found), _RECORDS_AT_ONCE):
             some = found[start : start + _RECORDS_AT_ONCE]
             rows = await self._chunk([_events.log_id == self.log_id, _events.idx.in_(some)])
-            records += map(_record, rows)
+            records += map(record, rows)
         return records
 
     async def _open_indexes(self) -> dict[str, int]:
@@ -164,16 +165,3 @@ class Reader(ABC):
         newest = select(table.note).where(table.log_id == self.log_id).order_by(table.size.desc()).limit(1)
         rows = await self._all(newest)
         return rows[0][0] if rows else None
-
-
-def _record(row: tuple[Any, ...]) -> Record:
-    index, session_number, kill_position, leaf, salt, body = row
-    return Record(
-        index=index,
-        session_number=session_number,
-        kill_position=kill_position,
-        fields=orjson.loads(leaf),
-        leaf=leaf,
-        salt=salt,
-        body=None if body is None else orjson.loads(body),
-    )

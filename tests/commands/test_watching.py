@@ -11,8 +11,8 @@ import httpx
 import pytest
 from rich.console import Console
 
-from agentgate import watching
-from agentgate.remote import Refusal, Remote
+from agentgate.commands import watching
+from agentgate.commands.remote import Refusal, Remote
 from tests.scripted_gateway import problem
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

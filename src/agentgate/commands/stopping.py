@@ -18,12 +18,23 @@ import typer
 from rich.markup import escape
 
 from agentgate import settings as configuration
-from agentgate import watching
+from agentgate.commands import watching
+from agentgate.commands.remote import ANSWER_S, Answer, NotAGateway, Refusal, Remote, Unanswered
+from agentgate.commands.terminal import (
+    EXIT_NOT_YET,
+    EXIT_REFUSED,
+    EXIT_USAGE,
+    Config,
+    DataDir,
+    die,
+    err,
+    out,
+    settings_of,
+    wide,
+)
 from agentgate.core.call import is_id
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
-from agentgate.remote import ANSWER_S, Answer, NotAGateway, Refusal, Remote, Unanswered
 from agentgate.settings import Settings
-from agentgate.terminal import EXIT_NOT_YET, EXIT_REFUSED, EXIT_USAGE, Config, DataDir, die, err, out, settings_of, wide
 
 cli = typer.Typer()
 members_cli = typer.Typer(help="The processes that carry out calls and kills.", invoke_without_command=True)

@@ -18,7 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from agentgate.remote import Answer, Listing, NotAGateway, Refusal, Remote, Unanswered
+from agentgate.commands.remote import Answer, Listing, NotAGateway, Refusal, Remote, Unanswered
 
 EVERY_S: Final = 0.5
 ANSWER_S: Final = 2.0

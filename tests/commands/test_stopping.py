@@ -14,9 +14,9 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from agentgate.cli import cli
+from tests.commands.test_watching import A, B, ack, draining, kill, member, silent
 from tests.gateway import AGENTGATE, clean_environment, run_cli, until
 from tests.scripted_gateway import HANG_UP, Said, ScriptedGateway, problem
-from tests.test_watching import A, B, ack, draining, kill, member, silent
 
 DRAINED = kill(replicas=[ack(A, cancelled=1)], running=[], receipt="e-1", drained_except=[], attested=[])
 LEFT_OUT = draining([ack(A), silent(B)], drained_except=[B], receipt="e-2")

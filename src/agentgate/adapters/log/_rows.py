@@ -1,0 +1,36 @@
+"""How an event's row and its body's become a record again."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import and_
+
+from agentgate.adapters.log import _schema as schema
+from agentgate.core.event import Record
+
+_events = schema.events.c
+_bodies = schema.bodies.c
+
+COLUMNS: Final = (
+    _events.idx, _events.session_number, _events.kill_position, _events.leaf, _bodies.salt, _bodies.body,
+)  # fmt: skip
+"""What `record` needs, the index first."""
+WITH_BODIES: Final = schema.events.outerjoin(
+    schema.bodies, and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
+)
+
+
+def record(row: tuple[Any, ...]) -> Record:
+    """A record from a row of `COLUMNS`."""
+    index, session_number, kill_position, leaf, salt, body = row
+    return Record(
+        index=index,
+        session_number=session_number,
+        kill_position=kill_position,
+        fields=orjson.loads(leaf),
+        leaf=leaf,
+        salt=salt,
+        raw_body=body,
+    )

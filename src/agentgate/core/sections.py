@@ -1,0 +1,306 @@
+"""What an evidence pack says, section by section: each follows from the records alone, so that it can be made again.
+
+The first six sections are the ones that AgentGate v0.2's readers know; `core/evidence.py` puts them together and signs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Kind, Outcome, Record
+
+RAPID_CALLS: Final = 10
+RAPID_WINDOW_S: Final = 1.0
+STUBBORN_REFUSALS: Final = 5
+"""So many refusals of one tool in a row are worth a look."""
+
+Entry = Mapping[str, Any]
+OF_KILLS: Final = frozenset({Kind.KILLED, Kind.DRAINED, Kind.RELEASE_ASKED, Kind.RELEASED})
+OF_APPROVALS: Final = frozenset({Kind.APPROVAL_REQUESTED, Kind.APPROVAL_DECIDED, Kind.APPROVAL_CLOSED})
+OF_HOLDS: Final = frozenset({Kind.HELD, Kind.UNHELD})
+
+
+def outcomes(records: Iterable[Record]) -> dict[str, Record]:
+    """How each call ended. A call that was closed for a member that was presumed gone may end twice: then its own word
+    counts, and both are among the events."""
+    found: dict[str, Record] = {}
+    for record in records:
+        if record.kind is Kind.FINISHED:
+            trace_id = record.fields["trace_id"]
+            if trace_id not in found or record.fields["reason_code"] != ReasonCode.OUTCOME_UNRECORDED:
+                found[trace_id] = record
+    return found
+
+
+# --- the timeline -----------------------------------------------------------------------------------------
+
+
+def timeline(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Every answered call, in log order."""
+    ends = outcomes(records)
+    return [_entry(r, ends.get(r.fields["trace_id"])) for r in records if r.kind is Kind.DECIDED]
+
+
+def _entry(record: Record, finished: Record | None) -> dict[str, Any]:
+    """One answered call: its decision, and its outcome if it was allowed."""
+    fields = record.fields
+    body = record.body
+    entry: dict[str, Any] = {
+        "event_id": fields["id"],
+        "index": record.index,
+        "timestamp": fields["at"],
+        "trace_id": fields["trace_id"],
+        "tenant": fields.get("tenant"),
+        "session_id": fields.get("session"),
+        "agent_id": fields["principal"],
+        "auth": fields["auth"],
+        "door": fields["door"],
+        "tool_name": fields["tool"],
+        "server": fields.get("server"),
+        "decision": fields["decision"],
+        "reason": body["reason"] if body else None,
+        "reason_code": fields["reason_code"],
+        "matched_rule": fields["rule"],
+        "policy_version": fields["policy_revision"],
+        "is_write_action": fields["write"],
+        "arguments_hash": fields["arguments_sha256"],
+        "approval_id": fields.get("approval_id"),
+        "approved_by": fields.get("approved_by"),
+        "outcome": None,
+        "duration_ms": None,
+        "error": None,
+        "kill_id": None,
+        "credential": None,
+        "upstream_status": None,
+    }
+    if finished is not None:
+        end = finished.fields
+        entry |= {
+            "outcome": end["outcome"],
+            "reason_code": end["reason_code"],
+            "duration_ms": round(sum(end.get("latency_us", {}).values()) / 1000),
+            "error": (finished.body or {}).get("error"),
+            "outcome_event_id": end["id"],
+            "kill_id": end.get("kill_id"),
+            "credential": end.get("credential"),
+            "upstream_status": end.get("upstream_status"),
+        }
+    elif fields["decision"] == "ALLOW":
+        entry["outcome"] = "open"
+    return entry
+
+
+# --- the summary ------------------------------------------------------------------------------------------
+
+
+def summary(records: Sequence[Record], calls: Sequence[Entry]) -> dict[str, Any]:
+    """Counts, and the acts of people: kills, approvals, exports, holds and prunes."""
+    by_decision = Counter(entry["decision"] for entry in calls)
+    writes = sum(1 for entry in calls if entry["is_write_action"] and entry["outcome"] == Outcome.OK)
+    return {
+        "total_tool_calls": len(calls),
+        "by_decision": {name: by_decision.get(name, 0) for name in ("ALLOW", "DENY", "REQUIRE_APPROVAL")},
+        "by_outcome": _counted(entry["outcome"] for entry in calls if entry["outcome"]),
+        "by_tool": _allowed_and_denied(calls, "tool_name"),
+        "by_agent": _allowed_and_denied(calls, "agent_id"),
+        "by_reason": _counted(entry["reason_code"] for entry in calls),
+        "refusals": sum(r.fields["count"] for r in records if r.kind is Kind.REFUSALS),
+        "write_actions": {"total": writes, "reversible": 0, "irreversible": writes},
+        "policy_versions_used": sorted({e["policy_version"] for e in calls if e["policy_version"]}),
+        "kill_switch_activations": sum(1 for r in records if r.kind is Kind.KILLED),
+        "kills": [_kill(r) for r in records if r.kind in OF_KILLS],
+        "approvals": [_approval(r) for r in records if r.kind in OF_APPROVALS],
+        "exports": [_export(r) for r in records if r.kind is Kind.EXPORTED],
+        "holds": [_hold(r) for r in records if r.kind in OF_HOLDS],
+        "prunes": [_prune(r) for r in records if r.kind is Kind.PRUNED],
+    }
+
+
+def _counted(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
+
+
+def _allowed_and_denied(calls: Iterable[Entry], name: str) -> dict[str, dict[str, int]]:
+    rows: dict[str, dict[str, int]] = {}
+    for entry in calls:
+        row = rows.setdefault(entry[name], {"allowed": 0, "denied": 0})
+        row["allowed" if entry["decision"] == "ALLOW" else "denied"] += 1
+    return rows
+
+
+def _act(record: Record) -> dict[str, Any]:
+    """What every act has."""
+    return {"event_id": record.fields["id"], "timestamp": record.fields["at"], "actor": record.fields.get("principal")}
+
+
+def _kill(record: Record) -> dict[str, Any]:
+    fields = record.fields
+    view = _act(record) | {
+        "what": record.kind.value,
+        "kill_id": fields["kill_id"],
+        "scope": fields["scope"],
+        "target": fields["target"],
+        "reason": (record.body or {}).get("reason"),
+        "drained": fields.get("drained"),
+    }
+    if "excepted" in fields:
+        view |= {"drained_except": fields["excepted"], "attested": fields["attested"]}
+    if record.kind is Kind.RELEASED:
+        view |= {"why": fields["why"], "forced": fields["forced"], "asked_by": fields.get("asked_by", [])}
+    return view
+
+
+def _approval(record: Record) -> dict[str, Any]:
+    """A question, an answer, or its expiry. `approver` is who answered."""
+    fields = record.fields
+    asked = record.kind is Kind.APPROVAL_REQUESTED
+    return {
+        "event_id": fields["id"],
+        "timestamp": fields["at"],
+        "approval_id": fields["approval_id"],
+        "what": "requested" if asked else fields.get("verdict", "expired"),
+        "verdict": fields.get("verdict"),
+        "approver": fields.get("principal") if record.kind is Kind.APPROVAL_DECIDED else None,
+        "requested_by": fields.get("principal") if asked else None,
+        "tool_name": fields.get("tool"),
+    }
+
+
+def _export(record: Record) -> dict[str, Any]:
+    wanted = ("of_session", "of_agent", "since", "until")
+    return _act(record) | {"format": record.fields["format"]} | {n: record.fields.get(n) for n in wanted}
+
+
+def _hold(record: Record) -> dict[str, Any]:
+    fields = record.fields
+    told = {"what": record.kind.value, "hold_id": fields["hold_id"], "of_session": fields["of_session"] or None}
+    return _act(record) | told | {"reason": (record.body or {}).get("reason")}
+
+
+def _prune(record: Record) -> dict[str, Any]:
+    return _act(record) | {name: record.fields.get(name) for name in ("session", "why", "bodies", "through")}
+
+
+# --- policy and writes ------------------------------------------------------------------------------------
+
+
+def policy_analysis(calls: Sequence[Entry]) -> dict[str, Any]:
+    rules: dict[str, dict[str, Any]] = {}
+    for entry in calls:
+        rule = rules.setdefault(entry["matched_rule"], {"count": 0, "decisions": []})
+        rule["count"] += 1
+        if entry["decision"] not in rule["decisions"]:
+            rule["decisions"].append(entry["decision"])
+    return {
+        "rules_triggered": rules,
+        "untriggered_rules": [],
+        "default_denials": sum(1 for entry in calls if entry["matched_rule"] == "default_deny"),
+    }
+
+
+def write_action_log(calls: Iterable[Entry]) -> list[dict[str, Any]]:
+    """Writes that went out: whatever their end, their effect may stand."""
+    return [
+        {
+            "event_id": entry["event_id"],
+            "timestamp": entry["timestamp"],
+            "session_id": entry["session_id"],
+            "agent_id": entry["agent_id"],
+            "tool_name": entry["tool_name"],
+            "reversible": False,
+            "pre_state_ref": None,
+            "outcome": entry["outcome"],
+            "approved_by": entry["approved_by"],
+        }
+        for entry in calls
+        if entry["is_write_action"] and entry["decision"] == "ALLOW" and entry["outcome"] != Outcome.NOT_SENT
+    ]
+
+
+# --- anomalies --------------------------------------------------------------------------------------------
+
+
+def anomalies(calls: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What somebody should look at. Found within each session: others' calls make no burst of one's own."""
+    by_session: dict[Any, list[Entry]] = defaultdict(list)
+    for entry in calls:
+        by_session[entry["tenant"], entry["session_id"]].append(entry)
+    found: list[dict[str, Any]] = []
+    for own in by_session.values():
+        for finder in (_rapid_fire, _denied_after_approval, _stubborn, _foreign, _policy_changed):
+            found += finder(own)
+    return found + list(_effects_unknown(calls))
+
+
+def _anomaly(kind: str, description: str, entries: Iterable[Entry]) -> dict[str, Any]:
+    return {"type": kind, "description": description, "event_ids": [entry["event_id"] for entry in entries]}
+
+
+def _rapid_fire(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+    times = [datetime.fromisoformat(entry["timestamp"]).timestamp() for entry in calls]
+    start = 0
+    while start + RAPID_CALLS <= len(times):
+        end = start + RAPID_CALLS
+        if times[end - 1] - times[start] > RAPID_WINDOW_S:
+            start += 1
+            continue
+        while end < len(times) and times[end] - times[end - RAPID_CALLS + 1] <= RAPID_WINDOW_S:
+            end += 1
+        text = f"{end - start} calls, {RAPID_CALLS} or more of them within {RAPID_WINDOW_S:g} s"
+        yield _anomaly("rapid_fire", text, calls[start:end])
+        start = end
+
+
+def _denied_after_approval(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+    approved: set[str] = set()
+    for entry in calls:
+        tool = entry["tool_name"]
+        if entry["approved_by"] is not None and entry["decision"] == "ALLOW":
+            approved.add(tool)
+        elif entry["decision"] == "DENY" and tool in approved:
+            yield _anomaly("denied_after_approval", f"{tool} was refused after an approved call of it", [entry])
+
+
+def _stubborn(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+    """One tool asked for again and again although it is refused."""
+    run: list[Entry] = []
+    for entry in [*calls, None]:
+        same = entry is not None and entry["decision"] == "DENY" and (not run or _same_tool(entry, run[0]))
+        if same and entry is not None:
+            run.append(entry)
+            continue
+        if len(run) >= STUBBORN_REFUSALS:
+            text = f"{run[0]['tool_name']} was refused {len(run)} times in a row"
+            yield _anomaly("refused_repeatedly", text, run)
+        run = [entry] if entry is not None and entry["decision"] == "DENY" else []
+
+
+def _same_tool(one: Entry, other: Entry) -> bool:
+    return bool(one["tool_name"] == other["tool_name"])
+
+
+def _foreign(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+    tried = [entry for entry in calls if entry["reason_code"] == ReasonCode.FOREIGN_SESSION]
+    if tried:
+        who = ", ".join(sorted({entry["agent_id"] for entry in tried}))
+        yield _anomaly("foreign_session", f"{who} tried to use a session of somebody else", tried)
+
+
+def _policy_changed(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+    known: str | None = None
+    for entry in calls:
+        revision = entry["policy_version"]
+        if revision and known and revision != known:
+            yield _anomaly("policy_changed", "another policy revision decided from here on", [entry])
+        known = revision or known
+
+
+def _effects_unknown(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+    unknown = [e for e in calls if e["outcome"] in (Outcome.UNKNOWN, Outcome.CANCELLED, "open")]
+    if unknown:
+        text = f"{len(unknown)} calls ended without a known upstream effect"
+        yield _anomaly("effect_unknown", text, unknown)

@@ -1,0 +1,236 @@
+"""What belongs in a pack of a session, an agent or a tenant, and what its sections say of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentgate.core.containment import Scope as KillScope
+from agentgate.core.decision import refusal
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import (
+    Event,
+    Kind,
+    Outcome,
+    Record,
+    decided,
+    exported,
+    finished,
+    held,
+    killed,
+    make,
+    pruned,
+    released,
+    unheld,
+)
+from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal, verify
+from agentgate.core.strict_json import canonical, parse
+from tests.core.events import a_session, allow, numbered, origin, record_of
+from tests.fakes import a_call, a_kill
+
+KEY = b"an-hmac-key-of-32-random-bytes!!"
+NOW = "2026-11-21T10:00:00.000000Z"
+SESSION = Scope("default", "s-1")
+
+
+def _decided(number: int, *, second: float | None = None, reason: ReasonCode | None = None, **call: Any) -> Event:
+    decision = allow() if reason is None else refusal(reason, "no")
+    return decided(
+        origin(number, seconds=second), a_call(**call), decision,
+        position=0, arguments=b"{}", context=b"{}", latency_us={},
+    )  # fmt: skip
+
+
+def _kill_record(scope: KillScope, target: str, tenant: str = "", *, index: int = 100, at: float = 6.0) -> Record:
+    kill = replace(a_kill(), id=f"k-{scope}-{target}-{index}", scope=scope, target=target, tenant=tenant)
+    return record_of(killed(origin(1000 + index, seconds=at), kill, auth="api_key"), index=index, number=0)
+
+
+def _release_record(of: Record, *, index: int, at: float) -> Record:
+    fields = of.fields
+    kill = replace(a_kill(), id=fields["kill_id"], scope=KillScope(fields["scope"]), target=fields["target"])
+    event = released(
+        origin(2000 + index, seconds=at), kill, actor="person:ada", auth="api_key", why="release", forced=False
+    )
+    return record_of(event, index=index, number=0)
+
+
+def _body(scope: Scope, records: list[Record]) -> dict[str, Any]:
+    return build(About(scope, NOW, "AgentGate test"), records)
+
+
+def _holds(scope: Scope, records: list[Record]) -> bool:
+    return verify(seal(_body(scope, records), Seals(KEY), signed_at=NOW).json, KEY).exit_status == 0
+
+
+# --- which wider events concern a scope -----------------------------------------------------------------------
+
+OWN = numbered([_decided(1), _decided(2)])
+"""Calls of `db_query` at `demo`, by the agent and in the session of `a_call`."""
+
+
+@pytest.mark.parametrize(
+    ("scope", "target", "tenant", "concerns"),
+    [
+        (KillScope.GLOBAL, "", "", True),
+        (KillScope.TENANT, "default", "default", True),
+        (KillScope.TENANT, "other", "other", False),
+        (KillScope.TOOL, OWN[0].fields["tool"], "", True),
+        (KillScope.TOOL, "another_tool", "", False),
+        (KillScope.SERVER, OWN[0].fields["server"], "", True),
+        (KillScope.SERVER, "elsewhere", "", False),
+        (KillScope.AGENT, OWN[0].fields["principal"], "default", True),
+        (KillScope.AGENT, OWN[0].fields["principal"], "other", False),
+        (KillScope.AGENT, "somebody-else", "default", False),
+        (KillScope.SESSION, "s-2", "default", False),
+    ],
+)
+def test_kill_is_in_the_pack_of_whoever_it_covered(scope: KillScope, target: str, tenant: str, concerns: bool) -> None:
+    kill = _kill_record(scope, target, tenant)
+    assert concerning(SESSION, OWN, [kill]) == ([kill] if concerns else [])
+
+
+def test_kill_that_was_over_before_the_first_call_does_not_concern_it() -> None:
+    kill = _kill_record(KillScope.GLOBAL, "", index=0, at=1.0)
+    early, late = _release_record(kill, index=1, at=2.0), _release_record(kill, index=1, at=7.0)
+    assert concerning(SESSION, OWN, [kill, early]) == []
+    assert concerning(SESSION, OWN, [kill, late]) == [kill, late]
+
+
+def test_kill_after_the_last_event_of_a_session_does_not_concern_it() -> None:
+    assert concerning(SESSION, OWN, [_kill_record(KillScope.GLOBAL, "", at=500.0)]) == []
+
+
+def test_exports_and_holds_of_the_scope_are_in_its_pack() -> None:
+    def export(number: int, **what: str) -> Record:
+        event = exported(origin(300 + number), actor="person:ivy", tenant="default", form="pdf", what=what)
+        return record_of(event, index=200 + number, number=0)
+
+    hold = held(
+        origin(7), hold_id="h-1", actor="person:ivy", auth="api_key", tenant="default", session="s-1", reason="court"
+    )
+    end = unheld(origin(8), hold_id="h-1", actor="person:ada", auth="api_key", tenant="default", session="s-1")
+    ours, theirs = export(1, of_session="s-1"), export(2, of_session="s-2")
+    wider = [ours, theirs, record_of(hold, index=210, number=0), record_of(end, index=211, number=0)]
+    found = concerning(SESSION, OWN, wider)
+    assert found == [ours, wider[2], wider[3]]
+    body = _body(SESSION, [*OWN, *found])
+    assert [(row["actor"], row["format"]) for row in body["summary"]["exports"]] == [("person:ivy", "pdf")]
+    assert [(row["what"], row["reason"]) for row in body["summary"]["holds"]] == [("held", "court"), ("unheld", None)]
+    assert _holds(SESSION, [*OWN, *found])
+
+
+def test_wider_event_that_is_the_scopes_own_is_there_once() -> None:
+    assert concerning(Scope("default"), OWN, OWN) == []
+
+
+# --- wider scopes ---------------------------------------------------------------------------------------------
+
+
+def _of_two_sessions() -> list[Record]:
+    """Sessions s-1 and s-2 in turns, as a tenant's log has them."""
+    events = [_decided(n, session=f"s-{1 + n % 2}") for n in range(6)]
+    return [record_of(event, index=n, number=1 + n // 2) for n, event in enumerate(events)]
+
+
+def test_tenants_pack_has_all_sessions_and_verifies_also_when_it_starts_in_the_middle() -> None:
+    records = _of_two_sessions()
+    body = _body(Scope("default"), records)
+    assert body["metadata"]["sessions"] == ["s-1", "s-2"]
+    assert body["metadata"]["session_id"] is None
+    assert _holds(Scope("default"), records)
+    assert _holds(Scope("default", since="2026-11-21T00:00:00.000000Z"), records[3:])
+
+
+def test_event_missing_in_the_middle_of_one_of_many_sessions_is_found() -> None:
+    records = _of_two_sessions()
+    assert not _holds(Scope("default"), [*records[:2], *records[3:]])
+
+
+def test_sessions_own_pack_starts_with_its_first_event() -> None:
+    assert not _holds(SESSION, numbered([_decided(1), _decided(2)])[1:])
+
+
+def test_agents_pack_has_its_attempts_on_sessions_of_others() -> None:
+    attempt = record_of(_decided(9, session="s-9", reason=ReasonCode.FOREIGN_SESSION), index=50, number=17)
+    agent = OWN[0].fields["principal"]
+    scope = Scope("default", agent=agent)
+    assert scope.owns(attempt, frozenset({"s-1"}))
+    other = record_of(_decided(3, session="s-9"), index=51, number=18)
+    assert scope.owns(other, frozenset({"s-1"})) == (other.fields["principal"] == agent)
+    assert _holds(scope, [*OWN, attempt])
+    assert [a["type"] for a in _body(scope, [*OWN, attempt])["anomalies"]] == ["foreign_session", "effect_unknown"]
+
+
+# --- what the sections say ------------------------------------------------------------------------------------
+
+
+def test_prune_says_in_the_pack_what_is_not_there_any_more() -> None:
+    gone = [replace(record, raw_body=None, salt=None) for record in a_session(1, kill=False)]
+    event = pruned(origin(9), actor="person:ada", tenant="default", session="s-1", why="retention", bodies=2, through=5)
+    records = [*gone, record_of(event, index=90, number=len(gone) + 1)]
+    assert [(p["why"], p["bodies"], p["through"]) for p in _body(SESSION, records)["summary"]["prunes"]] == [
+        ("retention", 2, 5)
+    ]
+    assert _holds(SESSION, records)
+
+
+def test_refusals_before_the_pipeline_are_counted() -> None:
+    events = [make(origin(n), Kind.REFUSALS, {"count": 40 + n}, tenant="default", principal="bot") for n in (1, 2)]
+    records = [record_of(event, index=n, number=0) for n, event in enumerate(events)]
+    assert _body(Scope("default"), records)["summary"]["refusals"] == 83
+    assert _holds(Scope("default"), records)
+
+
+def test_five_refusals_of_one_tool_in_a_row_are_an_anomaly_and_four_are_not() -> None:
+    def types(count: int) -> list[str]:
+        no = [_decided(n, reason=ReasonCode.POLICY_DENY) for n in range(count)]
+        return [a["type"] for a in _body(SESSION, numbered(no))["anomalies"]]
+
+    assert types(4) == []
+    assert types(5) == ["refused_repeatedly"]
+
+
+def test_policy_that_changed_under_a_session_is_an_anomaly() -> None:
+    other = replace(allow(), policy_revision="another")
+    second = decided(origin(2), a_call(), other, position=0, arguments=b"{}", context=b"{}", latency_us={})
+    assert "policy_changed" in {a["type"] for a in _body(SESSION, numbered([_decided(1), second]))["anomalies"]}
+
+
+def test_calls_of_several_sessions_make_no_burst_together() -> None:
+    events = [_decided(n, second=1.0, session=f"s-{n}", reason=ReasonCode.POLICY_DENY) for n in range(12)]
+    records = [record_of(event, index=n, number=1) for n, event in enumerate(events)]
+    assert _body(Scope("default"), records)["anomalies"] == []
+
+
+def test_call_that_was_cut_names_the_kill() -> None:
+    call = a_call()
+    events = [
+        decided(origin(1), call, allow(), position=0, arguments=b"{}", context=b"{}", latency_us={}),
+        finished(origin(2), call, Outcome.CANCELLED, ReasonCode.KILLED, kill_id="k-7", upstream_status=200),
+    ]
+    entry = _body(SESSION, numbered(events))["timeline"][0]
+    assert (entry["kill_id"], entry["upstream_status"], entry["session_id"]) == ("k-7", 200, "s-1")
+
+
+# --- what is proven -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("seals", "signed_by"),
+    [
+        (Seals(None), []),
+        (Seals(KEY), ["hmac-sha256"]),
+        (Seals(None, "abc"), ["dsse"]),
+        (Seals(KEY, "abc"), ["hmac-sha256", "dsse"]),
+    ],
+)
+def test_pack_says_which_signatures_must_be_there_and_what_each_shows(seals: Seals, signed_by: list[str]) -> None:
+    pack = seal(_body(SESSION, OWN), seals, signed_at=NOW)
+    integrity = parse(pack.raw)["integrity"]
+    assert integrity["signed_by"] == signed_by
+    assert len(integrity["proves"]) == len(signed_by)
+    assert (pack.signature is None) == (seals.hmac_key is None)
+    assert pack.raw == canonical(pack.body)
