@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import sqlite3
 import threading
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -139,13 +141,28 @@ class Load:
                 self.answered[answer["trace_id"]] = answer["reason_code"]
 
 
-def kill_again_and_again(gateway: Gate, service: Service, times: int, seed: int) -> None:
-    """Nothing that was answered is missing from the log, nothing was sent without a record, and the log holds."""
+def intents(gateway: Gate, first: int) -> dict[str, str]:
+    """Of every recorded decision from event `first` on: what was asked for, and the decision."""
+    with closing(sqlite3.connect(f"file:{gateway.data_dir}/log.db?mode=ro", uri=True)) as database:
+        rows = database.execute(
+            "SELECT leaf, body FROM events JOIN bodies USING (idx) WHERE kind = 'decided' AND idx >= ?", (first,)
+        )
+        return {json.loads(body)["arguments"]["n"]: json.loads(leaf)["decision"] for leaf, body in rows}
+
+
+def size(gateway: Gate) -> int:
+    with closing(sqlite3.connect(f"file:{gateway.data_dir}/log.db?mode=ro", uri=True)) as database:
+        return int(database.execute("SELECT coalesce(max(idx) + 1, 0) FROM events").fetchone()[0])
+
+
+def kill_again_and_again(gateway: Gate, service: Service, times: int, *, seed: int, verify_every: int) -> None:
+    """Nothing that was answered is missing from the log, nothing reached the upstream without a recorded intent (its
+    own log says what did), nothing reached it twice, and the log holds."""
     chance, load = random.Random(seed), Load(gateway)
-    sent_before = 0
     for n in range(times):
+        where = f"seed {seed}, round {n}"
         session = f"load-{n}"
-        answered_before = len(load.answered)
+        answered_before, first, seen = len(load.answered), size(gateway), len(service.requests)
         load.start(session)
         enough = answered_before + chance.randint(1, 150)
         until(lambda enough=enough: len(load.answered) >= enough)  # type: ignore[misc]
@@ -154,27 +171,32 @@ def kill_again_and_again(gateway: Gate, service: Service, times: int, seed: int)
         gateway.start()
         timeline = {entry["trace_id"]: entry for entry in gateway.timeline(session)}
         mine = list(load.answered.items())[answered_before:]
-        assert {timeline[trace]["reason_code"] for trace, _ in mine} == {"ok"}, f"seed {seed}, round {n}"
-        assert {reason for _, reason in mine} == {"ok"}
+        assert {timeline[trace]["reason_code"] for trace, _ in mine} == {"ok"}, where
+        assert {reason for _, reason in mine} == {"ok"}, where
         outcomes = Counter(entry["outcome"] for entry in timeline.values())
-        assert set(outcomes) <= {"ok", "unknown"}, f"seed {seed}, round {n}: {outcomes}"
-        sent = service.count("/ok") - sent_before
-        assert outcomes["ok"] <= sent <= len(timeline), f"seed {seed}, round {n}: {sent} sent, {outcomes}"
-        sent_before += sent
+        assert set(outcomes) <= {"ok", "unknown"}, f"{where}: {outcomes}"
+        sent = Counter(request.partition("n=")[2] for request in service.requests[seen:] if request.startswith("/ok"))
+        recorded = intents(gateway, first)
+        assert {asked for asked in sent if recorded.get(asked) != "ALLOW"} == set(), f"{where}: sent without an intent"
+        assert max(sent.values()) == 1, f"{where}: sent twice"
+        assert outcomes["ok"] <= len(sent) <= len(timeline), f"{where}: {len(sent)} sent, {outcomes}"
+        if (n + 1) % verify_every == 0:
+            gateway.assert_log_holds()
     assert "0 calls without an outcome" in gateway.assert_log_holds()
 
 
-def test_five_kills_under_load_lose_nothing_that_was_answered(service: Service) -> None:
+def test_thirty_kills_under_load_lose_nothing_that_was_answered(service: Service) -> None:
     with Gate(config=service_config(service.port)) as gateway:
-        kill_again_and_again(gateway, service, 5, seed=time.time_ns())
+        kill_again_and_again(gateway, service, 30, seed=time.time_ns(), verify_every=10)
 
 
 @pytest.mark.torture
+@pytest.mark.timeout(7_200)
 @needs_redis
-def test_two_hundred_kills_under_load_lose_nothing_that_was_answered(service: Service, redis: RedisServer) -> None:
+def test_two_thousand_kills_under_load_lose_nothing_that_was_answered(service: Service, redis: RedisServer) -> None:
     env = {"AGENTGATE_REDIS_URL": redis.url}
     with Gate(config=service_config(service.port), env=env) as gateway:
-        kill_again_and_again(gateway, service, 200, seed=time.time_ns())
+        kill_again_and_again(gateway, service, 2_000, seed=time.time_ns(), verify_every=100)
 
 
 def test_start_to_ready_is_told(capsys: pytest.CaptureFixture[str]) -> None:
