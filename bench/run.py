@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import admission, calls, kills, replicas
+from bench import admission, calls, kills, log, packs, replicas
 
 HERE = Path(__file__).parent
 HEAD = """# What containment costs, and how fast it stops things
@@ -38,6 +38,8 @@ def main() -> None:
         "admission": lambda: admission.measure(rounds=3 * rounds, seconds=seconds),
         "replicas": lambda: replicas.measure(rounds=rounds, seconds=seconds),
         "kills": lambda: kills.measure(trials=options.trials),
+        "log": lambda: log.measure(rounds=rounds, seconds=seconds),
+        "packs": lambda: packs.measure(rounds=rounds),
     }
     sections = _sections(options.out.read_text(encoding="utf-8") if options.out.exists() else "")
     for name in options.only or TITLES:
@@ -56,6 +58,8 @@ TITLES = {
     "admission": "What admission costs",
     "replicas": "One, two, three replicas",
     "kills": "How fast a kill is",
+    "log": "What the log does",
+    "packs": "How long a pack takes",
 }
 
 
