@@ -8,7 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from contextlib import aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -109,53 +109,38 @@ async def _measure(place: Path, database_url: str, rounds: int, seconds: float) 
         "| store | writers | events/s | append p50 ms | p99 ms |",
         "|---|---|---|---|---|",
     ]
-    async with AsyncExitStack() as stack:
-
-        async def opened(making: Awaitable[SqliteLog | PostgresLog]) -> SqliteLog | PostgresLog:
-            log = await making
-            stack.push_async_callback(log.aclose)
-            return log
-
-        stores = {
-            "SQLite": await opened(SqliteLog.open(place / "short.db", SIGNER, ORIGIN)),
-            "PostgreSQL": await opened(PostgresLog.open(database_url, SIGNER, ORIGIN)),
-        }
-        for name, log in stores.items():
+    stores: dict[str, Awaitable[SqliteLog | PostgresLog]] = {
+        "SQLite": SqliteLog.open(place / "log.db", SIGNER, ORIGIN),
+        "PostgreSQL": PostgresLog.open(database_url, SIGNER, ORIGIN),
+    }
+    for name, opening in stores.items():
+        async with aclosing(await opening) as log:
             for writers in WRITERS:
                 one = median([await load(log, member, writers, for_a_while) for _ in range(rounds)])
                 lines.append(f"| {name} | {writers} | {one.rate:,.0f} | {one.p50_ms:.2f} | {one.p99_ms:.2f} |")
-        lines += await _growth(place, opened, member, rounds, seconds)
-    return lines
+    return lines + await _growth(place, member, rounds, seconds)
 
 
-async def _growth(
-    place: Path,
-    opened: Callable[[Awaitable[SqliteLog]], Awaitable[SqliteLog | PostgresLog]],
-    member: Member,
-    rounds: int,
-    seconds: float,
-) -> list[str]:
-    """A long log beside a short one, in turns; and verifying one of a hundred thousand."""
+async def _growth(place: Path, member: Member, rounds: int, seconds: float) -> list[str]:
+    """A long log beside short ones, in turns; and verifying one of a hundred thousand."""
 
-    async def grown(name: str, size: int) -> SqliteLog | PostgresLog:
-        log = await opened(SqliteLog.open(place / name, SIGNER, ORIGIN))
+    async def grown(name: str, size: int) -> SqliteLog:
+        log = await SqliteLog.open(place / name, SIGNER, ORIGIN)
         await load(log, member, 500, lambda events, _: events >= size)
         await log.integrate()
         return log
 
-    async def rate(log: SqliteLog | PostgresLog) -> float:
+    async def rate(log: SqliteLog) -> float:
         return (await load(log, member, 100, lambda _, took_s: took_s >= seconds / 3)).rate
 
-    long = await grown("million.db", LONG)
     ratios = []
-    for number in range(3 * rounds):
-        short = await grown(f"thousand-{number}.db", SHORT)  # a new one: it grows while it is measured
-        before = await rate(short)
-        ratios.append(await rate(long) / before)
-        await short.aclose()
+    async with aclosing(await grown("million.db", LONG)) as long:
+        for number in range(3 * rounds):
+            async with aclosing(await grown(f"thousand-{number}.db", SHORT)) as short:  # it grows while it is measured
+                before = await rate(short)
+                ratios.append(await rate(long) / before)
     ratio = statistics.median(ratios)
-    middle = await grown("verified.db", VERIFIED)
-    await middle.integrate()
+    await (await grown("verified.db", VERIFIED)).aclose()
     began = time.perf_counter()
     report = await verify(place / "verified.db", ORIGIN, [NoteKey(ORIGIN, SIGNER.public_key)])
     took_s = time.perf_counter() - began
