@@ -9,20 +9,22 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from agentgate.core.call import MemberId
 from agentgate.core.decision import Receipt, Ruling, read_ruling
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Origin, Outcome, decided, finished
+from agentgate.core.event import Outcome, decided, finished
 from agentgate.core.note import NoteKey
+from agentgate.pipeline.record import Recorder
 from agentgate.ports import Log
 from bench import services
 from tests.fakes import ALLOW, REVISION, a_call
@@ -37,30 +39,19 @@ _DECISION = read_ruling(Ruling(ALLOW, REVISION))
 _LATENCY = {"admission": 90, "policy": 120}
 
 
-class Member:
-    """Writes as a gateway does: a decision and an outcome for each call, in many sessions."""
-
-    def __init__(self) -> None:
-        self._counter = 0
-
-    def _origin(self) -> Origin:
-        self._counter += 1
-        salt = os.urandom(16)
-        return Origin(salt.hex(), datetime.now(UTC), "bench", self._counter, "0", salt)
-
-    async def call(self, log: Log, number: int, times: list[float]) -> None:
-        """Two appends; how long each took goes into `times`, in seconds."""
-        call = a_call(session=f"s-{number % 200}", arguments={"query": "SELECT id, name FROM products LIMIT 5"})
-        decision = decided(
-            self._origin(), call, _DECISION,
-            position=0, arguments=call.arguments_json, context=b"{}", latency_us=_LATENCY,
-        )  # fmt: skip
-        outcome = finished(self._origin(), call, Outcome.OK, ReasonCode.OK, result=b"{}", latency_us={"upstream": 900})
-        for event in (decision, outcome):
-            began = time.perf_counter()
-            if not isinstance(await log.append(event), Receipt):
-                raise SystemExit("bench: an append was refused")
-            times.append(time.perf_counter() - began)
+async def one_call(recorder: Recorder, number: int, times: list[float]) -> None:
+    """A decision and an outcome, as a gateway writes them; how long each append took goes into `times`, in seconds."""
+    call = a_call(session=f"s-{number % 200}", arguments={"query": "SELECT id, name FROM products LIMIT 5"})
+    decision = decided(
+        recorder.origin(), call, _DECISION,
+        position=0, arguments=call.arguments_json, context=b"{}", latency_us=_LATENCY,
+    )  # fmt: skip
+    outcome = finished(recorder.origin(), call, Outcome.OK, ReasonCode.OK, result=b"{}", latency_us={"upstream": 900})
+    for event in (decision, outcome):
+        began = time.perf_counter()
+        if not isinstance(await recorder.write(event), Receipt):
+            raise SystemExit("bench: an append was refused")
+        times.append(time.perf_counter() - began)
 
 
 class Round(NamedTuple):
@@ -71,14 +62,15 @@ class Round(NamedTuple):
     p99_ms: float
 
 
-async def load(log: Log, member: Member, writers: int, enough: Callable[[int, float], bool]) -> Round:
+async def load(log: Log, writers: int, enough: Callable[[int, float], bool]) -> Round:
     """`writers` tasks append until `enough(events, seconds)`."""
     times: list[float] = []
+    recorder = Recorder(log, SystemClock(), SystemEntropy(), member=MemberId(os.urandom(8).hex()), version="0")
     began = time.perf_counter()
 
     async def one(number: int) -> None:
         while not enough(len(times), time.perf_counter() - began):
-            await member.call(log, number, times)
+            await one_call(recorder, number, times)
 
     await asyncio.gather(*(one(number) for number in range(writers)))
     took_s = time.perf_counter() - began
@@ -97,7 +89,6 @@ def measure(*, rounds: int, seconds: float) -> list[str]:
 
 
 async def _measure(place: Path, database_url: str, rounds: int, seconds: float) -> list[str]:
-    member = Member()
 
     def for_a_while(_events: int, took_s: float) -> bool:
         return took_s >= seconds
@@ -116,22 +107,22 @@ async def _measure(place: Path, database_url: str, rounds: int, seconds: float) 
     for name, opening in stores.items():
         async with aclosing(await opening) as log:
             for writers in WRITERS:
-                one = median([await load(log, member, writers, for_a_while) for _ in range(rounds)])
+                one = median([await load(log, writers, for_a_while) for _ in range(rounds)])
                 lines.append(f"| {name} | {writers} | {one.rate:,.0f} | {one.p50_ms:.2f} | {one.p99_ms:.2f} |")
-    return lines + await _growth(place, member, rounds, seconds)
+    return lines + await _growth(place, rounds, seconds)
 
 
-async def _growth(place: Path, member: Member, rounds: int, seconds: float) -> list[str]:
+async def _growth(place: Path, rounds: int, seconds: float) -> list[str]:
     """A long log beside short ones, in turns; and verifying one of a hundred thousand."""
 
     async def grown(name: str, size: int) -> SqliteLog:
         log = await SqliteLog.open(place / name, SIGNER, ORIGIN)
-        await load(log, member, 500, lambda events, _: events >= size)
+        await load(log, 500, lambda events, _: events >= size)
         await log.integrate()
         return log
 
     async def rate(log: SqliteLog) -> float:
-        return (await load(log, member, 100, lambda _, took_s: took_s >= seconds / 3)).rate
+        return (await load(log, 100, lambda _, took_s: took_s >= seconds / 3)).rate
 
     ratios = []
     async with aclosing(await grown("million.db", LONG)) as long:
