@@ -1,10 +1,14 @@
-"""Secrets and personal data are out before anything is written, and no text makes that slow (A33, A44-A46)."""
+"""What redaction does with what its detectors find: names, layers, marks, and when one fails (A44, A46)."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import math
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
@@ -12,40 +16,23 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentgate.core.redact import MARK, redact, redact_json, redact_text, scrub
+from agentgate.adapters.detectors.known import KnownData
+from agentgate.adapters.detectors.patterns import OwnPatterns
+from agentgate.core.redact import FAILED, FAILED_TEXT, MARK, Marks, Mode, Redactor
+from agentgate.core.sensitive import Span
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS, TEXT
+from tests.fakes import REDACTOR
 
-PEM = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nMIIEow{}\n-----END RSA PRIVATE KEY-----"
+KEY = b"a key of thirty-two bytes, if not"
+KNOWN = KnownData()
 
-SHAPED = {
-    "jwt": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJDQU5BUlkifQ.c2lnbmF0dXJl",
-    "jwt without signature": "eyJhbGciOiJub25lIn0.eyJzdWIiOiJDQU5BUlkifQ.",
-    "aws": "AKIACANARY0123456789",
-    "aws session": "ASIACANARY0123456789",
-    "github": "ghp_CANARY0123456789abcdefghijklmnopqr",
-    "github fine grained": "github_pat_CANARY0123456789_abcdefghij",
-    "gitlab": "glpat-CANARY0123456789abcd",
-    "openai": "sk-CANARY0123456789abcdef",
-    "anthropic": "sk-ant-api03-CANARY0123456789",
-    "slack": "xoxb-CANARY-0123456789",
-    "google": "AIzaCANARY0123456789abcdefghijklmnopqrs",
-    "own key": "agk_CANARY0123456789abcdef",
-    "own approval": "apt_0123456789abcdef0123",
-    "ssn": "123-45-6789",
-    "email": "canary.person+tag@mail.example.org",
-    "card": "4111111111111111",
-    "card with blanks": "4111 1111 1111 1111",
-    "card with dashes": "5500-0000-0000-0004",
-    "amex": "378282246310005",
-    "card and its date": "4111 1111 1111 1111 12",
-    "pem": PEM.format("CANARY"),
-    "ec pem": "-----BEGIN EC PRIVATE KEY-----MHcCANARY-----END EC PRIVATE KEY-----",
-    "cut pem": "-----BEGIN PRIVATE KEY-----\nMIICANARY",
-    "fullwidth card": "".join(chr(0xFF10 + int(digit)) for digit in "4111111111111111"),
-    "arabic ssn": "".join(chr(0x660 + int(c)) if c.isdigit() else c for c in "123-45-6789"),
-}
-"""Recognised wherever they stand."""
+
+def redacted(value: object) -> Any:
+    return parse(REDACTOR.json(canonical(value)))
+
+
+# --- names ------------------------------------------------------------------------------------------------------
 
 SECRET_NAMES = [
     "password", "Password", "PASSWORD", "passwd", "passphrase", "passcode", "pwd", "user_password", "db.password",
@@ -53,32 +40,9 @@ SECRET_NAMES = [
     "api_key", "apiKey", "api-key", "apikey", "X-API-Key", "private_key", "privateKey", "access_key", "signing_key",
     "authorization", "Authorization", "Proxy-Authorization", "credential", "credentials", "cookie", "Set-Cookie",
     "session_key", "bearer", "ssn", "cvv", "cvc", "iban", "tokens", "secrets", "passwords", "aws_secret_access_key",
-    "\u212aeys_token", "pa\u017f\u017fword",
+    "\u212aeys_token", "pa\u017f\u017fword", "p\u0430ssw\u043erd", "\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44",
+    "pass\u200bword", "to\u00adken", "\u0441lient_secret", "AccountKey",
 ]  # fmt: skip
-
-PLACES: dict[str, Callable[[str], object]] = {
-    "value": lambda text: {"note": text},
-    "middle of a text": lambda text: {"note": f"please use {text} for this"},
-    "list": lambda text: {"rows": [[1, {"x": [text]}]]},
-    "key": lambda text: {text: 1},
-    "sql literal": lambda text: {"query": f"INSERT INTO t VALUES ('{text}', 1)"},
-    "nested json": lambda text: {"payload": orjson.dumps({"note": text}).decode()},
-    "nested twice": lambda text: {"payload": orjson.dumps({"p": orjson.dumps({"n": text}).decode()}).decode()},
-    "header": lambda text: {"headers": f"X-Thing: {text}\r\nAccept: */*"},
-    "url": lambda text: {"url": f"https://example.org/x?note={text}&y=1"},
-}
-
-
-@pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("kind", SHAPED)
-def test_canary_of_each_kind_is_redacted_in_each_place(kind: str, place: str) -> None:
-    canary = SHAPED[kind]
-    raw = canonical(PLACES[place](canary))
-    clean = redact_json(raw).decode()
-    assert MARK in clean
-    assert canary not in clean
-    assert "CANARY" not in clean
-    parse(clean.encode())
 
 
 @pytest.mark.parametrize("name", SECRET_NAMES)
@@ -86,7 +50,7 @@ def test_canary_of_each_kind_is_redacted_in_each_place(kind: str, place: str) ->
     "value", ["hunter2", "correct horse battery", ["hunter2"], {"x": "hunter2"}, 90210, "", "é" * 3], ids=repr
 )
 def test_member_with_a_secret_name_is_redacted_whatever_it_holds(name: str, value: object) -> None:
-    assert parse(redact_json(canonical({"deep": [{name: value}]}))) == {"deep": [{name: MARK}]}
+    assert redacted({"deep": [{name: value}]}) == {"deep": [{name: MARK}]}
 
 
 @pytest.mark.parametrize(
@@ -95,172 +59,251 @@ def test_member_with_a_secret_name_is_redacted_whatever_it_holds(name: str, valu
 def test_count_or_flag_is_not_a_secret(name: str) -> None:
     for value in (True, None, 1.5):
         raw = canonical({name: value})
-        assert redact_json(raw) == raw
+        assert REDACTOR.json(raw) == raw
+
+
+def test_member_name_that_is_a_secret_is_redacted_and_hides_no_other() -> None:
+    found = redacted({"canary@example.org": 1, "other@example.org": {"password": "x"}, "4111 1111 1111 1111": [3]})
+    assert sorted(map(repr, found.values())) == ["1", "[3]", "{'password': '[redacted]'}"]
+    assert all(name.startswith(MARK) for name in found)
+
+
+def test_number_that_is_a_card_is_redacted_and_a_time_is_not() -> None:
+    cards = {"a": 4111111111111111, "b": -4111111111111111, "c": [378282246310005], "d": 4111111111111111.0}
+    assert redacted(cards) == {"a": MARK, "b": MARK, "c": [MARK], "d": MARK}
+    times = {"ms": 1732176000005, "us": 1732176000000005, "n": 4111111111111112}
+    assert redacted(times) == times
+
+
+# --- layers -----------------------------------------------------------------------------------------------------
+
+
+def as_json(text: str) -> str:
+    return orjson.dumps({"note": text}).decode()
+
+
+def as_base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def as_hex(text: str) -> str:
+    return text.encode().hex()
+
+
+def as_url(text: str) -> str:
+    return "".join(f"%{byte:02x}" for byte in text.encode())
+
+
+LAYERS = [as_json, as_base64, as_hex, as_url]
+
+
+@pytest.mark.parametrize("outer", LAYERS)
+@pytest.mark.parametrize("middle", LAYERS)
+@pytest.mark.parametrize("inner", LAYERS)
+def test_three_layers_of_any_kind_are_looked_through(inner: Any, middle: Any, outer: Any) -> None:
+    wrapped = outer(middle(inner("write to canary@example.org")))
+    for text in (wrapped, f"see {wrapped} there"):
+        clean = REDACTOR.json(canonical({"x": text}))
+        assert MARK.encode() in clean
+        assert inner("canary@example").strip("=") not in clean.decode()
+
+
+def test_json_in_a_string_keeps_its_members() -> None:
+    inner = '{"user": "ann", "password": "hunter2", "n": [1, 2]}'
+    clean = redacted({"x": inner})["x"]
+    assert parse(clean.encode()) == {"user": "ann", "password": MARK, "n": [1, 2]}
+
+
+def test_rest_of_a_text_around_what_is_encoded_stays() -> None:
+    assert redacted({"u": "https://example.org/?e=canary%40example.org&n=1"}) == {
+        "u": f"https://example.org/?e={MARK}&n=1"
+    }
+    assert redacted({"t": f"a {as_base64('canary@example.org')} b"}) == {"t": f"a {MARK} b"}
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "password = 'CANARY'",
-        "password='CANARY'",
-        'password="CANARY"',
-        "password := CANARY",
-        "password != 'CANARY'",
-        "password <> 'CANARY'",
-        "UPDATE t SET password = 'CANARY with blanks', x = 1",
-        "WHERE password = 'it''s CANARY'",
-        'password = "it\'s CANARY"',
-        "WHERE token LIKE 'CANARY%'",
-        "the password is CANARY",
-        "PWD=CANARY",
-        "api_key: CANARY",
-        "{'secret': 'CANARY'}",
-        '{"token":"a CANARY"}',
-        '{\\"token\\": \\"a CANARY\\"}',
-        '{\\\\\\"token\\\\\\": \\\\\\"a CANARY\\\\\\"}',
-        "?token=CANARY&x=1",
-        "Authorization: Bearer CANARY",
-        "authorization: Basic CANARY==",
-        "Authorization: token CANARY",
-        "Authorization: AWS4-HMAC-SHA256 Credential=x, Signature=CANARY",
-        "Authorization: Digest username=x, response=CANARY",
-        "-H 'Authorization: Bearer CANARY'",
-        "Cookie: a=b; session=CANARY; c=d",
-        "Set-Cookie: sid=CANARY; Path=/",
-        "postgres://user:CANARY@db.internal/x",
-        "https://CANARY@example.org/",
-        "pa\u017f\u017fword = CANARY",
+        "AKIA\u200bCANARY0123456789",
+        "canary\uff20example.org",
+        "\uff14111 1111 1111 1111",
+        "123\u201345\u20136789",
+        "p\u0430ssword = CANARY",
+        "canary\\u0040example.org",
+        "canary\\x40example.org",
+        base64.b64encode("password=CANARY1".encode("utf-16-le")).decode(),
+        base64.encodebytes(b"x" * 50 + b" canary@example.org " + b"y" * 50).decode(),
+        "prefix/" + as_base64("x canary@example.org"),
+        base64.urlsafe_b64encode(b"???>>> canary@example.org ???>>>").decode(),
+        as_base64("\uff14\uff11\uff11\uff11" + "\uff11" * 12),
+        as_hex("canary@example.org").upper(),
     ],
 )
-def test_assigned_secret_is_redacted_whole_in_a_text(text: str) -> None:
-    for raw in (canonical({"query": text}), canonical({"log": f"line before\n{text}\nline after"})):
-        clean = redact_json(raw).decode()
-        assert "CANARY" not in clean
-        parse(clean.encode())
-    assert "line after" in redact_text(f"{text}\nline after")
+def test_other_spelling_is_no_way_around(text: str) -> None:
+    clean = redacted({"x": text})["x"]
+    assert MARK in clean
+    assert "CANARY" not in clean
+    assert "canary@" not in clean
+
+
+def test_nesting_to_the_limit_costs_no_stack() -> None:
+    value: Any = {"password": "hunter2"}
+    for _ in range(62):
+        value = [value]
+    for _ in range(3):
+        value = [orjson.dumps(value).decode()]
+        for _ in range(60):
+            value = [value]
+    clean = REDACTOR.json(canonical(value))
+    assert clean is not FAILED
+    assert b"hunter2" not in clean
+
+
+# --- marks ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "SELECT name FROM orders WHERE id = 7",
-        "the passenger asked for a key lime pie",
-        "2026-11-21T10:00:00.000000Z",
-        "version 1.22.333-4444",
-        "00000000-0000-4000-8000-000000000001",
-        "1234567890123456789012345",
-        "password",
-        "user@localhost",
-        "[redacted]",
-    ],
+    ("mode", "form"), [(Mode.HASH, r"\[card:hmac:[0-9a-f]{16}\]"), (Mode.TOKENIZE, r"\[card-[0-9a-f]{12}\]")]
 )
-def test_harmless_text_stays(text: str) -> None:
-    assert redact_text(text) == text
+def test_equal_values_get_equal_marks_however_they_are_written(mode: Mode, form: str) -> None:
+    redactor = Redactor(Marks(mode, KEY), [KNOWN])
+    value = {
+        "password": "4111 1111 1111 1111",
+        "text": "pay 4111-1111-1111-1111 now",
+        "number": 4111111111111111,
+        "wrapped": as_base64("the card is 4111111111111111"),
+        "nested": as_json("4111111111111111"),
+    }
+    clean = redactor.json(canonical(value)).decode()
+    marks = re.findall(form, clean)
+    assert len(marks) == 5
+    assert len(set(marks)) == 1
+    other = Redactor(Marks(mode, KEY[::-1]), [KNOWN]).json(canonical(value)).decode()
+    assert marks[0] not in other
+
+
+def test_hash_is_what_anyone_with_the_key_can_compute() -> None:
+    mark = Redactor(Marks(Mode.HASH, KEY), [KNOWN]).text("canary@example.org")
+    assert mark == f"[email:hmac:{hmac.digest(KEY, b'canary@example.org', hashlib.sha256).hex()[:16]}]"
+
+
+def test_token_of_a_value_tells_its_class_and_differs_by_it() -> None:
+    marks = Marks(Mode.TOKENIZE, KEY)
+    assert marks.mark("email", "a@b.co").partition("-")[2] != marks.mark("secret", "a@b.co").partition("-")[2]
+
+
+@pytest.mark.parametrize("mode", [Mode.HASH, Mode.TOKENIZE])
+def test_short_key_is_refused(mode: Mode) -> None:
+    with pytest.raises(ValueError, match="32"):
+        Marks(mode, KEY[:31])
+
+
+# --- failure ----------------------------------------------------------------------------------------------------
+
+
+class Broken:
+    kinds = ("odd",)
+    shortest = 1
+    is_local = True
+
+    def find(self, text: str) -> Iterator[Span]:
+        raise RuntimeError("a detector with a fault")
+        yield
+
+
+@pytest.mark.parametrize("value", [{"x": "canary"}, {"x": "cänary"}, {"x": 'a "canary"'}])
+def test_nothing_is_kept_of_what_could_not_be_read(value: object) -> None:
+    broken = Redactor(None, [KNOWN, Broken()])
+    assert broken.json(canonical(value)) is FAILED
+    assert broken.text("canary") == FAILED_TEXT
+
+
+# --- the quick look ---------------------------------------------------------------------------------------------
+
+OWN = Redactor(None, [KNOWN, OwnPatterns({"badge": r"EMP-\d{4}", "whole": r"^x\d+$"})])
+
+SUSPICIOUS = st.sampled_from(
+    [
+        "AKIACANARY0123456789", "sk-CANARY0123456789abcdef", "123-45-6789", "canary@example.org", "4111111111111111",
+        "4111 1111 1111 1111", "+41 44 668 18 00", "(415) 555-2671", "GB82 WEST 1234 5698 7654 32", "EMP-1234", "x1",
+        *SECRET_NAMES, "=", ":", " ", "'", '"', "\\", "is", "like", "Bearer ", "@", "://", "-", ".", "\n", "{", "}",
+        "%40", "%", as_base64("canary@example.org"), as_hex("canary@example.org"), '{"password":"x"}', '{"a":["x1"]}',
+        "\\u0040", "\uff20", "\u200b", "00000000-0000-4000-8000-000000000001",
+    ]
+)  # fmt: skip
+FRAGMENTS = st.lists(SUSPICIOUS | TEXT | st.from_regex(r"[0-9 -]{1,20}"), max_size=6).map("".join)
+LAYER = st.sampled_from([lambda text: text, *LAYERS])
+WRAPPED = st.builds(lambda wrap, text: wrap(text), LAYER, FRAGMENTS)
+
+
+def every_text(value: Any, redactor: Redactor) -> Any:
+    """The long way: each text by itself, and every number and name."""
+    if isinstance(value, str):
+        return redactor.text(value)
+    if isinstance(value, list):
+        return [every_text(item, redactor) for item in value]
+    return value
+
+
+@given(st.lists(WRAPPED | st.integers(0, 2**53 - 1).filter(lambda n: n < 10**12), max_size=4))
+@example(["\u212aey=x"])
+@example(['{"password":""}'])
+@example(["EMP-1234"])
+@example(["x12"])
+def test_quick_look_never_misses_what_redaction_would_change(value: list[Any]) -> None:
+    for redactor in (REDACTOR, OWN):
+        long_way = every_text(value, redactor)
+        clean = parse(redactor.json(canonical(value)))
+        assert clean == long_way
 
 
 @given(OBJECTS)
 @example({"note": "nothing to see"})
-def test_nothing_suspect_is_the_very_same_bytes(value: dict[str, Any]) -> None:
+def test_nothing_to_redact_is_the_very_same_bytes(value: dict[str, Any]) -> None:
     raw = canonical(value)
-    if redact(parse(raw)) == parse(raw):
-        assert redact_json(raw) is raw
-
-
-SUSPICIOUS = st.sampled_from(
-    [
-        *SHAPED.values(),
-        *SECRET_NAMES,
-        "=",
-        ":",
-        " ",
-        "'",
-        '"',
-        "\\",
-        "is",
-        "like",
-        "Bearer ",
-        "@",
-        "://",
-        "-",
-        ".",
-        "\n",
-    ]
-)
-FRAGMENTS = st.lists(SUSPICIOUS | TEXT | st.from_regex(r"[0-9 -]{1,20}"), max_size=6).map("".join)
-
-
-@given(st.dictionaries(FRAGMENTS, FRAGMENTS | st.lists(FRAGMENTS, max_size=2) | st.integers(0, 2**53 - 1), max_size=3))
-@example({"\u212aey": "x"})
-@example({"n": 4111111111111111})
-@example({"n": -4111111111111111})
-def test_quick_look_never_misses_what_redaction_would_change(value: dict[str, Any]) -> None:
-    raw = canonical(value)
-    assert redact_json(raw) == canonical(redact(parse(raw)))
+    clean = REDACTOR.json(raw)
+    assert clean is raw or parse(clean) != value
 
 
 @given(FRAGMENTS)
 def test_redacted_text_cannot_break_a_line_of_json(text: str) -> None:
-    line = redact_json(canonical({"text": text + "\r\n\x1b[31m"}))
+    line = REDACTOR.json(canonical({"text": text + "\r\n\x1b[31m"}))
     assert not set(line) & set(range(0x20))
     assert line.count(b"\n") == 0
 
 
+@given(WRAPPED)
+def test_redacting_twice_changes_nothing_more(text: str) -> None:
+    once = REDACTOR.text(text)
+    assert REDACTOR.text(once) == once
+
+
 SIZE = 100_000
-REPEATED = (
-    "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "-----BEGIN A ", "-", "eyJ", "-eyJ", "eyJaaaaaaaa.aaaa", "ghp_",
-    "-ghp_", "sk-", "-sk-", "xoxb-", "AKIA", "a", "p", "pass", "password", "password=", "password='",
-    "password=\"'", "password is ", "pass'''' ", "api_", "token\\", "authorization: bearer ", "cookie:", "1", "1 ",
-    "12 ", "123 ", "1234 ", "1-", "123-45-", "a.", "a@", "a@a.", "://", "://a:", "'", "\\", " ", "\n", "\u212a",
-    "pa\u017f", "\uff11",
-)  # fmt: skip
-HOSTILE = {pattern: (pattern * SIZE)[:SIZE] for pattern in REPEATED} | {
-    "a…@": "a" * SIZE + "@",
-    "@a…": "@" + "a" * SIZE,
-    "pass …": "pass" + " " * SIZE,
-    "ghp_a…_": "ghp_" + "a" * SIZE + "_",
-    "eyJa…": "eyJ" + "a" * SIZE,
-    "BEGIN…": "-----BEGIN PRIVATE KEY-----" + "a" * SIZE,
-}
+REPEATED = [
+    "QUFB", "UFBQUFBQ", "a", "A", "/", "-", "%", "%41", "%25", "\\", "\\u0041", "\\x41", '"', '\\"', '"a":', "{", "[",
+    "4a", "41", "%2541", "a\n", "a" * 60 + "\n", "\uff11", "\u0430", "\u200b", "a\u200b", "pa\u017f", "password=",
+    "cookie:", "a@a.aa ", "4111 1111 1111 1111 ", "+41 44 668 18 00 ", as_base64("canary@example.org") + " ",
+    as_hex("a@b.cocococo") + " ",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_text_of_100_kb_is_read_in_50_ms(name: str) -> None:
-    text = HOSTILE[name]
-    best = math.inf
-    for _ in range(5):
-        before = time.process_time()
-        redact_text(text)
-        best = min(best, time.process_time() - before)
-        if best < 0.05:
-            return
-    raise AssertionError(f"{best * 1000:.0f} ms")
-
-
-# --- scrub ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("secret", ["sup3r-secret", 'quo"te\\back', "päss-wörd", "tab\there", "{}[]", "a" * 500])
-def test_injected_secret_is_scrubbed_from_an_answer(secret: str) -> None:
-    raw = canonical({"echo": f"you sent {secret} to me", secret: [secret]})
-    clean = scrub(raw, [secret])
-    assert secret not in str(parse(clean))
-    assert parse(clean)["echo"] == f"you sent {MARK} to me"
-
-
-@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=4, max_size=20), OBJECTS)
-def test_no_answer_says_a_secret_back(secret: str, value: dict[str, Any]) -> None:
-    clean = scrub(canonical({"value": value, "echo": [secret, secret + secret]}), [secret])
-    if secret not in MARK:
-        assert secret.encode() not in clean.replace(MARK.encode(), b"\x00")
-
-
-def test_secret_that_begins_with_another_is_scrubbed_whole() -> None:
-    assert scrub(b"prefix-and-more", ["prefix", "prefix-and-more"]) == MARK.encode()
-
-
-def test_short_secret_does_not_turn_answers_to_nonsense() -> None:
-    assert scrub(b'{"a":"abc"}', ["a", "abc", ""]) == b'{"a":"abc"}'
-
-
-def test_answer_without_a_secret_stays() -> None:
-    assert scrub(b'{"a":1}', ["secret"]) == b'{"a":1}'
+@pytest.mark.parametrize("piece", REPEATED)
+def test_hostile_text_of_100_kb_is_redacted_in_250_ms(piece: str) -> None:
+    text = (piece * SIZE)[:SIZE]
+    wrapped = [
+        text,
+        as_base64(text)[:SIZE],
+        as_url(text)[:SIZE],
+        as_json(text)[:SIZE],
+        '"' + text + '"',
+        "[" + text + "]",
+    ]
+    for one in wrapped:
+        best = math.inf
+        for _ in range(3):
+            before = time.process_time()
+            REDACTOR.text(one)
+            best = min(best, time.process_time() - before)
+            if best < 0.25:
+                break
+        assert best < 0.25, f"{best * 1000:.0f} ms: {one[:40]}"

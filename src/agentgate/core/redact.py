@@ -1,164 +1,382 @@
-"""Takes secrets and personal data out of what is written down, and injected credentials out of what is sent back.
+"""Takes secrets and personal data out of what is written down.
 
-Redaction happens before an event exists, so nothing has to be found and removed later. Every pattern is
-bounded: none can be made to run long by the text that it reads.
+Redaction happens before an event exists, so nothing has to be found and removed later. It looks through three layers
+of JSON in strings, base64, hex, URL encoding and escapes. `docs/redaction.md` says what it finds and what it misses.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from typing import Any, Final
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
 
-from agentgate.core.strict_json import canonical, parse
+from agentgate.core import layers, sensitive
+from agentgate.core.sensitive import CARD, SECRET, Detector, Span
+from agentgate.core.strict_json import NotStrictJson, canonical, parse
 
 MARK: Final = "[redacted]"
+FAILED_TEXT: Final = "[redaction failed]"
+FAILED: Final = b'{"redaction":"failed"}'
+"""What is recorded instead of what could not be redacted: nothing of it."""
+MIN_KEY_BYTES: Final = 32
 
-_NAMES: Final = (
-    r"pass(?:word|wd|phrase|code)?|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|signing[_-]?key"
-    r"|client[_-]?secret|authorization|credentials?|cookie|session[_-]?key|bearer|ssn|cvv|cvc|iban"
-)
-_SECRET_NAME: Final = re.compile(rf"(?:^|[_.\-\s])(?:{_NAMES})s?$|^(?:{_NAMES})", re.IGNORECASE)
-
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-
-_ASSIGNED: Final = re.compile(
-    rf"(?P<name>(?=[pstacbi])(?:{_NAMES})[\"'`\\\s]{{0,4}}+(?:[:=!<>]{{1,3}}+|\bis\b|\blike\b)\s{{0,4}}+)"
-    r"(?:(?P<open>\\{0,3}+(?P<quote>[\"'`]))(?:(?P=quote){2}|(?!(?P=quote))[\s\S]){1,65536}+"
-    r"|(?!\[redacted\])(?:(?:bearer|basic|token)\s{1,4}+)?[^\s\"'`\\,;&}\])]{1,65536}+)",
-    re.IGNORECASE,
-)
-"""`password = 'x'`, `"token": "x"` inside a string, `Authorization: Bearer x`; a quoted value up to its end."""
-
-_HEADER: Final = re.compile(
-    r"(?P<name>(?=[ac])(?:authorization|cookie)[\"'`\\\s]{0,4}+:\s{0,4}+(?P<open>\\{0,3}+[\"'`]?+))[^\r\n\"'`\\]{1,65536}+",
-    re.IGNORECASE,
-)
-"""Headers whose value has blanks and semicolons in it: up to the end of the line or of the quoted text."""
-
-_KEYS: Final = re.compile(
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[^-]|-(?!----)){0,65536}+(?:-----END [A-Z ]{0,30}PRIVATE KEY-----)?"
-    r"|eyJ(?<![A-Za-z0-9_-]eyJ)[A-Za-z0-9_-]{8,65536}+\.[A-Za-z0-9_-]{4,65536}+\.[A-Za-z0-9_-]{0,65536}+"
-    r"|A[KS]IA(?<!\wA.IA)[A-Z0-9]{16}\b"
-    r"|gh[pousr]_(?<!\wgh._)[A-Za-z0-9]{20,255}+|github_pat_[A-Za-z0-9_]{20,255}+|glpat-[A-Za-z0-9_-]{16,255}+"
-    r"|sk-(?<!\wsk-)[A-Za-z0-9_-]{16,255}+|xox[abeoprs]-[A-Za-z0-9-]{8,255}+|AIza[A-Za-z0-9_-]{30,60}+"
-    r"|agk_[A-Za-z0-9_-]{16,255}+|apt_(?<!\wapt_)[0-9a-f]{16,255}+"
-)
-"""Keys and tokens by their makers' prefixes, our own too. Each branch starts with a letter of its own and every
-quantifier is possessive, so that no text makes the engine look twice."""
-
-_SSN: Final = re.compile(r"\b\d{3}-\d{2}-\d{4}\b")
-_AT: Final = re.compile(
-    r"(?<=://)[^\s/@]{1,512}+@"
-    r"|(?<![A-Za-z0-9._%+-])[A-Za-z0-9._%+-]{1,256}+@[A-Za-z0-9-]{1,63}+(?:\.[A-Za-z0-9-]{1,63}+){1,8}"
-)
-"""`user:password@` in a URL, and e-mail addresses."""
-
-_CARD: Final = re.compile(r"(?<!\d)\d(?:[ -]?\d){12,18}(?!\d)")
-_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
-_SEPARATOR: Final = re.compile(r"[ -]")
-_MAX_GROUPS: Final = 5
-
-_SUSPECT_WORDS: Final = tuple(
-    b"pass pwd secret token key auth cred cookie bearer ssn cvv cvc iban begin eyj akia asia ghp_ gho_ ghu_ ghs_ ghr_"
-    b" _pat glpat sk- xox aiza agk_ apt_ @".split()
-)
-_SUSPECT_DIGITS: Final = re.compile(rb"\d-\d|\d[\d -]{11}")
-"""A quick look that must see whatever the patterns above see; most calls stop here (a property test holds it)."""
+_REMEMBERED: Final = 1024
+_MAX_REMEMBERED_CHARS: Final = 256
+_MAX_RUNS: Final = 64
+_LOOK_CHARS: Final = 4096
+"""Parts of a document up to this size are looked at as one before each of their texts is."""
 
 
-_clean: set[str] = set()
-"""Texts that were found to hold nothing; never one that did."""
+class Mode(StrEnum):
+    """What stands where something was."""
+
+    REDACT = "redact"
+    HASH = "hash"
+    TOKENIZE = "tokenize"
 
 
-def redact_json(raw: bytes) -> bytes:
-    """Canonical JSON with its secrets replaced; the very same bytes when there is nothing suspect."""
-    if not _is_suspect(raw):
-        return raw
-    value = parse(raw)
-    clean = redact(value)
-    return raw if clean == value else canonical(clean)
+class Marks:
+    """Writes what stands where something was. Equal values get equal marks under the same key; none leads back."""
+
+    def __init__(self, mode: Mode, key: bytes = b"") -> None:
+        """Raises ValueError: the mode needs a key of at least 32 bytes."""
+        if mode is not Mode.REDACT and len(key) < MIN_KEY_BYTES:
+            raise ValueError(f"redaction.mode {mode} needs a redaction.key of at least {MIN_KEY_BYTES} bytes")
+        self.mode = mode
+        self._key = key
+        self._token_key = hmac.digest(key, b"agentgate redaction token", hashlib.sha256)
+
+    def mark(self, kind: str, value: str) -> str:
+        if self.mode is Mode.REDACT:
+            return MARK
+        plain = sensitive.plain_value(kind, value).encode()
+        if self.mode is Mode.HASH:
+            return f"[{kind}:hmac:{hmac.digest(self._key, plain, hashlib.sha256).hex()[:16]}]"
+        token = hmac.digest(self._token_key, kind.encode() + b"\0" + plain, hashlib.sha256).hex()
+        return f"[{kind}-{token[:12]}]"
 
 
-def _is_suspect(raw: bytes) -> bool:
-    if len(raw) < 7:  # `{}` and the like: too short to hold one
-        return False
-    if not raw.isascii():
-        return True
-    lower = raw.lower()
-    for word in _SUSPECT_WORDS:  # a loop: `any` over a generator costs three times as much
-        if word in lower:
+class Seen(NamedTuple):
+    """What a look at a whole text found: what it saw nothing of need not be looked for in its parts."""
+
+    detectors: tuple[Detector, ...]
+    inner: Seen | None
+    """What was seen in what is encoded in it; None if that has to be found out."""
+    folds: bool = True
+    """Whether there may be something in letters that only look like others."""
+    closely: bool = False
+    """Whether it was a small text, so that its parts need no look of their own."""
+    runs: tuple[str, ...] | None = None
+    """The base64 and hex that hold text, where it is not too many to be looked for one by one."""
+
+    def may_open(self, text: str) -> bool:
+        """Whether there may be something in what is encoded in a part of what was looked at."""
+        if self.inner is NOTHING:
+            return False
+        if self.runs is None or "%" in text or "\\" in text:
             return True
-    return _SUSPECT_DIGITS.search(raw) is not None
+        for run in self.runs:  # noqa: SIM110 - `any` over a generator costs three times as much
+            if run in text:
+                return True
+        return False
 
 
-def redact(value: Any) -> Any:
-    """`value` with secret members and secret-looking text replaced. Member names stay; names are not secrets."""
-    if isinstance(value, str):
-        return redact_text(value)
-    if isinstance(value, dict):
-        return {
-            redact_text(name): MARK if _is_secret_name(name) and _holds_text(item) else redact(item)
-            for name, item in value.items()
-        }
-    if isinstance(value, list):
-        return [redact(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool) and _looks_like_card(str(value)):
-        return MARK
-    return value
+class _Place(NamedTuple):
+    """What is to be replaced in a text, and the value that was found there."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
 
 
-def redact_text(text: str) -> str:
-    """`text` with its secrets replaced. Clean short ones are remembered: policy gives the same few reasons."""
-    if text in _clean:
-        return text
-    redacted = _redact_text(text)
-    if redacted == text and len(text) <= 256 and len(_clean) < 1024:
-        _clean.add(text)
-    return redacted
+NOTHING: Final = Seen((), None, folds=False)
+BY_NAME: Final = Seen((), NOTHING, folds=False, closely=True)
+"""Nothing but secret names and numbers that are cards, which are seen in passing."""
 
 
-def _redact_text(text: str) -> str:
-    text = _SSN.sub(MARK, _KEYS.sub(MARK, text))
-    if "@" in text:
-        text = _AT.sub(MARK, text)
-    text = _HEADER.sub(lambda found: found["name"] + MARK, text)
-    text = _ASSIGNED.sub(lambda found: found["name"] + (found["open"] or "") + MARK, text)
-    return _CARD.sub(lambda found: MARK if _holds_card(found[0]) else found[0], text)
+class Redactor:
+    """Redacts as configured. Never raises: what cannot be redacted is not kept at all."""
+
+    def __init__(self, marks: Marks | None = None, detectors: Sequence[Detector] = (), *, own: bool = True) -> None:
+        """`own`: whether secret names, and numbers that are cards, count as well."""
+        self.marks = marks or Marks(Mode.REDACT)
+        self.detectors = tuple(detectors)
+        self.own = own
+        self.shortest = min((detector.shortest for detector in self.detectors), default=0)
+        self.everything = Seen(self.detectors, None)
+        """What has to be looked for in a text that nobody looked at yet."""
+        self._clean: set[str] = set()
+        """Texts that were found to hold nothing; never one that did."""
+        self._names: dict[str, bool] = {}
+        """Member names that hold nothing, and whether what they name is secret."""
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The classes of data that are found."""
+        own = (SECRET, CARD) if self.own else ()
+        return tuple(dict.fromkeys((*own, *(kind for detector in self.detectors for kind in detector.kinds))))
+
+    def json(self, raw: bytes) -> bytes:
+        """Canonical JSON redacted; the very same bytes when there is nothing to redact. `FAILED` when a detector
+        failed."""
+        if len(raw) < 7:  # `{}` and the like: too short to hold one
+            return raw
+        try:
+            if raw.isascii() and b"\\" not in raw:
+                text = raw.decode()
+                seen = self.look(text.split('"') if "%" in text else [text], layers.MAX_LAYERS, text=text)
+                if seen is NOTHING:
+                    return raw
+                value = parse(raw)
+            else:  # what is escaped in it has to be seen as it is
+                value = parse(raw)
+                seen = self.look(_texts(value, layers.MAX_LAYERS) or [], layers.MAX_LAYERS)
+                if seen is NOTHING:
+                    return raw
+            clean = _Pass(self).value(value, layers.MAX_LAYERS, seen)
+            return raw if clean == value else canonical(clean)
+        except Exception:  # noqa: BLE001 - whatever a detector raises, nothing that it did not read is kept
+            return FAILED
+
+    def text(self, text: str) -> str:
+        """`text` redacted, or `FAILED_TEXT`. Clean short ones are remembered: policy gives the same few reasons."""
+        if text in self._clean:
+            return text
+        try:
+            redacted = _Pass(self).text(text, layers.MAX_LAYERS)
+        except Exception:  # noqa: BLE001 - as above
+            return FAILED_TEXT
+        if redacted == text and len(text) <= _MAX_REMEMBERED_CHARS and len(self._clean) < _REMEMBERED:
+            self._clean.add(text)
+        return redacted
+
+    def look(self, texts: list[str], depth: int, within: Seen | None = None, *, text: str | None = None) -> Seen:
+        """A quick look at a whole document, or at a part of one that was looked at; `NOTHING` only if `_Pass` would
+        find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one."""
+        within = within or self.everything
+        text = "\n".join(texts) if text is None else text
+        detectors = tuple([one for one in within.detectors if not one.is_local or any(one.find(text))])
+        inner, runs = NOTHING, None
+        if depth and within.may_open(text):
+            found = layers.runs(text)
+            if opened := [inside for run in found for inside in run.texts] + _rewritten(texts, text):
+                inner = self.look(opened, depth - 1, within.inner)
+            parts = tuple([text[run.start : run.end] for run in found])
+            if len(parts) <= _MAX_RUNS and not any("\n" in part for part in parts):  # else its end may be another's
+                runs = parts
+        folds = False
+        if within.folds and not text.isascii() and (plain := sensitive.folded(text)) != text:
+            named = self.own and sensitive.holds_secret_name(plain)
+            folds = named or any(not one.is_local or any(one.find(plain)) for one in self.detectors)
+        if detectors or folds or inner is not NOTHING:
+            return Seen(detectors, inner, folds=folds, runs=runs)
+        if self.own and (sensitive.holds_secret_name(text) or sensitive.holds_card_number(text)):
+            return BY_NAME
+        return NOTHING
+
+    def names_secret(self, name: str) -> bool | None:
+        """Whether a member of this name is secret; None if the name was not seen before, or holds something."""
+        return self._names.get(name)
+
+    def remember(self, name: str, *, is_secret: bool) -> None:
+        if len(name) <= _MAX_REMEMBERED_CHARS and len(self._names) < _REMEMBERED:
+            self._names[name] = is_secret
 
 
-def _is_secret_name(name: str) -> bool:
-    return _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None
+class _Pass:
+    """One redaction, and what was found so far."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self._redactor = redactor
+        self._everything = redactor.everything
+        self._mark = redactor.marks.mark
+        self._own = redactor.own
+        self._shortest = redactor.shortest
+        self._found: list[tuple[str, str]] = []
+
+    def value(self, value: Any, depth: int, seen: Seen) -> Any:
+        """`value` with secret members, and what is secret in its texts, replaced."""
+        kind = type(value)
+        if kind is str:
+            return self.text(value, depth, seen)
+        if (kind is dict or kind is list) and not seen.closely:
+            texts = _texts(value, depth, _LOOK_CHARS)
+            if texts is not None:
+                seen = self._redactor.look(texts, depth, seen)
+                if seen is NOTHING:
+                    return value
+                seen = seen._replace(closely=True)
+        if kind is dict:
+            return self._members(value, depth, seen)
+        if kind is list:
+            items = []
+            for item in value:  # no comprehension: nesting costs one frame a level
+                items.append(self.value(item, depth, seen))  # noqa: PERF401
+            return items
+        if (kind is int or kind is float) and self._own and sensitive.is_card_number(value):
+            return self._replace(CARD, str(abs(int(value))))
+        return value
+
+    def _members(self, value: dict[str, Any], depth: int, seen: Seen) -> dict[str, Any]:
+        members: dict[str, Any] = {}
+        for name, item in value.items():
+            is_secret = self._redactor.names_secret(name)
+            shown = name
+            if is_secret is None:
+                shown = self.text(name, depth, seen)
+                is_secret = self._own and sensitive.is_secret_name(name)
+                if shown == name and depth == layers.MAX_LAYERS:  # deeper down less of it was looked at
+                    self._redactor.remember(name, is_secret=is_secret)
+            while shown in members:
+                shown += "'"  # two names that were secrets: neither member hides the other
+            members[shown] = self._secret(item) if is_secret and _holds_text(item) else self.value(item, depth, seen)
+        return members
+
+    def _secret(self, item: Any) -> str:
+        """What stands for the value of a secret member: of the class that all of it is, if it is of one."""
+        if isinstance(item, int):
+            item = str(item)
+        if not isinstance(item, str):
+            return self._replace(SECRET, canonical(item).decode())
+        whole = [span for span in self._spans(item, self._everything) if span.end - span.start == len(item)]
+        return self._replace(whole[0].kind if whole else SECRET, item)
+
+    # --- texts ---
+
+    def text(self, text: str, depth: int, seen: Seen | None = None) -> str:
+        """`text` redacted. `seen` is what a look at all that it is a part of found."""
+        if len(text) < self._shortest:
+            return text
+        seen = seen or self._everything
+        if depth and (nested := _nested(text)) is not None:
+            clean = self.value(nested, depth - 1, seen)
+            return text if clean == nested else canonical(clean).decode()
+        opens = depth > 0 and seen.may_open(text)
+        if opens:
+            if "%" in text:
+                text = self._rewritten(text, layers.unquoted(text), depth - 1, seen)
+            if "\\" in text:
+                text = self._rewritten(text, layers.unescaped(text), depth - 1, seen)
+        places = [_Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
+        if seen.folds and not text.isascii():
+            places += self._folded(text)
+        if opens:
+            places += self._opened(text, depth - 1, seen.inner)
+        if not places:
+            return text
+        parts: list[str] = []
+        at = 0
+        for place in _merged(places, text):
+            parts += (text[at : place.start], self._replace(place.kind, place.value))
+            at = place.end
+        return "".join((*parts, text[at:]))
+
+    def _rewritten(self, text: str, plain: str, depth: int, seen: Seen) -> str:
+        """`text`, or `plain` redacted if there was something to be seen in it."""
+        if plain == text:
+            return text
+        clean = self.text(plain, depth, seen.inner)
+        if clean == plain:
+            return text
+        if any(text[span.start : span.end] in clean for span in self._spans(text, seen)):
+            return self._replace(SECRET, text)  # it says one thing as it stands, and another when it is decoded
+        return clean
+
+    def _spans(self, text: str, seen: Seen) -> list[Span]:
+        """Where something can be seen."""
+        return [span for detector in seen.detectors for span in detector.find(text)]
+
+    def _folded(self, text: str) -> list[_Place]:
+        """Where something can be seen by who takes letters for those that they look like."""
+        folded = sensitive.Folded(text)
+        if folded.text == text:
+            return []
+        spans = self._spans(folded.text, self._everything)
+        return [_Place(*folded.original(span), folded.text[span.start : span.end]) for span in spans]
+
+    def _opened(self, text: str, depth: int, seen: Seen | None) -> list[_Place]:
+        """Where something is encoded that holds something."""
+        places: list[_Place] = []
+        for run in layers.runs(text):
+            before = len(self._found)
+            if any(self.text(inner, depth, seen) != inner for inner in run.texts):
+                found = self._found[before:]
+                del self._found[before:]
+                kind, value = found[0] if len(found) == 1 else (SECRET, text[run.start : run.end])
+                places.append(_Place(run.start, run.end, kind, value))
+        return places
+
+    def _replace(self, kind: str, value: str) -> str:
+        self._found.append((kind, value))
+        return self._mark(kind, value)
+
+
+def _rewritten(texts: list[str], text: str) -> list[str]:
+    """Texts without their URL encoding or escapes, where they have any; `text` is all of them in one."""
+    opened: list[str] = []
+    if "%" in text:
+        opened += [plain for one in texts if "%" in one and (plain := layers.unquoted(one)) != one]
+    if "\\" in text:
+        opened += [plain for one in texts if "\\" in one and (plain := layers.unescaped(one)) != one]
+    return opened
+
+
+def _texts(value: Any, depth: int, most: int | None = None) -> list[str] | None:
+    """The texts, numbers and names in a value, and of a text that is JSON what is in it; None if that is more than
+    `most` characters. Names are as JSON has them."""
+    lines: list[str] = []
+    left = most
+    stack = [(value, depth)]
+    while stack:
+        item, depth = stack.pop()
+        kind = type(item)
+        if kind is str:
+            if left is not None and len(item) > left:
+                return None
+            if depth and (nested := _nested(item)) is not None:
+                stack.append((nested, depth - 1))
+                continue
+            lines.append(item)
+        elif kind is dict:
+            lines += [f'"{name}":' for name in item]
+            stack += [(inner, depth) for inner in item.values()]
+        elif kind is list:
+            stack += [(inner, depth) for inner in item]
+        elif kind is int or kind is float:
+            lines.append(str(item))
+        if left is not None and lines:
+            left -= len(lines[-1]) + len(stack)
+            if left < 0:
+                return None
+    return lines
+
+
+def _nested(text: str) -> Any:
+    """The object, array or string that a text is the JSON of; None if it is none."""
+    stripped = text.strip()
+    if stripped[:1] + stripped[-1:] not in ("{}", "[]", '""'):
+        return None
+    try:
+        return parse(stripped.encode())
+    except NotStrictJson:
+        return None
+
+
+def _merged(places: Iterable[_Place], text: str) -> list[_Place]:
+    """Places in order and without overlaps. Of two at one place the wider names it, then the more special."""
+    merged: list[_Place] = []
+    for place in sorted(places, key=lambda one: (one.start, -one.end, one.kind == SECRET)):
+        last = merged[-1] if merged else None
+        if last is None or place.start >= last.end:
+            merged.append(place)
+        elif place.end > last.end:
+            merged[-1] = _Place(last.start, place.end, last.kind, text[last.start : place.end])
+    return merged
 
 
 def _holds_text(value: Any) -> bool:
-    """A boolean or a number under `token_count`-like names is not a secret; text and trees may be."""
+    """A boolean or a fraction under `token_count`-like names is not a secret; text and trees may be."""
     return isinstance(value, str | list | dict) or (isinstance(value, int) and not isinstance(value, bool))
-
-
-def _holds_card(text: str) -> bool:
-    """Whether a run of digits is a card number, or one with up to two groups before or after it (a date, a code)."""
-    if _looks_like_card(text):
-        return True
-    groups = _SEPARATOR.split(text)
-    if len(groups) > _MAX_GROUPS:
-        return False
-    return any(_looks_like_card("".join(part)) for part in (groups[:-1], groups[:-2], groups[1:], groups[2:]))
-
-
-def _looks_like_card(text: str) -> bool:
-    """Luhn's check over 13 to 19 digits."""
-    digits = text.replace(" ", "").replace("-", "")
-    if not 13 <= len(digits) <= 19:
-        return False
-    return (sum(map(int, digits[-1::-2])) + sum([_DOUBLED[int(digit)] for digit in digits[-2::-2]])) % 10 == 0
-
-
-def scrub(raw: bytes, secrets: Iterable[str]) -> bytes:
-    """Answer bytes without injected credentials: no tool can be made to say them back (promise 4)."""
-    for secret in sorted(secrets, key=len, reverse=True):  # one may begin with another
-        if len(secret) < 4:  # shorter ones would turn the answer to nonsense and are refused at start
-            continue
-        for form in {secret.encode(), canonical(secret)[1:-1]}:
-            raw = raw.replace(form, MARK.encode())
-    return raw

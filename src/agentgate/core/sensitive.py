@@ -1,0 +1,178 @@
+"""What is secret by its name, where personal data may hide, and what a detector is.
+
+Texts are read by detectors (`adapters/detectors`), which may use libraries. What needs none is here: member names,
+numbers that are cards, and one way to write what only looks different.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Final, NamedTuple, Protocol
+
+
+class Span(NamedTuple):
+    """A place in a text, and the class of data that was found there."""
+
+    start: int
+    end: int
+    kind: str
+
+
+class Detector(Protocol):
+    """Finds one or more classes of data in texts. The same every time, and in time linear in the text."""
+
+    kinds: tuple[str, ...]
+    """The classes that it can find: lower-case words."""
+    shortest: int
+    """No shorter text holds any."""
+    is_local: bool
+    """Whether a text in which it finds something makes it find something in every text that has that one in it, between
+    quotes or line breaks: then one look at a whole document may spare its strings."""
+
+    def find(self, text: str) -> Iterable[Span]:
+        """Where it is, in any order; places may overlap."""
+        ...
+
+
+SECRET: Final = "secret"  # noqa: S105 - the name of a class
+EMAIL: Final = "email"
+CARD: Final = "card"
+SSN: Final = "ssn"
+IBAN: Final = "iban"
+PHONE: Final = "phone"
+
+# --- names ------------------------------------------------------------------------------------------------------
+
+SENSITIVE_NAMES: Final = (
+    r"pass(?:word|wd|phrase|code|key)?|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|signing[_-]?key"
+    r"|account[_-]?key|client[_-]?secret|authorization|credentials?|cookie|session[_-]?key|bearer|ssn|cvv|cvc|iban"
+)
+"""As a pattern, for readers of texts like `password = x`."""
+_NAME_WORDS: Final = ("pass", "pwd", "secret", "token", "key", "auth", "cred", "cookie", "bearer", "ssn", "cv", "iban")
+"""One is in every secret name."""
+_SECRET_NAME: Final = re.compile(
+    rf"(?:^|[_.\-\s])(?:{SENSITIVE_NAMES})s?$|^(?:{SENSITIVE_NAMES})", re.IGNORECASE | re.ASCII
+)
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_MEMBER: Final = re.compile(r"\"([^\"]{1,512}+)\"\s{0,64}+:")
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what a member of this name holds is a secret: `userPassword`, `X-API-Key`, `pаsswоrd` with Cyrillic."""
+    if not name.isascii():
+        name = folded(name)
+    return _SECRET_NAME.search(_CAMEL.sub("_", name)) is not None or _SECRET_NAME.search(name) is not None
+
+
+def holds_secret_name(text: str) -> bool:
+    """Whether a text that is JSON, or has JSON in it at any depth, has a member with a secret name."""
+    lower = text.lower()
+    for word in _NAME_WORDS:  # a loop: `any` over a generator costs three times as much
+        if word in lower:
+            return any(is_secret_name(name.rstrip("\\")) for name in dict.fromkeys(_MEMBER.findall(text)))
+    return False
+
+
+# --- cards ------------------------------------------------------------------------------------------------------
+
+_DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
+_SEPARATORS: Final = str.maketrans("", "", " +-")
+_ISSUED: Final = ("3", "4", "5", "6", "22", "23", "24", "25", "26", "27")
+"""What card numbers begin with: a time in milliseconds does not."""
+_ZEROS: Final = bytes.maketrans(b"123456789", b"0" * 9)
+_LONG_ZEROS: Final = b"0" * 13
+_LONG_NUMBER: Final = re.compile("[0-9]{13,19}")
+
+
+def is_card(text: str) -> bool:
+    """Luhn's check over 13 to 19 digits, with or without blanks, dashes and plus signs between them."""
+    digits = text.translate(_SEPARATORS)
+    if not 13 <= len(digits) <= 19 or not digits.startswith(_ISSUED):
+        return False
+    return (sum(map(int, digits[-1::-2])) + sum([_DOUBLED[int(digit)] for digit in digits[-2::-2]])) % 10 == 0
+
+
+def holds_card_number(text: str) -> bool:
+    """Whether a JSON text may have a number in it that is a card's."""
+    if _LONG_ZEROS not in text.encode().translate(_ZEROS):
+        return False
+    return any(map(is_card, _LONG_NUMBER.findall(text)))
+
+
+def is_card_number(number: float) -> bool:
+    """Whether a JSON number is a card's."""
+    return abs(number) >= 10**12 and number == int(number) and is_card(str(abs(int(number))))
+
+
+# --- one way to write what looks alike --------------------------------------------------------------------------
+
+
+def plain_value(kind: str, value: str) -> str:
+    """A value without what differs between two ways to write it, so that both get the same mark."""
+    if kind == EMAIL:
+        return value.lower()
+    if kind in (CARD, SSN, IBAN, PHONE):
+        return "".join(filter(str.isalnum, value)).upper()
+    return value
+
+
+_LOOKALIKES: Final = str.maketrans(
+    # Cyrillic, small and capital
+    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d"
+    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405"
+    # Greek, small and capital
+    "\u03b1\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
+    "\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u0396"
+    # dotless i, script g, small capital I; dashes; quotes
+    "\u0131\u0261\u026a\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\u2018\u2019\u201c\u201d",
+    "abekmhopctyxijshdqwABEKMHOPCTYXIJSaeikvoptuxABEHIKMNOPTYXZigI---------''\"\"",
+)
+_INVISIBLE: Final = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
+    "\ufeff\uffa0\U000e0000-\U000e01ff]+"
+)
+_FOREIGN: Final = re.compile(r"[^\x00-\x7f]+")
+_DIGIT: Final = re.compile(r"(?![0-9])\d")
+
+
+def folded(text: str) -> str:
+    """`text` as its reader sees it, in ASCII where that is possible: full-width forms, other digits, letters that look
+    like Latin ones, and characters that nobody sees."""
+    return _FOREIGN.sub(_fold, text)
+
+
+class Folded:
+    """A folded text that knows where each of its places was."""
+
+    def __init__(self, text: str) -> None:
+        parts: list[str] = []
+        self._starts: list[tuple[int, int, int]] = [(0, 0, 0)]
+        """Where a part begins in the folded text, and where it began and ended before."""
+        size = at = 0
+        for match in _FOREIGN.finditer(text):
+            plain = _fold(match)
+            parts += (text[at : match.start()], plain)
+            size += match.start() - at
+            self._starts.append((size, match.start(), match.end()))
+            size, at = size + len(plain), match.end()
+            self._starts.append((size, at, at))
+        self.text = "".join((*parts, text[at:]))
+
+    def original(self, span: Span) -> Span:
+        """Where a span was; what was folded together is taken as a whole."""
+        return Span(self._place(span.start, at_end=False), self._place(span.end, at_end=True), span.kind)
+
+    def _place(self, at: int, *, at_end: bool) -> int:
+        number = bisect.bisect_right(self._starts, at - at_end, key=lambda part: part[0]) - 1
+        plain, start, end = self._starts[number]
+        if start < end:
+            return end if at_end else start
+        return start + at - plain
+
+
+def _fold(found: re.Match[str]) -> str:
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", found[0])).translate(_LOOKALIKES)
+    return plain if plain.isascii() else _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), plain)

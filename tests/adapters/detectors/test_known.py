@@ -1,0 +1,84 @@
+"""Secrets and personal data that the world agrees on are found wherever they stand; what only looks so is spared."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentgate.adapters.detectors._makers import PLUGINS, patterns
+from agentgate.adapters.detectors.known import KINDS, KnownData, compiled
+from agentgate.core.redact import Redactor
+from agentgate.core.sensitive import Detector
+from tests.contracts.detector import DetectorContract
+from tests.vectors.canaries import HARMLESS, SHAPED
+
+KNOWN = KnownData()
+
+
+class TestKnownData(DetectorContract):
+    examples = tuple(SHAPED.values())
+
+    @pytest.fixture
+    def detector(self) -> Detector:
+        return KNOWN
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_each_is_of_its_class(name: str) -> None:
+    found = list(KNOWN.find(SHAPED[name]))
+    assert {span.kind for span in found} & {name.partition(" ")[0], "secret"}
+    if name.partition(" ")[0] in KINDS:
+        assert name.partition(" ")[0] in {span.kind for span in found}
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+def test_what_only_looks_like_it_stays_readable(name: str) -> None:
+    text = HARMLESS[name]
+    assert [text[span.start : span.end] for span in KNOWN.find(text)] == []
+    assert Redactor(None, [KNOWN]).text(text) == text
+
+
+ASSIGNED = [
+    "password = 'CANARY'", "password='CANARY'", 'password="CANARY"', "password := CANARY", "password != 'CANARY'",
+    "password <> 'CANARY'", "UPDATE t SET password = 'CANARY with blanks', x = 1", "WHERE password = 'it''s CANARY'",
+    'password = "it\'s CANARY"', "WHERE token LIKE 'CANARY%'", "the password is CANARY", "PWD=CANARY",
+    "api_key: CANARY", "{'secret': 'CANARY'}", '{"token":"a CANARY"}', '{\\"token\\": \\"a CANARY\\"}',
+    '{\\\\\\"token\\\\\\": \\\\\\"a CANARY\\\\\\"}', "?token=CANARY&x=1", "Authorization: Bearer CANARY",
+    "authorization: Basic CANARY==", "Authorization: token CANARY",
+    "Authorization: AWS4-HMAC-SHA256 Credential=x, Signature=CANARY",
+    "Authorization: Digest username=x, response=CANARY",
+    "-H 'Authorization: Bearer CANARY'", "Cookie: a=b; session=CANARY; c=d", "Set-Cookie: sid=CANARY; Path=/",
+    "postgres://user:CANARY@db.internal/x", "https://CANARY@example.org/", "pa\u017f\u017fword = CANARY",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ASSIGNED)
+def test_assigned_secret_is_found_whole(text: str) -> None:
+    redactor = Redactor(None, [KNOWN])
+    assert "CANARY" not in redactor.text(text)
+    assert "line after" in redactor.text(f"line before\n{text}\nline after")
+    assert "CANARY" not in redactor.text(f"line before\n{text}\nline after")
+
+
+def test_every_pattern_of_the_library_is_one_of_re2() -> None:
+    assert len(patterns()) > len(PLUGINS) * 1.5
+    for pattern in patterns():
+        assert compiled(pattern).search("") is None
+
+
+def test_what_follows_an_account_number_is_not_part_of_it() -> None:
+    text = "pay GB82 WEST 1234 5698 7654 32 from your savings"
+    assert Redactor(None, [KNOWN]).text(text) == "pay [redacted] from your savings"
+
+
+def test_past_two_hundred_what_looks_like_one_counts_as_one() -> None:
+    no_number = "+999 111 111 1111 "
+    assert list(KNOWN.find(no_number)) == []
+    assert len(list(KNOWN.find(no_number * 300))) >= 100
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "secret"])
+def test_class_can_be_left_readable(kind: str) -> None:
+    without = KnownData(without=[kind])
+    assert kind not in without.kinds
+    for name, text in SHAPED.items():
+        assert kind not in {span.kind for span in without.find(text)}, name

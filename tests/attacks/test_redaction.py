@@ -1,0 +1,213 @@
+"""Attacks on redaction: what an agent writes so that it is recorded (A44), and what it has a tool say back (A42)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import orjson
+import pytest
+
+from agentgate.core.redact import MARK
+from agentgate.core.strict_json import canonical, parse
+from tests.fakes import REDACTOR
+from tests.gateway import GatewayProcess, call, until
+from tests.vectors.canaries import HARMLESS, SHAPED
+
+
+def std(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+def url(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+WRAPPINGS: dict[str, Callable[[str], str]] = {
+    "plain": lambda text: text,
+    "in a sentence": lambda text: f"please use {text} for this",
+    "json": lambda text: orjson.dumps({"note": text}).decode(),
+    "base64": std,
+    "base64 urlsafe": lambda text: base64.urlsafe_b64encode(f"?~{text}~?".encode()).decode().rstrip("="),
+    "base64 after a word": lambda text: "Basic" + std(f"user {text}"),
+    "base64 in lines": lambda text: base64.encodebytes(f"{'x' * 60} {text} {'y' * 60}".encode()).decode(),
+    "UTF-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
+    "hex": lambda text: text.encode().hex(),
+    "HEX": lambda text: text.encode().hex().upper(),
+    "url": url,
+    "url in url": lambda text: url(url(text)),
+    "escapes": lambda text: "".join(f"\\u{ord(c):04x}" for c in text),
+    "full width": lambda text: "".join(chr(ord(c) + 0xFEE0) if c in "0123456789@" else c for c in text),
+    "invisible": lambda text: text[:3] + "\u200b" + text[3:],
+    "json in json": lambda text: orjson.dumps(orjson.dumps([text]).decode()).decode(),
+    "base64 of json": lambda text: std(orjson.dumps({"n": text}).decode()),
+    "url of base64": lambda text: url(std(text)),
+    "hex of base64 of json": lambda text: std(orjson.dumps([text]).decode()).encode().hex(),
+    "base64 three times": lambda text: std(std(std(text))),
+}
+PLACES: dict[str, Callable[[str], object]] = {
+    "value": lambda text: {"note": text},
+    "deep": lambda text: {"rows": [[1, {"x": [text]}], None]},
+    "name": lambda text: {text: 1},
+    "sql literal": lambda text: {"query": f"INSERT INTO t VALUES ('{text}', 1)"},
+    "second line": lambda text: {"log": f"line before\n{text}\nline after"},
+    "query of a URL": lambda text: {"url": f"https://example.org/x?note={text}&y=1"},
+    "beside text": lambda text: {"a": "Zürich – 中文", "b": text, "c": '\\ " \u0000'},
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize("kind", SHAPED)
+def test_no_canary_is_recorded_however_it_is_wrapped(kind: str, wrapping: str) -> None:
+    """A44: 100 % of the declared kinds, in every declared encoding, at every place."""
+    wrapped = WRAPPINGS[wrapping](SHAPED[kind])
+    for place, put in PLACES.items():
+        clean = REDACTOR.json(canonical(put(wrapped)))
+        said = clean.decode()
+        parse(clean)
+        assert MARK in said, place
+        for spelling in (SHAPED[kind], "CANARY", wrapped):
+            assert spelling not in said, place
+            assert json.dumps(spelling)[1:-1] not in said, place
+
+
+def test_ordinary_arguments_stay_readable() -> None:
+    """What is no secret is evidence: none of it is lost."""
+    rng = random.Random(5)
+    value = {
+        **HARMLESS,
+        "ids": [str(uuid.UUID(int=rng.getrandbits(128), version=4)) for _ in range(1000)],
+        "hashes": [f"{rng.getrandbits(256):064x}" for _ in range(1000)],
+        "times": [f"2026-{n % 12 + 1:02}-{n % 28 + 1:02}T{n % 24:02}:00:00Z" for n in range(1000)],
+        "milliseconds": [1_732_176_000_000 + n for n in range(1000)],
+        "prices": [n / 100 for n in range(1000)],
+        "picture": base64.b64encode(rng.randbytes(100_000)).decode(),
+    }  # fmt: skip
+    assert parse(REDACTOR.json(canonical(value))) == value
+
+
+# --- over the gateway -------------------------------------------------------------------------------------------
+
+SECRET = "sup3r-secret/+injected-key"
+
+
+class Echo(BaseHTTPRequestHandler):
+    """An API that says back whatever it was told, its key in every form."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        key = self.headers["X-Key"]
+        self._say({
+            "plain": key, "hex": key.encode().hex(), "base64": std(key), "shifted": std("x" + key), "url": url(key),
+            "json": json.dumps({"k": key}), "split": [key[:7], key[7:]], "deep": std(json.dumps([url(key)])),
+        }, 200)  # fmt: skip
+
+    def do_GET(self) -> None:
+        self._say({"error": f"bad key {self.headers['X-Key']} or {std(self.headers['X-Key'])}"}, 500)
+
+    def _say(self, value: object, status: int) -> None:
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the test's own output stays readable."""
+
+
+@pytest.fixture(scope="module")
+def heard() -> list[bytes]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def guarded(heard: list[bytes]) -> Iterator[GatewayProcess]:
+    """A gateway whose tools go to Echo, with a webhook that keeps what it is told."""
+
+    class Hook(Echo):
+        def do_POST(self) -> None:
+            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self._say({}, 200)
+
+    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Echo, Hook)]
+    for server in servers:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+    api, hook = (f"http://127.0.0.1:{server.server_port}" for server in servers)
+    anything: dict[str, Any] = {"type": "object"}
+    config = {
+        "server": {"log_level": "DEBUG"},
+        "upstreams": {
+            "api": {
+                "kind": "http",
+                "base_url": api,
+                "credential": "api-key",
+                "inject": {"kind": "header", "name": "X-Key"},
+            }
+        },
+        "tools": {
+            "say": {"upstream": "api", "access": "read", "method": "POST", "path": "/", "input_schema": anything},
+            "fail": {"upstream": "api", "access": "read", "method": "GET", "path": "/", "input_schema": anything},
+        },
+        "credentials": {"api-key": {"kind": "env", "name": "ECHO_KEY"}},
+        "webhook": {"url": hook},
+    }
+    try:
+        with GatewayProcess(config=config, env={"ECHO_KEY": SECRET}) as process:
+            yield process
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+def everything(gateway: GatewayProcess, heard: list[bytes], sessions: list[str]) -> str:
+    """Every byte that an auditor, an operator, a scraper or a thief of the disk could read."""
+    admin = gateway.admin()
+    packs = [admin.get(f"/sessions/{session}/evidence", params={"format": form}).content
+             for session in sessions for form in ("json", "html")]  # fmt: skip
+    disk = [path.read_bytes() for path in gateway.data_dir.rglob("*") if path.is_file() and path.name != "admin.key"]
+    told = [admin.get(path).content for path in ("/metrics", "/health", "/approvals", "/kills", "/audit")]
+    return b"\n".join([*packs, *disk, *told, *heard, gateway.stderr.encode()]).decode(errors="replace")
+
+
+@pytest.mark.parametrize("tool", ["say", "fail"])
+def test_injected_credential_is_nowhere_after_the_tool_said_it(
+    guarded: GatewayProcess, heard: list[bytes], tool: str
+) -> None:
+    """A42: in every form that it was said in."""
+    answer = call(guarded.agent(), tool, {}, session=f"a42-{tool}")
+    assert (MARK in answer.text) is (tool == "say")  # of a failed request only the status is told
+    found = answer.text + everything(guarded, heard, [f"a42-{tool}"])
+    for form in (SECRET, SECRET.encode().hex(), std(SECRET), url(SECRET), std("x" + SECRET)[2:-3], SECRET[7:]):
+        assert form not in found
+        assert json.dumps(form)[1:-1] not in found
+
+
+def test_canaries_of_an_agent_are_nowhere_in_what_was_recorded(guarded: GatewayProcess, heard: list[bytes]) -> None:
+    """A44 from the door to the disk: arguments, context, kill reasons and what people elsewhere are told."""
+    canaries = {name: text for name, text in SHAPED.items() if "CANARY" in text}
+    arguments: dict[str, object] = {}
+    for name, text in canaries.items():
+        arguments |= {f"{name} {number}": wrap(text) for number, wrap in enumerate(WRAPPINGS.values())}
+    agent, admin = guarded.agent(), guarded.admin()
+    said = call(agent, "say", arguments, session="a44", context={"trace": arguments})
+    assert said.status_code == 200, said.text
+    assert call(agent, "no_such_tool", arguments, session="a44").json()["success"] is False
+    reason = f"leaked {canaries['aws']} and {std('password=CANARY0123')}"
+    assert admin.post("/sessions/a44/kill", json={"reason": reason}).status_code in (200, 202)
+    until(lambda: any(b"kill_switch.activated" in told for told in heard))
+    found = everything(guarded, heard, ["a44"])
+    assert MARK in found
+    wrapped = [wrap("CANARY0123456789") for name, wrap in WRAPPINGS.items() if name.startswith(("hex", "url", "esc"))]
+    for spelling in ("CANARY", *(text[:24] for text in wrapped), *(std(text)[:24] for text in canaries.values())):
+        assert spelling not in found, spelling

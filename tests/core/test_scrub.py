@@ -1,0 +1,106 @@
+"""No tool can be made to say an injected credential back, in whatever form (A42)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agentgate.core.redact import MARK
+from agentgate.core.scrub import scrub, scrub_text
+from agentgate.core.strict_json import canonical, parse
+from tests.core.strategies import OBJECTS
+
+SECRETS = ["sup3r-secret/+key", 'quo"te\\back slash', "päss-wörd-lang", "tab\there it is", "{}[]:,{}[]", "a1" * 250]
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_injected_secret_is_scrubbed_from_an_answer(secret: str) -> None:
+    raw = canonical({"echo": f"you sent {secret} to me", secret: [secret]})
+    clean = scrub(raw, [secret])
+    assert secret not in str(parse(clean))
+    assert parse(clean)["echo"] == f"you sent {MARK} to me"
+
+
+def std(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+FORMS: dict[str, Callable[[str], object]] = {
+    "hex": lambda s: s.encode().hex(),
+    "HEX": lambda s: s.encode().hex().upper(),
+    "base64": lambda s: std(s.encode()),
+    "base64 after one": lambda s: std(b"x" + s.encode() + b"y"),
+    "base64 after two": lambda s: std(b"xx" + s.encode() + b"yy"),
+    "base64 urlsafe": lambda s: base64.urlsafe_b64encode(b"Basic " + s.encode()).decode(),
+    "base64 of user and secret": lambda s: "Basic " + std(b"user:" + s.encode()),
+    "base64 in lines": lambda s: base64.encodebytes(b"-" * 40 + s.encode() + b"-" * 40).decode(),
+    "base64 of UTF-16": lambda s: std(s.encode("utf-16-le")),
+    "URL": lambda s: quote(s, safe=""),
+    "url": lambda s: quote(s, safe="").lower() if s.isascii() and s.islower() else quote_plus(s),
+    "URL all": lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
+    "JSON": lambda s: orjson.dumps({"a": s}).decode(),
+    "JSON in JSON": lambda s: orjson.dumps(orjson.dumps([s]).decode()).decode(),
+    "escapes": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
+    "base64 of JSON of URL": lambda s: std(orjson.dumps({"u": quote(s, safe="")})),
+    "hex of base64": lambda s: std(s.encode()).encode().hex(),
+    "in two strings": lambda s: {"a": s[:5], "b": s[5:]},
+    "in many strings": list,
+    "in strings over levels": lambda s: [s[:2], {"x": [s[2:4], {"y": s[4:]}]}],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("secret", SECRETS)
+def test_injected_secret_is_scrubbed_in_every_form(secret: str, form: str) -> None:
+    told = FORMS[form](secret)
+    for value in ({"x": told}, {"before": "nothing", "x": [told], "after": 1}, {"x": {"y": told, "n": None}}):
+        clean = scrub(canonical(value), [secret])
+        assert clean != canonical(value)
+        assert MARK in str(parse(clean))
+        whole = "".join(texts(parse(clean)))
+        assert secret not in whole
+        assert not isinstance(told, str) or told not in whole
+    if isinstance(told, str):
+        assert told not in scrub_text(f"failed with {told} inside", [secret])
+
+
+def texts(value: Any) -> list[str]:
+    if isinstance(value, str):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for item in items for text in texts(item)]
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"]), min_size=4, max_size=20), OBJECTS)
+def test_no_answer_says_a_secret_back(secret: str, value: dict[str, Any]) -> None:
+    clean = scrub(canonical({"value": value, "echo": [secret, secret + secret]}), [secret])
+    if secret not in MARK:
+        assert not any(secret in text.replace(MARK, "\x00") for text in texts(parse(clean)))
+
+
+def test_secret_that_begins_with_another_is_scrubbed_whole() -> None:
+    assert scrub_text("prefix-and-more", ["prefix", "prefix-and-more"]) == MARK
+
+
+def test_secret_behind_an_escape_leaves_the_answer_whole() -> None:
+    assert parse(scrub(b'{"a":"x\\nabc-token"}', ["nabc-token"])) == {"a": "x\nabc-token"}
+
+
+def test_short_secret_does_not_turn_answers_to_nonsense() -> None:
+    assert scrub(b'{"a":"abc"}', ["a", "abc", ""]) == b'{"a":"abc"}'
+
+
+@pytest.mark.parametrize(
+    "answer", [{"a": 1}, {"mail": "ann@example.org", "password": "hunter2", "n": 4111111111111111}]
+)
+def test_answer_without_the_secret_stays(answer: dict[str, Any]) -> None:
+    raw = canonical(answer)
+    assert scrub(raw, ["sup3r-secret"]) is raw
+    assert scrub(raw, []) is raw

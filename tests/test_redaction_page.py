@@ -1,0 +1,82 @@
+"""docs/redaction.md says what redaction does, and what it does not."""
+
+from __future__ import annotations
+
+import base64
+import codecs
+import gzip
+import html
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from agentgate.adapters.detectors._makers import PLUGINS
+from agentgate.core.redact import FAILED, FAILED_TEXT, MARK, Marks, Mode, Redactor
+from agentgate.core.strict_json import canonical
+from tests.fakes import REDACTOR
+
+PAGE = (Path(__file__).parents[1] / "docs" / "redaction.md").read_text(encoding="utf-8")
+
+
+def rows(heading: str) -> list[str]:
+    part = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE)
+
+
+def test_page_lists_every_class_and_mode() -> None:
+    assert sorted(rows("What is found")) == sorted(REDACTOR.kinds)
+    assert rows("What stands there instead") == [mode.value for mode in Mode]
+    assert f"of {len(PLUGINS)} makers" in PAGE
+
+
+def test_page_shows_marks_as_they_are() -> None:
+    key = b"k" * 32
+    shown = [Redactor(Marks(mode, key), REDACTOR.detectors).text("4111 1111 1111 1111") for mode in Mode]
+    assert shown[0] == MARK
+    for mark in shown:
+        assert f"`{mark}`" in PAGE
+    assert FAILED.decode() in PAGE
+    assert FAILED_TEXT in PAGE
+
+
+def test_hash_is_what_the_command_of_the_page_says() -> None:
+    command = re.search(r"`(printf .*?)`:? ?\|?", PAGE.replace("\\|", "\N{VERTICAL LINE EXTENSION}"))
+    assert command is not None
+    script = command[1].replace("\N{VERTICAL LINE EXTENSION}", "|")
+    variables = {"value": "4111111111111111", "key": "k" * 32, "PATH": "/usr/bin:/bin"}
+    ran = subprocess.run(["sh", "-c", script], env=variables, capture_output=True, text=True, check=True)
+    mark = Marks(Mode.HASH, b"k" * 32).mark("card", "4111 1111 1111 1111")
+    assert ran.stdout.split()[-1][:16] == mark[-17:-1]
+
+
+CANARY = "canary@example.org"
+MISSED = {
+    "base85": base64.b85encode(CANARY.encode()).decode(),
+    "base32": base64.b32encode(CANARY.encode()).decode(),
+    "ROT13": codecs.encode("password=hunter2", "rot13"),
+    "reversed texts": CANARY[::-1],
+    "HTML entities": html.escape(CANARY).replace("@", "&#64;"),
+    "compressed": base64.b64encode(gzip.compress(CANARY.encode(), mtime=0)).decode(),
+    "passwords and names in prose": "ann's favourite is hunter2",
+    "base64 of less than 10 bytes": base64.b64encode(b"a@b.co").decode(),
+    "15-digit UATP": "135410014004955",
+    "without separators": "123456789",
+    "national formats": "044 668 18 00",
+}
+
+
+@pytest.mark.parametrize("what", MISSED)
+def test_what_the_page_says_is_missed_is_missed(what: str) -> None:
+    assert what in PAGE
+    assert REDACTOR.text(MISSED[what]) == MISSED[what]
+
+
+def test_what_is_cut_into_pieces_or_wrapped_four_times_is_missed() -> None:
+    pieces = canonical({"a": "canary@exam", "b": "ple.org"})
+    assert REDACTOR.json(pieces) == pieces
+    wrapped = CANARY
+    for _ in range(4):
+        wrapped = base64.b64encode(wrapped.encode()).decode()
+    assert REDACTOR.text(wrapped) == wrapped
