@@ -33,11 +33,13 @@ from agentgate.core.containment import (
     progress,
 )
 from agentgate.core.decision import Receipt
+from agentgate.core.errors import LogBroken
 from agentgate.core.event import (
     Event,
     Kind,
     Origin,
     Outcome,
+    Record,
     acked,
     closed,
     drained,
@@ -46,19 +48,30 @@ from agentgate.core.event import (
     make,
     release_asked,
     released,
+    rfc3339,
 )
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
 from agentgate.core.projection import Tables, effects
-from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend
+from agentgate.core.query import Query
+from agentgate.pipeline.tree import Proofs
+from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend, Tree
 
 ORIGIN = "agentgate.test/log/0"
 START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
 
-class Whole(Log, LogReader, Protocol):
+class Whole(Log, LogReader, Tree, Protocol):
     """What the contract is about: the log, its reader and its tree."""
 
-    async def integrate(self) -> None: ...
+
+class Searcher(Protocol):
+    """What reads a log without a gateway."""
+
+    def search(self, query: Query) -> AsyncIterator[Record]: ...
+
+    async def size(self) -> int: ...
+
+    async def aclose(self) -> None: ...
 
 
 Opened = Callable[[], AbstractAsyncContextManager[Whole]]
@@ -73,24 +86,31 @@ class Author:
         self.member = member
         self._counter = 0
 
-    def origin(self) -> Origin:
+    def origin(self, at: datetime | None = None) -> Origin:
         self._counter += 1
         number = next(self._ids)
         salt = hashlib.sha256(b"%d" % number).digest()[:16]
-        at = START + timedelta(milliseconds=number)
+        at = at or START + timedelta(milliseconds=number)
         return Origin(f"{number:08x}-e", at, self.member, self._counter, "0.3.0", salt)
 
     def decided(
-        self, session: str = "s-1", *, by: str = "agent:bot", trace: str = "", verdict: str = "ALLOW", **more: Any
+        self,
+        session: str = "s-1",
+        *,
+        by: str = "agent:bot",
+        trace: str = "",
+        verdict: str = "ALLOW",
+        moment: datetime | None = None,
+        body: bytes = b'{"arguments":{"query":"select 1"}}',
+        **more: Any,
     ) -> Event:
-        origin = self.origin()
+        origin = self.origin(moment)
         fields = {
             "trace_id": trace or f"trace-{origin.id}",
             "decision": verdict,
             "call_sha256": hashlib.sha256(origin.id.encode()).hexdigest(),
             "tool": "db_query",
         }
-        body = b'{"arguments":{"query":"select 1"}}'
         return make(origin, Kind.DECIDED, fields | more, tenant="acme", session=session, principal=by, body=body)
 
     def finished(self, trace: str, session: str = "s-1") -> Event:
@@ -157,6 +177,85 @@ def receipts(outcomes: list[Any]) -> list[Receipt]:
     return outcomes
 
 
+INJECTIONS = (
+    "' OR '1'='1",
+    "x'; DROP TABLE events; --",
+    '" OR ""="',
+    "%",
+    "_-1",
+    "s-1' UNION SELECT leaf, leaf, leaf, leaf, leaf, leaf FROM events --",
+    "\\",
+    "\\'; --",
+    ":tenant_1",
+    "$1",
+    "?",
+    '","tool":"db_query',
+    "\N{FULLWIDTH APOSTROPHE} OR 1=1",
+    "\n;DELETE FROM bodies;\n",
+)
+"""What somebody might put into a filter (attack A60)."""
+
+
+def a_mixed_log(author: Author) -> list[Event]:
+    """Events that differ in everything a query asks for; more of them than a search reads at once."""
+    events: list[Event] = [author.joined(), author.kill(a_kill())]
+    for n in range(600):
+        verdict, reason = ("DENY", "POLICY_DENIED") if n % 5 == 0 else ("ALLOW", "ALLOWED")
+        body = b'{"arguments":{"q":"Stra\xc3\x9fe %d"}}' % n
+        session, tool, by = f"s-{n % 7}", f"tool-{n % 11}", f"agent:{session_owner(n % 7)}"
+        trace = f"trace-{n}"
+        events.append(
+            author.decided(session, by=by, trace=trace, verdict=verdict, reason_code=reason, tool=tool, body=body)
+        )
+        if verdict == "ALLOW" and n % 3:
+            events.append(author.finished(trace, session))
+    return events
+
+
+def session_owner(session: int) -> str:
+    return f"bot-{session % 3}"
+
+
+def queries(events: list[Event]) -> list[Query]:
+    """One for each thing that can be asked, and some for several."""
+    since, until = events[200].at, events[700].at
+    return [
+        Query(),
+        Query(tenant="acme"),
+        Query(tenant=""),
+        Query(tenant="other"),
+        Query(session="s-3"),
+        Query(session=""),
+        Query(tenant="acme", session="s-3"),
+        Query(agent="agent:bot-1"),
+        Query(agent=""),
+        Query(tool="tool-1"),  # and not tool-10
+        Query(tool=""),
+        Query(decision="DENY"),
+        Query(reason_code="POLICY_DENIED"),
+        Query(outcome="ok"),
+        Query(trace_id="trace-77"),
+        Query(kinds=(Kind.JOINED, Kind.KILLED)),
+        Query(kinds=()),
+        Query(since=since),
+        Query(until=until),
+        Query(since=since, until=until),
+        Query(since=until, until=since),
+        Query(text="STRASSE 59"),
+        Query(text="%"),
+        Query(tenant="acme", session="s-3", since=since, until=until, decision="ALLOW"),
+        Query(tenant="acme", agent="agent:bot-2", kinds=(Kind.DECIDED,), since=since, text="straße 4"),
+    ]
+
+
+def _within(at: str, query: Query) -> bool:
+    return (query.since is None or at >= query.since) and (query.until is None or at < query.until)
+
+
+async def _append_many(log: Log, author: Author, count: int) -> None:
+    await asyncio.gather(*(log.append(author.decided(f"s-{n % 7}")) for n in range(count)))
+
+
 class LogContract:
     """Subclasses give `opened`, `audit`, and `forge` for the store at hand."""
 
@@ -167,6 +266,11 @@ class LogContract:
     @pytest.fixture
     def audit(self) -> Callable[[], Awaitable[Report]]:
         """`log verify` on what `opened` opens."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def beside(self) -> Callable[[], Searcher]:
+        """Opens what `opened` opens only for reading, without a key of it."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -247,9 +351,93 @@ class LogContract:
             assert [r.index for r in await all_of(log.records(first=2))] == [2, 3]
             assert [r.index for r in await all_of(log.records(kinds=["joined", "finished"]))] == [0, 3]
 
+    # --- search -------------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("newest", [False, True])
+    async def test_a_search_finds_what_fits_all_that_is_asked_and_nothing_else(
+        self, opened: Opened, author: Author, newest: bool
+    ) -> None:
+        events = a_mixed_log(author)
+        async with opened() as log:
+            await asyncio.gather(*(log.append(event) for event in events))
+            everything = await all_of(log.records())
+            for query in queries(events):
+                expected = [record.index for record in everything if query.matches(record)]
+                found = [record.index async for record in log.search(query, newest=newest)]
+                assert found == (expected[::-1] if newest else expected), query
+
+    async def test_a_search_brings_records_as_they_are(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await asyncio.gather(*(log.append(event) for event in a_mixed_log(author)[:300]))
+            assert await all_of(log.search(Query())) == await all_of(log.records())
+            assert await all_of(log.search(Query(), newest=True)) == (await all_of(log.records()))[::-1]
+
+    async def test_a_search_stays_within_its_bounds_and_ends_where_the_log_did(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            await asyncio.gather(*(log.append(author.decided(f"s-{n % 2}")) for n in range(40)))
+            for query in (Query(), Query(session="s-0"), Query(tenant="acme", session="s-0")):
+                found = await all_of(log.search(query, first=10, below=20))
+                assert found == [record for record in await all_of(log.search(query)) if 10 <= record.index < 20]
+                assert await all_of(log.search(query, first=10, below=20, newest=True)) == found[::-1]
+            assert await log.size() == 40
+            assert await all_of(log.search(Query(), first=40)) == []
+            assert await all_of(log.search(Query(), below=0)) == []
+            endless = log.search(Query())
+            number = 0
+            async for _ in endless:
+                number += 1
+                await log.append(author.decided())
+            assert number == 40
+
+    async def test_a_time_is_found_though_clocks_differ(self, opened: Opened, author: Author) -> None:
+        """Each event within half an hour of the truth, either way."""
+        truth = [START + timedelta(minutes=n) for n in range(400)]
+        wrong = [moment + timedelta(minutes=(n * 7919) % 61 - 30) for n, moment in enumerate(truth)]
+        async with opened() as log:
+            for moment in wrong:
+                event = author.decided(moment=moment)
+                await log.append(event)
+            for first, last in ((0, 400), (100, 101), (-100, 3), (390, 900), (200, 260), (-9, -5), (900, 901)):
+                since, until = (rfc3339(START + timedelta(minutes=n)) for n in (first, last))
+                for query in (Query(since=since, until=until), Query(since=since), Query(until=until)):
+                    found = [record.index async for record in log.search(query)]
+                    expected = [n for n, moment in enumerate(wrong) if _within(rfc3339(moment), query)]
+                    assert found == expected, (first, last)
+
+    @pytest.mark.parametrize("text", INJECTIONS)
+    async def test_nothing_that_is_searched_for_is_a_command(self, opened: Opened, author: Author, text: str) -> None:
+        """Attack A60: what a filter holds is compared with, and that is all."""
+        async with opened() as log:
+            await log.append(author.decided("s-1"))
+            await log.append(author.decided("s-2", by=text, tool=text))
+            for name in ("tenant", "session", "agent", "tool", "decision", "reason_code", "outcome", "trace_id"):
+                found = [record.index async for record in log.search(Query(**{name: text}))]
+                assert found == ([1] if name in ("agent", "tool") else []), name
+            assert await all_of(log.search(Query(text=text))) == []
+            assert len(await all_of(log.records())) == 2
+
+    async def test_a_log_is_searched_by_somebody_else_while_it_is_open_and_when_it_is_not(
+        self, opened: Opened, author: Author, beside: Callable[[], Searcher]
+    ) -> None:
+        async with opened() as log:
+            for n in range(5):
+                await log.append(author.decided(f"s-{n % 2}"))
+            other = beside()
+            assert [record.index for record in await all_of(other.search(Query(session="s-0")))] == [0, 2, 4]
+            await log.append(author.decided("s-0"))
+            assert await other.size() == 6
+            await other.aclose()
+        other = beside()
+        assert [record.index for record in await all_of(other.search(Query(session="s-0")))] == [0, 2, 4, 5]
+        await other.aclose()
+
     async def test_an_empty_log_has_nothing(self, opened: Opened) -> None:
         async with opened() as log:
+            assert await log.size() == 0
             assert await all_of(log.records()) == []
+            assert await all_of(log.search(Query(since="2026-01-01T00:00:00.000000Z"))) == []
             assert await log.sessions(None) == []
             assert await log.open_intents() == []
             assert await log.checkpoint() is None
@@ -626,7 +814,7 @@ class LogContract:
             async for record in log.records():
                 body = None if record.body is None else b'{"reason":"it went wild"}'
                 tables.apply(effects(record.fields, record.index, record.kill_position, body))
-            for name in ("kills", "members", "approvals", "acks", "release_asks"):
+            for name in ("kills", "members", "approvals", "acks", "release_asks", "holds"):
                 stored = await log.projection(name)
                 assert stored == list(tables.rows[name].values()), name
 
@@ -669,6 +857,49 @@ class LogContract:
             first = await log.checkpoint()
             await log.integrate()
             assert await log.checkpoint() == first
+
+    async def test_tile_hashes_end_where_the_signed_tree_does(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            assert await log.hashes(0, 0, 10) == []
+            await _append_many(log, author, 300)
+            assert await log.hashes(0, 0, 256) == []
+            await log.integrate()
+            await _append_many(log, author, 3)
+            leaves = [merkle.leaf_hash(record.leaf) async for record in log.records()]
+            assert await log.hashes(0, 0, 4_096) == leaves[:300]
+            assert await log.hashes(0, 256, 256) == leaves[256:300]
+            assert await log.hashes(0, 300, 256) == []
+            assert await log.hashes(1, 0, 256) == [merkle.root(leaves[:256])]
+            assert await log.hashes(2, 0, 1) == []
+            assert await log.hashes(0, 1 << 63, 256) == []
+
+    async def test_tile_hashes_go_on_where_a_restart_found_them(self, opened: Opened, author: Author) -> None:
+        leaves: list[bytes] = []
+        for step in (200, 100, 500):
+            async with opened() as log:
+                await _append_many(log, author, step)
+                await log.integrate()
+                leaves = [merkle.leaf_hash(record.leaf) async for record in log.records()]
+                whole = range(0, len(leaves) - 255, 256)
+                assert await log.hashes(1, 0, 256) == [merkle.root(leaves[at : at + 256]) for at in whole]
+        assert len(leaves) == 800
+
+    async def test_proofs_made_of_tile_hashes_verify(self, opened: Opened, author: Author, key: NoteKey) -> None:
+        async with opened() as log:
+            signed: list[Checkpoint] = []
+            for step in (1, 299, 240):
+                await _append_many(log, author, step)
+                await log.integrate()
+                signed.append(open_checkpoint(await log.checkpoint() or b"", [key], ORIGIN))
+            leaves = [merkle.leaf_hash(record.leaf) async for record in log.records()]
+            for tree in signed:
+                found = await Proofs(log).inclusions(range(tree.size), tree.size)
+                assert all(merkle.includes(tree.root, tree.size, at, leaves[at], found[at]) for at in range(tree.size))
+            for old, new in itertools.combinations(signed, 2):
+                proof = await Proofs(log).consistency(old.size, new.size)
+                assert merkle.continues(old.root, old.size, new.root, new.size, proof)
+            with pytest.raises(LogBroken):
+                await Proofs(log).inclusions([0], 600)
 
     # --- callers that go away -----------------------------------------------------------------------------
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
 from agentgate.core.event import Event, Kind, make
-from agentgate.core.merkle import Frontier
+from agentgate.core.merkle import Frontier, TileHash
 from agentgate.core.note import Checkpoint, NoteKey, sign
 from agentgate.core.projection import KEYS, Row, Tables, effects
 from agentgate.core.strict_json import canonical_plain
+from tests.contracts.bodies import Historian
 from tests.contracts.log import ORIGIN, Author, a_kill
 
 SECRET = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -39,6 +40,7 @@ class Stored:
     def __init__(self, events: list[Event], checkpoint_at: tuple[int, ...] = ()) -> None:
         self.rows: list[RawRow] = []
         self.checkpoints: list[StoredCheckpoint] = []
+        self.tile_hashes: list[TileHash] = []
         numbers: dict[tuple[str, str], int] = {}
         frontier, tables, position = Frontier(), Tables(), 0
         for index, event in enumerate(events):
@@ -48,7 +50,7 @@ class Stored:
             position += event.kind in (Kind.KILLED, Kind.RELEASED)
             tables.apply(effects(event.fields, index, position, event.body, event.projected))
             self.rows.append(a_row(index, event, number, position))
-            frontier.append(event.leaf_hash)
+            self.tile_hashes += frontier.append(event.leaf_hash)
             if index + 1 in checkpoint_at:
                 self.checkpoints.append(checkpoint(frontier))
         self.head: StoredHead | None = StoredHead(len(events), position, 0)
@@ -57,7 +59,7 @@ class Stored:
         }
 
     def report(self) -> Report:
-        auditor = Auditor(ORIGIN, [KEY], self.checkpoints)
+        auditor = Auditor(ORIGIN, [KEY], self.checkpoints, tile_hashes=self.tile_hashes)
         auditor.feed(self.rows)
         return auditor.finish(self.head, self.tables)
 
@@ -74,7 +76,7 @@ def checkpoint(frontier: Frontier, secret: Ed25519PrivateKey = SECRET, origin: s
 
 
 def some_events() -> list[Event]:
-    author, kill = Author(), a_kill()
+    author, kill = Historian(), a_kill()
     return [
         author.joined(),
         author.decided(trace="t-1"),
@@ -91,6 +93,9 @@ def some_events() -> list[Event]:
         Author("m-2").joined(),
         author.gone("m-2"),
         author.gone("m-2", "attested"),
+        author.held("h-1", session="s-2"),
+        author.unheld("h-1"),
+        author.pruned("s-9", 0),
         author.left(),
     ]
 
@@ -124,13 +129,67 @@ def test_an_empty_log_has_no_findings() -> None:
     assert Stored([]).report().ok
 
 
-def test_pruned_bodies_are_counted_and_nothing_else() -> None:
-    log = stored()
-    for index in (1, 6):
+def without_bodies(events: list[Event], *indexes: int) -> Report:
+    """What is said of a log in which these bodies are not there."""
+    log = Stored(events)
+    for index in indexes:
         log.set(index, "salt", None)
         log.set(index, "body", None)
-    report = log.report()
-    assert (report.ok, report.pruned) == (True, 2)
+    return log.report()
+
+
+HISTORIAN = Historian()
+
+
+def a_past(*, prune: bool = True) -> list[Event]:
+    """Sessions s-1 (events 0 and 2) and s-2 (1 and 3), of which s-1 was pruned by event 4."""
+    events = [HISTORIAN.decided(session) for session in ("s-1", "s-2", "s-1", "s-2")]
+    return [*events, *([HISTORIAN.pruned("s-1", 2, 2)] if prune else []), HISTORIAN.decided("s-1")]
+
+
+def test_pruned_bodies_are_counted_and_nothing_else() -> None:
+    report = without_bodies(a_past(), 0, 2)
+    assert (report.findings, report.notes, report.pruned) == ([], [], 2)
+
+
+@pytest.mark.parametrize(("gone", "index"), [((0, 1, 2), 1), ((0, 2, 5), 5), ((0, 2, 4), 4), ((3,), 3)])
+def test_a_body_that_no_prune_event_took_is_named(gone: tuple[int, ...], index: int) -> None:
+    """Of another session, after the prune, the prune's own."""
+    (finding,) = without_bodies(a_past(), *gone).findings
+    assert str(finding) == f"event {index}: its body is gone, and no prune event took it"
+
+
+def test_a_body_without_any_prune_event_is_named_too() -> None:
+    assert [finding.index for finding in without_bodies(a_past(prune=False), 2, 0).findings] == [0, 2]
+
+
+def test_a_prune_takes_nothing_that_comes_after_it() -> None:
+    events = [HISTORIAN.decided("s-1"), HISTORIAN.pruned("s-1", 9), HISTORIAN.decided("s-1")]
+    assert [finding.index for finding in without_bodies(events, 0, 2).findings] == [2]
+
+
+def test_a_body_that_is_there_although_pruned_is_a_note() -> None:
+    report = without_bodies(a_past(), 2)
+    assert (report.ok, report.pruned) == (True, 1)
+    assert report.notes == ["event 0: its body is there, although event 4 pruned it: a prune did not end"]
+
+
+def test_a_prune_of_what_a_hold_keeps_is_named() -> None:
+    """No honest log appends it."""
+    for of in (("acme", ""), ("acme", "s-1"), ("", "")):
+        author = Historian()
+        events = [author.decided("s-1"), author.held("h-1", *of), author.pruned("s-1", 0)]
+        (finding,) = without_bodies(events, 0).findings
+        assert str(finding) == "event 2: prunes a session that hold 'h-1' keeps"
+        assert without_bodies([*events[:2], Historian("m-2").unheld("h-1"), events[2]], 0).ok
+
+
+def test_a_malformed_prune_explains_nothing() -> None:
+    for fields in ({"through": "0"}, {"through": True}, {"through": 0.5}):
+        author = Historian()
+        decided, through = author.decided("s-1"), {"why": "retention", "bodies": 1} | fields
+        event = make(author.origin(), Kind.PRUNED, through, tenant="acme", session="s-1")
+        assert [finding.index for finding in without_bodies([decided, event], 0).findings] == [1, 0]
 
 
 @given(
@@ -350,3 +409,50 @@ def _flipped(raw: bytes, at: int, bit: int) -> bytes:
     changed = bytearray(raw)
     changed[at % len(changed)] ^= 1 << bit
     return bytes(changed)
+
+
+# --- tile hashes ------------------------------------------------------------------------------------------
+
+
+def long_log() -> Stored:
+    author = Author()
+    return Stored([author.decided(f"s-{number % 5}") for number in range(600)], (300, 600))
+
+
+def test_tile_hashes_are_derived_again() -> None:
+    log = long_log()
+    assert [found[:2] for found in log.tile_hashes] == [(1, 0), (1, 1)]
+    assert log.report().findings == []
+
+
+@pytest.mark.parametrize(
+    ("change", "index", "what"),
+    [
+        (lambda hashes: [(1, 0, bytes(32)), hashes[1]], 255, "hash 0 of tile level 1 is not that of the events"),
+        (lambda hashes: [hashes[0], (1, 1, hashes[0][2])], 511, "hash 1 of tile level 1 is not that of the events"),
+        (lambda hashes: [hashes[1]], 255, "hash 0 of tile level 1 is missing"),
+        (lambda _: [], 255, "hash 0 of tile level 1 is missing"),
+        (lambda hashes: [*hashes, (1, 2, bytes(32))], None, "hash 2 of tile level 1 is of events that are not there"),
+        (lambda hashes: [*hashes, (2, 0, bytes(32))], None, "hash 0 of tile level 2 is of events that are not there"),
+    ],
+)
+def test_the_first_tile_hash_that_differs_is_named(change: Any, index: int | None, what: str) -> None:
+    log = long_log()
+    log.tile_hashes = change(log.tile_hashes)
+    findings = log.report().findings
+    assert len(findings) == 1
+    assert findings[0].index == index
+    assert what in findings[0].what
+
+
+def test_tile_hashes_are_due_with_the_checkpoint_that_covers_them() -> None:
+    log = long_log()
+    del log.checkpoints[1], log.tile_hashes[1]
+    assert log.report().findings == []
+
+
+def test_a_store_that_is_too_old_for_tile_hashes_misses_none() -> None:
+    log = long_log()
+    auditor = Auditor(ORIGIN, [KEY], log.checkpoints, tile_hashes=None)
+    auditor.feed(log.rows)
+    assert auditor.finish(log.head, log.tables).findings == []

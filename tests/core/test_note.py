@@ -15,13 +15,18 @@ from hypothesis import strategies as st
 
 from agentgate.core.merkle import EMPTY_ROOT
 from agentgate.core.note import (
+    COSIGNATURE_V1,
     Checkpoint,
     NoteInvalid,
     NoteKey,
+    cosign,
+    cosignatures,
+    is_signed_by,
     open_checkpoint,
     open_note,
     parse_checkpoint,
     parse_key,
+    parse_witness_key,
     sign,
 )
 
@@ -282,3 +287,71 @@ def test_go_opens_our_checkpoints_and_refuses_altered_ones(go_verifier: Path) ->
     assert (opened.returncode, opened.stdout.decode()) == (0, checkpoint.text)
     altered = note.replace(b"\n7\n", b"\n8\n")
     assert subprocess.run([go_verifier, ENOCH.text], input=altered, capture_output=True, check=False).returncode == 1
+
+
+# --- cosignatures -----------------------------------------------------------------------------------------
+
+WITNESSES = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+WITNESS = NoteKey("witness.example/w1", WITNESSES.public_key().public_bytes_raw(), COSIGNATURE_V1)
+NOTED = sign(TEXT, ENOCH, ENOCHS.sign)
+
+
+def cosigned(at: int = 1_679_315_147) -> bytes:
+    return NOTED + cosign(TEXT, WITNESS, WITNESSES.sign, at).encode()
+
+
+def test_a_cosignature_is_over_its_time_and_the_text() -> None:
+    """The message of c2sp.org/tlog-cosignature, made by hand."""
+    message = b"cosignature/v1\ntime 1679315147\n" + TEXT.encode()
+    raw = WITNESS.hash + (1_679_315_147).to_bytes(8, "big") + WITNESSES.sign(message)
+    line = f"— witness.example/w1 {base64.b64encode(raw).decode()}"
+    assert cosigned() == NOTED + f"{line}\n".encode()
+    (found,) = cosignatures(cosigned(), [WITNESS])
+    assert (found.key, found.at, found.line) == (WITNESS, 1_679_315_147, line)
+
+
+def test_a_cosigned_note_is_still_the_logs() -> None:
+    assert open_note(cosigned(), [ENOCH]).signed_by == (ENOCH,)
+    assert open_note(cosigned(), [ENOCH, WITNESS]).signed_by == (ENOCH, WITNESS)
+    assert is_signed_by(cosigned(), ENOCH)
+    assert not is_signed_by(NOTED, WITNESS)
+
+
+def test_a_witness_is_told_from_a_log_with_the_same_key() -> None:
+    as_log = NoteKey(WITNESS.name, WITNESS.public)
+    assert as_log.hash != WITNESS.hash
+    assert parse_witness_key(WITNESS.text) == WITNESS
+    assert parse_key(as_log.text) == as_log
+    for text, parse in ((WITNESS.text, parse_key), (as_log.text, parse_witness_key)):
+        with pytest.raises(NoteInvalid):
+            parse(text)
+    assert cosignatures(cosigned(), [as_log]) == []
+    with pytest.raises(NoteInvalid, match="no known key"):
+        open_note(NOTED, [WITNESS])
+
+
+def test_a_cosignature_of_nobody_we_trust_is_passed_over() -> None:
+    other = NoteKey("witness.example/w2", WITNESS.public, COSIGNATURE_V1)
+    assert cosignatures(cosigned(), [other]) == []
+
+
+@given(st.integers(0, 71), st.integers(0, 7))
+def test_no_bit_of_a_cosignature_may_change(byte: int, bit: int) -> None:
+    """Neither of its time nor of its signature."""
+    raw = bytearray(
+        (1_679_315_147).to_bytes(8, "big") + WITNESSES.sign(b"cosignature/v1\ntime 1679315147\n" + TEXT.encode())
+    )
+    assert WITNESS.verifies(TEXT.encode(), bytes(raw))
+    raw[byte] ^= 1 << bit
+    assert not WITNESS.verifies(TEXT.encode(), bytes(raw))
+
+
+@pytest.mark.parametrize("raw", [b"", b"1234567", b"12345678", bytes(71), bytes(73), b"\xff" * 72])
+def test_what_is_no_cosignature_holds_for_nothing(raw: bytes) -> None:
+    assert not WITNESS.verifies(TEXT.encode(), raw)
+
+
+def test_a_false_cosignature_of_a_trusted_witness_is_refused() -> None:
+    line = cosign("another text\n", WITNESS, WITNESSES.sign, 1)
+    with pytest.raises(NoteInvalid, match="does not hold"):
+        cosignatures(NOTED + line.encode(), [WITNESS])

@@ -12,9 +12,12 @@ from agentgate.core.approval import State, from_row
 from agentgate.core.containment import Presence, Progress, Scope
 from agentgate.core.event import Event, Kind, drained
 from agentgate.core.projection import KEYS, Tables, effects, kill_change_from_row, kill_from_row, presence, spendings
+from agentgate.core.retention import hold_from_row
+from tests.contracts.bodies import Historian
 from tests.contracts.log import Author, a_kill
 
 AUTHOR = Author()
+HISTORIAN = Historian()
 
 
 def tables_after(*events: Event) -> Tables:
@@ -51,6 +54,9 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (AUTHOR.gone("m-2", "attested"), (("gone", "m-2/attested"),)),
         (AUTHOR.release_asked(a_kill("k-1"), "person:a"), (("release_ask", "k-1/person:a"),)),
         (AUTHOR.drained(a_kill("k-1")), (("receipt", "k-1/complete"),)),
+        (HISTORIAN.held("h-1"), (("hold", "h-1"),)),
+        (HISTORIAN.unheld("h-1"), (("unhold", "h-1"),)),
+        (HISTORIAN.pruned("s-1", 7), (("prune", "acme/s-1/7"),)),
     ],
 )
 def test_what_an_event_spends_is_in_its_leaf(event: Event, expected: tuple[tuple[str, str], ...]) -> None:
@@ -131,6 +137,24 @@ def test_a_change_says_whether_its_kill_is_still_in_force() -> None:
     assert [(change.kill.id, change.kill.position, change.released_at) for change in changes] == [
         ("k-1", 1, 3),
         ("k-2", 2, None),
+    ]
+
+
+def test_a_hold_keeps_its_reason_and_its_release() -> None:
+    held = HISTORIAN.held("h-1", "acme", "s-1")
+    row = only(tables_after(held, AUTHOR.decided(), HISTORIAN.unheld("h-1")), "holds")
+    hold = hold_from_row(row)
+    assert (hold.id, hold.tenant, hold.session, hold.reason, hold.actor) == (
+        "h-1", "acme", "s-1", "a lawsuit", "person:a",
+    )  # fmt: skip
+    assert (row["idx"], row["released_idx"], hold.is_released) == (0, 2, True)
+
+
+def test_the_last_prune_of_a_session_says_how_far_it_went() -> None:
+    tables = tables_after(HISTORIAN.pruned("s-1", 3), HISTORIAN.pruned("s-2", 4), HISTORIAN.pruned("s-1", 9))
+    assert [(row["session"], row["through"], row["idx"]) for row in tables.rows["prunes"].values()] == [
+        ("s-1", 9, 2),
+        ("s-2", 4, 1),
     ]
 
 

@@ -7,7 +7,7 @@ Pure: rows come in, a report goes out; the adapter that reads them decides nothi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import orjson
 from agentgate.core import note as signed_note
 from agentgate.core.containment import Presence
 from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
-from agentgate.core.merkle import Frontier
+from agentgate.core.merkle import Frontier, TileHash, last_leaf
 from agentgate.core.projection import (
     KEYS,
     UNDERIVED,
@@ -29,6 +29,7 @@ from agentgate.core.projection import (
     presence,
     spendings,
 )
+from agentgate.core.retention import covers
 from agentgate.core.strict_json import canonical_plain
 
 RawRow = tuple[int, str, str, str, str, int, str, int, bytes, bytes, bytes | None, bytes | None]
@@ -86,7 +87,7 @@ class Report:
     checkpoints: int
     """Checkpoints whose root and signature hold."""
     pruned: int
-    """Events whose body is not there any more."""
+    """Events whose body a prune event took."""
     open_intents: int
 
     @property
@@ -103,25 +104,43 @@ class _Counter:
 
 
 class Auditor:
-    """Feed it every row in index order, then `finish`. `keys` are the checkpoint keys to trust."""
+    """Feed it every row in index order, then `finish`. `keys` are the checkpoint keys to trust; `kept` are checkpoints
+    from outside of the database, which whoever sets it back or replaces it cannot take back."""
 
     def __init__(
-        self, origin: str, keys: Sequence[signed_note.NoteKey], checkpoints: Iterable[StoredCheckpoint]
+        self,
+        origin: str,
+        keys: Sequence[signed_note.NoteKey],
+        checkpoints: Iterable[StoredCheckpoint],
+        kept: Iterable[bytes] = (),
+        *,
+        tile_hashes: Iterable[TileHash] | None = (),
     ) -> None:
+        """`tile_hashes` are all that are stored above the leaves; None where the store is too old to have any."""
         self._origin = origin
         self._keys = keys
-        self._due = sorted(checkpoints, key=lambda found: found.size, reverse=True)
+        self._findings: list[Finding] = []
+        due: list[StoredCheckpoint | signed_note.Checkpoint] = [*checkpoints, *self._opened(kept)]
+        self._due = sorted(due, key=lambda found: found.size, reverse=True)
         self._next_due = self._due[-1].size if self._due else -1
         self._frontier = Frontier()
         self._position = 0
         self._pruned = 0
+        self._gone: dict[tuple[str, str], list[int]] = {}
+        """Of each session the events whose body is not there, and that no prune event has explained yet."""
+        self._oldest_body: dict[tuple[str, str], int] = {}
+        """Of each session the first body that is there."""
+        self._undone: list[str] = []
         self._verified = 0
         self._sessions: dict[tuple[str, str], int] = {}
         self._counters: dict[str, _Counter] = {}
         self._open: dict[str, int] = {}
         self._tables = Tables()
-        self._findings: list[Finding] = []
         self._broken_roots = False
+        self._tiles = None if tile_hashes is None else {(level, at): found for level, at, found in tile_hashes}
+        self._tiles_due = max((one.size for one in due if isinstance(one, StoredCheckpoint)), default=0)
+        """All tile hashes of so many leaves must be stored."""
+        self._broken_tiles = False
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -134,7 +153,8 @@ class Auditor:
                 self._find(frontier.size, f"missing: the next event stored is {index}")
                 frontier = self._frontier = _unknown_up_to(index)
             leaf_hash = hashlib.sha256(b"\x00" + row[8]).digest()
-            frontier.append(leaf_hash)
+            for completed in frontier.append(leaf_hash):
+                self._tile(completed)
             if leaf_hash != row[9]:
                 self._find(index, "leaf_hash is not the leaf's")
             fields = self._leaf(row)
@@ -142,7 +162,7 @@ class Auditor:
                 self._numbers(row, fields)
                 self._bodies(row, fields)
                 self._derive(row, fields)
-            if frontier.size == self._next_due:
+            while frontier.size == self._next_due:
                 self._checkpoint(self._due.pop())
 
     def _leaf(self, row: RawRow) -> dict[str, Any] | None:
@@ -203,11 +223,36 @@ class Auditor:
     def _bodies(self, row: RawRow, fields: Mapping[str, Any]) -> None:
         salt, body = row[10], row[11]
         if salt is None and body is None:
-            self._pruned += 1
+            self._gone.setdefault(_session(fields), []).append(row[0])
         elif salt is None or body is None:
             self._find(row[0], "a body without its salt, or a salt without its body")
         elif body_sha256(salt, body) != fields["body_sha256"]:
             self._find(row[0], "the body is not the one that the leaf binds")
+        if body is not None:
+            self._oldest_body.setdefault(_session(fields), row[0])
+        if fields["kind"] == "pruned":
+            self._prune(row[0], fields)
+
+    def _prune(self, index: int, fields: Mapping[str, Any]) -> None:
+        """What a prune event speaks of came before it. Whether the bodies are gone by now is not its business."""
+        session, through = _session(fields), fields.get("through")
+        if type(through) is not int or not session[1]:
+            self._find(index, "a pruned event without a session, or without an index that it goes through")
+            return
+        for hold in self._tables.rows["holds"].values():
+            of = (str(hold["tenant"]), str(hold["session"]))
+            if hold["released_idx"] is None and covers(*of, *session):
+                self._find(index, f"prunes a session that hold {hold['id']!r} keeps")
+        gone = self._gone.pop(session, [])
+        left = [one for one in gone if one > through]
+        if left:
+            self._gone[session] = left
+        self._pruned += len(gone) - len(left)
+        oldest = self._oldest_body.get(session, index)
+        if oldest <= through:
+            del self._oldest_body[session]
+            what = f"its body is there, although event {index} pruned it: a prune did not end"
+            self._undone.append(f"event {oldest}: {what}")
 
     def _derive(self, row: RawRow, fields: Mapping[str, Any]) -> None:
         index, kind = row[0], fields["kind"]
@@ -244,11 +289,36 @@ class Auditor:
             if first is not None:
                 self._find(index, f"spends the {spending[0]} that event {first['idx']!r} has spent")
 
-    # --- checkpoints --------------------------------------------------------------------------------------
+    # --- tiles and checkpoints ----------------------------------------------------------------------------
 
-    def _checkpoint(self, stored: StoredCheckpoint) -> None:
+    def _tile(self, completed: TileHash) -> None:
+        if self._tiles is None:
+            return
+        level, index, expected = completed
+        stored = self._tiles.pop((level, index), None)
+        is_missing = stored is None and last_leaf(completed) < self._tiles_due
+        if (is_missing or stored not in (None, expected)) and not self._broken_tiles:
+            self._broken_tiles = True  # every later one above it differs too
+            what = "is missing" if is_missing else "is not that of the events up to here"
+            self._find(last_leaf(completed), f"subtrees: hash {index} of tile level {level} {what}")
+
+    def _opened(self, kept: Iterable[bytes]) -> Iterator[signed_note.Checkpoint]:
+        for note in kept:
+            try:
+                found = signed_note.open_checkpoint(note, self._keys, self._origin)
+            except signed_note.NoteInvalid as error:
+                self._find(None, f"a checkpoint that was kept elsewhere: {error}")
+            else:
+                yield from [found] if found.size else []
+
+    def _checkpoint(self, stored: StoredCheckpoint | signed_note.Checkpoint) -> None:
         self._next_due = self._due[-1].size if self._due else -1
         last = stored.size - 1
+        if isinstance(stored, signed_note.Checkpoint):
+            if self._frontier.root() != stored.root:
+                text = "the events up to here are not those that were signed: this is another log, or a forked one"
+                self._find(last, f"checkpoint {stored.size}, kept elsewhere: {text}")
+            return
         try:
             signed = signed_note.open_checkpoint(stored.note, self._keys, self._origin)
         except signed_note.NoteInvalid as error:
@@ -270,9 +340,15 @@ class Auditor:
     def finish(self, head: StoredHead | None, tables: Mapping[str, Iterable[Row]]) -> Report:
         """Compare what was derived with the head row and the derived tables as they are stored."""
         size = self._frontier.size
+        for index in sorted(index for gone in self._gone.values() for index in gone):
+            self._find(index, "its body is gone, and no prune event took it")
         for checkpoint in reversed(self._due):
-            self._find(size, f"missing: checkpoint {checkpoint.size} has signed more events than the {size} stored")
+            text = f"checkpoint {checkpoint.size} has signed more events than the {size} stored"
+            is_kept = isinstance(checkpoint, signed_note.Checkpoint)
+            self._find(size, f"{'rolled back or cut: ' if is_kept else 'missing: '}{text}")
         self._head(head, size)
+        for level, at in sorted(self._tiles or ()):
+            self._find(None, f"subtrees: hash {at} of tile level {level} is of events that are not there")
         for name in KEYS:
             self._table(name, tables.get(name, ()))
         return Report(
@@ -317,7 +393,7 @@ class Auditor:
             self._find(_made_by(row), f"{name}: the row of {_shown(name, row)} is missing")
 
     def _notes(self) -> list[str]:
-        return [
+        return self._undone + [
             f"member {member}: {len(counter.missing)} of its events were never appended, from {min(counter.missing)} on"
             for member, counter in self._counters.items()
             if counter.missing
@@ -326,6 +402,10 @@ class Auditor:
     def _find(self, index: int | None, what: str) -> None:
         if len(self._findings) < MAX_FINDINGS:
             self._findings.append(Finding(index, what))
+
+
+def _session(fields: Mapping[str, Any]) -> tuple[str, str]:
+    return fields.get("tenant", ""), fields.get("session", "")
 
 
 def _misfit(fields: Any, leaf: bytes) -> str | None:
@@ -349,7 +429,7 @@ def _misfit(fields: Any, leaf: bytes) -> str | None:
 def _agrees(table: str, column: str, derived: Value, stored: Value) -> bool:
     if column in UNDERIVED.get(table, ()):
         return derived is not None or stored is None
-    if table == "kills" and column == "reason" and derived is None:
+    if table in ("kills", "holds") and column == "reason" and derived is None:
         return True  # the body that said it was pruned
     return stored == derived
 

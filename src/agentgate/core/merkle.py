@@ -24,6 +24,12 @@ TileHash = tuple[int, int, bytes]
 """A tile level from 1 on, an index in it, and the root of the 256^level leaves that lie there."""
 
 
+def last_leaf(tile_hash: TileHash) -> int:
+    """The index of the last leaf that a tile hash is over."""
+    level, index, _ = tile_hash
+    return ((index + 1) << (TILE_HEIGHT * level)) - 1
+
+
 def leaf_hash(leaf: bytes) -> bytes:
     """RFC 6962 §2.1: SHA-256(0x00 ‖ leaf)."""
     return hashlib.sha256(b"\x00" + leaf).digest()

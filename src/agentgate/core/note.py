@@ -1,8 +1,10 @@
-"""C2SP `signed-note` (Ed25519) and `tlog-checkpoint`: the two text formats in which the log signs its state.
+"""C2SP `signed-note` (Ed25519), `tlog-checkpoint` and `tlog-cosignature`: the formats in which the log signs its state,
+and witnesses say that they have seen it.
 
 A note is text, an empty line, and signature lines `— name base64(key hash ‖ signature)`. Its keys travel as
 `name+hex(key hash)+base64(0x01 ‖ public key)`. Parsing is strict: one state has one form, so that two readers
-cannot understand the same bytes differently. Sources: c2sp.org/signed-note, c2sp.org/tlog-checkpoint.
+cannot understand the same bytes differently. Sources: c2sp.org/signed-note, c2sp.org/tlog-checkpoint,
+c2sp.org/tlog-cosignature.
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-_ED25519: Final = b"\x01"
+ED25519: Final = b"\x01"
+"""The algorithm of a key that signs notes."""
+COSIGNATURE_V1: Final = b"\x04"
+"""The algorithm of a key that signs notes with the time at which it did: a witness's."""
 _PUBLIC_KEY_BYTES: Final = 32
 _KEY_HASH_BYTES: Final = 4
+_TIME_BYTES: Final = 8
 _MAX_NOTE_BYTES: Final = 1_000_000
 _MAX_SIGNATURES: Final = 100
 _DASH: Final = "\N{EM DASH} "
@@ -33,10 +39,11 @@ class NoteInvalid(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class NoteKey:
-    """An Ed25519 public key and the name it signs under."""
+    """An Ed25519 public key, the name it signs under, and in which of the two ways it signs."""
 
     name: str
     public: bytes
+    algorithm: bytes = ED25519
 
     def __post_init__(self) -> None:
         if not _is_name(self.name):
@@ -47,15 +54,19 @@ class NoteKey:
     @property
     def hash(self) -> bytes:
         """Tells keys of one name apart: SHA-256(name ‖ newline ‖ algorithm ‖ key), four bytes of it."""
-        told = self.name.encode() + b"\n" + _ED25519 + self.public
+        told = self.name.encode() + b"\n" + self.algorithm + self.public
         return hashlib.sha256(told).digest()[:_KEY_HASH_BYTES]
 
     @property
     def text(self) -> str:
         """The form in which keys are handed to verifiers (a *vkey*)."""
-        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(_ED25519 + self.public).decode()}"
+        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(self.algorithm + self.public).decode()}"
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
+        if self.algorithm == COSIGNATURE_V1:
+            if not 0 <= _time(signature) < 1 << 63:
+                return False
+            message, signature = _timed(message, _time(signature)), signature[_TIME_BYTES:]
         try:
             Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
         except InvalidSignature:
@@ -64,13 +75,22 @@ class NoteKey:
 
 
 def parse_key(text: str) -> NoteKey:
-    """A key from its vkey form. Raises NoteInvalid."""
+    """A log's key from its vkey form. Raises NoteInvalid."""
+    return _parse_key(text, ED25519, "an Ed25519 key")
+
+
+def parse_witness_key(text: str) -> NoteKey:
+    """A witness's key from its vkey form. Raises NoteInvalid."""
+    return _parse_key(text, COSIGNATURE_V1, "a witness's key for cosignature/v1")
+
+
+def _parse_key(text: str, algorithm: bytes, kind: str) -> NoteKey:
     name, first, rest = text.partition("+")
     hashed, second, encoded = rest.partition("+")
     raw = _unbase64(encoded)
-    if not first or not second or not raw.startswith(_ED25519):
-        raise NoteInvalid("a verifier key has the form name+hash+base64 and is an Ed25519 key")
-    key = NoteKey(name, raw[1:])
+    if not first or not second or not raw.startswith(algorithm):
+        raise NoteInvalid(f"a verifier key has the form name+hash+base64 and is {kind}")
+    key = NoteKey(name, raw[1:], algorithm)
     if key.hash.hex() != hashed:
         raise NoteInvalid("the verifier key's hash is another key's")
     return key
@@ -115,6 +135,59 @@ def open_note(note: bytes, keys: Sequence[NoteKey]) -> SignedNote:
     if not signed_by:
         raise NoteInvalid("no known key has signed this note")
     return SignedNote(text, tuple(signed_by))
+
+
+def is_signed_by(note: bytes, key: NoteKey) -> bool:
+    """Whether `key` has signed a note."""
+    try:
+        open_note(note, [key])
+    except NoteInvalid:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Cosignature:
+    """That a witness had seen a note at a time, in Unix seconds. `line` is its signature line, without the newline."""
+
+    key: NoteKey
+    at: int
+    line: str
+
+
+def cosignatures(note: bytes, keys: Sequence[NoteKey]) -> list[Cosignature]:
+    """The cosignatures of a note by witnesses' `keys`, in its order.
+
+    Raises:
+        NoteInvalid: malformed, or with a false signature by one of `keys`.
+    """
+    text, lines = _split(note)
+    trusted = {(key.name, key.hash): key for key in keys if key.algorithm == COSIGNATURE_V1}
+    found: list[Cosignature] = []
+    for line in lines:
+        name, key_hash, signature = _signature(line)
+        key = trusted.get((name, key_hash))
+        if key is None:
+            continue
+        if not key.verifies(text.encode(), signature):
+            raise NoteInvalid(f"the cosignature of {name} does not hold")
+        found.append(Cosignature(key, _time(signature), line))
+    return found
+
+
+def cosign(text: str, key: NoteKey, signer: Callable[[bytes], bytes], at: int) -> str:
+    """A witness's signature line for a note's text, with its newline: that it was seen at Unix time `at`."""
+    signature = key.hash + at.to_bytes(_TIME_BYTES, "big") + signer(_timed(text.encode(), at))
+    return f"{_DASH}{key.name} {base64.b64encode(signature).decode()}\n"
+
+
+def _timed(message: bytes, at: int) -> bytes:
+    return f"cosignature/v1\ntime {at}\n".encode() + message
+
+
+def _time(signature: bytes) -> int:
+    """-1 where there is none."""
+    return int.from_bytes(signature[:_TIME_BYTES], "big") if len(signature) >= _TIME_BYTES else -1
 
 
 def _split(note: bytes) -> tuple[str, list[str]]:
@@ -199,6 +272,11 @@ def parse_checkpoint(text: str) -> Checkpoint:
 def checkpoint_of(note: bytes) -> Checkpoint:
     """What a note says that its reader does not have to believe: nobody's signature is checked. Raises NoteInvalid."""
     return parse_checkpoint(_split(note)[0])
+
+
+def signers_of(note: bytes) -> frozenset[tuple[str, bytes]]:
+    """Name and key hash of each signature line: who claims to have signed, held against no key. Raises NoteInvalid."""
+    return frozenset((name, key_hash) for name, key_hash, _ in map(_signature, _split(note)[1]))
 
 
 def open_checkpoint(note: bytes, keys: Sequence[NoteKey], origin: str) -> Checkpoint:

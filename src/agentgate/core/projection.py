@@ -27,10 +27,12 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "members": ("member",),
     "acks": ("member", "position"),
     "release_asks": ("kill_id", "person"),
+    "holds": ("id",),
+    "prunes": ("tenant", "session"),
 }
 """The derived tables and what names a row in each."""
 
-WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.PRUNED, Kind.KEYED})
+WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.KEYED})
 """Kinds that no table is derived from."""
 
 UNDERIVED: Final[Mapping[str, frozenset[str]]] = {"approvals": frozenset({"sealed"})}
@@ -64,6 +66,8 @@ _SPENT_BY: Final[Mapping[str, tuple[str, str]]] = {
     Kind.APPROVAL_DECIDED: ("verdict", "approval_id"),
     Kind.KILLED: ("kill", "kill_id"),
     Kind.RELEASED: ("release", "kill_id"),
+    Kind.HELD: ("hold", "hold_id"),
+    Kind.UNHELD: ("unhold", "hold_id"),
 }
 
 
@@ -89,6 +93,8 @@ def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
         return (("release_ask", f"{fields['kill_id']}/{fields['principal']}"),)
     if kind == Kind.DRAINED:
         return (("receipt", f"{fields['kill_id']}/{'complete' if fields['drained'] else 'except'}"),)
+    if kind == Kind.PRUNED:
+        return (("prune", f"{fields.get('tenant', '')}/{fields['session']}/{fields['through']}"),)
     if kind == Kind.GONE:
         return (("gone", f"{fields['of']}/{fields['why']}"),)
     return ()
@@ -135,6 +141,8 @@ def effects(
         case Kind.APPROVAL_CLOSED:
             closed: Row = {"state": fields["state"], "sealed": None}
             yield Change("approvals", (fields["approval_id"],), closed, ("pending", "approved", "denied"))
+        case Kind.HELD | Kind.UNHELD | Kind.PRUNED:
+            yield from _kept(fields, index, body)
 
 
 _STANDING: Final = {"presumed": "gone_idx", "attested": "attested_idx"}
@@ -188,6 +196,36 @@ def _killed(fields: Mapping[str, Any], index: int, position: int, body: bytes | 
             "released_position": None,
             "drained": 0,
             "receipt": None,
+            "idx": index,
+        },
+    )
+
+
+def _kept(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterator[Effect]:
+    """What legal holds and prunes change. A session that is pruned again has its newest prune's row."""
+    match fields["kind"]:
+        case Kind.HELD:
+            yield _held(fields, index, body)
+        case Kind.UNHELD:
+            yield Change("holds", (fields["hold_id"],), {"released_idx": index})
+        case Kind.PRUNED:
+            of = (fields.get("tenant", ""), fields["session"])
+            done: Row = {"through": fields["through"], "idx": index}
+            yield Put("prunes", {"tenant": of[0], "session": of[1], **done})
+            yield Change("prunes", of, done)
+
+
+def _held(fields: Mapping[str, Any], index: int, body: bytes | None) -> Put:
+    return Put(
+        "holds",
+        {
+            "id": fields["hold_id"],
+            "tenant": fields.get("tenant", ""),
+            "session": fields["of_session"],
+            "reason": None if body is None else orjson.loads(body).get("reason", ""),
+            "actor": fields.get("principal", ""),
+            "at": fields["at"],
+            "released_idx": None,
             "idx": index,
         },
     )

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from agentgate.core.event import Kind, Record
+from agentgate.core.strict_json import canonical_plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,15 @@ class Query:
     until: str | None = None
     text: str | None = None
 
+    def said(self) -> dict[str, str | list[str]]:
+        """What was asked, by its names: only what is not None."""
+        found: dict[str, str | list[str]] = {}
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None:
+                found[name] = value if isinstance(value, str) else sorted(str(kind) for kind in value)
+        return found
+
     def matches(self, record: Record) -> bool:
         """Whether a record fits."""
         fields = record.fields
@@ -50,3 +60,17 @@ class Query:
         if any(value is not None and fields.get(name, "") != value for name, value in wanted):
             return False
         return self.text is None or self.text.casefold() in (record.raw_body or b"").decode().casefold()
+
+
+def as_line(record: Record) -> bytes:
+    """A record as one line of JSON. `event` is its leaf and `body` its body byte for byte (null once it was pruned), so
+    that a line can be checked against the log: SHA-256(0x00 ‖ event) is the leaf's hash, and SHA-256(salt ‖ body) the
+    event's `body_sha256`."""
+    placed = {
+        "index": record.index,
+        "session_number": record.session_number,
+        "kill_position": record.kill_position,
+        "salt": None if record.salt is None else record.salt.hex(),
+    }
+    parts = (canonical_plain(placed)[:-1], b',"event":', record.leaf, b',"body":', record.raw_body or b"null", b"}")
+    return b"".join(parts).replace(b"\n", b" ")  # in JSON a newline is nothing but space

@@ -8,6 +8,7 @@ import os
 import resource
 import sqlite3
 import struct
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
-from agentgate.core.event import Origin
+from agentgate.core.event import Origin, pruned, rfc3339
+from agentgate.core.retention import Quiet
 from agentgate.ports import Log
 from tests.contracts.log import ORIGIN, Author, a_kill
 
@@ -31,8 +33,8 @@ ACK = struct.Struct("<Q16s")
 class ChanceAuthor(Author):
     """Ids that no other process makes."""
 
-    def origin(self) -> Origin:
-        origin = super().origin()
+    def origin(self, at: datetime | None = None) -> Origin:
+        origin = super().origin(at)
         salt = os.urandom(16)
         return Origin(salt.hex(), origin.at, self.member, origin.counter, origin.version, salt)
 
@@ -164,3 +166,24 @@ async def _fill_the_disk(path: Path) -> dict[str, Any]:
         "recovered_in_s": recovered_in_s,
         "acknowledged": acknowledged,
     }
+
+
+def prune_until_killed(path: str, acks: Connection) -> None:
+    """Prune one session after the other, and compress, for ever; say so after each event, before the deletion."""
+    asyncio.run(_prune_until_killed(Path(path), acks))
+
+
+async def _prune_until_killed(path: Path, acks: Connection) -> None:
+    log = await _open(path)
+    now = rfc3339(datetime.now(UTC))
+    author = ChanceAuthor(f"m-{os.getpid()}")
+    while True:
+        session = f"s-{os.urandom(4).hex()}"
+        receipts = await asyncio.gather(*(log.append(author.decided(session)) for _ in range(300)))
+        last = max(receipt.index for receipt in receipts if isinstance(receipt, Receipt))
+        await log.bodies.compress(now, now)
+        of = {"tenant": "acme", "session": session, "bodies": 300, "through": last}
+        event = pruned(author.origin(), actor="", why="retention", **of)
+        assert isinstance(await log.append(event), Receipt)
+        acks.send(session)
+        await log.bodies.forget([Quiet("acme", session, last)])

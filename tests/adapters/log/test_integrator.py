@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
 from agentgate.adapters.log._integrator import Integrator
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
-from agentgate.core.merkle import Frontier
+from agentgate.core.merkle import Frontier, TileHash
 from tests.adapters.log.crash_child import SIGNER
 from tests.contracts.log import ORIGIN
+
+
+class _Nowhere:
+    async def keep(self, note: bytes) -> None: ...
+
+    def tell(self, size: int, root: bytes, note: bytes) -> None: ...
 
 
 class _Shrinking:
@@ -34,7 +40,7 @@ class _Shrinking:
     async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
         return [bytes([index]) * 32 for index in range(first, min(self.size, first + limit))]
 
-    async def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+    async def put_checkpoint(self, checkpoint: StoredCheckpoint, completed: Sequence[TileHash]) -> None:
         if self.is_down:
             raise LogUnavailable("told to fail")
         self.signed.append(checkpoint.size)
@@ -43,7 +49,7 @@ class _Shrinking:
 async def test_nothing_is_signed_over_a_log_that_is_shorter_than_the_tree_that_was_read() -> None:
     """A checkpoint of the shorter size with the longer tree's root would be a signed lie."""
     store, found = _Shrinking(), []
-    integrator = Integrator(store, SIGNER, ORIGIN, Frontier(), found.append)
+    integrator = Integrator(store, SIGNER, ORIGIN, Frontier(), _Nowhere(), found.append)
     with pytest.raises(LogUnavailable):
         await integrator.integrate()
     store.size, store.is_down = 4, False

@@ -15,7 +15,7 @@ import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agentgate.adapters.log.postgresql import PostgresLog, verify
+from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit import Report
 from agentgate.core.decision import Receipt
@@ -25,7 +25,7 @@ from agentgate.ports import AlreadySpent, MemberGone, Spend
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER
 from tests.adapters.log.crashes import one_crash
-from tests.contracts.log import ORIGIN, Author, LogContract, Opened, a_kill, all_of, opener, receipts
+from tests.contracts.log import ORIGIN, Author, LogContract, Opened, Searcher, a_kill, all_of, opener, receipts
 from tests.postgres_server import PostgresServer
 
 SIGNER = crash_child.SIGNER
@@ -65,6 +65,10 @@ class TestPostgresLog(LogContract):
     @pytest.fixture
     def audit(self, guarded: PostgresServer, guarded_log: str) -> Callable[[], Awaitable[Report]]:
         return lambda: verify(guarded.url("agentgate", READER), ORIGIN, [KEY], guarded_log)
+
+    @pytest.fixture
+    def beside(self, guarded: PostgresServer, guarded_log: str) -> Callable[[], Searcher]:
+        return lambda: open_reader(guarded.url("agentgate", READER), guarded_log)
 
     @pytest.fixture
     def key(self) -> NoteKey:

@@ -18,11 +18,13 @@ from typer.testing import CliRunner
 
 from agentgate.adapters.log import _migrate, _schema
 from agentgate.adapters.log._migrate import migrate
+from agentgate.adapters.log._postgres_bodies import PostgresBodies
 from agentgate.adapters.log.postgresql import PostgresLog, verify
 from agentgate.cli import cli
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from tests.adapters.log.conftest import GATEWAY, READER, RETENTION
-from tests.adapters.log.test_postgresql import KEY, SIGNER, replicas
+from tests.adapters.log.test_postgresql import KEY, OTHER_SIGNER, SIGNER, replicas
+from tests.contracts.bodies import LIMIT, LONG_AGO, TODAY, BodiesContract, Historian
 from tests.contracts.log import ORIGIN, Author, a_kill, all_of
 from tests.postgres_server import PostgresServer
 
@@ -63,6 +65,11 @@ REWRITES = [
     "INSERT INTO checkpoints SELECT log_id, 99, root, note, frontier FROM checkpoints",
     "DELETE FROM head",
     "TRUNCATE head",
+    "UPDATE subtrees SET hash = ''::bytea",
+    "DELETE FROM subtrees",
+    "TRUNCATE subtrees",
+    "INSERT INTO subtrees VALUES ('0', 1, 1, ''::bytea)",
+    "INSERT INTO subtrees SELECT '0', 1, n * 2, ''::bytea FROM generate_series(0, 1) n",
     "UPDATE identity SET public_key = ''::bytea",
     "DELETE FROM identity",
 ]
@@ -162,12 +169,21 @@ OF_NOBODY = [
     "DELETE FROM sessions",
     "UPDATE sessions SET principal = 'agent:thief'",
     "DELETE FROM kills",
+    "DELETE FROM body_segments",
+    "TRUNCATE body_segments",
+    "UPDATE body_segments SET newest = ''",
+    "UPDATE holds SET session = 'another'",
+    "DELETE FROM holds",
+    "DELETE FROM prunes",
+    "CREATE OR REPLACE FUNCTION agentgate_forget_body() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RETURN OLD; END$$",
     "UPDATE agentgate_revision SET version_num = '9'",
 ]
 CANNOT = {
     GATEWAY: [
         *OF_NOBODY,
         "DELETE FROM bodies",
+        "INSERT INTO body_segments VALUES ('0', 0, 9, '', 0, 'zlib', '')",
+        "UPDATE body_segments SET content = ''",
         "UPDATE kills SET position = 0",
         "UPDATE kills SET target = 'another'",
         "UPDATE approvals SET requested_by = 'agent:thief'",
@@ -192,6 +208,10 @@ CANNOT = {
         "SELECT * FROM events",
         "SELECT body FROM bodies",
         "INSERT INTO bodies VALUES ('0', 9, '', '')",
+        "SELECT content FROM body_segments",
+        "SELECT * FROM holds",
+        "INSERT INTO prunes VALUES ('0', 'acme', 's-1', 99, 0)",
+        "UPDATE prunes SET through = 99",
         "UPDATE head SET kill_position = 0",
     ],
 }
@@ -206,13 +226,17 @@ async def test_a_role_cannot_do_what_is_not_its_task(guarded: PostgresServer, gu
     await connection.close()
 
 
-async def test_retention_forgets_bodies_and_the_log_still_holds(
-    guarded: PostgresServer, guarded_database: str, author: Author
+async def test_retention_forgets_bodies_that_were_pruned_and_no_others(
+    guarded: PostgresServer, guarded_database: str
 ) -> None:
+    author = Historian()
     async with replicas(guarded.url(guarded_database, GATEWAY), 1) as (log,):
-        for _ in range(4):
+        for _ in range(3):
             await log.append(author.decided())
-        guarded.sql("DELETE FROM bodies WHERE idx < 2", database=guarded_database, user=RETENTION)
+        await log.append(author.pruned("s-1", 1))
+        with pytest.raises(RuntimeError, match="a body goes by a prune event, or into a segment"):
+            guarded.sql("DELETE FROM bodies WHERE log_id = '0' AND idx = 2", database=guarded_database, user=RETENTION)
+        guarded.sql("DELETE FROM bodies WHERE log_id = '0' AND idx < 2", database=guarded_database, user=RETENTION)
         assert [record.body is None for record in await all_of(log.records())] == [True, True, False, False]
     report = await verify(guarded.url(guarded_database, READER), ORIGIN, [KEY])
     assert (report.findings, report.pruned) == ([], 2)
@@ -245,10 +269,10 @@ async def differences(url: str) -> list[object]:
 
 
 async def test_migrations_lead_to_the_schema_of_the_code_forward_back_and_forward(empty: str, author: Author) -> None:
-    assert await migrate(empty) == ["upgraded to revision 0001"]
+    assert await migrate(empty) == ["upgraded to revision 0001", "upgraded to revision 0002"]
     assert await differences(empty) == []
     assert await migrate(empty) == []
-    assert await migrate(empty, to="base") == ["went back from revision 0001"]
+    assert await migrate(empty, to="base") == ["went back from revision 0002", "went back from revision 0001"]
     connection = await asyncpg.connect(empty)
     left = "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'public'"
     functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'agentgate%'"
@@ -256,7 +280,47 @@ async def test_migrations_lead_to_the_schema_of_the_code_forward_back_and_forwar
     assert await connection.fetchval(functions) == 0
     await connection.close()
     assert await migrate(empty, to="0001") == ["upgraded to revision 0001"]
+    assert await migrate(empty) == ["upgraded to revision 0002"]
     await three_events(empty, author)
+
+
+@pytest.mark.parametrize("kind", ["holds", "prunes", "body segments"])
+async def test_what_an_earlier_version_would_not_know_keeps_it_from_coming_back(url: str, kind: str) -> None:
+    author = Historian().then(LONG_AGO)
+    async with replicas(url, 1) as (log,):
+        await BodiesContract.fill(log, author, 256)
+        if kind == "body segments":
+            bodies = PostgresBodies(url, log._far.ask, "0")
+            assert await bodies.compress(LIMIT, TODAY)
+            await bodies.aclose()
+        else:
+            await log.append(author.held("h-1") if kind == "holds" else author.pruned("s-1", 9))
+    with pytest.raises(UnsafeConfiguration, match=f"there are {kind}, of which revision 0001 knows nothing"):
+        await migrate(url, to="0001")
+
+
+async def test_a_log_of_the_first_revision_gets_the_hashes_of_its_upper_tiles(url: str, author: Author) -> None:
+    async with replicas(url, 1) as (log,):
+        await asyncio.gather(*(log.append(author.decided()) for _ in range(600)))
+        await log.integrate()
+        hashes = await log.hashes(1, 0, 256)
+    await migrate(url, to="0001")
+    await migrate(url)
+    async with replicas(url, 1) as (log,):
+        assert await log.hashes(1, 0, 256) == hashes
+        assert len(hashes) == 2
+        await asyncio.gather(*(log.append(author.decided()) for _ in range(200)))
+        await log.integrate()
+        assert len(await log.hashes(1, 0, 256)) == 3
+    assert (await verify(url, ORIGIN, [KEY])).findings == []
+
+
+async def test_a_log_with_a_second_key_does_not_go_back_to_a_revision_that_knows_one(url: str, author: Author) -> None:
+    await three_events(url, author)
+    log = await PostgresLog.open(url, OTHER_SIGNER, ORIGIN, former_keys=(KEY,))
+    await log.aclose()
+    with pytest.raises(UnsafeConfiguration, match="more than one key"):
+        await migrate(url, to="0001")
 
 
 def test_the_code_is_at_the_newest_revision() -> None:
@@ -276,7 +340,8 @@ async def test_a_log_is_not_destroyed_by_going_back_unless_that_is_said(url: str
 
 
 async def test_two_migrations_at_once_are_one_after_the_other(empty: str) -> None:
-    assert sorted(await asyncio.gather(*(migrate(empty) for _ in range(3)))) == [[], [], ["upgraded to revision 0001"]]
+    done = sorted(await asyncio.gather(*(migrate(empty) for _ in range(3))))
+    assert done == [[], [], ["upgraded to revision 0001", "upgraded to revision 0002"]]
 
 
 async def test_a_missing_or_another_schema_is_refused_with_the_command_that_helps(

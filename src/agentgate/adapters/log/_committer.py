@@ -143,7 +143,8 @@ class Committer(threading.Thread):
             for key, session in store.sessions(ledger.unknown_sessions(items)):
                 ledger.learn(key, session)
             wanted = ledger.wanted(items)
-            plan = ledger.plan(items, store.spent(wanted) if wanted else set())
+            holds = store.holds() if ledger.wants_holds(items) else None
+            plan = ledger.plan(items, store.spent(wanted) if wanted else set(), holds)
             if plan.ids:
                 store.write(plan, ledger)
         except sqlite3.Error as error:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
-from agentgate.core.merkle import Frontier, root
-from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, open_checkpoint, sign
+from agentgate.core.merkle import Frontier, TileHash, last_leaf, root
+from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint, sign
 from agentgate.ports import Signer
 
 CHECKPOINT_EVERY_S: Final = 1.0
@@ -47,7 +47,21 @@ class TreeStore(Protocol):
 
     async def leaf_hashes(self, first: int, limit: int) -> list[bytes]: ...
 
-    async def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None: ...
+    async def put_checkpoint(self, checkpoint: StoredCheckpoint, completed: Sequence[TileHash]) -> None:
+        """Publish a checkpoint, with the tile hashes that were completed since the last one; both or neither."""
+        ...
+
+
+class Anchoring(Protocol):
+    """Where checkpoints are kept besides the store."""
+
+    async def keep(self, note: bytes) -> None:
+        """Before it is published. Raises LogUnavailable: then it is not."""
+        ...
+
+    def tell(self, size: int, root: bytes, note: bytes) -> None:
+        """After it was published."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +82,23 @@ class Integrator:
         signer: CheckpointSigner,
         origin: str,
         frontier: Frontier,
+        anchors: Anchoring,
         on_broken: Callable[[LogBroken], None] = lambda _: None,
+        *,
+        former_keys: Sequence[NoteKey] = (),
     ) -> None:
+        """`former_keys` have signed what is there, and sign no more."""
         self._store = store
+        self._anchors = anchors
         self._signer = signer
         self._key = NoteKey(origin, signer.public_key)
+        self._keys = (self._key, *former_keys)
         self._origin = origin
         self._frontier = frontier
         self._signed = (frontier.size, frontier.root())
         """The newest checkpoint that is known, whoever signed it."""
+        self._completed: list[TileHash] = []
+        """What the frontier has completed and no stored checkpoint covers."""
         self._on_broken = on_broken
         self._trouble: str | None = None
         self._busy = asyncio.Lock()
@@ -148,17 +170,22 @@ class Integrator:
         await self._extend(size)
         checkpoint = Checkpoint(self._origin, size, self._frontier.root())
         note = sign(checkpoint.text, self._key, self._signer.sign)
-        await self._store.put_checkpoint(StoredCheckpoint(size, checkpoint.root, note, self._frontier.to_bytes()))
+        stored = StoredCheckpoint(size, checkpoint.root, note, self._frontier.to_bytes())
+        await self._anchors.keep(note)  # first: what is published is known outside
+        await self._store.put_checkpoint(stored, self._completed)
+        self._completed.clear()
         self._signed = (size, checkpoint.root)
+        self._anchors.tell(size, checkpoint.root, note)
 
     async def _follow(self, newest: StoredCheckpoint, size: int) -> None:
         """Go on from another process's checkpoint, once it agrees with the tree that is known here."""
         if newest.size - self._frontier.size > _LEAVES_PER_TURN:
-            self._frontier = await resume(newest, size, self._key, self._store.leaf_hashes)
+            self._frontier = await resume(newest, size, self._keys, self._store.leaf_hashes)
         elif newest.size >= self._frontier.size:
             await self._extend(newest.size)
             if self._frontier.root() != newest.root:
                 raise LogBroken(f"another tree of {newest.size} events was signed; run `log verify`")
+        self._completed = [tile_hash for tile_hash in self._completed if last_leaf(tile_hash) >= newest.size]
         self._note(newest)
 
     def _note(self, newest: StoredCheckpoint) -> None:
@@ -174,7 +201,7 @@ class Integrator:
             if not leaves:
                 raise LogBroken(f"the log has {size} events, but event {frontier.size} cannot be read")
             for start in range(0, len(leaves), _LEAVES_PER_SLICE):
-                frontier.extend(leaves[start : start + _LEAVES_PER_SLICE])
+                self._completed += frontier.extend(leaves[start : start + _LEAVES_PER_SLICE])
                 await asyncio.sleep(0)  # others first: an append must not wait for the tree
 
     async def aclose(self) -> None:
@@ -191,7 +218,7 @@ class Integrator:
 async def resume(
     newest: StoredCheckpoint | None,
     size: int,
-    key: NoteKey,
+    keys: Sequence[NoteKey],
     leaf_hashes: Callable[[int, int], Awaitable[list[bytes]]],
 ) -> Frontier:
     """The tree to go on from, once the newest checkpoint agrees with what is stored.
@@ -204,13 +231,14 @@ async def resume(
     if newest is None:
         return Frontier()
     try:
-        signed = open_checkpoint(newest.note, [key], key.name)
+        signed = open_checkpoint(newest.note, keys, keys[0].name)
         frontier = Frontier.from_bytes(newest.frontier)
     except ValueError as error:
         raise LogBroken(
-            f"the newest checkpoint does not hold: {error}; is this the key that the log was made with?"
+            f"the newest checkpoint does not hold: {error}; is this the key that the log was made with? "
+            "An earlier one is named in log.former_keys"
         ) from error
-    if (signed.size, signed.root) != (frontier.size, frontier.root()) or signed.size != newest.size:
+    if not (signed.size, signed.root) == (frontier.size, frontier.root()) == (newest.size, newest.root):
         raise LogBroken(f"the stored tree of {frontier.size} events is not the one that was signed")
     if signed.size > size:
         raise LogBroken(f"{signed.size} events were signed, and only {size} are stored: the database is an older one")
@@ -220,24 +248,3 @@ async def resume(
         if root(await leaf_hashes(first, end - first)) != expected:
             raise LogBroken(f"events {first} to {end - 1} are not those that were signed; run `log verify`")
     return frontier
-
-
-def read_witness(note: bytes, key: NoteKey) -> Checkpoint:
-    """What a copy of a checkpoint kept outside of the database says. Raises LogBroken if it does not hold."""
-    try:
-        return open_checkpoint(note, [key], key.name)
-    except NoteInvalid as error:
-        raise LogBroken(f"the checkpoint kept outside of the database does not hold: {error}") from error
-
-
-def check_witness(known: Checkpoint, stored: StoredCheckpoint | None) -> None:
-    """What is known from outside must be in the database, where `stored` is the checkpoint of that size.
-
-    Raises:
-        LogBroken: it is not: the database was rolled back or replaced.
-    """
-    if stored is None or stored.root != known.root:
-        raise LogBroken(
-            f"a checkpoint of {known.size} events is known that this database does not have: "
-            "it was rolled back or replaced"
-        )

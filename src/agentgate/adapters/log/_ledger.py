@@ -18,10 +18,13 @@ from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Kind
 from agentgate.core.projection import WITHOUT_EFFECT, Effect, Spending, effects, leaver, session_row, spendings
-from agentgate.ports import AlreadySpent, Appended, ForeignSession, MemberGone, Spend
+from agentgate.core.retention import covers
+from agentgate.ports import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
 
 Outcome = Appended
 SessionKey = tuple[str, str]
+Holds = Mapping[str, SessionKey]
+"""Legal holds in force by their ids: of which tenant and session."""
 
 SESSIONS_KNOWN: Final = 50_000
 """How many sessions are kept in memory, with their owner and their last number."""
@@ -106,6 +109,8 @@ class Ledger:
         self._has_roll = members is not None
         self._open = None if open_intents is None else dict(open_intents)
         self._sessions: OrderedDict[SessionKey, Session] = OrderedDict()
+        self._holds: dict[str, SessionKey] = {}
+        """Those in force, as far as the plan being made rests on them."""
 
     @property
     def open_from(self) -> int:
@@ -152,20 +157,31 @@ class Ledger:
             for spending in spendings(item.event.fields)
         ]
 
+    @staticmethod
+    def wants_holds(items: Iterable[Item]) -> bool:
+        """Whether this batch rests on which legal holds are in force."""
+        return any(item.event.kind is Kind.PRUNED for item in items)
+
     # --- planning -----------------------------------------------------------------------------------------
 
-    def plan(self, items: Iterable[Item], spent: set[Spending]) -> Plan:
-        """Decide on a batch in order. `spent`: which of what it `wanted` is in the store; grows with the batch."""
+    def plan(self, items: Iterable[Item], spent: set[Spending], holds: Holds | None = None) -> Plan:
+        """Decide on a batch in order. `spent`: which of what it `wanted` is in the store; grows with the batch.
+        `holds`: those in force before it, where it `wants_holds`."""
         plan = Plan(self.size)
+        self._holds = dict(holds or {})
         for item in items:
             event = item.event
             outcome = self._refusal(event, spent)
             plan.outcomes.append((item, outcome or self._accept(event, plan)))
         return plan
 
-    def _refusal(self, event: Event, spent: set[Spending]) -> AlreadySpent | ForeignSession | MemberGone | None:
+    def _refusal(
+        self, event: Event, spent: set[Spending]
+    ) -> AlreadySpent | ForeignSession | MemberGone | OnHold | None:
         if event.kind in WITHOUT_EFFECT or (event.kind is Kind.FINISHED and not _closes(event)):
             return None
+        if event.kind is Kind.PRUNED and (hold := self._on_hold(event)) is not None:
+            return hold
         if _wants_presence(event):
             member = event.fields["member"]
             if self._members.get(member) not in (None, Presence.HERE):  # None: it never joined
@@ -180,6 +196,14 @@ class Ledger:
             if (kind, key) in spent:
                 return AlreadySpent(Spend(kind, key))  # type: ignore[arg-type]  # spendings names these kinds alone
         spent.update(wanted)
+        return None
+
+    def _on_hold(self, event: Event) -> OnHold | None:
+        """Here, because here it is known for good what the log has before this event: a hold that comes later than
+        the prune finds the bodies given up, one that came earlier keeps them."""
+        for hold, (tenant, session) in self._holds.items():
+            if covers(tenant, session, event.tenant, event.session):
+                return OnHold(hold)
         return None
 
     def _accept(self, event: Event, plan: Plan) -> Receipt:
@@ -237,6 +261,10 @@ class Ledger:
                 self._gone(fields["of"], Presence.ATTESTED if fields["why"] == "attested" else Presence.GONE)
             case Kind.LEFT:
                 self._gone(leaver(fields), Presence.LEFT)
+            case Kind.HELD:
+                self._holds[fields["hold_id"]] = (event.tenant, fields["of_session"])
+            case Kind.UNHELD:
+                self._holds.pop(fields["hold_id"], None)
             case Kind.KILLED | Kind.RELEASED:
                 return Receipt(event.id, index, self.position, None, self._roll())
         return Receipt(event.id, index, self.position)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._bodies import Unfolding
 from agentgate.adapters.log._postgres_connection import (
     FAULTS,
     VERSION_TABLE,
@@ -22,10 +23,14 @@ from agentgate.adapters.log._postgres_connection import (
 )
 from agentgate.core.audit import Auditor, Report, StoredCheckpoint, StoredHead
 from agentgate.core.errors import LogUnavailable
+from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey
 from agentgate.core.projection import Row
 
 _ROWS_AT_ONCE: Final = 1_000
+_SEGMENTS_AT_ONCE: Final = 8
+_SEGMENTS: Final = """
+    SELECT first_idx, last_idx, codec, content FROM body_segments WHERE log_id = $1 ORDER BY first_idx"""
 _EVENTS: Final = """
     SELECT e.idx, e.event_id, e.kind, e.tenant, e.session, e.session_number, e.at, e.kill_position, e.leaf, e.leaf_hash,
            b.salt, b.body
@@ -33,7 +38,7 @@ _EVENTS: Final = """
     WHERE e.log_id = $1 ORDER BY e.idx"""
 
 
-async def audit(url: str, origin: str, keys: Sequence[NoteKey], log_id: str) -> Report:
+async def audit(url: str, origin: str, keys: Sequence[NoteKey], log_id: str, kept: Sequence[bytes] = ()) -> Report:
     """Derive the whole log again, whether gateways write to it or not; also from a standby.
 
     Raises:
@@ -46,7 +51,7 @@ async def audit(url: str, origin: str, keys: Sequence[NoteKey], log_id: str) -> 
         check_revision(await connection.fetchval(f"SELECT max(version_num) FROM {VERSION_TABLE}") if has_log else None)  # noqa: S608  # ours
         await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")  # all below is of one moment
         source = _Source(connection, log_id, asyncio.get_running_loop())
-        return await asyncio.to_thread(_audit, source, origin, keys)
+        return await asyncio.to_thread(_audit, source, origin, keys, kept)
     except FAULTS as error:
         raise LogUnavailable(f"{shown(url)} cannot be read: {told(error)}") from error
     finally:
@@ -62,10 +67,15 @@ class _Source:
         self._log_id = log_id
         self._loop = loop
 
-    def chunks(self, statement: str) -> Iterator[list[tuple[Any, ...]]]:
+    def chunks(self, statement: str, rows_at_once: int = _ROWS_AT_ONCE) -> Iterator[list[tuple[Any, ...]]]:
         cursor = self._wait(self._connection.cursor(statement, self._log_id))
-        while rows := self._wait(cursor.fetch(_ROWS_AT_ONCE)):
+        while rows := self._wait(cursor.fetch(rows_at_once)):
             yield [tuple(row) for row in rows]
+
+    def each(self, statement: str) -> Iterator[tuple[Any, ...]]:
+        """Large rows: a few at a time."""
+        for chunk in self.chunks(statement, _SEGMENTS_AT_ONCE):
+            yield from chunk
 
     def rows(self, table: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for chunk in self.chunks(f"SELECT {', '.join(names)} FROM {table} WHERE log_id = $1"):  # noqa: S608  # names of ours
@@ -78,13 +88,21 @@ class _Source:
         return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
 
-def _audit(source: _Source, origin: str, keys: Sequence[NoteKey]) -> Report:
+def _audit(source: _Source, origin: str, keys: Sequence[NoteKey], kept: Sequence[bytes]) -> Report:
     checkpoints = source.rows("checkpoints", ("size", "root", "note", "frontier"))
-    auditor = Auditor(origin, keys, [StoredCheckpoint(*row) for row in checkpoints])
+    tile_hashes = source.rows("subtrees", ("level", "idx", "hash"))
+    auditor = Auditor(
+        origin, keys, [StoredCheckpoint(*row) for row in checkpoints], kept, tile_hashes=list(map(_tile, tile_hashes))
+    )
+    unfolding = Unfolding(source.each(_SEGMENTS))
     for chunk in source.chunks(_EVENTS):
-        auditor.feed(chunk)
+        auditor.feed(unfolding.fill(chunk))
     heads = [StoredHead(*row) for row in source.rows("head", ("size", "kill_position", "open_from"))]
     return auditor.finish(heads[0] if heads else None, {name: _named(source, name) for name in schema.DERIVED})
+
+
+def _tile(row: tuple[Any, ...]) -> TileHash:
+    return row[0], row[1], bytes(row[2])
 
 
 def _named(source: _Source, table: str) -> Iterator[Row]:

@@ -123,7 +123,12 @@ class Committer:
 
     def _questions(self, items: list[Item]) -> Questions:
         ledger = self._ledger
-        return Questions(ledger.unknown_sessions(items), ledger.wanted(items), ledger.unknown_members(items))
+        return Questions(
+            ledger.unknown_sessions(items),
+            ledger.wanted(items),
+            ledger.unknown_members(items),
+            ledger.wants_holds(items),
+        )
 
     def _planned(self, items: list[Item], questions: Questions, found: Found | None) -> Plan:
         ledger = self._ledger
@@ -133,7 +138,7 @@ class Committer:
             ledger.learn(key, session)
         if questions.deciders is not None:
             ledger.learn_members((member, standing) for _, member, standing in found.members)
-        return ledger.plan(items, found.spent)
+        return ledger.plan(items, found.spent, found.holds)
 
     def _check(self, found: Found) -> None:
         """Raise when the log must not be appended to: it is not the one that this process knows, or not kept safely."""

@@ -117,15 +117,17 @@ class PostgresReader(Reader):
         async with self._lines.line() as line:
             return [tuple(row) for row in await line.fetch(str(compiled), *values)]
 
-    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
+    async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
         """All in one value: a row for each would cost the event loop ten times as much."""
         async with self._lines.line() as line:
             joined = await line.fetchval(
                 """SELECT string_agg(leaf_hash, ''::bytea ORDER BY idx) FROM events
-                   WHERE log_id = $1 AND idx >= $2 AND idx < $3""",
+                   WHERE log_id = $1 AND idx >= $2 AND idx < $3
+                     AND (NOT $4 OR idx < (SELECT max(size) FROM checkpoints WHERE log_id = $1))""",
                 self.log_id,
                 first,
                 first + limit,
+                signed,
             )
         return [joined[at : at + 32] for at in range(0, len(joined or b""), 32)]
 

@@ -47,9 +47,10 @@ class Questions:
     spendings: Sequence[Spending] = ()
     deciders: Sequence[str] | None = None
     """Members whose standing is asked for, besides the roll of all that have not left; None: not even that."""
+    holds: bool = False
 
     def any(self) -> bool:
-        return bool(self.sessions or self.spendings or self.deciders is not None)
+        return bool(self.sessions or self.spendings or self.deciders is not None or self.holds)
 
 
 @dataclass(slots=True)
@@ -63,6 +64,7 @@ class Found:
     spent: set[Spending] = field(default_factory=set)
     members: list[tuple[int, str, Presence]] = field(default_factory=list)
     """With the index at which each joined."""
+    holds: dict[str, SessionKey] = field(default_factory=dict)
 
 
 class PostgresStore:
@@ -138,6 +140,7 @@ class PostgresStore:
             [key for _, key in questions.spendings],
             questions.deciders is not None,
             list(questions.deciders or ()),
+            questions.holds,
         )
         head = next((row for row in rows if row[0] == _HEAD), None)
         if head is None:
@@ -150,6 +153,8 @@ class PostgresStore:
                 found.spent.add((a, b))
             elif what == _MEMBER:
                 found.members.append((n, a, presence(dict(zip(_STANDING, standing, strict=True)))))
+            elif what == _HOLD:
+                found.holds[a] = (b, c)
         found.members.sort(key=lambda member: member[0])
         return found
 
@@ -228,7 +233,7 @@ def _is_bulk(effect: Effect) -> bool:
 
 # --- statements -------------------------------------------------------------------------------------------
 
-_HEAD, _SESSION, _SPENT, _MEMBER = range(4)
+_HEAD, _SESSION, _SPENT, _MEMBER, _HOLD = range(5)
 _STANDING: Final = ("left_idx", "gone_idx", "attested_idx")
 
 _LOOK: Final = f"""
@@ -246,6 +251,9 @@ _LOOK: Final = f"""
     UNION ALL
     SELECT {_MEMBER}, member, NULL, NULL, joined_idx, NULL, ARRAY[left_idx, gone_idx, attested_idx] FROM members
     WHERE $6::boolean AND log_id = $1 AND (left_idx IS NULL OR member = ANY ($7::text[]))
+    UNION ALL
+    SELECT {_HOLD}, id, tenant, session, NULL, NULL, NULL FROM holds
+    WHERE $8::boolean AND log_id = $1 AND released_idx IS NULL
 """  # noqa: S608  # constants of this package
 
 _APPEND: Final = f"""

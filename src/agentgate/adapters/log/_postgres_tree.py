@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres_writer import PostgresWriter
-from agentgate.adapters.log._witness import replace_file
 from agentgate.core import merkle
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
+from agentgate.core.merkle import TileHash
 
 _TURN_WITHIN_S: Final = 3.0
 _TRY_EVERY_S: Final = 0.02
@@ -24,16 +23,14 @@ _CALLS_AT_ONCE: Final = 2_000
 
 
 class PostgresTree:
-    """`_integrator.TreeStore`. An advisory lock says whose turn it is; the server frees it with the connection."""
+    """`_integrator.TreeStore` and `_anchors.Ground`. An advisory lock says whose turn it is; the server frees it with
+    the connection."""
 
-    def __init__(
-        self, writer: PostgresWriter, lines: Lines, reader: PostgresReader, log_id: str, witness: Path | None
-    ) -> None:
+    def __init__(self, writer: PostgresWriter, lines: Lines, reader: PostgresReader, log_id: str) -> None:
         self._writer = writer
         self._lines = lines
         self._reader = reader
         self._log_id = log_id
-        self._witness = witness
         self._open: dict[str, int] = {}
         self._swept_to: int | None = None
 
@@ -59,35 +56,41 @@ class PostgresTree:
                 raise LogUnavailable("another process has been at the tree for too long")
             await asyncio.sleep(_TRY_EVERY_S)
 
-    async def newest(self) -> tuple[int, StoredCheckpoint | None]:
+    async def newest(self) -> tuple[int, StoredCheckpoint]:
         async with self._lines.line() as line:
             row = await line.fetchrow(_NEWEST, self._log_id)
         if row is None:
             raise LogBroken("the log has no head row; run `log verify`")
         size, *checkpoint = row
-        return size, StoredCheckpoint(0, merkle.root([]), b"", b"") if checkpoint[0] is None else StoredCheckpoint(
-            *checkpoint
-        )
+        return size, _NOTHING if checkpoint[0] is None else StoredCheckpoint(*checkpoint)
 
     async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
         return await self._reader.leaf_hashes(first, limit)
 
-    async def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        return await self._reader.hashes(level, first, count)
+
+    async def durable(self) -> int:
+        return (await self.newest())[0]
+
+    async def put_checkpoint(self, checkpoint: StoredCheckpoint, completed: Sequence[TileHash]) -> None:
         async with self._lines.line() as line:
             await line.execute(
-                "INSERT INTO checkpoints (log_id, size, root, note, frontier) VALUES ($1, $2, $3, $4, $5)",
+                _PUT_CHECKPOINT,
                 self._log_id,
                 checkpoint.size,
                 checkpoint.root,
                 checkpoint.note,
                 checkpoint.frontier,
+                [level for level, _, _ in completed],
+                [index for _, index, _ in completed],
+                [found for _, _, found in completed],
             )
-        if self._witness is not None:
-            try:
-                await asyncio.to_thread(replace_file, self._witness, checkpoint.note)
-            except OSError as error:
-                raise LogUnavailable(f"the checkpoint cannot be kept in {self._witness}: {error.strerror}") from error
         await self._sweep(checkpoint.size)
+
+    async def put_cosignature(self, witness: str, size: int, line: str) -> None:
+        async with self._lines.line() as connection:
+            await connection.execute(_PUT_COSIGNATURE, self._log_id, witness, size, line)
 
     # --- sweeping -----------------------------------------------------------------------------------------
 
@@ -116,6 +119,15 @@ _NEWEST: Final = """
     SELECT h.size, c.size, c.root, c.note, c.frontier FROM head h
     LEFT JOIN LATERAL (SELECT * FROM checkpoints WHERE log_id = h.log_id ORDER BY size DESC LIMIT 1) c ON true
     WHERE h.log_id = $1"""
+_PUT_CHECKPOINT: Final = """
+    WITH completed AS (
+      INSERT INTO subtrees (log_id, level, idx, hash)
+      SELECT $1, level, idx, hash FROM unnest($6::bigint[], $7::bigint[], $8::bytea[]) AS c (level, idx, hash))
+    INSERT INTO checkpoints (log_id, size, root, note, frontier) VALUES ($1, $2, $3, $4, $5)"""
+_PUT_COSIGNATURE: Final = """
+    INSERT INTO cosignatures AS c (log_id, witness, size, line) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (log_id, witness) DO UPDATE SET size = excluded.size, line = excluded.line
+    WHERE excluded.size > c.size"""
 _CALLS: Final = """
     SELECT idx, kind, leaf FROM events
     WHERE log_id = $1 AND idx >= $2 AND idx < $3 AND kind IN ('decided', 'finished') ORDER BY idx"""

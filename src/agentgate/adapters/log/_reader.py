@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, or_, select
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._bodies import Ask, filled
 from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
-from agentgate.adapters.log._search import search
+from agentgate.adapters.log._search import search, size
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
@@ -19,10 +20,12 @@ from agentgate.core.projection import kill_change_from_row
 from agentgate.core.query import Query
 from agentgate.ports import SessionRow
 
-Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "spent", "sessions"]
+Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "spent", "sessions"]
 
 _RECORDS_AT_ONCE: Final = 256
 _INTENTS_AT_ONCE: Final = 4_096
+_MOST_EVENTS: Final = 1 << 62
+"""No log has so many, and no database a larger number."""
 
 _events = schema.events.c
 
@@ -37,9 +40,15 @@ class Reader(ABC):
     async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """All rows of a statement, of one moment. Raises LogUnavailable."""
 
+    @property
+    def ask(self) -> Ask:
+        """For those who ask something else."""
+        return self._all
+
     @abstractmethod
-    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
-        """Stored leaf hashes from an index on, at most `limit`. Raises LogUnavailable."""
+    async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
+        """Stored leaf hashes from an index on, at most `limit`; with `signed` none that no checkpoint is over. Raises
+        LogUnavailable."""
 
     @abstractmethod
     async def aclose(self) -> None: ...
@@ -74,9 +83,13 @@ class Reader(ABC):
         """See `ports.LogReader`."""
         return search(self._all, self.log_id, query, first=first, below=below, newest=newest)
 
+    async def size(self) -> int:
+        return await size(self._all, self.log_id)
+
     async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
         statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
-        return await self._all(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
+        rows = await self._all(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
+        return await filled(self._all, self.log_id, rows)
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         table = schema.sessions.c
@@ -161,7 +174,27 @@ class Reader(ABC):
         ]
 
     async def checkpoint(self) -> bytes | None:
+        """See `ports.Tree`."""
+        table, cosigned = schema.checkpoints.c, schema.cosignatures.c
+        of_it = and_(cosigned.log_id == table.log_id, cosigned.size == table.size)
+        joined = schema.checkpoints.outerjoin(schema.cosignatures, of_it)
+        statement = select(table.note, cosigned.line).select_from(joined).order_by(cosigned.witness)
+        rows = await self._all(statement.where(table.log_id == self.log_id, table.size == self._signed_size()))
+        if not rows:
+            return None
+        return bytes(rows[0][0]) + "".join(f"{line}\n" for _, line in rows if line is not None).encode()
+
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        """See `ports.Tree`."""
+        if first + count > _MOST_EVENTS:
+            return []
+        if level == 0:
+            return await self.leaf_hashes(first, count, signed=True)
+        table = schema.subtrees.c
+        of_level = (table.log_id == self.log_id, table.level == level, table.idx >= first, table.idx < first + count)
+        return [row[0] for row in await self._all(select(table.hash).where(*of_level).order_by(table.idx))]
+
+    def _signed_size(self) -> ScalarSelect[int]:
         table = schema.checkpoints.c
-        newest = select(table.note).where(table.log_id == self.log_id).order_by(table.size.desc()).limit(1)
-        rows = await self._all(newest)
-        return rows[0][0] if rows else None
+        newest = select(func.max(table.size)).where(table.log_id == self.log_id)
+        return newest.scalar_subquery()

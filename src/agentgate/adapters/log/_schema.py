@@ -22,9 +22,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """SQLite's `user_version`."""
-SCHEMA_REVISION: Final = "0001"
+SCHEMA_REVISION: Final = "0002"
 """The migration that PostgreSQL must be at."""
 APPLICATION_ID: Final = 0x41474154
 """`AGAT`: what `file` and SQLite tell our databases by."""
@@ -95,9 +95,25 @@ events: Final = _table(
     rowid="idx",
 )
 bodies: Final = _table("bodies", _int("idx", key=True), _blob("salt"), _blob("body"), rowid="idx")
+body_segments: Final = _table(
+    "body_segments",
+    _int("first_idx", key=True),
+    _int("last_idx"),
+    _text("newest"),
+    _int("bodies"),
+    _text("codec"),
+    _blob("content"),
+    rowid="first_idx",
+)
+"""Bodies of a run of older events, compressed (`_bodies.py`): how many are left of them, and the newest time that any
+event up to the last one says. A segment stays when nothing is left in it: its time is what later ages go by."""
 head: Final = _table("head", _int("size"), _int("kill_position"), _int("open_from"))
 """One row. `open_from`: no intent before this index is open, so a start need not scan from 0."""
 checkpoints: Final = _table("checkpoints", _int("size", key=True), _blob("root"), _blob("note"), _blob("frontier"))
+subtrees: Final = _table("subtrees", _int("level", key=True), _int("idx", key=True), _blob("hash"))
+"""The tile hashes above the leaves: of level L the roots of all complete subtrees of 256^L leaves that are signed."""
+cosignatures: Final = _table("cosignatures", _text("witness", key=True), _int("size"), _text("line"))
+"""Of each witness its newest cosignature: a signature line, and the size of the checkpoint that it is for."""
 
 sessions: Final = _table(
     "sessions",
@@ -170,8 +186,23 @@ acks: Final = _table(
 release_asks: Final = _table(
     "release_asks", _text("kill_id", key=True), _text("person", key=True), _text("at"), _int("idx")
 )
+holds: Final = _table(
+    "holds",
+    _text("id", key=True),
+    _text("tenant"),
+    _text("session"),
+    _text("reason", null=True),
+    _text("actor"),
+    _text("at"),
+    _int("released_idx", null=True),
+    _int("idx"),
+    Index("holds_released", "log_id", "released_idx"),
+)
+prunes: Final = _table("prunes", _text("tenant", key=True), _text("session", key=True), _int("through"), _int("idx"))
 
-DERIVED: Final = {table.name: table for table in (sessions, spent, kills, approvals, members, acks, release_asks)}
+DERIVED: Final = {
+    table.name: table for table in (sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes)
+}
 OLDEST_FIRST: Final = {
     "sessions": ("idx",),
     "spent": ("idx",),
@@ -180,15 +211,28 @@ OLDEST_FIRST: Final = {
     "members": ("joined_idx",),
     "acks": ("idx",),
     "release_asks": ("idx",),
+    "holds": ("idx",),
+    "prunes": ("idx",),
 }
 """The order in which each derived table is read."""
 
 # For a log that several processes write to. A SQLite log is one process's: it needs neither.
-identity: Final = _table("identity", _text("origin"), _blob("public_key"))
-"""One row: what the log is signed as, and with which key. Every replica must have the same."""
+identity: Final = _table("identity", _int("number", key=True), _text("origin"), _blob("public_key"))
+"""What the log is signed as, and with which key: a row for each key, the newest last, which every replica must have."""
 beats: Final = _table("beats", _text("member", key=True), _int("beat"))
 """Heartbeat counters. Neither the log nor derived from it: they only tell who might be gone."""
-IN_SQLITE: Final = (events, bodies, head, checkpoints, *DERIVED.values())
+IN_SQLITE: Final = (events, bodies, body_segments, head, checkpoints, subtrees, cosignatures, *DERIVED.values())
+NEW_IN_3: Final = (subtrees, cosignatures, body_segments, holds, prunes)
+"""What a SQLite log of schema version 2 lacks."""
+
+BODIES_DELETE: Final = """CREATE TRIGGER bodies_delete BEFORE DELETE ON bodies
+       WHEN NOT EXISTS (SELECT 1 FROM events e JOIN prunes p
+                          ON p.log_id = e.log_id AND p.tenant = e.tenant AND p.session = e.session
+                        WHERE e.log_id = OLD.log_id AND e.idx = OLD.idx AND e.session <> '' AND p.through >= OLD.idx)
+        AND coalesce((SELECT last_idx FROM body_segments WHERE log_id = OLD.log_id AND first_idx <= OLD.idx
+                      ORDER BY first_idx DESC LIMIT 1), -1) < OLD.idx
+       BEGIN SELECT RAISE(ABORT, 'a body goes by a prune event, or into a segment'); END"""
+"""That the segment has the body is for `log verify` to see."""
 
 SQLITE_TRIGGERS: Final = (
     # The index must be the next one. This also refuses INSERT OR REPLACE, upserts and gaps, whatever the pragmas say.
@@ -201,6 +245,17 @@ SQLITE_TRIGGERS: Final = (
        WHEN EXISTS (SELECT 1 FROM bodies WHERE idx = NEW.idx)
        BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END""",
     "CREATE TRIGGER bodies_update BEFORE UPDATE ON bodies BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END",
+    BODIES_DELETE,
+    """CREATE TRIGGER body_segments_next BEFORE INSERT ON body_segments
+       WHEN NEW.first_idx <= (SELECT coalesce(max(last_idx), -1) FROM body_segments WHERE log_id = NEW.log_id)
+         OR NEW.last_idx < NEW.first_idx
+       BEGIN SELECT RAISE(ABORT, 'segments of bodies follow one another'); END""",
+    """CREATE TRIGGER body_segments_update BEFORE UPDATE ON body_segments
+       WHEN (NEW.log_id, NEW.first_idx, NEW.last_idx, NEW.newest) IS NOT
+            (OLD.log_id, OLD.first_idx, OLD.last_idx, OLD.newest) OR NEW.bodies >= OLD.bodies
+       BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END""",
+    """CREATE TRIGGER body_segments_delete BEFORE DELETE ON body_segments
+       BEGIN SELECT RAISE(ABORT, 'segments of bodies are append-only'); END""",
     """CREATE TRIGGER checkpoints_next BEFORE INSERT ON checkpoints
        WHEN NEW.size <= (SELECT coalesce(max(size), 0) FROM checkpoints WHERE log_id = NEW.log_id)
        BEGIN SELECT RAISE(ABORT, 'checkpoints only grow'); END""",
@@ -208,4 +263,12 @@ SQLITE_TRIGGERS: Final = (
        BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END""",
     """CREATE TRIGGER checkpoints_delete BEFORE DELETE ON checkpoints
        BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END""",
+    """CREATE TRIGGER subtrees_next BEFORE INSERT ON subtrees
+       WHEN NEW.idx IS NOT (SELECT coalesce(max(idx), -1) + 1 FROM subtrees
+                            WHERE log_id = NEW.log_id AND level = NEW.level)
+       BEGIN SELECT RAISE(ABORT, 'subtrees are appended, one index after the other'); END""",
+    """CREATE TRIGGER subtrees_update BEFORE UPDATE ON subtrees
+       BEGIN SELECT RAISE(ABORT, 'subtrees are append-only'); END""",
+    """CREATE TRIGGER subtrees_delete BEFORE DELETE ON subtrees
+       BEGIN SELECT RAISE(ABORT, 'subtrees are append-only'); END""",
 )

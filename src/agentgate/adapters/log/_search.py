@@ -18,6 +18,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import Boolean
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._bodies import filled
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
 from agentgate.core.event import Record, rfc3339
 from agentgate.core.query import Query
@@ -41,7 +42,7 @@ async def search(
     ask: Ask, log_id: str, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
 ) -> AsyncIterator[Record]:
     """See `ports.LogReader`."""
-    low, high = max(0, first), await _size(ask, log_id)
+    low, high = max(0, first), await size(ask, log_id)
     if below is not None:
         high = min(high, below)
     if not query.session:
@@ -54,7 +55,7 @@ async def search(
         order = order.desc()
     while low < high:
         start, end = (max(low, high - at_once), high) if newest else (low, min(high, low + at_once))
-        rows = await _chunk(ask, [*wanted, _events.idx >= start, _events.idx < end], order)
+        rows = await _chunk(ask, log_id, [*wanted, _events.idx >= start, _events.idx < end], order)
         for row in rows:
             found = record(row)
             if query.matches(found):
@@ -66,9 +67,11 @@ async def search(
             low = end if is_all else rows[-1][0] + 1
 
 
-async def _chunk(ask: Ask, wanted: list[ColumnElement[bool]], order: ColumnElement[Any]) -> list[tuple[Any, ...]]:
+async def _chunk(
+    ask: Ask, log_id: str, wanted: list[ColumnElement[bool]], order: ColumnElement[Any]
+) -> list[tuple[Any, ...]]:
     statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
-    return await ask(statement.order_by(order).limit(_RECORDS_AT_ONCE))
+    return await filled(ask, log_id, await ask(statement.order_by(order).limit(_RECORDS_AT_ONCE)))
 
 
 def _conditions(query: Query) -> Iterator[ColumnElement[bool]]:
@@ -120,7 +123,8 @@ def _holds_in_postgresql(holds: _Holds, compiler: Any, **options: Any) -> str:
 # --- where a time begins and ends --------------------------------------------------------------------------
 
 
-async def _size(ask: Ask, log_id: str) -> int:
+async def size(ask: Ask, log_id: str) -> int:
+    """The index of the next event."""
     rows = await ask(select(func.max(_events.idx)).where(_events.log_id == log_id))
     return 0 if rows[0][0] is None else int(rows[0][0]) + 1
 

@@ -11,8 +11,10 @@ from urllib.parse import quote
 
 from sqlalchemy import Select, and_, bindparam, select
 from sqlalchemy.dialects import sqlite as dialect
+from sqlalchemy.schema import CreateTable
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._bodies import Unfolding
 from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
 from agentgate.core.note import NoteKey
 from agentgate.core.projection import Row
@@ -20,15 +22,28 @@ from agentgate.core.projection import Row
 _ROWS_AT_ONCE: Final = 1_000
 _events = schema.events.c
 _bodies = schema.bodies.c
+_segments = schema.body_segments.c
 
 
-def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str) -> Report:
+_SEGMENTS: Final = (
+    select(_segments.first_idx, _segments.last_idx, _segments.codec, _segments.content)
+    .where(_segments.log_id == bindparam("log_id"))
+    .order_by(_segments.first_idx)
+)
+
+
+def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: Sequence[bytes] = ()) -> Report:
     """Raises sqlite3.Error when the file cannot be read."""
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as db:
         db.execute("BEGIN")  # everything below is of one moment
+        is_old = db.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION
+        for table in schema.NEW_IN_3 if is_old else ():  # a log that nobody has opened since: nothing is in them
+            make = str(CreateTable(table).compile(dialect=dialect.dialect()))
+            db.execute(make.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
+        tile_hashes = None if is_old else _rows(db, _of(schema.subtrees), log_id)
         checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]
-        auditor = Auditor(origin, keys, checkpoints)
+        auditor = Auditor(origin, keys, checkpoints, kept, tile_hashes=tile_hashes)
         for chunk in _events_in(db, log_id):
             auditor.feed(chunk)
         heads = [StoredHead(*row) for row in _rows(db, _of(schema.head), log_id)]
@@ -43,8 +58,9 @@ def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:
         schema.events.outerjoin(schema.bodies, of_event)
     )
     cursor = _rows(db, statement.where(_events.log_id == bindparam("log_id")).order_by(_events.idx), log_id)
+    unfolding = Unfolding(_rows(db, _SEGMENTS, log_id))
     while chunk := cursor.fetchmany(_ROWS_AT_ONCE):
-        yield chunk
+        yield unfolding.fill(chunk)
 
 
 def _of(table: Any) -> Select[Any]:

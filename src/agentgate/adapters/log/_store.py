@@ -12,15 +12,16 @@ from typing import Any, Final
 
 from sqlalchemy import Executable, Insert, Table, and_, bindparam, insert, select, true, update
 from sqlalchemy.dialects import sqlite as dialect
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey, open_intents
+from agentgate.adapters.log._upgrade import UPGRADES, make, upgrade
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, UnsafeConfiguration
 from agentgate.core.event import Event
+from agentgate.core.merkle import TileHash, last_leaf
 from agentgate.core.projection import KEYS, Effect, Put, Spending, presence
 
 _DIALECT: Final = dialect.dialect()
@@ -30,6 +31,7 @@ a handful of sizes keeps them all prepared."""
 _CHECKPOINT_EVERY_PAGES: Final = 2_000
 _PAGES_PER_COMMIT: Final = 7
 _EVENTS_PER_PAGE: Final = 2
+_PAGES_TO_FORGET: Final = 100
 _BUSY_MS: Final = 700
 """How long a commit waits for a stranger's lock: within the second that an append may take."""
 _PROBE_BUSY_MS: Final = 50
@@ -59,6 +61,8 @@ class SqliteStore:
             _create(self._db, self.log_id)
         elif application != schema.APPLICATION_ID:
             raise UnsafeConfiguration(f"{self._path} is not a log of AgentGate; name another file")
+        elif version in UPGRADES:
+            upgrade(self._db, version)
         elif version != schema.SCHEMA_VERSION:
             raise UnsafeConfiguration(
                 f"{self._path} has schema version {version}, this gateway writes {schema.SCHEMA_VERSION}; "
@@ -131,6 +135,13 @@ class SqliteStore:
                 found.add((kind, key))
         return found
 
+    def holds(self) -> dict[str, SessionKey]:
+        """The legal holds in force."""
+        holds = schema.holds.c
+        wanted = select(holds.id, holds.tenant, holds.session)
+        rows = self._query(wanted.where(holds.log_id == self.log_id, holds.released_idx.is_(None)))
+        return {hold: (tenant, session) for hold, tenant, session in rows}
+
     def has(self, plan: Plan) -> bool:
         """Whether a plan whose commit failed is in the log after all."""
         events = schema.events.c
@@ -193,9 +204,55 @@ class SqliteStore:
         sql = _change(effect.table, tuple(columns), len(effect.states))
         self._db.execute(sql, [*columns.values(), self.log_id, *key, *effect.states])
 
-    def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+    @contextlib.contextmanager
+    def forgetting(self) -> Iterator[sqlite3.Connection]:
+        """One transaction on a connection that may, for as long, delete bodies; durable at the end, or nothing is done.
+
+        What is deleted is overwritten in the file.
+        """
+        self.check_in_place()
+        run = self._db.execute
+        self._db.set_authorizer(_authorize_forgetting)
+        try:
+            run("PRAGMA secure_delete=ON")
+            run("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                run("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
+                    run("ROLLBACK")
+                raise
+            run("PRAGMA secure_delete=OFF")
+        finally:
+            self._db.set_authorizer(_authorize)
+        self._pages += _PAGES_TO_FORGET
+
+    def put_checkpoint(self, checkpoint: StoredCheckpoint, completed: Sequence[TileHash]) -> None:
+        """With the tile hashes that are complete now. What an earlier attempt has stored is left as it is."""
+        newest = self.checkpoint()
+        known = newest.size if newest is not None else 0
+        rows = [(self.log_id, *tile_hash) for tile_hash in completed if last_leaf(tile_hash) >= known]
         values = (self.log_id, checkpoint.size, checkpoint.root, checkpoint.note, checkpoint.frontier)
-        self._db.execute(_insert_rows(schema.checkpoints, 1), values)
+        with self._transaction():
+            if checkpoint.size > known:
+                self._db.execute(_insert_rows(schema.checkpoints, 1), values)
+            self._insert(schema.subtrees, [value for row in rows for value in row])
+
+    def put_cosignature(self, witness: str, size: int, line: str) -> None:
+        """Keep it if it is for a newer checkpoint than that witness's last one."""
+        self._db.execute(_COSIGNED, (self.log_id, witness, size, line))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
 
     def probe(self) -> None:
         """Find out whether a commit would succeed now, changing nothing.
@@ -253,12 +310,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def _create(db: sqlite3.Connection, log_id: str) -> None:
     """All of the schema, or nothing."""
     db.execute("BEGIN IMMEDIATE")
-    for table in schema.IN_SQLITE:
-        db.execute(str(CreateTable(table).compile(dialect=_DIALECT)))
-        for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            db.execute(str(CreateIndex(index).compile(dialect=_DIALECT)))
-    for trigger in schema.SQLITE_TRIGGERS:
-        db.execute(trigger)
+    make(db, schema.IN_SQLITE)
     db.execute(_insert_rows(schema.head, 1), (log_id, 0, 0, 0))
     db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
     db.execute(f"PRAGMA user_version={schema.SCHEMA_VERSION}")
@@ -266,7 +318,7 @@ def _create(db: sqlite3.Connection, log_id: str) -> None:
 
 
 _INSERTABLE: Final = frozenset(table.name for table in schema.IN_SQLITE)
-_UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members"})
+_UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes"})
 _HARMLESS: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
 )
@@ -282,6 +334,18 @@ def _authorize(action: int, first: str | None, _second: str | None, _database: s
         or (action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS)
     )
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def _authorize_forgetting(
+    action: int, first: str | None, second: str | None, database: str | None, inner: str | None
+) -> int:
+    """What this connection may do besides while it prunes or compresses; triggers still have their say."""
+    allowed = (
+        (action == sqlite3.SQLITE_DELETE and first == "bodies")
+        or (action == sqlite3.SQLITE_UPDATE and first == "body_segments" and second in ("bodies", "content"))
+        or (action == sqlite3.SQLITE_PRAGMA and first == "secure_delete")
+    )
+    return sqlite3.SQLITE_OK if allowed else _authorize(action, first, second, database, inner)
 
 
 # --- statements -------------------------------------------------------------------------------------------
@@ -346,6 +410,9 @@ def _head_statement() -> str:
 
 
 _HEAD: Final = _head_statement()
+_COSIGNED: Final = """
+    INSERT INTO cosignatures (log_id, witness, size, line) VALUES (?, ?, ?, ?)
+    ON CONFLICT (log_id, witness) DO UPDATE SET size = excluded.size, line = excluded.line WHERE excluded.size > size"""
 
 
 @contextlib.contextmanager

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._anchors import Anchors, Places, Standing
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
     Integrator,
     Lag,
-    check_witness,
-    read_witness,
     resume,
 )
 from agentgate.adapters.log._ledger import Outcome
 from agentgate.adapters.log._postgres_audit import audit
+from agentgate.adapters.log._postgres_bodies import PostgresBodies
 from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres_tree import PostgresTree
 from agentgate.adapters.log._postgres_writer import PostgresWriter
-from agentgate.adapters.log._reader import Derived
-from agentgate.adapters.log._witness import read_file
-from agentgate.core.audit import Report, StoredCheckpoint
+from agentgate.adapters.log._reader import Derived, Reader
+from agentgate.core.audit import Report
 from agentgate.core.containment import Acknowledgement, KillChanges
-from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
+from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Event, Record
-from agentgate.core.note import NoteKey
-from agentgate.ports import SessionRow, Spend
+from agentgate.core.note import NoteKey, is_signed_by
+from agentgate.core.query import Query
+from agentgate.ports import Bodies, SessionRow, Spend
 
 _WATCH: Final = {
     "statement_timeout": "2000",
@@ -41,12 +40,20 @@ _READ: Final = {"statement_timeout": "30000", "idle_session_timeout": "60000"}
 
 
 class PostgresLog:
-    """`ports.Log` and `ports.LogReader`, for one of the processes that share a log."""
+    """`ports.Log`, `ports.LogReader` and `ports.Tree`, for one of the processes that share a log."""
 
     is_shared: Final = True
 
     def __init__(
-        self, writer: PostgresWriter, watch: Lines, near: PostgresReader, far: PostgresReader, integrator: Integrator
+        self,
+        writer: PostgresWriter,
+        watch: Lines,
+        near: PostgresReader,
+        far: PostgresReader,
+        integrator: Integrator,
+        anchors: Anchors,
+        bodies: PostgresBodies,
+        is_newly_keyed: bool,
     ) -> None:
         """`near` reads what containment rests on; `far` what auditors want, who may keep it busy."""
         self._writer = writer
@@ -54,6 +61,12 @@ class PostgresLog:
         self._near = near
         self._far = far
         self._integrator = integrator
+        self._anchors = anchors
+        self.keys: tuple[NoteKey, ...] = anchors.keys
+        self.witnesses: tuple[NoteKey, ...] = anchors.witnesses
+        self.is_newly_keyed = is_newly_keyed
+        self._bodies = bodies
+        self.bodies: Bodies = bodies
 
     @classmethod
     async def open(
@@ -64,41 +77,50 @@ class PostgresLog:
         log_id: str = schema.LOG_ID,
         *,
         witness: Path | None = None,
+        places: Places = Places(),  # noqa: B008  # frozen
+        former_keys: Sequence[NoteKey] = (),
+        retention_url: str | None = None,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     ) -> PostgresLog:
         """Open the log at `url`, which `agentgate log migrate` has made. `witness` keeps the newest checkpoint that
-        this process has signed, to know the database by.
+        this process has signed, to know the database by, and so do `places`; `former_keys` have signed earlier ones.
+        `retention_url` is the same database for the role that may delete bodies.
 
         Raises:
             UnsafeConfiguration: the server would not keep it, it has no log of this version, or another key signs it.
             LogBroken: it contradicts itself, or the checkpoints that are known of it.
             LogUnavailable: it cannot be read or written.
         """
-        key = NoteKey(origin, signer.public_key)
+        keys = (NoteKey(origin, signer.public_key), *former_keys)
         writer = PostgresWriter(url, log_id)
         watch = Lines(url, "watch", _WATCH, size=4, within_s=1.0)
         near = PostgresReader(watch, log_id)
         far = PostgresReader(Lines(url, "reader", _READ, size=4, within_s=30.0, read_only=True), log_id)
-        tree = PostgresTree(writer, watch, near, log_id, witness)
+        tree = PostgresTree(writer, watch, near, log_id)
+        anchors = Anchors(places.and_file(witness), tree, keys)
         try:
             await writer.start()
-            await _claim(watch, log_id, origin, signer.public_key)
+            await _claim(watch, log_id, origin, keys)
             size, newest = await tree.newest()
-            if witness is not None:
-                await _recognise(watch, log_id, witness, key)
-            frontier = await resume(newest if newest is not None and newest.size else None, size, key, near.leaf_hashes)
+            frontier = await resume(newest if newest.size else None, size, keys, near.leaf_hashes)
+            await anchors.check(frontier, size, newest.note)
         except BaseException:
+            await anchors.aclose()
             await writer.aclose()
             await watch.aclose()
             raise
-        integrator = Integrator(tree, signer, origin, frontier, writer.distrust)
+        integrator = Integrator(tree, signer, origin, frontier, anchors, writer.distrust, former_keys=former_keys)
         integrator.start(checkpoint_every_s)
-        return cls(writer, watch, near, far, integrator)
+        bodies = PostgresBodies(retention_url, far.ask, log_id)
+        is_new = newest.size > 0 and not is_signed_by(newest.note, keys[0])
+        return cls(writer, watch, near, far, integrator, anchors, bodies, is_new)
 
     async def aclose(self) -> None:
         """Append what is waiting, and sign a last checkpoint."""
         await self._writer.aclose()
         await self._integrator.aclose()
+        await self._anchors.aclose()
+        await self._bodies.aclose()
         await self._far.aclose()
         await self._near.aclose()
 
@@ -132,6 +154,14 @@ class PostgresLog:
     ) -> AsyncIterator[Record]:
         return self._far.records(tenant=tenant, session=session, first=first, kinds=kinds)
 
+    def search(
+        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
+    ) -> AsyncIterator[Record]:
+        return self._far.search(query, first=first, below=below, newest=newest)
+
+    async def size(self) -> int:
+        return await self._far.size()
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         return await self._far.sessions(tenant)
 
@@ -147,7 +177,10 @@ class PostgresLog:
     async def checkpoint(self) -> bytes | None:
         return await self._near.checkpoint()
 
-    # --- the tree -----------------------------------------------------------------------------------------
+    # --- ports.Tree ---------------------------------------------------------------------------------------
+
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        return await self._far.hashes(level, first, count)
 
     async def integrate(self) -> None:
         """Have a checkpoint over everything that is durable now, whoever signs it. Raises LogUnavailable."""
@@ -157,52 +190,63 @@ class PostgresLog:
     def lag(self) -> Lag:
         return self._integrator.lag
 
+    @property
+    def standings(self) -> list[Standing]:
+        return self._anchors.standings
 
-async def verify(url: str, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID) -> Report:
+
+def open_reader(url: str, log_id: str = schema.LOG_ID) -> Reader:
+    """Only for reading, whether gateways have the log open or not; also from a standby."""
+    return PostgresReader(Lines(url, "audit", _READ, size=1, within_s=30.0, read_only=True), log_id)
+
+
+async def verify(
+    url: str, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID, *, kept: Sequence[bytes] = ()
+) -> Report:
     """Derive the whole log again, whether gateways write to it or not; reads one snapshot, locks nobody out.
+
+    `kept` are checkpoints from elsewhere that the log must continue.
 
     Raises:
         LogUnavailable, UnsafeConfiguration: the database cannot be read, or has no log of this version.
     """
-    return await audit(url, origin, keys, log_id)
+    return await audit(url, origin, keys, log_id, kept)
 
 
-async def _claim(lines: Lines, log_id: str, origin: str, public_key: bytes) -> None:
-    """Be the first to sign this log, or have the key of who was. Raises UnsafeConfiguration."""
-    async with lines.line() as line:
-        await line.execute(
-            "INSERT INTO identity (log_id, origin, public_key) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-            log_id,
-            origin,
-            public_key,
-        )
-        first_origin, first_key = await line.fetchrow(
-            "SELECT origin, public_key FROM identity WHERE log_id = $1", log_id
-        )
-    if first_origin != origin:
-        raise UnsafeConfiguration(f"this log's origin is {first_origin!r}, and log.origin says {origin!r}")
-    if bytes(first_key) != public_key:
+async def _claim(lines: Lines, log_id: str, origin: str, keys: Sequence[NoteKey]) -> None:
+    """Be the first to sign this log, or have the key of who was last, or name that as a former one.
+
+    Raises:
+        UnsafeConfiguration
+    """
+    ours, *former = keys
+    number, last = await _last_key(lines, log_id, origin)
+    if last != ours.public and (last is None or last in {key.public for key in former}):
+        async with lines.line() as line:
+            await line.execute(_TAKE_KEY, log_id, number + 1, origin, ours.public)
+        _, last = await _last_key(lines, log_id, origin)  # somebody else may have been first
+    if last != ours.public:
         raise UnsafeConfiguration(
             "this log is signed with another key: give every replica the same one (log.checkpoint_key, or copy "
-            "log-key.pem from the data directory of the first)"
+            "log-key.pem from the data directory of the first), or name the other one in log.former_keys"
         )
 
 
-async def _recognise(lines: Lines, log_id: str, witness: Path, key: NoteKey) -> None:
-    """Raise LogBroken if the checkpoint that was signed here last is not in the database."""
-    note = await asyncio.to_thread(read_file, witness)
-    if note is None:
-        return
-    try:
-        known = read_witness(note, key)
-        async with lines.line() as line:
-            row = await line.fetchrow(_CHECKPOINT, log_id, known.size)
-        check_witness(known, None if row is None else StoredCheckpoint(*row))
-    except LogBroken as error:
-        raise LogBroken(f"{error}. If the older database is meant, remove {witness} on every replica") from error
+async def _last_key(lines: Lines, log_id: str, origin: str) -> tuple[int, bytes | None]:
+    """Number and public key of who has taken a key into use last. Raises UnsafeConfiguration for another origin."""
+    async with lines.line() as line:
+        last = await line.fetchrow(_LAST_IDENTITY, log_id)
+    if last is None:
+        return -1, None
+    if last[1] != origin:
+        raise UnsafeConfiguration(f"this log's origin is {last[1]!r}, and log.origin says {origin!r}")
+    return last[0], bytes(last[2])
 
 
-_CHECKPOINT: Final = "SELECT size, root, note, frontier FROM checkpoints WHERE log_id = $1 AND size = $2"
+_LAST_IDENTITY: Final = """
+    SELECT number, origin, public_key FROM identity WHERE log_id = $1 ORDER BY number DESC LIMIT 1"""
+_TAKE_KEY: Final = """
+    INSERT INTO identity (log_id, number, origin, public_key) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"""
 _BEAT: Final = """
     WITH mine AS (
       INSERT INTO beats AS b (log_id, member, beat) VALUES ($1, $2, 1)

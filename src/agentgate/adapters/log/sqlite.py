@@ -13,44 +13,59 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import aiosqlite
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._anchors import Anchors, Places, Standing
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
     Integrator,
     Lag,
-    check_witness,
-    read_witness,
     resume,
 )
 from agentgate.adapters.log._ledger import Outcome
 from agentgate.adapters.log._reader import Derived, Reader
 from agentgate.adapters.log._sqlite_audit import audit
+from agentgate.adapters.log._sqlite_bodies import SqliteBodies
 from agentgate.adapters.log._store import SqliteStore
-from agentgate.adapters.log._witness import replace_file
+from agentgate.adapters.log._witness import read_file
 from agentgate.adapters.log._writer import Writer
 from agentgate.core.audit import Report, StoredCheckpoint
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Event, Record
-from agentgate.core.note import NoteKey
-from agentgate.ports import SessionRow, Spend
+from agentgate.core.merkle import TileHash
+from agentgate.core.note import NoteKey, is_signed_by
+from agentgate.core.query import Query
+from agentgate.ports import Bodies, SessionRow, Spend
 
 
 class SqliteLog:
-    """`ports.Log` and `ports.LogReader`."""
+    """`ports.Log`, `ports.LogReader` and `ports.Tree`."""
 
     is_shared: Final = False
 
-    def __init__(self, writer: Writer, reader: _SqliteReader, integrator: Integrator, lock: _ProcessLock) -> None:
+    def __init__(
+        self,
+        writer: Writer,
+        reader: _SqliteReader,
+        integrator: Integrator,
+        anchors: Anchors,
+        lock: _ProcessLock,
+        is_newly_keyed: bool,
+    ) -> None:
         self._writer = writer
         self._reader = reader
         self._integrator = integrator
+        self._anchors = anchors
         self._lock = lock
+        self.keys: tuple[NoteKey, ...] = anchors.keys
+        self.witnesses: tuple[NoteKey, ...] = anchors.witnesses
+        self.is_newly_keyed = is_newly_keyed
+        self.bodies: Bodies = SqliteBodies(writer, reader.ask, reader.log_id)
 
     @classmethod
     async def open(
@@ -60,9 +75,12 @@ class SqliteLog:
         origin: str,
         log_id: str = schema.LOG_ID,
         *,
+        places: Places = Places(),  # noqa: B008  # frozen
+        former_keys: Sequence[NoteKey] = (),
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     ) -> SqliteLog:
-        """Open the log at `path`, or make one.
+        """Open the log at `path`, or make one. `places` keep checkpoints besides a file next to it; `former_keys` have
+        signed earlier ones.
 
         Raises:
             UnsafeConfiguration: another process has it open, or it is no log of this version.
@@ -70,28 +88,34 @@ class SqliteLog:
             LogUnavailable: it cannot be read or written.
         """
         lock = _ProcessLock(path)
-        key = NoteKey(origin, signer.public_key)
-        witness = path.with_name(path.name + ".checkpoint")
+        keys = (NoteKey(origin, signer.public_key), *former_keys)
+        beside = path.with_name(path.name + ".checkpoint")
         writer = Writer(lambda: SqliteStore(path, log_id))
         reader = _SqliteReader(_engine(path), log_id)
+        tree = _Tree(writer, reader)
+        anchors = Anchors(places.and_file(beside), tree, keys)
         try:
-            _check_not_lost(path, witness)
+            _check_not_lost(path, beside)
             await writer.start()
-            newest = await writer.call(lambda store: _known(store, witness, key))
-            frontier = await resume(newest, writer.size, key, reader.leaf_hashes)
+            newest = await writer.call(lambda store: store.checkpoint())
+            frontier = await resume(newest, writer.size, keys, reader.leaf_hashes)
+            await anchors.check(frontier, writer.size, None if newest is None else newest.note)
         except BaseException:
+            await anchors.aclose()
             await writer.aclose()
             await reader.aclose()
             lock.release()
             raise
-        integrator = Integrator(_Tree(writer, reader, witness), signer, origin, frontier)
+        integrator = Integrator(tree, signer, origin, frontier, anchors, former_keys=former_keys)
         integrator.start(checkpoint_every_s)
-        return cls(writer, reader, integrator, lock)
+        is_new = newest is not None and not is_signed_by(newest.note, keys[0])
+        return cls(writer, reader, integrator, anchors, lock, is_new)
 
     async def aclose(self) -> None:
         """Append what is waiting, sign a last checkpoint, and let another process have the log."""
         await self._writer.drain()
         await self._integrator.aclose()
+        await self._anchors.aclose()
         await self._reader.aclose()  # before the writer: SQLite tidies up as the last connection closes
         await self._writer.aclose()
         self._lock.release()
@@ -124,6 +148,14 @@ class SqliteLog:
     ) -> AsyncIterator[Record]:
         return self._reader.records(tenant=tenant, session=session, first=first, kinds=kinds)
 
+    def search(
+        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
+    ) -> AsyncIterator[Record]:
+        return self._reader.search(query, first=first, below=below, newest=newest)
+
+    async def size(self) -> int:
+        return await self._reader.size()
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         return await self._reader.sessions(tenant)
 
@@ -139,7 +171,10 @@ class SqliteLog:
     async def checkpoint(self) -> bytes | None:
         return await self._reader.checkpoint()
 
-    # --- the tree -----------------------------------------------------------------------------------------
+    # --- ports.Tree ---------------------------------------------------------------------------------------
+
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        return await self._reader.hashes(level, first, count)
 
     async def integrate(self) -> None:
         """Have a checkpoint over everything that is durable now. Raises LogUnavailable."""
@@ -149,15 +184,30 @@ class SqliteLog:
     def lag(self) -> Lag:
         return self._integrator.lag
 
+    @property
+    def standings(self) -> list[Standing]:
+        return self._anchors.standings
 
-async def verify(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID) -> Report:
+
+def open_reader(path: Path, log_id: str = schema.LOG_ID) -> Reader:
+    """Only for reading, whether a gateway has the log open or not."""
+    return _SqliteReader(_engine(path), log_id)
+
+
+async def verify(
+    path: Path, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID, *, kept: Sequence[bytes] = ()
+) -> Report:
     """Derive the whole log again, whether a gateway has it open or not; reads one snapshot, locks nobody out.
+
+    `kept` are checkpoints from elsewhere that the log must continue; the one beside the file is held against it, too.
 
     Raises:
         LogUnavailable: the file cannot be read.
     """
     try:
-        return await asyncio.to_thread(audit, path, origin, keys, log_id)
+        beside = read_file(path.with_name(path.name + ".checkpoint"))
+        kept = kept if beside is None else (*kept, beside)
+        return await asyncio.to_thread(audit, path, origin, keys, log_id, kept)
     except (sqlite3.Error, OSError) as error:
         raise LogUnavailable(f"{path} cannot be read: {error}") from error
 
@@ -179,23 +229,30 @@ class _SqliteReader(Reader):
     async def aclose(self) -> None:
         await self._engine.dispose()
 
-    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]:
+    async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
         """All in one row of hexadecimals: a row for each would cost the event loop ten times as much."""
-        events = schema.events.c
-        wanted: Select[Any] = select(events.leaf_hash).where(events.log_id == self.log_id, events.idx >= first)
-        some = wanted.order_by(events.idx).limit(limit).subquery()
-        rows = await self._all(select(func.group_concat(func.hex(some.c.leaf_hash), "")))
-        joined = bytes.fromhex(rows[0][0] or "")
+        try:
+            async with self._engine.connect() as connection:
+                found = await connection.exec_driver_sql(_LEAF_HASHES, (self.log_id, first, signed, limit))
+                joined = bytes.fromhex(found.scalar_one() or "")
+        except (SQLAlchemyError, OSError) as error:
+            raise LogUnavailable(f"the log cannot be read: {error}") from error
         return [joined[at : at + 32] for at in range(0, len(joined), 32)]
 
 
-class _Tree:
-    """`_integrator.TreeStore`: reads beside the writer, writes through it."""
+_LEAF_HASHES: Final = """
+    SELECT group_concat(hex(leaf_hash), '') FROM (
+      SELECT leaf_hash FROM events WHERE log_id = ?1 AND idx >= ?2
+        AND (NOT ?3 OR idx < (SELECT max(size) FROM checkpoints WHERE log_id = ?1))
+      ORDER BY idx LIMIT ?4)"""
 
-    def __init__(self, writer: Writer, reader: Reader, witness: Path) -> None:
+
+class _Tree:
+    """`_integrator.TreeStore` and `_anchors.Ground`: reads beside the writer, writes through it."""
+
+    def __init__(self, writer: Writer, reader: Reader) -> None:
         self._writer = writer
         self._reader = reader
-        self._witness = witness
 
     @property
     def size(self) -> int:
@@ -216,15 +273,21 @@ class _Tree:
             await self._writer.call(SqliteStore.check_in_place)  # nobody can open a file that is gone
             raise
 
-    async def put_checkpoint(self, checkpoint: StoredCheckpoint) -> None:
+    async def put_checkpoint(self, checkpoint: StoredCheckpoint, completed: Sequence[TileHash]) -> None:
         def put(store: SqliteStore) -> None:
             store.check_in_place()
-            known = store.checkpoint(checkpoint.size)
-            if known is None:  # else an earlier attempt got that far
-                store.put_checkpoint(checkpoint)
-            replace_file(self._witness, checkpoint.note)
+            store.put_checkpoint(checkpoint, completed)
 
         await self._writer.call(put)
+
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        return await self._reader.hashes(level, first, count)
+
+    async def durable(self) -> int:
+        return self._writer.size
+
+    async def put_cosignature(self, witness: str, size: int, line: str) -> None:
+        await self._writer.call(lambda store: store.put_cosignature(witness, size, line))
 
 
 def _engine(path: Path) -> AsyncEngine:
@@ -243,17 +306,6 @@ def _check_not_lost(path: Path, witness: Path) -> None:
         raise LogBroken(
             f"{path} is gone, but {witness} says that there was a log; put it back, or remove both to start anew"
         )
-
-
-def _known(store: SqliteStore, witness: Path, key: NoteKey) -> StoredCheckpoint | None:
-    """The newest checkpoint, once the copy beside the database agrees that nothing newer was signed."""
-    if witness.exists():
-        try:
-            known = read_witness(witness.read_bytes(), key)
-            check_witness(known, store.checkpoint(known.size))
-        except LogBroken as error:
-            raise LogBroken(f"{error}. If the older database is meant, remove {witness}") from error
-    return store.checkpoint()
 
 
 class _ProcessLock:

@@ -1,0 +1,390 @@
+"""Bodies: compressed in segments once they are older, and deleted where a prune event says so.
+
+A segment has the bodies of a run of events in one compressed row; its content is `pack`'s. Readers look into segments
+for what is not in `bodies`: first at the single ones, then at the segments, because bodies only ever move that way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import Select, exists, func, select, tuple_
+
+from agentgate.adapters.log import _schema as schema
+from agentgate.core.errors import LogBroken
+from agentgate.core.retention import Around, Kept, Place, Quiet, first_young
+
+CODEC: Final = "zlib"
+SEGMENT_EVENTS: Final = 256
+"""Few enough that reading one body out of a segment takes about a millisecond."""
+SEGMENT_BYTES: Final = 1_048_576
+"""A segment ends once its bodies have so many bytes before compression."""
+DELETED_AT_ONCE: Final = 128
+"""Bodies in one transaction, which an append may have to wait for."""
+_SEGMENTS_AT_ONCE: Final = 16
+_TIMES_AT_ONCE: Final = 8_192
+_SESSIONS_AT_ONCE: Final = 256
+_INDEXES_AT_ONCE: Final = 512
+_HEAD: Final = struct.Struct(">QBI")
+
+_events, _bodies, _segments = schema.events.c, schema.bodies.c, schema.body_segments.c
+_sessions, _kills, _prunes = schema.sessions.c, schema.kills.c, schema.prunes.c
+
+Ask = Callable[[Select[*tuple[Any, ...]]], Awaitable[list[tuple[Any, ...]]]]
+"""Runs a statement: all its rows, of one moment. Raises LogUnavailable."""
+Body = tuple[bytes, bytes]
+"""Salt and body."""
+
+
+# --- segments -----------------------------------------------------------------------------------------------
+
+
+def pack(bodies: Mapping[int, Body]) -> bytes:
+    """Bodies by their index, compressed: their count, index and two lengths of each, all salts, all bodies."""
+    heads = b"".join(_HEAD.pack(index, len(salt), len(body)) for index, (salt, body) in bodies.items())
+    salts = b"".join(salt for salt, _ in bodies.values())
+    texts = b"".join(body for _, body in bodies.values())
+    return zlib.compress(struct.pack(">I", len(bodies)) + heads + salts + texts, 6)
+
+
+def unpack(first: int, codec: str, content: bytes) -> dict[int, Body]:
+    """What `pack` packed. Raises LogBroken."""
+    try:
+        if codec != CODEC:
+            raise ValueError(f"the codec {codec!r} is unknown")
+        raw = zlib.decompress(content)
+        count = int.from_bytes(raw[:4], "big")
+        heads = [_HEAD.unpack_from(raw, 4 + number * _HEAD.size) for number in range(count)]
+        salt_at = 4 + count * _HEAD.size
+        body_at = salt_at + sum(salt_size for _, salt_size, _ in heads)
+        if len(raw) != body_at + sum(body_size for _, _, body_size in heads):
+            raise ValueError("it is not as long as it says")
+        bodies: dict[int, Body] = {}
+        for index, salt_size, body_size in heads:
+            bodies[index] = (raw[salt_at : salt_at + salt_size], raw[body_at : body_at + body_size])
+            salt_at, body_at = salt_at + salt_size, body_at + body_size
+    except (zlib.error, struct.error, ValueError) as error:
+        raise LogBroken(f"the segment of bodies from event {first} on is damaged: {error}; run `log verify`") from error
+    return bodies
+
+
+class Segment(NamedTuple):
+    """A run of events whose bodies are to be compressed."""
+
+    first: int
+    last: int
+    newest: str
+    bodies: Mapping[int, Body]
+    content: bytes
+
+
+async def filled(ask: Ask, log_id: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Rows that begin with an index and end with salt and body, with those bodies too that are in segments."""
+    missing = [row[0] for row in rows if row[-1] is None]
+    if not missing:
+        return rows
+    found: dict[int, Body] = {}
+    async for bodies in _compressed(ask, log_id, missing):
+        found |= bodies
+    return [(*row[:-2], *found[row[0]]) if row[0] in found else row for row in rows]
+
+
+async def _compressed(ask: Ask, log_id: str, indexes: Sequence[int]) -> AsyncIterator[dict[int, Body]]:
+    """Those of the bodies of `indexes` that are in segments."""
+    wanted = frozenset(indexes)
+    starts = await _starts(ask, log_id, indexes)
+    for at in range(0, len(starts), _SEGMENTS_AT_ONCE):
+        some = starts[at : at + _SEGMENTS_AT_ONCE]
+        statement = select(_segments.first_idx, _segments.codec, _segments.content)
+        rows = await ask(statement.where(_segments.log_id == log_id, _segments.first_idx.in_(some)))
+        yield await asyncio.to_thread(_unpacked, rows, wanted)
+
+
+async def _starts(ask: Ask, log_id: str, indexes: Sequence[int]) -> list[int]:
+    """Where the segments begin that may have the bodies of `indexes`."""
+    own = schema.body_segments.alias()
+    start = (
+        select(func.max(own.c.first_idx))
+        .where(own.c.log_id == log_id, own.c.first_idx <= _events.idx)
+        .scalar_subquery()
+        .label("start")
+    )
+    found: set[int] = set()
+    for at in range(0, len(indexes), _INDEXES_AT_ONCE):
+        some = indexes[at : at + _INDEXES_AT_ONCE]
+        rows = await ask(select(start).where(_events.log_id == log_id, _events.idx.in_(some)).distinct())
+        found |= {row[0] for row in rows if row[0] is not None}
+    return sorted(found)
+
+
+def _unpacked(rows: Iterable[tuple[Any, ...]], wanted: Collection[int]) -> dict[int, Body]:
+    found: dict[int, Body] = {}
+    for first, codec, content in rows:
+        found |= {index: body for index, body in unpack(first, codec, content).items() if index in wanted}
+    return found
+
+
+class Unfolding:
+    """Fills rows with the bodies from segments, for an audit that reads everything in order."""
+
+    def __init__(self, segments: Iterator[tuple[Any, ...]]) -> None:
+        """`segments`: first and last index, codec and content of all, in order."""
+        self._segments = segments
+        self._last = -1
+        self._bodies: dict[int, Body] = {}
+
+    def fill(self, rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+        """A damaged segment has no bodies: the audit says which are gone."""
+        return [row if row[-1] is not None else (*row[:-2], *self._body(row[0])) for row in rows]
+
+    def _body(self, index: int) -> tuple[bytes | None, bytes | None]:
+        while self._last < index:
+            following = next(self._segments, None)
+            if following is None:
+                break
+            first, self._last, codec, content = following
+            try:
+                self._bodies = unpack(first, codec, content)
+            except LogBroken:
+                self._bodies = {}
+        return self._bodies.get(index, (None, None))
+
+
+# --- what a store keeps, and what may go ----------------------------------------------------------------------
+
+
+class BodyStore(ABC):
+    """`ports.Bodies`, but for the statements that change something: those are each store's own."""
+
+    refusal: str | None = None
+
+    def __init__(self, ask: Ask, log_id: str) -> None:
+        """`ask` reads."""
+        self._ask = ask
+        self._log_id = log_id
+        self._busy = asyncio.Lock()
+        """One at a time in this process: what it reads of a segment is still so when it writes it."""
+
+    # --- of each store ---
+
+    @abstractmethod
+    async def _delete(self, indexes: Sequence[int]) -> int:
+        """Delete single bodies, a few; how many there were."""
+
+    @abstractmethod
+    async def _replace(self, first: int, bodies: int, left: int, content: bytes) -> bool:
+        """Give the segment that begins at `first` another content, if it still has as many `bodies`; whether it had."""
+
+    @abstractmethod
+    async def _put(self, segment: Segment) -> bool:
+        """Add a segment and delete the single bodies that it has: all of them, or nothing is done and it is False."""
+
+    # --- ages ---
+
+    async def around(self, moment: str, now: str) -> Around:
+        """See `ports.Bodies`."""
+        index = await self._first_young(moment, now)
+        times = await self._times([index - 1, index])
+        return Around(index, times.get(index - 1), times.get(index))
+
+    async def _first_young(self, moment: str, now: str) -> int:
+        """Reads on from the first segment with a time after `moment`: of those before it is known that they are older.
+
+        Without segments that is all of the log, in steps.
+        """
+        of_log = _segments.log_id == self._log_id
+        young = select(func.min(_segments.first_idx)).where(of_log, _segments.newest > moment)
+        behind = select(func.max(_segments.last_idx)).where(of_log)
+        (start,), (end,), size = (await self._ask(young))[0], (await self._ask(behind))[0], await self._size()
+        first = start if start is not None else 0 if end is None else end + 1
+        while first < size:
+            step = select(func.min(_events.idx)).where(
+                _events.log_id == self._log_id,
+                _events.idx >= first,
+                _events.idx < first + _TIMES_AT_ONCE,
+                _events.at > moment,
+                _events.at <= now,
+            )
+            ((found,),) = await self._ask(step)
+            if found is not None:
+                return int(found)
+            first += _TIMES_AT_ONCE
+        return size
+
+    async def _times(self, indexes: Sequence[int]) -> dict[int, str]:
+        statement = select(_events.idx, _events.at)
+        rows = await self._ask(statement.where(_events.log_id == self._log_id, _events.idx.in_(indexes)))
+        return {row[0]: row[1] for row in rows}
+
+    async def _size(self) -> int:
+        rows = await self._ask(select(schema.head.c.size).where(schema.head.c.log_id == self._log_id))
+        return int(rows[0][0]) if rows else 0
+
+    # --- sessions ---
+
+    async def quiet(self, below: int, after: Place | None) -> tuple[list[Quiet], Place | None]:
+        """See `ports.Bodies`. Sessions that decisions opened first, then those that only a kill names."""
+        part, *names = after or (0, "", "")
+        rows = await self._ask((self._killed_after if part else self._decided_after)(*names))
+        following: Place | None = (part, *rows[-1][:2]) if len(rows) == _SESSIONS_AT_ONCE else None
+        if following is None and not part:
+            following = (1, "", "")
+        found = [
+            Quiet(tenant, session, last)
+            for tenant, session, through, last in rows
+            if last is not None and last < below and (through is None or last > through)
+        ]
+        return found, following
+
+    def _decided_after(self, tenant: str, session: str) -> Select[Any]:
+        of, through = _sessions, self._through_of(_sessions.tenant, _sessions.session)
+        return (
+            select(of.tenant, of.session, through, self._last_of(of.tenant, of.session))
+            .where(of.log_id == self._log_id, tuple_(of.tenant, of.session) > tuple_(tenant, session))
+            .order_by(of.tenant, of.session)
+            .limit(_SESSIONS_AT_ONCE)
+        )
+
+    def _killed_after(self, tenant: str, session: str) -> Select[Any]:
+        of, own = _kills, schema.sessions.alias().c
+        is_decided = exists().where(own.log_id == self._log_id, own.tenant == of.tenant, own.session == of.target)
+        through = self._through_of(of.tenant, of.target)
+        return (
+            select(of.tenant, of.target, through, self._last_of(of.tenant, of.target))
+            .where(of.log_id == self._log_id, of.scope == "session", ~is_decided)
+            .where(tuple_(of.tenant, of.target) > tuple_(tenant, session))
+            .distinct()
+            .order_by(of.tenant, of.target)
+            .limit(_SESSIONS_AT_ONCE)
+        )
+
+    def _through_of(self, tenant: Any, session: Any) -> Any:
+        """Through which index a session was pruned."""
+        of = (_prunes.log_id == self._log_id, _prunes.tenant == tenant, _prunes.session == session)
+        return select(_prunes.through).where(*of).scalar_subquery().label("through")
+
+    def _last_of(self, tenant: Any, session: Any) -> Any:
+        """The index of a session's last event that is no prune."""
+        own = schema.events.alias().c
+        of_session = (own.log_id == self._log_id, own.tenant == tenant, own.session == session, own.session != "")
+        newest = select(own.idx).where(*of_session, own.kind != "pruned").order_by(own.session_number.desc())
+        return newest.limit(1).scalar_subquery().label("last")
+
+    async def count(self, session: Quiet) -> int:
+        """See `ports.Bodies`."""
+        indexes = await self._indexes(session)
+        there = 0
+        for at in range(0, len(indexes), _INDEXES_AT_ONCE):
+            some = indexes[at : at + _INDEXES_AT_ONCE]
+            counted = select(func.count()).where(_bodies.log_id == self._log_id, _bodies.idx.in_(some))
+            there += (await self._ask(counted))[0][0]
+        async for bodies in _compressed(self._ask, self._log_id, indexes):
+            there += len(bodies)
+        return there
+
+    async def _indexes(self, session: Quiet) -> list[int]:
+        """Of a session's events up to its last one."""
+        statement = select(_events.idx).where(
+            _events.log_id == self._log_id,
+            _events.tenant == session.tenant,
+            _events.session == session.session,
+            _events.session != "",
+            _events.idx <= session.last,
+        )
+        return [row[0] for row in await self._ask(statement.order_by(_events.session_number))]
+
+    async def pruned_lately(self, count: int) -> list[Quiet]:
+        """See `ports.Bodies`."""
+        newest = select(_prunes.tenant, _prunes.session, _prunes.through).where(_prunes.log_id == self._log_id)
+        return [Quiet(*row) for row in await self._ask(newest.order_by(_prunes.idx.desc()).limit(count))]
+
+    async def oldest(self, tenant: str | None) -> str | None:
+        """See `ports.Bodies`."""
+        of = (_prunes.log_id == self._log_id, _prunes.tenant == _sessions.tenant, _prunes.session == _sessions.session)
+        first = select(func.min(_sessions.first_at)).where(_sessions.log_id == self._log_id, ~exists().where(*of))
+        if tenant is not None:
+            first = first.where(_sessions.tenant == tenant)
+        found: str | None = (await self._ask(first))[0][0]
+        return found
+
+    async def session_count(self) -> int:
+        """See `ports.Bodies`."""
+        return int((await self._ask(select(func.count()).where(_sessions.log_id == self._log_id)))[0][0])
+
+    async def kept(self) -> Kept:
+        """See `ports.Bodies`."""
+        single = select(func.count()).where(_bodies.log_id == self._log_id)
+        packed = select(func.coalesce(func.sum(_segments.bodies), 0), func.count()).where(
+            _segments.log_id == self._log_id
+        )
+        (count,), (bodies, segments) = (await self._ask(single))[0], (await self._ask(packed))[0]
+        return Kept(int(count), int(bodies), int(segments))
+
+    # --- changes ---
+
+    async def forget(self, sessions: Sequence[Quiet]) -> int:
+        """See `ports.Bodies`."""
+        indexes = sorted({index for session in sessions for index in await self._indexes(session)})
+        gone = 0
+        async with self._busy:
+            for at in range(0, len(indexes), DELETED_AT_ONCE):
+                gone += await self._delete(indexes[at : at + DELETED_AT_ONCE])
+            # after the single ones: whatever another process compressed before we came to it, is in a segment now
+            for start in await _starts(self._ask, self._log_id, indexes):
+                gone += await self._thin(start, frozenset(indexes))
+        return gone
+
+    async def _thin(self, first: int, indexes: Collection[int]) -> int:
+        """Delete bodies in the segment that begins at `first`; how many there were."""
+        wanted = select(_segments.codec, _segments.content).where(
+            _segments.log_id == self._log_id, _segments.first_idx == first
+        )
+        while True:
+            ((codec, content),) = await self._ask(wanted)
+            left, bodies, content = await asyncio.to_thread(_thinned, first, codec, content, indexes)
+            gone = bodies - len(left)
+            if gone == 0 or await self._replace(first, bodies, len(left), content):
+                return gone  # else another process has taken something out of it meanwhile
+
+    async def compress(self, moment: str, now: str) -> bool:
+        """See `ports.Bodies`. Only full segments are made."""
+        async with self._busy:
+            last = select(_segments.last_idx, _segments.newest).where(_segments.log_id == self._log_id)
+            before = await self._ask(last.order_by(_segments.first_idx.desc()).limit(1))
+            first, newest = (before[0][0] + 1, before[0][1]) if before else (0, "")
+            times = await self._times(range(first, first + SEGMENT_EVENTS))
+            young = first_young(sorted(times.items()), moment, now)
+            end = min(first + len(times), first + SEGMENT_EVENTS if young is None else young)
+            single = select(_bodies.idx, _bodies.salt, _bodies.body).where(
+                _bodies.log_id == self._log_id, _bodies.idx >= first, _bodies.idx < end
+            )
+            bodies = {index: (salt, body) for index, salt, body in await self._ask(single.order_by(_bodies.idx))}
+            end, is_full = _end_of(first, end, bodies)
+            if not is_full:
+                return False
+            bodies = {index: body for index, body in bodies.items() if index < end}
+            newest = max(newest, *(at for index, at in times.items() if index < end and at <= now), "")
+            content = await asyncio.to_thread(pack, bodies)
+            return await self._put(Segment(first, end - 1, newest, bodies, content))
+
+
+def _thinned(first: int, codec: str, content: bytes, indexes: Collection[int]) -> tuple[dict[int, Body], int, bytes]:
+    """What is left of a segment without `indexes`, how many bodies it had, and its new content. Raises LogBroken."""
+    bodies = unpack(first, codec, content)
+    left = {index: body for index, body in bodies.items() if index not in indexes}
+    return left, len(bodies), pack(left)
+
+
+def _end_of(first: int, end: int, bodies: Mapping[int, Body]) -> tuple[int, bool]:
+    """Where a segment from `first` on ends, at `end` at the latest, and whether it is full."""
+    size = 0
+    for index in range(first, end):
+        size += len(bodies[index][1]) if index in bodies else 0
+        if size >= SEGMENT_BYTES:
+            return index + 1, True
+    return end, end - first == SEGMENT_EVENTS

@@ -1,0 +1,211 @@
+"""Control routes of retention: what is due, pruning, and legal holds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from agentgate.core.call import Principal
+from agentgate.core.errors import ReasonCode
+from agentgate.core.retention import FLOOR_DAYS, MAX_HOLD_REASON_CHARS, Hold, Place
+from agentgate.edges.desks import Admin, Auditor, TheDesks, refused
+from agentgate.edges.problem import Problem
+from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.retention import HoldOrder, Pruned, PruneOrder, Status
+
+router = APIRouter(tags=["retention"])
+
+_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
+_Responses = dict[int | str, dict[str, Any]]
+_NO_LOG: _Responses = {503: {"description": "The log cannot be read or written"}}
+
+
+class PruneBody(BaseModel):
+    """What to give up: by the configured rule, or what is older than `days`, or than `before`."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [{"dry_run": True}]})
+    days: int | None = Field(default=None, ge=0, le=36_500, strict=True)
+    before: AwareDatetime | None = None
+    force: bool = Field(default=False, strict=True, description="Even below the configured days and the floor")
+    dry_run: bool = Field(default=False, strict=True, description="Say what would go, and change nothing")
+    after: str | None = Field(default=None, max_length=600, description="`next` of an answer, to go on from there")
+
+
+class HoldBody(BaseModel):
+    """What to keep: one session, a tenant, or (`all_tenants`) everything. Without `tenant` it is the caller's own."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"session": "s-1", "reason": "case 4711"}]}
+    )
+    id: str | None = Field(default=None, pattern=_ID, max_length=128)
+    tenant: str | None = Field(default=None, pattern=_ID)
+    session: str | None = Field(default=None, pattern=_ID)
+    all_tenants: bool = False
+    reason: str = Field(min_length=1, max_length=MAX_HOLD_REASON_CHARS)
+
+
+class HoldReleaseBody(BaseModel):
+    """Why a hold ends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    reason: str = Field(default="", max_length=MAX_HOLD_REASON_CHARS)
+
+
+# --- retention ------------------------------------------------------------------------------------------------
+
+
+@router.get("/retention", responses=_NO_LOG)
+async def get_retention(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
+    """How long bodies are kept, what is due now, what is held, and what keeps pruning from happening."""
+    return _status_view(await desks.retention.status(viewer))
+
+
+@router.post(
+    "/retention/prune",
+    responses={
+        200: {"description": "What went; `next` where there is more: send it as `after`"},
+        409: {"description": "Below the configured days or the floor, or the clock is not believed; `force` goes on"},
+        503: {"description": "The log cannot be written, or no role may delete bodies"},
+    },
+)
+async def prune(desks: TheDesks, actor: Admin, body: PruneBody | None = None) -> JSONResponse:
+    """Give up bodies of sessions that are due, a few hundred sessions at a time. Needs an admin of all tenants.
+
+    Every session's prune is an event; leaves and proofs stay valid. Nothing that is held goes.
+    """
+    body = body or PruneBody()
+    if body.days is not None and body.before is not None:
+        raise Problem(422, ReasonCode.INVALID_REQUEST, "say `days` or `before`", error="Invalid request")
+    order = PruneOrder(
+        days=body.days, before=_utc(body.before), force=body.force, dry_run=body.dry_run, after=_place(body.after)
+    )
+    outcome = await desks.retention.prune(actor, order)
+    if isinstance(outcome, Refused):
+        raise refused(outcome)
+    return JSONResponse(_pruned_view(outcome, dry_run=body.dry_run))
+
+
+def _utc(moment: datetime | None) -> datetime | None:
+    """Raises Problem where the calendar ends."""
+    try:
+        return None if moment is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise Problem(
+            422, ReasonCode.INVALID_REQUEST, "`before` is no time that we can tell", error="Invalid request"
+        ) from None
+
+
+def _place(text: str | None) -> Place | None:
+    """Where to go on; the names in it can hold no slash. Raises Problem."""
+    if text is None:
+        return None
+    part, *names = text.split("/")
+    if part not in ("0", "1") or len(names) != 2:
+        raise Problem(422, ReasonCode.INVALID_REQUEST, "`after` is none that was answered", error="Invalid request")
+    return int(part), names[0], names[1]
+
+
+def _pruned_view(done: Pruned, *, dry_run: bool) -> dict[str, Any]:
+    status: Literal["done", "more"] = "done" if done.following is None else "more"
+    return {
+        "status": status,
+        "dry_run": dry_run,
+        "before": done.limit,
+        "sessions": done.sessions,
+        "bodies": done.bodies,
+        "held": done.held,
+        "open": done.open,
+        "next": None if done.following is None else "/".join(map(str, done.following)),
+    }
+
+
+def _status_view(status: Status) -> dict[str, Any]:
+    keeping = status.keeping
+    view: dict[str, Any] = {
+        "days": keeping.rule.days,
+        "floor_days": FLOOR_DAYS,
+        "below_floor": keeping.rule.days < FLOOR_DAYS,
+        "automatic": keeping.automatic,
+        "compress_after_days": keeping.compress_after_days,
+        "before": status.limit,
+        "due": status.due,
+        "held": status.held,
+        "open": status.open,
+        "counted_all": status.is_all,
+        "oldest": status.oldest,
+        "cannot_delete": status.refusal,
+        "clock": status.clock,
+        "trouble": status.trouble,
+        "last_run": status.last_run,
+    }
+    if status.kept is not None:
+        view["bodies"] = {
+            "single": status.kept.single,
+            "compressed": status.kept.compressed,
+            "segments": status.kept.segments,
+        }
+    return view
+
+
+# --- legal holds ------------------------------------------------------------------------------------------------
+
+
+@router.get("/holds", responses=_NO_LOG)
+async def list_holds(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
+    """The legal holds in force, oldest first: of the viewer's tenants, and of everybody."""
+    return {"holds": [_hold_view(hold) for hold in await desks.retention.holds(viewer)]}
+
+
+@router.post(
+    "/holds",
+    status_code=201,
+    responses={409: {"description": "The id is another hold's"}, 503: {"description": "Nothing is held"}},
+)
+async def create_hold(desks: TheDesks, actor: Auditor, body: HoldBody) -> dict[str, Any]:
+    """Keep a session, a tenant or everything from being pruned until the hold is released.
+
+    The same `id` with the same body is one hold, so an order that was not answered can be repeated.
+    """
+    hold = await desks.retention.hold(actor, _order(actor, body))
+    if isinstance(hold, Refused):
+        raise refused(hold)
+    return _hold_view(hold)
+
+
+def _order(actor: Principal, body: HoldBody) -> HoldOrder:
+    if body.all_tenants and (body.tenant is not None or body.session is not None):
+        raise Problem(
+            422, ReasonCode.INVALID_REQUEST, "`all_tenants` goes with no tenant and session", error="Invalid request"
+        )
+    tenant = "" if body.all_tenants else body.tenant or actor.tenant
+    return HoldOrder(tenant=tenant, session=body.session or "", reason=body.reason, id=body.id)
+
+
+@router.post(
+    "/holds/{hold_id}/release",
+    responses={404: {"description": "No such hold is in force"}, 503: {"description": "Nothing was released"}},
+)
+async def release_hold(
+    desks: TheDesks, actor: Admin, hold_id: str, body: HoldReleaseBody | None = None
+) -> dict[str, Any]:
+    """End a hold: what it kept goes when it is due. Auditors give holds, admins release them."""
+    hold = await desks.retention.release(actor, hold_id, body.reason if body else "")
+    if isinstance(hold, Refused):
+        raise refused(hold)
+    return _hold_view(hold) | {"status": "released"}
+
+
+def _hold_view(hold: Hold) -> dict[str, Any]:
+    return {
+        "id": hold.id,
+        "status": "held",
+        "tenant": hold.tenant or None,
+        "session_id": hold.session or None,
+        "reason": hold.reason,
+        "actor": hold.actor,
+        "at": hold.at,
+    }
