@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from datetime import UTC
 
 import pytest
 
-from agentgate.ports import Clock, Entropy
+from agentgate.ports import Clock, Entropy, Worker
 
 
 class ClockContract:
@@ -42,3 +44,31 @@ class EntropyContract:
     def test_tokens_never_repeat(self) -> None:
         tokens = [self.entropy.token(16) for _ in range(10_000)]
         assert len(set(tokens)) == len(tokens)
+
+
+class WorkerContract:
+    worker: Worker
+
+    async def test_the_loop_goes_on_while_it_works(self) -> None:
+        go_on = threading.Event()
+        working = asyncio.create_task(self.worker.run(lambda: go_on.wait(10)))
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await working is True
+
+    async def test_what_the_work_raises_is_raised(self) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await self.worker.run(lambda: 1 // 0)
+        assert await self.worker.run(lambda: 7) == 7
+
+    async def test_one_thing_at_a_time(self) -> None:
+        running: list[int] = []
+
+        def work() -> int:
+            running.append(1)
+            time.sleep(0.01)
+            most = len(running)
+            running.pop()
+            return most
+
+        assert await asyncio.gather(*(self.worker.run(work) for _ in range(5))) == [1] * 5

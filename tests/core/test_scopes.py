@@ -25,8 +25,10 @@ from agentgate.core.event import (
     released,
     unheld,
 )
-from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal, verify
+from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal
 from agentgate.core.strict_json import canonical, parse
+from agentgate.core.verify import verify
+from agentgate.core.verify_seals import Trust
 from tests.core.events import a_session, allow, numbered, origin, record_of
 from tests.fakes import a_call, a_kill
 
@@ -62,13 +64,15 @@ def _body(scope: Scope, records: list[Record]) -> dict[str, Any]:
 
 
 def _holds(scope: Scope, records: list[Record]) -> bool:
-    return verify(seal(_body(scope, records), Seals(KEY), signed_at=NOW).json, KEY).exit_status == 0
+    return verify(seal(_body(scope, records), Seals(KEY), signed_at=NOW).json, Trust((KEY,))).exit_status == 0
 
 
 # --- which wider events concern a scope -----------------------------------------------------------------------
 
 OWN = numbered([_decided(1), _decided(2)])
 """Calls of `db_query` at `demo`, by the agent and in the session of `a_call`."""
+BOT = OWN[0].fields["principal"].removeprefix("agent:")
+"""As a kill names it."""
 
 
 @pytest.mark.parametrize(
@@ -81,8 +85,8 @@ OWN = numbered([_decided(1), _decided(2)])
         (KillScope.TOOL, "another_tool", "", False),
         (KillScope.SERVER, OWN[0].fields["server"], "", True),
         (KillScope.SERVER, "elsewhere", "", False),
-        (KillScope.AGENT, OWN[0].fields["principal"], "default", True),
-        (KillScope.AGENT, OWN[0].fields["principal"], "other", False),
+        (KillScope.AGENT, BOT, "default", True),
+        (KillScope.AGENT, BOT, "other", False),
         (KillScope.AGENT, "somebody-else", "default", False),
         (KillScope.SESSION, "s-2", "default", False),
     ],
@@ -90,6 +94,12 @@ OWN = numbered([_decided(1), _decided(2)])
 def test_kill_is_in_the_pack_of_whoever_it_covered(scope: KillScope, target: str, tenant: str, concerns: bool) -> None:
     kill = _kill_record(scope, target, tenant)
     assert concerning(SESSION, OWN, [kill]) == ([kill] if concerns else [])
+
+
+def test_kill_by_agent_is_in_the_pack_of_an_agent_that_never_called() -> None:
+    kill = _kill_record(KillScope.AGENT, BOT, "default")
+    assert concerning(Scope("default", agent=f"agent:{BOT}"), [], [kill]) == [kill]
+    assert concerning(Scope("default", agent="agent:other"), [], [kill]) == []
 
 
 def test_kill_that_was_over_before_the_first_call_does_not_concern_it() -> None:

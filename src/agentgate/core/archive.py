@@ -1,99 +1,143 @@
-"""The zip container of a pack, in one form only: the same files are the same bytes, and no other bytes are these files.
+"""The zip of an evidence pack: which files it may have, in which order, and its one byte form.
 
-Nothing is compressed, so that no compressor's version is part of the form. The reader walks the entries and then
-holds the whole against what the writer makes of them: a flag, a time, a comment, a second directory or a byte between
-two entries is refused like a changed file. Any `unzip` reads it. Source: PKWARE APPNOTE 6.3.
+Files are stored, not deflated: two releases of a deflate library need not write the same bytes, and a verifier must be
+able to make the archive again from its files and compare, so that nothing hides between them. For the same reason the
+records are written here, field by field, and not by a library whose defaults may change. HTTP may compress on the way.
+Source: PKWARE APPNOTE.TXT 6.3.10, §4.3.7 (local header), §4.3.12 (central directory), §4.3.14-16 (its end, also Zip64).
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
-from zlib import crc32
 
-MAX_BYTES: Final = 0xFFFF_FFFE
-"""A longer archive would need 64-bit offsets everywhere, and whoever reads one has it in memory."""
-_MAX_ENTRIES: Final = 0xFFFE
-"""More entries than this are counted in the 64-bit record, too."""
+ENVELOPE_FILES: Final = ("pack.dsse.json", "pack.sigstore.json", "pack.dsse.tsr")
+"""What is made of the digests of all other files, and so is no subject of the statement."""
 
-_LOCAL: Final = struct.Struct("<4s5H3L2H")
-_CENTRAL: Final = struct.Struct("<4s6H3L5H2L")
-_END: Final = struct.Struct("<4s4H2LH")
-_END_64: Final = struct.Struct("<4sQ2H2L4Q")
-_LOCATOR_64: Final = struct.Struct("<4sLQL")
-_MADE_BY_UNIX: Final = 3 << 8 | 45
-_PLAIN_FILE: Final = 0o100644 << 16
-_NEEDS: Final = 10
-_DATE: Final = 0x0021  # 1 January 1980: the first one there is
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*", re.ASCII)
+_SINGLE: Final = (
+    "VERIFY.md",
+    "pack.json",
+    "pack.json.hmac",
+    "pack.html",
+    "pack.html.hmac",
+    "pack.pdf",
+    "pack.pdf.hmac",
+    *ENVELOPE_FILES,
+    "checkpoint",
+    "keys/log.vkey",
+    "keys/envelope.pub.pem",
+)
+_NUMBER: Final = r"(0|[1-9][0-9]{0,17})"
+_MANY: Final = (
+    re.compile(r"keys/retired-[0-9a-f]{8}\.vkey", re.ASCII),
+    re.compile(r"keys/retired-[0-9a-f]{64}\.pub\.pem", re.ASCII),
+    re.compile(rf"consistency/{_NUMBER}", re.ASCII),
+    re.compile(rf"leaves/{_NUMBER}\.json", re.ASCII),
+    re.compile(rf"bodies/{_NUMBER}\.json", re.ASCII),
+    re.compile(rf"proofs/{_NUMBER}\.tlog-proof", re.ASCII),
+)
+
+PLACES: Final = len(_SINGLE) + len(_MANY)
+"""How many kinds of files there are."""
+
+_LOCAL: Final = struct.Struct("<IHHHHHIIIHH")
+_CENTRAL: Final = struct.Struct("<IHHHHHHIIIHHHHHII")
+_END: Final = struct.Struct("<IHHHHIIH")
+_END64: Final = struct.Struct("<IQHHIIQQQQ")
+_LOCATOR: Final = struct.Struct("<IIQI")
+_OFFSET64: Final = struct.Struct("<HHQ")
+_VERSION: Final = 20
+_VERSION64: Final = 45
+_UNIX: Final = 3 << 8
+_MODE: Final = 0o100644 << 16
+_DATE: Final = 0x0021  # 1980-01-01, the first day that a zip knows; its time 0 is midnight
+_MANY_ENTRIES: Final = 0xFFFF
+_FAR: Final = 0xFFFFFFFF
+_CHUNK_BYTES: Final = 1 << 18
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """What was read. `flaw` says what is wrong with the container; the files are then what could be made out."""
-
-    files: Mapping[str, bytes]
-    flaw: str | None
+class NotAMember(ValueError):
+    """A pack has no file of that name, or the file is too large for one."""
 
 
-def is_name(name: str) -> bool:
-    """Whether a pack may hold a file of that name: plain ASCII, relative, nothing hidden, no way up."""
-    return len(name) <= 255 and _NAME.fullmatch(name) is not None
+def place(name: str) -> tuple[int, int, str]:
+    """Where a file stands in the archive: sorts by it. Raises NotAMember."""
+    if name in _SINGLE:
+        return _SINGLE.index(name), 0, ""
+    for at, pattern in enumerate(_MANY, len(_SINGLE)):
+        if (found := pattern.fullmatch(name)) is not None:
+            return at, int(found[1]) if pattern.groups else 0, name
+    raise NotAMember(f"a pack has no file {name!r}")
 
 
-def write(files: Mapping[str, bytes]) -> bytes:
-    """The archive of these files, in their order. Raises ValueError for a name that `is_name` refuses or too much."""
-    entries: list[bytes] = []
+def ordered(names: Iterable[str]) -> list[str]:
+    """Names as they stand in the archive. Raises NotAMember."""
+    return sorted(names, key=place)
+
+
+def canonical_zip(files: Mapping[str, bytes]) -> bytes:
+    """The one archive of these files, whatever order they are given in. Raises NotAMember."""
+    return b"".join(_pieces(files))
+
+
+def size_of(files: Mapping[str, bytes]) -> int:
+    """How many bytes the archive of these files has, without making it. Raises NotAMember."""
+    offset = directory = 0
+    for name in ordered(files):
+        directory += _CENTRAL.size + len(name) + (_OFFSET64.size if offset >= _FAR else 0)
+        offset += _LOCAL.size + len(name) + len(files[name])
+    return offset + directory + len(_end(len(files), directory, offset))
+
+
+def chunks(files: Mapping[str, bytes]) -> Iterator[bytes]:
+    """The archive in pieces of a quarter of a megabyte or so, for a wire. Raises NotAMember."""
+    waiting: list[bytes] = []
+    size = 0
+    for piece in _pieces(files):
+        waiting.append(piece)
+        size += len(piece)
+        if size >= _CHUNK_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+def _pieces(files: Mapping[str, bytes]) -> Iterator[bytes]:
     directory: list[bytes] = []
     offset = 0
-    for name, content in files.items():
-        if not is_name(name):
-            raise ValueError(f"no name for a file of a pack: {name!r}")
-        raw_name = name.encode()
-        about = (_NEEDS, 0, 0, 0, _DATE, crc32(content), len(content), len(content), len(raw_name), 0)
-        if offset + len(content) > MAX_BYTES:
-            raise ValueError("a pack of 4 GiB or more does not fit a zip file; take a shorter time range")
-        entries += (_LOCAL.pack(b"PK\x03\x04", *about), raw_name, content)
-        head = _CENTRAL.pack(b"PK\x01\x02", _MADE_BY_UNIX, *about, 0, 0, 0, _PLAIN_FILE, offset)
-        directory += (head, raw_name)
-        offset += _LOCAL.size + len(raw_name) + len(content)
-    return b"".join((*entries, *directory, _end(len(files), sum(map(len, directory)), offset)))
+    for name in ordered(files):
+        content = files[name]
+        if len(content) >= _FAR:
+            raise NotAMember(f"{name} has {len(content)} bytes, which no reader expects in a pack")
+        sizes = (zlib.crc32(content), len(content), len(content), len(name))
+        directory.append(_central(name, sizes, offset))
+        yield _LOCAL.pack(0x04034B50, _VERSION, 0, 0, 0, _DATE, *sizes, 0) + name.encode()
+        yield content
+        offset += _LOCAL.size + len(name) + len(content)
+    yield from directory
+    yield _end(len(directory), sum(map(len, directory)), offset)
 
 
-def _end(count: int, size: int, offset: int) -> bytes:
-    if max(size, offset) > MAX_BYTES:
-        raise ValueError("a pack of 4 GiB or more does not fit a zip file; take a shorter time range")
-    if count <= _MAX_ENTRIES:
-        return _END.pack(b"PK\x05\x06", 0, 0, count, count, size, offset, 0)
-    wide = _END_64.pack(b"PK\x06\x06", _END_64.size - 12, _MADE_BY_UNIX, 45, 0, 0, count, count, size, offset)
-    where = _LOCATOR_64.pack(b"PK\x06\x07", 0, offset + size, 1)
-    return wide + where + _END.pack(b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, size, offset, 0)
+def _central(name: str, sizes: tuple[int, int, int, int], offset: int) -> bytes:
+    """A file's entry in the central directory, with where it starts apart from it if that is beyond 4 GiB."""
+    if offset < _FAR:
+        made = (0x02014B50, _UNIX | _VERSION64, _VERSION, 0, 0, 0, _DATE)
+        return _CENTRAL.pack(*made, *sizes, 0, 0, 0, 0, _MODE, offset) + name.encode()
+    made = (0x02014B50, _UNIX | _VERSION64, _VERSION64, 0, 0, 0, _DATE)
+    entry = _CENTRAL.pack(*made, *sizes, _OFFSET64.size, 0, 0, 0, _MODE, _FAR)
+    return entry + name.encode() + _OFFSET64.pack(1, 8, offset)
 
 
-def read(raw: bytes) -> Archive:
-    """The files of an archive, and what is wrong with it. Never raises: there is always something to say."""
-    files: dict[str, bytes] = {}
-    at = 0
-    while raw.startswith(b"PK\x03\x04", at):
-        if at + _LOCAL.size > len(raw):
-            return Archive(files, "the archive ends inside an entry")
-        head = _LOCAL.unpack_from(raw, at)
-        size, name_size = head[7], head[9]
-        first = at + _LOCAL.size + name_size
-        name = raw[at + _LOCAL.size : first].decode("latin-1")
-        if not is_name(name):
-            return Archive(files, f"the archive has an entry named {name[:80]!r}, which leads elsewhere or hides")
-        if name in files:
-            return Archive(files, f"the archive has {name} twice: two readers would see two packs")
-        if head[3] or first + size > len(raw):
-            return Archive(files, f"the entry {name} is compressed or cut off")
-        files[name] = raw[first : first + size]
-        at = first + size
-    if not files:
-        return Archive(files, "not a zip archive of a pack")
-    if write(files) != raw:
-        return Archive(files, "the archive is not byte for byte what its files make: it was changed or packed anew")
-    return Archive(files, None)
+def _end(entries: int, size: int, offset: int) -> bytes:
+    """The end of the central directory, with Zip64's own before it where the numbers want one."""
+    large = b""
+    if entries >= _MANY_ENTRIES or size >= _FAR or offset >= _FAR:
+        large = _END64.pack(
+            0x06064B50, _END64.size - 12, _UNIX | _VERSION64, _VERSION64, 0, 0, entries, entries, size, offset
+        ) + _LOCATOR.pack(0x07064B50, 0, offset + size, 1)  # fmt: skip
+    some = min(entries, _MANY_ENTRIES)
+    return large + _END.pack(0x06054B50, 0, 0, some, some, min(size, _FAR), min(offset, _FAR), 0)

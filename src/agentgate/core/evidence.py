@@ -10,18 +10,17 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any, Final
 
 from agentgate.core import sections
 from agentgate.core.containment import Scope as KillScope
-from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Kind, Record, body_sha256
+from agentgate.core.containment import flag, flags_of
+from agentgate.core.event import Kind, Record
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.note import checkpoint_of
 from agentgate.core.query import Query
-from agentgate.core.strict_json import NotStrictJson, canonical, parse
+from agentgate.core.strict_json import canonical
 
 PACK_VERSION: Final = "1.2.0"
 SECTIONS: Final = (
@@ -129,27 +128,34 @@ def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> 
 
 
 def _covering(scope: Scope, own: Sequence[Record]) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a kill's scope covers one of the calls."""
-    names: dict[str, set[str]] = {"tool": set(), "server": set(), "agent": set(), "session": set()}
+    """Whether a kill's flag covers one of the calls, or what the scope itself is of."""
+    flags: set[str] = set()
     for record in own:
         if record.kind is Kind.DECIDED:
             fields = record.fields
-            for name, value in (("tool", "tool"), ("server", "server"), ("agent", "principal"), ("session", "session")):
-                if value in fields:
-                    names[name].add(fields[value])
+            flags.update(
+                flags_of(
+                    tenant=scope.tenant,
+                    tool=fields["tool"],
+                    server=fields.get("server", ""),
+                    agent=_name(fields["principal"]),
+                    session=fields.get("session", ""),
+                )
+            )
+    if scope.session is not None:
+        flags.add(flag(KillScope.SESSION, scope.tenant, scope.session))
+    if scope.agent is not None:
+        flags.add(flag(KillScope.AGENT, scope.tenant, _name(scope.agent)))
 
     def covers(fields: Mapping[str, Any]) -> bool:
-        kind, target = fields["scope"], fields["target"]
-        if kind == KillScope.GLOBAL:
-            return bool(names["agent"])
-        if kind in (KillScope.TOOL, KillScope.SERVER):
-            return target in names[kind]
-        of_tenant = fields.get("tenant") == scope.tenant
-        if kind == KillScope.TENANT:
-            return bool(target == scope.tenant)
-        return bool(of_tenant and (target in names[kind] or target == getattr(scope, kind)))
+        return flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
 
     return covers
+
+
+def _name(principal: str) -> str:
+    """What a kill calls an agent: its id without the kind."""
+    return principal.partition(":")[2]
 
 
 def _without_finished_kills(scope: Scope, own: Sequence[Record], kept: list[Record]) -> list[Record]:
@@ -278,23 +284,27 @@ def seal(body: Mapping[str, Any], seals: Seals, *, signed_at: str) -> Pack:
         integrity |= {"signature_algorithm": HMAC_ALGORITHM, "key_id": key_id(seals.hmac_key)}
     if seals.envelope_key_id is not None:
         integrity["envelope_key_id"] = seals.envelope_key_id
-    integrity |= {"signed_at": signed_at, "proves": _proves(integrity)}
+    integrity |= {"signed_at": signed_at, "proves": proves(integrity)}
     body = {**body, "integrity": integrity}
     raw = canonical(body)
     signature = hmac.new(seals.hmac_key, raw, hashlib.sha256).hexdigest() if seals.hmac_key is not None else None
     return Pack(body, raw, signature)
 
 
-def _proves(integrity: Mapping[str, Any]) -> list[dict[str, str]]:
+def _each(count: int) -> str:
+    return "The one event is" if count == 1 else f"Each of the {count:,} events is"
+
+
+def proves(integrity: Mapping[str, Any]) -> list[dict[str, str]]:
     """What is proven, by what, and whom it convinces: no more than that."""
     count = integrity["event_count"]
     signed_by = integrity["signed_by"]
     found = []
-    if CHECKPOINT in signed_by:
+    if CHECKPOINT in signed_by and count:
         size = integrity["checkpoint"]["size"]
         found.append(
             {
-                "claim": f"Each of the {count} events is in the log of {size} events that the checkpoint signs, "
+                "claim": f"{_each(count)} in the log of {size} events that the checkpoint signs, "
                 "unaltered and at the index that is given.",
                 "by": "one RFC 6962 inclusion proof for each event, and the log's Ed25519 signature on the checkpoint",
                 "convinces": "whoever knows the log's public key; that the log was not forked, whoever also holds an "
@@ -318,170 +328,3 @@ def _proves(integrity: Mapping[str, Any]) -> list[dict[str, str]]:
             }
         )
     return found
-
-
-# --- verifying --------------------------------------------------------------------------------------------
-
-
-class Standing(StrEnum):
-    """What a check found. The exit status of `agentgate verify` follows from the worst."""
-
-    HOLDS = "holds"
-    BROKEN = "broken"
-    NOT_CHECKED = "not checked"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    check: str
-    standing: Standing
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Every finding about one pack."""
-
-    findings: tuple[Finding, ...] = field(default=())
-
-    @property
-    def exit_status(self) -> int:
-        """0 verified, 1 broken or missing, 2 nothing could be checked (DESIGN §5)."""
-        standings = {finding.standing for finding in self.findings}
-        if Standing.BROKEN in standings:
-            return 1
-        signed = any(f.check == "signature" and f.standing is Standing.HOLDS for f in self.findings)
-        return 0 if signed else 2
-
-
-def verify(raw: bytes, key: bytes | None) -> Report:
-    """Check a JSON pack offline: its shape, its events against its leaves, its views, its signature."""
-    try:
-        body = parse(raw)
-    except NotStrictJson as error:
-        return Report((Finding("shape", Standing.BROKEN, f"not strict JSON: {error}"),))
-    shape = _check_shape(body)
-    if shape.standing is Standing.BROKEN:
-        return Report((shape,))
-    return Report((shape, _check_events(body), _check_views(body), _check_signature(body, key)))
-
-
-def _check_shape(body: Any) -> Finding:
-    if not isinstance(body, dict) or set(body) != set(SECTIONS):
-        return Finding("shape", Standing.BROKEN, f"a pack has exactly the sections {', '.join(SECTIONS)}")
-    integrity = body["integrity"]
-    if not isinstance(integrity, dict) or not isinstance(integrity.get("events"), list):
-        return Finding("shape", Standing.BROKEN, "integrity.events is missing")
-    texts = ("event_id", "leaf", "leaf_hash")
-    for event in integrity["events"]:
-        if not isinstance(event, dict) or not all(isinstance(event.get(name), str) for name in texts):
-            return Finding("shape", Standing.BROKEN, "an entry of integrity.events is malformed")
-        if type(event.get("index")) is not int or type(event.get("number")) is not int:
-            return Finding("shape", Standing.BROKEN, "an entry of integrity.events has no index")
-    return Finding("shape", Standing.HOLDS, f"{len(integrity['events'])} events in {len(SECTIONS)} sections")
-
-
-def _check_events(body: Mapping[str, Any]) -> Finding:
-    """Each leaf has its hash, the numbers run without a gap, and the total is right."""
-    integrity = body["integrity"]
-    events = integrity["events"]
-    last_index = -1
-    for event in events:
-        if leaf_hash(event["leaf"].encode()).hex() != event["leaf_hash"]:
-            return Finding("events", Standing.BROKEN, f"event {event['event_id']} was altered: its leaf hash differs")
-        if event["index"] <= last_index:
-            return Finding("events", Standing.BROKEN, f"event {event['event_id']} is out of place: it was moved")
-        last_index = event["index"]
-    gap = _gap(body)
-    if gap is not None:
-        return Finding("events", Standing.BROKEN, f"event {gap} is out of place: one was removed or moved")
-    if integrity.get("event_count") != len(events) or integrity.get("hash") != _hash(events):
-        return Finding("events", Standing.BROKEN, "the count or the hash over all events differs")
-    return Finding("events", Standing.HOLDS, f"{len(events)} leaves have their hashes, numbered without a gap")
-
-
-def _gap(body: Mapping[str, Any]) -> str | None:
-    """The first event whose number does not follow its session's last one. A session's own pack starts at 1; of a
-    session of somebody else an agent's pack has only the attempts."""
-    scope = body["metadata"].get("scope", {}) if isinstance(body["metadata"], dict) else {}
-    numbers: dict[tuple[str, str], int] = {}
-    for event in body["integrity"]["events"]:
-        try:
-            fields = parse(event["leaf"].encode())
-            key = (fields.get("tenant", ""), fields.get("session", ""))
-        except (NotStrictJson, AttributeError):
-            return str(event["event_id"])
-        if not key[1] or ("agent" in scope and fields.get("reason_code") == ReasonCode.FOREIGN_SESSION):
-            continue
-        first = 1 if "session" in scope else event["number"]
-        if event["number"] != numbers.get(key, first - 1) + 1:
-            return str(event["event_id"])
-        numbers[key] = event["number"]
-    return None
-
-
-def _check_views(body: Mapping[str, Any]) -> Finding:
-    """Summary, timeline and all other sections are what the leaves and the signed texts yield, rebuilt here."""
-    try:
-        records = _records(body)
-        metadata = body["metadata"]
-        about = About(Scope(**metadata["scope"]), metadata["generated_at"], metadata["generator"])
-        rebuilt = build(about, records)
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        text = f"the sections cannot be rebuilt from the events: {type(error).__name__}"
-        return Finding("views", Standing.BROKEN, text)
-    for name in SECTIONS[:-1]:
-        if canonical(rebuilt[name]) != canonical(body[name]):
-            return Finding("views", Standing.BROKEN, f"section {name} does not follow from the events")
-    return Finding("views", Standing.HOLDS, "every section follows from the events")
-
-
-def _records(body: Mapping[str, Any]) -> list[Record]:
-    """The records that a pack carries: fields from the leaves, texts from its own sections."""
-    texts = _texts(body)
-    records = []
-    for event in body["integrity"]["events"]:
-        leaf = event["leaf"].encode()
-        fields = parse(leaf)
-        if canonical(fields) != leaf or fields["id"] != event["event_id"]:
-            raise ValueError("a leaf is not canonical")
-        salt = bytes.fromhex(event["salt"]) if event["salt"] is not None else None
-        text = texts.get(event["event_id"], {"reason": None})
-        records.append(Record(event["index"], event["number"], -1, fields, leaf, salt, canonical(text)))
-    return records
-
-
-def _texts(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for entry in body["timeline"]:
-        found[entry["event_id"]] = {"reason": entry["reason"]}
-        if "outcome_event_id" in entry:
-            found[entry["outcome_event_id"]] = {"error": entry["error"]} if entry["error"] is not None else {}
-    for act in (*body["summary"]["kills"], *body["summary"]["holds"]):
-        found[act["event_id"]] = {"reason": act["reason"]}
-    return found
-
-
-def _check_signature(body: Mapping[str, Any], key: bytes | None) -> Finding:
-    integrity = body["integrity"]
-    signature = integrity.get("signature")
-    if not isinstance(integrity.get("signed_by"), list):
-        return Finding("signature", Standing.BROKEN, "integrity.signed_by is missing")
-    if HMAC_ALGORITHM in integrity["signed_by"] and not isinstance(signature, str):
-        return Finding("signature", Standing.BROKEN, "the signature was stripped")
-    if key is None:
-        text = "no key given" if signature else "the pack is not signed"
-        return Finding("signature", Standing.NOT_CHECKED, f"{text}: who made it and whether it is whole is not shown")
-    if not isinstance(signature, str):
-        return Finding("signature", Standing.BROKEN, "a key was given, but the pack carries no signature")
-    wanted = hmac.new(key, signed_bytes(body), hashlib.sha256).hexdigest()
-    if not hmac.compare_digest(wanted.encode(), signature.encode(errors="replace")):
-        named = integrity.get("key_id")
-        hint = "made with another key" if named != key_id(key) else "altered after signing"
-        return Finding("signature", Standing.BROKEN, f"the HMAC does not fit: the pack was {hint}")
-    return Finding("signature", Standing.HOLDS, "HMAC-SHA256 over the whole body; it convinces whoever holds the key")
-
-
-def body_fits(record: Record, raw_body: bytes) -> bool:
-    """Whether a body is the one that its leaf commits to."""
-    return record.salt is not None and record.fields["body_sha256"] == body_sha256(record.salt, raw_body)

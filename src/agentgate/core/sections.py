@@ -191,12 +191,11 @@ def _prune(record: Record) -> dict[str, Any]:
 def policy_analysis(calls: Sequence[Entry]) -> dict[str, Any]:
     rules: dict[str, dict[str, Any]] = {}
     for entry in calls:
-        rule = rules.setdefault(entry["matched_rule"], {"count": 0, "decisions": []})
+        rule = rules.setdefault(entry["matched_rule"], {"count": 0, "decisions": {}})
         rule["count"] += 1
-        if entry["decision"] not in rule["decisions"]:
-            rule["decisions"].append(entry["decision"])
+        rule["decisions"][entry["decision"]] = None
     return {
-        "rules_triggered": rules,
+        "rules_triggered": {name: rule | {"decisions": list(rule["decisions"])} for name, rule in rules.items()},
         "untriggered_rules": [],
         "default_denials": sum(1 for entry in calls if entry["matched_rule"] == "default_deny"),
     }

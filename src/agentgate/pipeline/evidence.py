@@ -1,43 +1,333 @@
-"""Making a pack: read the session's records, build the body, sign it, and record that it was taken."""
+"""Making a pack: record that it is taken, read what it is of, build, sign, write.
+
+Everything is at hand before the first byte leaves: what fails, fails as an answer.
+"""
 
 from __future__ import annotations
 
-from agentgate.core.call import Principal, TenantId
-from agentgate.core.event import rfc3339
-from agentgate.core.evidence import About, Scope, Seals, build, seal
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any, Final, Literal
+
+from agentgate.core import archive, evidence
+from agentgate.core.call import Principal
+from agentgate.core.dsse import Envelope, PublicKey, Signature, statement
+from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
+from agentgate.core.event import Kind, Record, rfc3339
+from agentgate.core.evidence import About, Pack, Scope, Seals
+from agentgate.core.note import Checkpoint, checkpoint_of
+from agentgate.core.query import Query
+from agentgate.core.tiles import consistency_body, tlog_proof
 from agentgate.pipeline.control import Books
-from agentgate.ports import Clock, LogReader, Meter, SessionRow
+from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.tree import Proofs
+from agentgate.ports import (
+    Bundler,
+    Clock,
+    Enclosures,
+    EnvelopeSigner,
+    LogReader,
+    Meter,
+    PackWriter,
+    SessionRow,
+    Signer,
+    TimestampAuthority,
+    Tree,
+    Worker,
+)
+
+Form = Literal["json", "html", "pdf", "zip"]
+
+MAX_BYTES: Final = 1 << 28
+"""Of leaves and bodies: a pack is made in memory."""
+_ZIP: Final = "application/zip"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How packs are to be made, as configured."""
+
+    max_events: int = 100_000
+    needs_timestamp: bool = False
+    """Whether a zip is refused that the time stamp authority does not stamp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """What a pack is written as: each view by its format, and the zip."""
+
+    views: Mapping[str, PackWriter]
+    bundle: Bundler
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """What packs are signed with. `hmac_key` and `hmac` are one key: the body's, and that of the files."""
+
+    envelope: EnvelopeSigner
+    hmac_key: bytes | None = None
+    hmac: Signer | None = None
+    timestamps: TimestampAuthority | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A pack as it leaves."""
+
+    media_type: str
+    extension: str
+    pack_id: str
+    events: int
+    size: int
+    chunks: Callable[[], Iterator[bytes]]
+    hmac: str | None = None
+    """HMAC-SHA256 over all bytes, in hexadecimals; of a view alone, because in a zip each has its own."""
+    headers: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the log has of a scope: its events, and the state that proves them."""
+
+    own: Sequence[Record]
+    wider: Sequence[Record]
+    note: bytes
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return checkpoint_of(self.note)
 
 
 class EvidenceDesk:
-    """Packs for auditors. Without an HMAC key a pack is unsigned and says so."""
+    """Packs for auditors, one at a time: each is made in memory. Without an HMAC key a pack has no HMAC and says so."""
 
     def __init__(
         self,
         *,
         reader: LogReader,
+        tree: Tree,
         books: Books,
         clock: Clock,
         meter: Meter,
+        worker: Worker,
+        forms: Forms,
+        seal: Seal,
         generator: str,
-        hmac_key: bytes | None,
+        rules: Rules,
     ) -> None:
         self._reader = reader
+        self._tree = tree
+        self._proofs = Proofs(tree)
         self._books = books
         self._clock = clock
         self._meter = meter
+        self._worker = worker
+        self._forms = forms
+        self._seal = seal
+        self._key = PublicKey(seal.envelope.spki)
         self._generator = generator
-        self._hmac_key = hmac_key
-
-    async def pack(self, auditor: Principal, tenant: str, session: str) -> bytes:
-        """The JSON pack, in canonical bytes. Raises LogUnavailable."""
-        await self._books.exported(auditor, TenantId(tenant), session, "json")
-        records = [record async for record in self._reader.records(tenant=tenant, session=session)]
-        now = rfc3339(self._clock.now())
-        body = build(About(Scope(tenant, session), now, self._generator), records)
-        self._meter.count("exports", "json")
-        return seal(body, Seals(self._hmac_key), signed_at=now).json
+        self._rules = rules
+        self._is_announced = False
+        self._one_at_a_time = asyncio.Lock()
 
     async def sessions(self, viewer: Principal) -> list[SessionRow]:
         """Raises LogUnavailable."""
         return await self._reader.sessions(None if viewer.tenants_all else viewer.tenant)
+
+    async def export(
+        self, auditor: Principal, scope: Scope, form: Form, *, earlier_size: int | None = None
+    ) -> Export | Refused:
+        """A pack of `scope`. A zip also proves that the log continues the one of `earlier_size` events.
+
+        Raises:
+            LogUnavailable: nothing is given out that is not on record, nor without the log's checkpoint.
+        """
+        export: Export | Refused | None = None
+        try:
+            async with self._one_at_a_time:
+                export = await self._export(auditor, scope, form, earlier_size)
+        finally:
+            if isinstance(export, Export):
+                self._meter.count("exports", form)
+            else:
+                self._meter.count("exports_failed")
+        return export
+
+    async def _export(self, auditor: Principal, scope: Scope, form: Form, earlier_size: int | None) -> Export | Refused:
+        await self._books.exported(auditor, scope, form)
+        if form == "zip":
+            await self._announce()
+        found = await self._read(scope)
+        if isinstance(found, Refused):
+            return found
+        if earlier_size is not None and earlier_size > found.checkpoint.size:
+            text = f"the log has {found.checkpoint.size} events: it continues none of {earlier_size}"
+            return Refused(ReasonCode.INVALID_REQUEST, text)
+        now = self._clock.now()
+        if form == "zip":
+            return await self._bundle(scope, found, now, earlier_size)
+        return await self._worker.run(partial(self._write, scope, found, now, self._forms.views[form]))
+
+    async def _announce(self) -> None:
+        """The log names a key before it signs anything: so nobody can say later that it was somebody else's."""
+        if self._is_announced:
+            return
+        wanted = {"use": "envelopes", "key_id": self._key.key_id}
+        async for record in self._reader.search(Query(kinds={Kind.KEYED}), newest=True):
+            if all(record.fields.get(name) == value for name, value in wanted.items()):
+                break
+        else:
+            await self._books.keyed("envelopes", self._key)
+        self._is_announced = True
+
+    # --- what the log has ---
+
+    async def _read(self, scope: Scope) -> _Found | Refused:
+        """A signed state of the log, and the scope's events in it."""
+        await self._tree.integrate()
+        note = await self._tree.checkpoint()
+        if note is None:
+            raise LogUnavailable("the log has no checkpoint")
+        size = checkpoint_of(note).size
+        own = await self._own(scope, size)
+        if isinstance(own, Refused):
+            return own
+        wider = Query(kinds=evidence.WIDER)
+        return _Found(own, [record async for record in self._reader.search(wider, below=size)], note)
+
+    async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
+        rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
+        sessions = frozenset(row.session for row in rows if row.principal == scope.agent)
+        first, below = 0, size
+        if scope.since is not None or scope.until is not None:  # by time, and then all of it by index: see `Scope`
+            within = [r.index async for r in self._reader.search(scope.query, below=size) if scope.owns(r, sessions)]
+            first, below = (within[0], within[-1] + 1) if within else (0, 0)
+        timeless = Query(tenant=scope.tenant, session=scope.session)
+        kept: list[Record] = []
+        n_bytes = 0
+        async for record in self._reader.search(timeless, first=first, below=below):
+            if not scope.owns(record, sessions):
+                continue
+            kept.append(record)
+            n_bytes += len(record.leaf) + len(record.raw_body or b"")
+            if len(kept) > self._rules.max_events or n_bytes > MAX_BYTES:
+                text = (
+                    f"a pack has at most {self._rules.max_events} events and {MAX_BYTES >> 20} MiB of them; "
+                    "narrow it with since and until"
+                )
+                return Refused(ReasonCode.PACK_TOO_LARGE, text)
+        return kept
+
+    # --- writing, in the worker ---
+
+    def _pack(self, scope: Scope, found: _Found, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
+        records = [*found.own, *evidence.concerning(scope, found.own, found.wider)]
+        records.sort(key=lambda record: record.index)
+        about = About(scope, rfc3339(now), self._generator)
+        key_id = self._key.key_id if is_bundle else None
+        seals = Seals(self._seal.hmac_key, key_id, proofs=is_bundle)
+        return evidence.seal(evidence.build(about, records, found.note), seals, signed_at=rfc3339(now)), records
+
+    def _write(self, scope: Scope, found: _Found, now: datetime, writer: PackWriter) -> Export:
+        pack, records = self._pack(scope, found, now, is_bundle=False)
+        content = writer.write(pack)
+        return Export(
+            media_type=writer.media_type,
+            extension=writer.extension,
+            pack_id=_sha256(pack.raw),
+            events=len(records),
+            size=len(content),
+            chunks=lambda: iter((content,)),
+            hmac=self._seal.hmac.sign(content).hex() if self._seal.hmac is not None else None,
+            headers=getattr(writer, "headers", None),
+        )
+
+    # --- the bundle ---
+
+    async def _bundle(self, scope: Scope, found: _Found, now: datetime, earlier_size: int | None) -> Export | Refused:
+        pack, records = await self._worker.run(partial(self._pack, scope, found, now, is_bundle=True))
+        size = found.checkpoint.size
+        proofs = await self._proofs.inclusions((record.index for record in records), size)
+        consistency: dict[int, bytes] = {}
+        if earlier_size is not None:
+            hashes = await self._proofs.consistency(earlier_size, size)
+            consistency[earlier_size] = consistency_body(earlier_size, hashes, found.note)
+        make = partial(_enclosures, records, proofs, consistency, found.note)
+        files = await self._worker.run(lambda: self._forms.bundle.files(pack, make()))
+        predicate = _predicate(pack, records)
+        try:
+            signed = await self._envelope(files, predicate)
+        except TimestampUnavailable as error:
+            return Refused(ReasonCode.TIMESTAMP_UNAVAILABLE, str(error))
+        whole = files | signed
+        return Export(
+            media_type=_ZIP,
+            extension="zip",
+            pack_id=_sha256(pack.raw),
+            events=len(records),
+            size=await self._worker.run(lambda: archive.size_of(whole)),
+            chunks=partial(archive.chunks, whole),
+        )
+
+    async def _envelope(self, files: Mapping[str, bytes], predicate: dict[str, Any]) -> dict[str, bytes]:
+        """The envelope's files. A time stamp is of the signature, and the signed part says whether there is one.
+
+        Raises:
+            TimestampUnavailable: there is none, and there must be.
+        """
+        digests = await self._worker.run(lambda: {name: _sha256(files[name]) for name in archive.ordered(files)})
+        if self._seal.timestamps is not None:
+            envelope = await self._worker.run(partial(self._signed, digests, predicate | {"timestamp": True}))
+            try:
+                stamp = await self._seal.timestamps.stamp(envelope.signatures[0].raw)
+            except TimestampUnavailable:
+                self._meter.count("timestamps_missing")
+                if self._rules.needs_timestamp:
+                    raise
+            else:
+                return _files_of(envelope) | {"pack.dsse.tsr": stamp}
+        return _files_of(await self._worker.run(partial(self._signed, digests, predicate | {"timestamp": False})))
+
+    def _signed(self, digests: Mapping[str, str], predicate: Mapping[str, Any]) -> Envelope:
+        unsigned = Envelope(statement(digests, predicate), ())
+        signature = Signature(self._key.key_id, self._seal.envelope.sign(unsigned.signed))
+        return Envelope(unsigned.payload, (signature,))
+
+
+def _enclosures(
+    records: Sequence[Record], proofs: Mapping[int, Sequence[bytes]], consistency: Mapping[int, bytes], note: bytes
+) -> Enclosures:
+    return Enclosures(
+        checkpoint=note,
+        leaves={record.index: record.leaf for record in records},
+        bodies={record.index: record.raw_body for record in records if record.raw_body is not None},
+        proofs={index: tlog_proof(index, hashes, note) for index, hashes in proofs.items()},
+        consistency=consistency,
+    )
+
+
+def _predicate(pack: Pack, records: Sequence[Record]) -> dict[str, Any]:
+    """What the envelope says of the pack beside its files."""
+    metadata, checkpoint = pack.body["metadata"], pack.body["integrity"]["checkpoint"]
+    return {
+        "pack_id": _sha256(pack.raw),
+        "scope": metadata["scope"],
+        "event_count": len(records),
+        "first_index": records[0].index if records else None,
+        "last_index": records[-1].index if records else None,
+        "checkpoint": {name: checkpoint[name] for name in ("origin", "size", "root")},
+        "generated_at": metadata["generated_at"],
+        "generator": metadata["generator"],
+    }
+
+
+def _files_of(envelope: Envelope) -> dict[str, bytes]:
+    return {"pack.dsse.json": envelope.json, "pack.sigstore.json": envelope.bundle}
+
+
+def _sha256(raw: bytes) -> str:
+    return hashlib.sha256(raw).hexdigest()

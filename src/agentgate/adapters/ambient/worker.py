@@ -1,0 +1,29 @@
+"""A thread of its own for work that takes long, so that the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from agentgate.ports import Worker
+
+_Made = TypeVar("_Made")
+
+
+class ThreadWorker:
+    """One thread: two packs at once would only take each other's time, and twice the memory."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="agentgate-worker")
+
+    async def run(self, work: Callable[[], _Made]) -> _Made:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def aclose(self) -> None:
+        """What runs ends by itself; what waits is given up."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+_: type[Worker] = ThreadWorker

@@ -1,0 +1,156 @@
+"""The integrity pages: what is proven, by what and to whom, what is not, and how to check it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agentgate.adapters.evidence._model import Integrity, Mark, Step, View
+from agentgate.adapters.evidence._pdf_paint import ATTACHED
+from agentgate.adapters.evidence._pdf_pictures import ALARM, INKS
+from agentgate.adapters.evidence._pdf_sheet import BOTTOM, INK, LEFT, MEASURE, SOFT, TINT, Cell, Column, Sheet, Style
+from agentgate.adapters.evidence._words import count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def proof(sheet: Sheet, view: View) -> None:
+    integrity = view.integrity
+    ink = INK if integrity.is_signed else ALARM
+    sheet.paragraph(integrity.headline, Style(sheet.faces.bold, 12.5, 17, ink), after=4)
+    sheet.paragraph(integrity.explanation)
+    _protections(sheet, integrity)
+    _claims(sheet, integrity)
+    _attachment(sheet, integrity)
+    if integrity.checkpoint is not None:
+        _checkpoint(sheet, integrity)
+    if integrity.steps:
+        sheet.heading("How to check it", "steps", 1)
+        for number, step in enumerate(integrity.steps, 1):
+            _step(sheet, number, step)
+
+
+def _protections(sheet: Sheet, integrity: Integrity) -> None:
+    if not integrity.signatures:
+        return
+    sheet.heading("Signatures", "signatures", 1)
+    fine = sheet.fine
+    columns = (
+        Column("KIND", 120, Style(sheet.faces.bold, 7.4, 9.8)),
+        Column("THERE", 32, fine),
+        Column("KEY", 110, sheet.code),
+        Column("WHAT IT IS WORTH", 0, fine),
+    )
+    there, missing = ("circle", INKS[Mark.RAN]), ("cross", SOFT)
+    sheet.table(
+        columns,
+        (
+            (
+                s.name,
+                Cell("yes", sign=there) if s.is_there else Cell("no", sign=missing),
+                s.key_id or "–",
+                s.text,
+            )
+            for s in integrity.signatures
+        ),
+    )
+
+
+def _claims(sheet: Sheet, integrity: Integrity) -> None:
+    sheet.heading("Proven", "proven", 1)
+    if integrity.proves:
+        fine = sheet.fine
+        columns = (
+            Column("CLAIM", 220, Style(sheet.faces.bold, 7.6, 10.2)),
+            Column("BY", 130, fine),
+            Column("IT CONVINCES", 0, fine),
+        )
+        sheet.table(columns, [(c.claim, c.by, c.convinces) for c in integrity.proves])
+    else:
+        sheet.paragraph("Nothing.", Style(sheet.faces.bold, 9.2, 13.2, ALARM))
+    if integrity.limits:
+        sheet.heading("Not proven", "not-proven", 1)
+        for limit in integrity.limits:
+            _item(sheet, limit)
+        sheet.space(4)
+
+
+def _item(sheet: Sheet, text: str) -> None:
+    sheet.need(sheet.body.leading)
+    sheet.sign("bar", LEFT + 4, sheet.y + 6.4, SOFT, 2.4)
+    sheet.paragraph(text, x=LEFT + 13, after=3)
+
+
+def _attachment(sheet: Sheet, integrity: Integrity) -> None:
+    sheet.heading("The pack itself", "attachment", 1, keep=210)
+    sheet.paragraph(
+        f"These pages are a view. What is signed is attached to this file as {ATTACHED}, byte for byte: reader "
+        f"programs list it under attachments, and the commands below write it out and hash it. Letters that the fonts "
+        f"here do not have, or that would change the order of others, are written out in these pages, such as "
+        f"[U+202E]; {ATTACHED} has them as they came."
+    )
+    _verbatim(sheet, ["pdfdetach -saveall pack.pdf", f"sha256sum {ATTACHED}"])
+    rows: list[tuple[str, str | Cell]] = [(f"SHA-256 of {ATTACHED}", Cell(integrity.pack_id, sheet.code))]
+    if integrity.hmac:
+        rows.append(("HMAC-SHA256", Cell(integrity.hmac, sheet.code)))
+    if integrity.signed_at:
+        rows.append(("Signed at (UTC)", integrity.signed_at))
+    rows += [
+        ("Events", f"{integrity.event_count:,}"),
+        ("SHA-256 over all leaf hashes", Cell(integrity.events_hash, sheet.code)),
+    ]
+    sheet.pairs(rows)
+
+
+def _checkpoint(sheet: Sheet, integrity: Integrity) -> None:
+    checkpoint = integrity.checkpoint
+    if checkpoint is None:
+        return
+    sheet.heading("The log's checkpoint", "checkpoint", 1)
+    sheet.pairs(
+        [
+            ("Log", checkpoint.origin),
+            ("Size", count(checkpoint.size, "event")),
+            ("Root (base64)", Cell(checkpoint.root, sheet.code)),
+        ]
+    )
+    _verbatim(sheet, checkpoint.note)
+
+
+def _verbatim(sheet: Sheet, lines: Sequence[str]) -> None:
+    """Lines to copy, in a box; they run over to the next page where they must."""
+    style = sheet.code
+    shown = [part for line in lines for part in style.face.wrap(style.face.settable(line), style.size, MEASURE - 18)]
+    while shown:
+        sheet.need(style.leading * 2 + 10)
+        fit = max(int((BOTTOM - sheet.y - 10) / style.leading), 1)
+        now, shown = shown[:fit], shown[fit:]
+        sheet.box(LEFT, sheet.y, MEASURE, len(now) * style.leading + 9, TINT)
+        for number, line in enumerate(now):
+            sheet.put(LEFT + 9, sheet.y + 12 + number * style.leading, line, style)
+        sheet.y += len(now) * style.leading + 14
+
+
+def _step(sheet: Sheet, number: int, step: Step) -> None:
+    sheet.need(46)
+    sheet.put(LEFT, sheet.y + 9.2, f"{number}.", Style(sheet.faces.bold, 9.2, 13.2))
+    sheet.paragraph(step.what, x=LEFT + 16, after=2)
+    if step.command:
+        _verbatim(sheet, step.command.splitlines())
+
+
+def leaves(sheet: Sheet, view: View) -> None:
+    """Every event's place in the log and its leaf hash."""
+    found = view.integrity.leaves
+    if not found.rows:
+        sheet.paragraph("No event is in this pack.", sheet.body._replace(colour=SOFT))
+        return
+    columns = (
+        Column("NO.", 28, sheet.fine, right=True),
+        Column("LOG", 36, sheet.fine, right=True),
+        Column("EVENT", 132, sheet.code),
+        Column("LEAF HASH (SHA-256, RFC 6962)", 0, sheet.code),
+    )
+    sheet.table(columns, ((str(e.number), str(e.index), e.event_id, e.leaf_hash) for e in found.rows), pad=1.4)
+    if found.hidden:
+        sheet.paragraph(f"{count(found.hidden, 'more event')}: in {ATTACHED} only.", sheet.small)

@@ -1,0 +1,163 @@
+"""The first page in words and numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from agentgate.adapters.evidence._model import EFFECT_UNKNOWN, Approval, Figure, Kill, Mark, Title
+from agentgate.adapters.evidence._picture import Marked, tally
+from agentgate.adapters.evidence._words import count, listed, reason, visible
+
+_MOST_KILLS: Final = 3
+
+# What one call and what several did.
+_DID: Final[Mapping[Mark, tuple[str, str]]] = {
+    Mark.RAN: ("ran", "ran"),
+    Mark.FAILED: ("failed at the tool", "failed at the tool"),
+    Mark.REFUSED: ("was refused", "were refused"),
+    Mark.WAITED: ("waited for a person", "waited for a person"),
+    Mark.CUT: ("was cut while running", "were cut while running"),
+    Mark.UNKNOWN: ("ended without a known effect", "ended without a known effect"),
+    Mark.OPEN: ("is not known to have ended", "are not known to have ended"),
+    Mark.NOT_SENT: ("was allowed but not sent", "were allowed but not sent"),
+}
+
+Body = Mapping[str, Any]
+
+
+def figures(body: Body, calls: Sequence[Marked]) -> tuple[Figure, ...]:
+    """The numbers of the first page."""
+    marks = Counter(mark for _, mark in calls)
+    unknown = sum(marks[mark] for mark in EFFECT_UNKNOWN)
+    writes = body["write_action_log"]
+    unsure = sum(1 for row in writes if row["outcome"] != "ok")
+    kills = len({row["kill_id"] for row in body["summary"]["kills"]})
+    anomalies = len(body["anomalies"])
+    before = body["summary"]["refusals"]
+    return (
+        Figure("Calls asked for", f"{len(calls):,}"),
+        Figure("Ran", f"{marks[Mark.RAN]:,}"),
+        Figure("Refused", f"{marks[Mark.REFUSED]:,}", f"and {before:,} turned away unlisted" if before else ""),
+        Figure("Waited for a person", f"{marks[Mark.WAITED]:,}"),
+        Figure("Writes sent out", f"{len(writes):,}", f"{unsure:,} without a clear success" if unsure else ""),
+        Figure("Effect unknown", f"{unknown:,}", "may have been done" if unknown else "", unknown > 0),
+        Figure("Kills", f"{kills:,}", "", kills > 0),
+        Figure("Anomalies", f"{anomalies:,}", "", anomalies > 0),
+    )
+
+
+def narrative(
+    body: Body, title: Title, calls: Sequence[Marked], kills: Sequence[Kill], approvals: Sequence[Approval]
+) -> tuple[str, ...]:
+    """What happened, in a few sentences. Each can be checked against the tables."""
+    if not calls:
+        events = body["integrity"]["event_count"]
+        more = f" {count(events, 'event is', 'events are')} recorded all the same." if events else ""
+        return (f"No call is recorded for this {title.heading.split()[0].lower()}.{more}", *_kills(kills, title))
+    found = [
+        _calls(title, calls),
+        _refusals(calls, body["summary"]["refusals"]),
+        _approvals(approvals),
+        *_kills(kills, title),
+        _writes(body),
+        _unknown(calls),
+        _anomalies(body),
+    ]
+    return tuple(sentence for sentence in found if sentence)
+
+
+def _calls(title: Title, calls: Sequence[Marked]) -> str:
+    agents = title.agents[0] if len(title.agents) == 1 else count(len(title.agents), "agent")
+    where = f" in {count(len(title.sessions), 'session')}" if len(title.sessions) > 1 else ""
+    if len(calls) == 1:
+        entry, mark = calls[0]
+        return f"{agents} asked for one call, of {visible(entry['tool_name'])}: it {_DID[mark][0]}."
+    tools = len({entry["tool_name"] for entry, _ in calls})
+    ends = [f"{number:,} {_DID[mark][number != 1]}" for mark, number in tally(mark for _, mark in calls)]
+    asked = f"{agents} asked for {count(len(calls), 'call')} of {count(tools, 'tool')}{where}"
+    return f"In {title.span}, {asked}: {listed(ends, len(ends))}."
+
+
+def _refusals(calls: Sequence[Marked], before: int) -> str:
+    codes = Counter(entry["reason_code"] for entry, mark in calls if mark is Mark.REFUSED)
+    more = f" {count(before, 'more call was', 'more calls were')} turned away for asking too fast." if before else ""
+    if not codes:
+        return more.strip()
+    total = codes.total()
+    code, number = min(codes.items(), key=lambda item: (-item[1], item[0]))
+    share = "" if number == total else f", {number:,} of {total:,}"
+    what = "The reason for the refusal" if total == 1 else f"The most frequent reason for a refusal{share}"
+    if number == total and total > 1:
+        what = f"All {total:,} refusals had one reason"
+    return f"{what}: {_lower(reason(code))}{more}"
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _approvals(approvals: Sequence[Approval]) -> str:
+    if not approvals:
+        return ""
+    done = Counter((a.standing, a.decided_by) for a in approvals)
+    parts = []
+    for (standing, who), number in sorted(done.items()):
+        if standing in ("Approved", "Denied"):
+            parts.append(f"{who or 'somebody'} {standing.lower()} {number:,}")
+        else:
+            parts.append(f"{number:,} {'expired unanswered' if standing == 'Expired' else 'still waits'}")
+    asked = count(len(approvals), "question was", "questions were")
+    return f"{asked} put to people: {listed(parts, 6)}."
+
+
+def _kills(kills: Sequence[Kill], title: Title) -> list[str]:
+    found = [_kill(kill, title) for kill in kills[:_MOST_KILLS]]
+    if len(kills) > _MOST_KILLS:
+        found.append(f"{count(len(kills) - _MOST_KILLS, 'more kill is', 'more kills are')} listed below.")
+    return found
+
+
+def _clock(at: str, title: Title) -> str:
+    """Without the date where the whole pack is of one day."""
+    one_day = title.start[:10] == title.end[:10] == at[:10]
+    return at[11:19] if one_day else at[:19]
+
+
+def _kill(kill: Kill, title: Title) -> str:
+    did = []
+    if kill.cut:
+        did.append(f"cut {count(kill.cut, 'running call')}")
+    if kill.refused:
+        did.append(f"refused {count(kill.refused, 'more call' if kill.cut else 'call')}")
+    did.append("drained" if kill.is_drained else "is not known to have drained")
+    if kill.released_at:
+        end = f"It was released at {_clock(kill.released_at, title)} by {kill.released_by}."
+    else:
+        end = "It was still in force when this pack was made."
+    order = f"ordered a kill of {kill.target} at {_clock(kill.at, title)} (“{kill.reason}”)"
+    return f"{kill.ordered_by or 'The gateway'} {order}; it {listed(did)}. {end}"
+
+
+def _writes(body: Body) -> str:
+    writes = body["write_action_log"]
+    if not writes:
+        return "No call that writes went out."
+    approved = sum(1 for row in writes if row["approved_by"] is not None)
+    unsure = sum(1 for row in writes if row["outcome"] != "ok")
+    by = f", {approved:,} of them approved by a person" if approved else ", none of them approved by a person"
+    doubt = f"; for {unsure:,} it is not certain that it was done" if unsure else ""
+    return f"{count(len(writes), 'call that writes', 'calls that write')} went out{by}{doubt}."
+
+
+def _unknown(calls: Sequence[Marked]) -> str:
+    unknown = sum(1 for _, mark in calls if mark in EFFECT_UNKNOWN)
+    if not unknown:
+        return "The end of every call that was sent is known."
+    return f"Of {count(unknown, 'call')} nobody knows what the tool did: the effect may be there."
+
+
+def _anomalies(body: Body) -> str:
+    number = len(body["anomalies"])
+    return f"{count(number, 'anomaly', 'anomalies')} found." if number else "No anomaly was found."

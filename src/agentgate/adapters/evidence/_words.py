@@ -1,0 +1,145 @@
+"""What the codes of a pack mean in sentences, and text of strangers made safe to look at."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final
+
+from agentgate.core.errors import ReasonCode
+
+REASONS: Final[Mapping[ReasonCode, str]] = {
+    ReasonCode.POLICY_ALLOW: "Policy allowed the call.",
+    ReasonCode.POLICY_DENY: "Policy refused the call.",
+    ReasonCode.APPROVAL_REQUIRED: "Policy asks a person first: the call waited and did not run.",
+    ReasonCode.APPROVAL_DENIED: "A person was asked and said no.",
+    ReasonCode.APPROVAL_SPENT: "The approval had been used already; each carries one call.",
+    ReasonCode.OBLIGATION_UNKNOWN: "Policy demanded something with the call that the gateway cannot do.",
+    ReasonCode.UNKNOWN_TOOL: "Nobody has declared a tool of this name.",
+    ReasonCode.INVALID_TOOL_NAME: "The name is none that a tool can have.",
+    ReasonCode.ARGUMENTS_INVALID: "The arguments do not fit what the tool declares.",
+    ReasonCode.KILLED: "A kill switch covered the call.",
+    ReasonCode.RATE_LIMITED: "The limit of calls for this tool was used up.",
+    ReasonCode.TOO_MANY_REFUSALS: "The agent repeated refused calls faster than it may.",
+    ReasonCode.FOREIGN_SESSION: "The session belongs to another principal.",
+    ReasonCode.POLICY_UNAVAILABLE: "The policy engine could not be reached; without its word nothing runs.",
+    ReasonCode.POLICY_TIMEOUT: "The policy engine did not answer in time; without its word nothing runs.",
+    ReasonCode.POLICY_UNDEFINED: "Policy says nothing about this call; what is not allowed is refused.",
+    ReasonCode.POLICY_MALFORMED: "The policy engine's answer was no decision; without one nothing runs.",
+    ReasonCode.POLICY_ERROR: "The policy engine failed over the call; without its word nothing runs.",
+    ReasonCode.POLICY_REVISION_UNKNOWN: "The policy engine did not say which policy it decided by.",
+    ReasonCode.KILL_STATE_UNKNOWN: "It could not be known whether a kill covers the call; so it was not sent.",
+    ReasonCode.LOG_UNAVAILABLE: "The log could not be written; what cannot be recorded is not sent.",
+    ReasonCode.OUTCOME_UNRECORDED: "The gateway's process ended before it could record how the call ended.",
+    ReasonCode.REDACTION_FAILED: "Secrets could not be taken out of its text; it was not sent, or its answer withheld.",
+    ReasonCode.SHUTTING_DOWN: "The gateway's process was ending.",
+    ReasonCode.INTERNAL: "A fault in the gateway; the call was refused because of it.",
+    ReasonCode.OK: "The tool answered.",
+    ReasonCode.UPSTREAM_ERROR: "The tool answered with a failure, or with what is no answer.",
+    ReasonCode.UPSTREAM_UNAVAILABLE: "There was no connection to the tool, or it broke.",
+    ReasonCode.UPSTREAM_TIMEOUT: "The tool did not answer in time; what it did is not known.",
+    ReasonCode.UPSTREAM_TOO_LARGE: "The tool's answer was larger than may be; what it did is done.",
+    ReasonCode.CREDENTIAL_UNAVAILABLE: "The credential that the tool needs had no value; nothing was sent.",
+    ReasonCode.MALFORMED_JSON: "The request was not strict JSON.",
+    ReasonCode.INVALID_REQUEST: "The request lacked a part, or had one of the wrong form.",
+    ReasonCode.BODY_TOO_LARGE: "The request was larger than may be.",
+    ReasonCode.UNSUPPORTED_MEDIA_TYPE: "The request was not JSON in UTF-8.",
+    ReasonCode.HOST_NOT_ALLOWED: "The request named a host that the gateway does not serve.",
+    ReasonCode.ORIGIN_NOT_ALLOWED: "A web page of another origin sent the request.",
+    ReasonCode.UNAUTHENTICATED: "The request carried no key.",
+    ReasonCode.INVALID_KEY: "The key is not known, or has expired.",
+    ReasonCode.FORBIDDEN: "The key does not carry the role that this needs.",
+    ReasonCode.NOT_FOUND: "There is no such thing, or not for this principal.",
+    ReasonCode.METHOD_NOT_ALLOWED: "The request used a method that the path does not take.",
+    ReasonCode.CONFLICT: "It contradicts what was recorded before.",
+    ReasonCode.EXPIRED: "Its time was over.",
+    ReasonCode.NOT_IMPLEMENTED: "This version does not offer it.",
+    ReasonCode.PACK_TOO_LARGE: "One pack cannot hold that many events.",
+    ReasonCode.TIMESTAMP_UNAVAILABLE: "The authority for time stamps gave none that holds.",
+    ReasonCode.RETENTION_FLOOR: "Texts would have been kept for a shorter time than they must be.",
+    ReasonCode.RETENTION_UNAVAILABLE: "No role may delete texts in this database.",
+    ReasonCode.CLOCK_UNTRUSTED: "The gateway's clock may have leapt ahead.",
+    ReasonCode.POLICY_INVALID: "The policy does not compile or its data does not fit; the old one stayed in force.",
+    ReasonCode.POLICY_NOT_ENFORCED: "A policy was published, but the engine still enforced another.",
+    ReasonCode.POLICY_EXTERNAL: "The engine runs policies of its own, which the gateway does not write.",
+}
+"""One sentence for each reason code, for readers who have never seen one."""
+
+
+def reason(code: str) -> str:
+    """The sentence for a code. A pack from a newer gateway may carry one that this version does not know."""
+    try:
+        return REASONS[ReasonCode(code)]
+    except ValueError:
+        return "A reason that this version does not know."
+
+
+# --- text of strangers ------------------------------------------------------------------------------------
+
+_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Letters, marks and symbols that draw nothing, or change what stands before them.
+_BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0xFE00, 0xFE10)}
+_MOST_MARKS: Final = 3
+"""More combining marks on one letter than any script needs draw over the neighbouring lines."""
+
+
+def visible(text: object) -> str:
+    """`text` with everything that draws nothing, or turns the order of letters round, written out as `[U+202E]`."""
+    raw = str(text)
+    if raw.isascii() and raw.isprintable():
+        return raw
+    shown, marks = [], 0
+    for char in raw:
+        category = unicodedata.category(char)
+        marks = marks + 1 if category in ("Mn", "Me") else 0
+        hidden = category in _HIDDEN or char in _BLANK or marks > _MOST_MARKS
+        shown.append(f"[U+{ord(char):04X}]" if hidden else char)
+    return "".join(shown)
+
+
+def short(text: str, most: int = 64) -> str:
+    """The beginning of a long name, for a picture; the tables have all of it."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+# --- numbers and times ------------------------------------------------------------------------------------
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """`1 call`, `1,234 calls`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def listed(items: Sequence[str], most: int = 4) -> str:
+    """`a`, `a and b`, `a, b and 3 more`."""
+    if len(items) > most:
+        items = [*items[: most - 1], f"{len(items) - most + 1} more"]
+    return " and ".join(filter(None, (", ".join(items[:-1]), items[-1]))) if items else ""
+
+
+def moment(at: str | None) -> str:
+    """`2026-11-21 09:00:05.123`: UTC without saying so again; milliseconds, cut and not rounded."""
+    if at is None:
+        return "–"
+    return visible(at[:23].replace("T", " ").removesuffix("Z"))
+
+
+def duration(span: timedelta) -> str:
+    """As people say it: `less than a second`, `14 minutes`, `3 hours 10 minutes`, `31 days`."""
+    seconds = round(span.total_seconds())
+    if seconds < 1:
+        return "less than a second"
+    if seconds < 120:
+        return count(seconds, "second")
+    minutes = round(seconds / 60)
+    if minutes < 120:
+        return count(minutes, "minute")
+    hours, rest = divmod(minutes, 60)
+    if hours < 48:
+        return count(hours, "hour") + (f" {count(rest, 'minute')}" if rest else "")
+    return count(round(minutes / 1440), "day")
+
+
+def parsed(at: str) -> datetime:
+    return datetime.fromisoformat(at)

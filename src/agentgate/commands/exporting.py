@@ -1,0 +1,183 @@
+"""`agentgate evidence`: take a pack from a running gateway, and the public keys that packs are checked with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, BinaryIO, Final
+
+import typer
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
+
+from agentgate.commands import watching
+from agentgate.commands.remote import Download, Remote
+from agentgate.commands.stopping import ApiKey, Url, the_gateway
+from agentgate.commands.terminal import (
+    EXIT_REFUSED,
+    EXIT_START,
+    EXIT_USAGE,
+    Config,
+    DataDir,
+    die,
+    err,
+    out,
+    settings_of,
+)
+from agentgate.core.call import is_id
+from agentgate.core.dsse import PublicKey
+from agentgate.core.errors import AgentGateError
+from agentgate.core.note import NoteInvalid, checkpoint_of
+
+cli = typer.Typer(help="Evidence packs, and the public keys to check them with.", no_args_is_help=True)
+
+ANSWER_S: Final = 600.0
+"""A large pack is made before its first byte comes."""
+
+
+class Form(StrEnum):
+    ZIP = "zip"
+    JSON = "json"
+    HTML = "html"
+    PDF = "pdf"
+
+
+@cli.command("pull")
+def pull(
+    session: Annotated[str | None, typer.Argument(help="A session; without one, the whole tenant or --agent")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="What this agent did; a person is `person:NAME`")] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant", help="Another tenant than the key's own")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="From 2026-11-21T08:00:00Z on, or from a day on")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="As --since; what is at it is not in it")] = None,
+    form: Annotated[Form, typer.Option("--format", help="Only a zip convinces who has no key of yours")] = Form.ZIP,
+    file: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where it goes; default evidence-NAME.FORMAT")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="One that you keep: the zip proves that the log continues it")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file")] = False,
+    url: Url = None,
+    key: ApiKey = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take an evidence pack. Needs an auditor. That it was taken is recorded.
+
+    \b
+      agentgate evidence pull s-1
+      agentgate evidence pull --agent research-bot --since 2026-11-01 -o november.zip
+      agentgate evidence pull --tenant acme --format pdf
+
+    Exit status: 0 written; 1 refused or failed, and nothing is written; 2 not a question.
+    """
+    for name, value in (("session", session), ("agent", agent), ("tenant", tenant)):
+        if value is not None and not is_id(value):
+            die(f"{value!r} is not the id of a {name}", EXIT_USAGE)
+    if session is not None and agent is not None:
+        die("a pack is of a session or of an agent: name one of them", EXIT_USAGE)
+    asked = {"session": session, "agent": agent, "tenant": tenant, "since": since, "until": until, "format": form.value}
+    if checkpoint is not None:
+        asked["checkpoint_size"] = str(_size_of(checkpoint))
+    named = (session or agent or tenant or "tenant").replace(":", "-")
+    path = file or Path(f"evidence-{named}.{form}")
+    if path.exists() and not force:
+        die(f"{path} is there already; say --force to overwrite it", EXIT_USAGE)
+    wanted = {name: value for name, value in asked.items() if value is not None}
+    with the_gateway(url, key, config, data_dir, needs="auditor", answer_s=ANSWER_S) as remote:
+        said = _take(remote, wanted, path)
+    if said.hmac is not None:
+        _written(path.with_name(f"{path.name}.hmac"), f"{said.hmac}\n".encode())
+    out.print(f"{escape(str(path))}: {watching.counted(said.events, 'event')}, {said.size} bytes")
+    out.print(f"pack {escape(said.pack_id)}")
+    keys = "--trust log.vkey --trust envelope.pub.pem" if form is Form.ZIP else '--key "$AGENTGATE_SIGNING_KEY"'
+    out.print(f"[bold]agentgate verify {escape(str(path))} {escape(keys)}[/]")
+    if form is Form.ZIP:
+        out.print("the two keys, from who runs the gateway: agentgate evidence keys --out .")
+
+
+def _size_of(path: Path) -> int:
+    """The size of a log when a checkpoint of it was kept."""
+    try:
+        return checkpoint_of(path.read_bytes()).size
+    except OSError as error:
+        die(f"{path} cannot be read: {error.strerror}", EXIT_USAGE)
+    except NoteInvalid as error:
+        die(f"{path} is no checkpoint: {error}", EXIT_USAGE)
+
+
+def _take(remote: Remote, asked: Mapping[str, str], path: Path) -> Download:
+    """Write what comes beside `path`, and put it there when it is whole."""
+    with ExitStack() as stack:
+        with err.status("the gateway makes the pack"):
+            said = stack.enter_context(remote.pack(asked))
+        file = stack.enter_context(_replacing(path))
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
+        bar = stack.enter_context(Progress(*columns, console=err, transient=True, disable=not err.is_terminal))
+        task = bar.add_task(watching.counted(said.events, "event"), total=said.size)
+        for part in said.parts:
+            file.write(part)
+            bar.advance(task, len(part))
+    return said
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file beside `path`, for its owner only, that takes its name once it is whole and safe; else it is gone."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        die(f"{path} cannot be written: {error.strerror}", EXIT_REFUSED)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _written(path: Path, content: bytes) -> None:
+    with _replacing(path) as file:
+        file.write(content)
+
+
+# --- keys -------------------------------------------------------------------------------------------------
+
+
+@cli.command("keys")
+def public_keys(
+    folder: Annotated[Path | None, typer.Option("--out", help="Write them there, for `verify --trust`")] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """The public keys of this gateway, to be handed to auditors in a way that they trust. Reads its data directory."""
+    settings = settings_of(config, {"data_dir": data_dir})
+    from agentgate.offline import public_keys_of  # the databases' drivers come with it, for who needs them
+
+    try:
+        files = public_keys_of(settings)
+    except AgentGateError as error:
+        die(str(error), EXIT_START)
+    for name, content in files.items():
+        if name.endswith(".vkey"):
+            out.print(f"{escape(name)}  the log's key\n  {escape(content.decode().strip())}")
+        else:
+            key = PublicKey.from_pem(content)
+            out.print(f"{escape(name)}  {key.algorithm}, SHA-256 of its DER form\n  {key.key_id}")
+        if folder is not None:
+            _keep(folder / Path(name).name, content)
+
+
+def _keep(path: Path, content: bytes) -> None:
+    """Write a public key, but never over another one."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.read_bytes() != content:
+            die(f"{path} is another key; take it away first", EXIT_REFUSED)
+        path.write_bytes(content)
+    except OSError as error:
+        die(f"{path} cannot be written: {error.strerror}", EXIT_REFUSED)

@@ -1,0 +1,133 @@
+"""The auditor's routes: sessions, and packs of a session, an agent or a tenant."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+
+from agentgate.core.call import Principal, is_id
+from agentgate.core.errors import ReasonCode
+from agentgate.core.evidence import Scope
+from agentgate.edges import filters
+from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, refused
+from agentgate.edges.problem import Problem
+from agentgate.pipeline.evidence import Export, Form
+from agentgate.pipeline.orders import Refused
+
+router = APIRouter(tags=["evidence"])
+
+_FORMS: Final[tuple[Form, ...]] = ("json", "html", "pdf", "zip")
+_FORMS_SAID: Final = "json, html, pdf or zip"
+_EARLIER: Final = "The size of a checkpoint that you keep: a zip then proves that the log continues it"
+_MAX_SIZE: Final = 2**53
+
+
+class Asked(BaseModel):
+    """What a pack is to be of. A member that is misspelt must not make it a pack of something else: it is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+    tenant: filters.Id | None = Field(None, description="Another tenant than the key's own, for who sees it")
+    session: filters.Id | None = Field(None, description="One session; this or an agent")
+    agent: filters.Who | None = Field(None, description="What one agent did, and its sessions; or `person:NAME`")
+    since: filters.Moment | None = Field(None, description="RFC 3339 with its offset, or a day (UTC)")
+    until: filters.Moment | None = Field(None, description="As `since`; what is at it is not in it")
+    form: str = Field("json", alias="format", description=_FORMS_SAID)
+    checkpoint_size: int | None = Field(None, ge=0, lt=_MAX_SIZE, description=_EARLIER)
+
+
+@router.get("/sessions")
+async def list_sessions(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
+    """Every session in the log that the viewer may see, sorted by id."""
+    rows = await desks.evidence.sessions(viewer)
+    return {"sessions": sorted({row.session for row in rows})}
+
+
+@router.get("/sessions/{session_id}/evidence", response_class=Response)
+async def session_evidence(
+    desks: TheDesks,
+    auditor: Auditor,
+    session_id: Id,
+    form: Annotated[str, Query(alias="format", description=_FORMS_SAID)] = "json",
+    tenant: Annotated[str | None, Query(description="Another tenant than the key's own, for who sees it")] = None,
+    checkpoint_size: Annotated[int | None, Query(ge=0, lt=_MAX_SIZE, description=_EARLIER)] = None,
+) -> Response:
+    """The evidence pack of one session."""
+    if not is_id(session_id) or (tenant is not None and not is_id(tenant)):
+        raise Problem(422, ReasonCode.INVALID_REQUEST, "not a session or tenant id", error="Invalid request")
+    wanted = _form(form)
+    scope = Scope(_tenant(auditor, tenant), session=session_id)
+    return await _answer(desks, auditor, scope, wanted, checkpoint_size)
+
+
+@router.get("/evidence", response_class=Response)
+async def evidence(desks: TheDesks, auditor: Auditor, asked: Annotated[Asked, Query()]) -> Response:
+    """The evidence pack of a session, an agent or a whole tenant, of all time or from `since` to before `until`."""
+    wanted = _form(asked.form)
+    if asked.session is not None and asked.agent is not None:
+        raise Problem(422, ReasonCode.INVALID_REQUEST, "a pack is of a session or of an agent: name one of them")
+    if asked.since is not None and asked.until is not None and asked.since >= asked.until:
+        raise Problem(422, ReasonCode.INVALID_REQUEST, "since must be before until")
+    scope = Scope(
+        _tenant(auditor, asked.tenant),
+        session=asked.session,
+        agent=asked.agent,
+        since=asked.since,
+        until=asked.until,
+    )
+    return await _answer(desks, auditor, scope, wanted, asked.checkpoint_size)
+
+
+# --- what is asked for ------------------------------------------------------------------------------------
+
+
+def _form(text: str) -> Form:
+    for form in _FORMS:
+        if text == form:
+            return form
+    raise Problem(
+        400,
+        ReasonCode.INVALID_REQUEST,
+        f"format must be {_FORMS_SAID}",
+        error="Invalid format",
+        hint=f"Use format={_FORMS_SAID}",
+        received=text[:64],
+    )
+
+
+def _tenant(auditor: Principal, tenant: str | None) -> str:
+    if tenant is None:
+        return auditor.tenant
+    if not auditor.sees(tenant):
+        raise Problem(404, ReasonCode.NOT_FOUND, "no such session")
+    return tenant
+
+
+# --- what is given ----------------------------------------------------------------------------------------
+
+
+async def _answer(desks: Desks, auditor: Principal, scope: Scope, form: Form, earlier_size: int | None) -> Response:
+    export = await desks.evidence.export(auditor, scope, form, earlier_size=earlier_size)
+    if isinstance(export, Refused):
+        raise refused(export)
+    headers = _headers(scope, export)
+    if form == "zip":
+        return StreamingResponse(export.chunks(), media_type=export.media_type, headers=headers)
+    return Response(b"".join(export.chunks()), media_type=export.media_type, headers=headers)
+
+
+def _headers(scope: Scope, export: Export) -> dict[str, str]:
+    name = (scope.session or scope.agent or scope.tenant).replace(":", "-")
+    headers = {
+        "Content-Disposition": f'attachment; filename="evidence-{name}.{export.extension}"',
+        "Content-Length": str(export.size),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "X-AgentGate-Events": str(export.events),
+        "X-AgentGate-Pack-Id": export.pack_id,
+    }
+    if export.hmac is not None and export.extension != "json":  # a JSON pack carries its own, over its body
+        headers["X-Evidence-HMAC"] = f"sha256={export.hmac}"
+    return headers | dict(export.headers or {})

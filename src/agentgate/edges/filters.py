@@ -1,0 +1,39 @@
+"""What routes are asked with: ids, agents and times, as a query string says them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, Field
+
+from agentgate.core.event import rfc3339
+
+_ID: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
+_DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
+_PRINCIPAL: Final = ("agent:", "person:")
+
+
+def _principal(name: str) -> str:
+    return name if name.startswith(_PRINCIPAL) else f"agent:{name}"
+
+
+def _moment(text: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+        if _DAY.fullmatch(text):
+            moment = moment.replace(tzinfo=UTC)
+        found = rfc3339(moment.astimezone(UTC))
+    except (ValueError, OverflowError):
+        raise ValueError("is no time, such as 2026-11-21T08:00:00Z or 2026-11-21") from None
+    if moment.tzinfo is None:
+        raise ValueError("must say its offset, as in 2026-11-21T08:00:00Z")
+    return found
+
+
+Id = Annotated[str, Field(pattern=_ID)]
+Who = Annotated[Id, AfterValidator(_principal)]
+"""An agent's name, or `person:NAME`; a principal's id from then on."""
+Moment = Annotated[str, Field(max_length=64), AfterValidator(_moment)]
+"""RFC 3339 with its offset, or a day (UTC); a time as events say it from then on."""

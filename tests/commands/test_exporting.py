@@ -1,0 +1,165 @@
+"""`agentgate evidence`: what is written when a pack comes, and that nothing is when it does not come whole."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from click.testing import Result
+
+from tests.commands.test_stopping import run
+from tests.gateway import run_cli
+from tests.scripted_gateway import ScriptedGateway, problem
+
+PACK = b"PK" + bytes(100_000)
+HEADERS = {"X-AgentGate-Events": "7", "X-AgentGate-Pack-Id": "0badcafe", "Content-Type": "application/zip"}
+
+
+@contextmanager
+def giving(body: bytes = PACK, *, claims: int | None = None, **more: str) -> Iterator[tuple[str, list[str]]]:
+    """A gateway that gives one pack, of which it `claims` a length, and the questions that it was asked."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            headers = HEADERS | {name.replace("_", "-"): value for name, value in more.items()}
+            for name, value in (headers | {"Content-Length": str(claims or len(body))}).items():
+                if value:
+                    self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def pull(url: str, *words: str) -> Result:
+    return run(url, "evidence", "pull", *words)
+
+
+def test_a_pack_is_written_whole_and_says_how_to_check_it(tmp_path: Path) -> None:
+    path = tmp_path / "pack.zip"
+    with giving() as (url, asked):
+        done = pull(url, "s-1", "-o", str(path))
+    assert done.exit_code == 0, done.output
+    assert path.read_bytes() == PACK
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pack.zip"]
+    assert parse_qs(urlsplit(asked[0]).query) == {"session": ["s-1"], "format": ["zip"]}
+    for said in ("7 events", "0badcafe", "agentgate verify", "--trust"):
+        assert said in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "query"),
+    [
+        (["--agent", "bot"], {"agent": ["bot"], "format": ["zip"]}),
+        (["--tenant", "acme", "--format", "pdf"], {"tenant": ["acme"], "format": ["pdf"]}),
+        (
+            ["--since", "2026-11-01", "--until", "2026-12-01T00:00:00+02:00"],
+            {"since": ["2026-11-01"], "until": ["2026-12-01T00:00:00+02:00"], "format": ["zip"]},
+        ),
+    ],
+)
+def test_words_become_the_question(tmp_path: Path, words: list[str], query: dict[str, list[str]]) -> None:
+    with giving() as (url, asked):
+        assert pull(url, *words, "-o", str(tmp_path / "pack")).exit_code == 0
+    assert parse_qs(urlsplit(asked[0]).query) == query
+
+
+def test_a_kept_checkpoint_is_asked_about_by_its_size(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_bytes(b"log.example/1\n42\n" + b"A" * 43 + b"=\n\n\xe2\x80\x94 log.example/1 AAAAAAA=\n")
+    with giving() as (url, asked):
+        done = pull(url, "s", "-o", str(tmp_path / "pack"), "--checkpoint", str(kept))
+    assert done.exit_code == 0, done.output
+    assert parse_qs(urlsplit(asked[0]).query)["checkpoint_size"] == ["42"]
+
+
+def test_a_page_has_its_hmac_beside_it(tmp_path: Path) -> None:
+    with giving(b"<p>", X_Evidence_HMAC=f"sha256={'ab' * 32}") as (url, _):
+        assert pull(url, "s", "--format", "html", "-o", str(tmp_path / "page.html")).exit_code == 0
+    assert (tmp_path / "page.html.hmac").read_text() == "ab" * 32 + "\n"
+
+
+def test_a_pack_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
+    path = tmp_path / "pack.zip"
+    path.write_bytes(b"the old one")
+    with giving(claims=len(PACK) + 1) as (url, _):
+        done = pull(url, "s", "-o", str(path), "--force")
+    assert done.exit_code == 1
+    assert path.read_bytes() == b"the old one"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["pack.zip"]
+
+
+def test_a_file_that_is_there_is_not_overwritten_unless_one_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "pack.zip"
+    path.write_bytes(b"the old one")
+    with giving() as (url, asked):
+        refused = pull(url, "s", "-o", str(path))
+        assert (refused.exit_code, path.read_bytes(), asked) == (2, b"the old one", [])
+        assert pull(url, "s", "-o", str(path), "--force").exit_code == 0
+    assert path.read_bytes() == PACK
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["s", "--agent", "a"],
+        ["../x"],
+        ["--agent", "a b"],
+        ["--tenant", ""],
+        ["s", "--format", "docx"],
+        ["s", "--checkpoint", "/not/there"],
+        ["s", "--checkpoint", "/etc/hostname"],
+    ],
+)
+def test_a_question_that_is_none_is_not_asked(tmp_path: Path, words: list[str]) -> None:
+    with giving() as (url, asked):
+        done = pull(url, *words, "-o", str(tmp_path / "pack"))
+    assert (done.exit_code, asked) == (2, [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+    for said in (problem(503, "log_unavailable", "The log does not answer"), problem(413, "pack_too_large", "narrow")):
+        with ScriptedGateway({"GET /evidence": [said]}) as gateway:
+            done = pull(gateway.url, "s", "-o", str(tmp_path / "pack"))
+        assert done.exit_code == 1
+        assert said[1]["reason_code"] in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_who_is_no_gateway_is_told_apart(tmp_path: Path) -> None:
+    with giving(X_AgentGate_Events="") as (url, _):
+        done = pull(url, "s", "-o", str(tmp_path / "pack"))
+    assert done.exit_code == 1
+    assert "no evidence pack" in done.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with giving() as (url, _):
+        done = pull(url, "s", "-o", str(tmp_path / "file" / "pack"))
+    assert done.exit_code in (1, 2)
+    assert "Traceback" not in done.output
+
+
+def test_there_are_no_keys_to_hand_out_before_the_first_start(tmp_path: Path) -> None:
+    done = run_cli("evidence", "keys", "--data-dir", str(tmp_path))
+    assert (done.returncode, "first start" in done.stderr) == (3, True)
+    assert list(tmp_path.iterdir()) == [], "and none is made"
