@@ -140,6 +140,25 @@ def test_sql_in_filters(gateway: GatewayProcess, text: str) -> None:
     assert admin.get("/approvals", params={"state": text}).status_code == 422
     assert admin.get("/sessions/s/evidence", params={"tenant": text}).status_code == 422
     assert admin.get("/sessions/s/evidence", params={"format": text}).status_code == 400
+    size = admin.get("/audit", params={"limit": 1}).json()["size"]
+    for name in ("tool", "trace_id", "text"):
+        assert admin.get("/audit", params={name: text}).json()["events"] == []
+    for name in (
+        "tenant",
+        "session",
+        "agent",
+        "decision",
+        "reason",
+        "outcome",
+        "kind",
+        "since",
+        "order",
+        "limit",
+        "first",
+    ):
+        assert admin.get("/audit", params={name: text}).status_code == 422, name
+    assert admin.get("/audit", params={"cursor": text}).status_code == 400
+    assert admin.get("/audit", params={"limit": 1}).json()["size"] >= size
     for path in ("/kills", "/approvals"):
         assert admin.get(f"{path}/{text.replace('/', '')}").status_code == 404
     assert admin.get(f"/sessions/{text.replace('/', '')}/evidence").status_code == 422

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,43 +13,108 @@ from rich.markup import escape
 
 from agentgate import settings as configuration
 from agentgate.commands.terminal import EXIT_START, Config, DataDir, die, out, settings_of
+from agentgate.commands.watching import plain
 from agentgate.core.errors import AgentGateError
-from agentgate.core.evidence import Standing
-from agentgate.core.evidence import verify as verify_pack
+from agentgate.core.findings import Report, Standing
+from agentgate.core.verify import is_view, verify_view
+from agentgate.core.verify import verify as verify_pack
+from agentgate.core.verify_seals import NoKey, Trust, read_trust
 
 cli = typer.Typer()
 log_cli = typer.Typer(help="The append-only log.", no_args_is_help=True)
 
 
+_MAX_BYTES = 4 << 30
+"""A pack is read into memory as a whole."""
+_MAX_STREAM_BYTES = 1 << 28
+"""The same of a pipe or a device, which do not say how much comes."""
+
+
 @cli.command("verify")
 def verify(
-    pack: Annotated[Path, typer.Argument(help="An evidence pack (JSON)")],
-    key: Annotated[str | None, typer.Option("--key", help="HMAC key; default AGENTGATE_SIGNING_KEY")] = None,
+    pack: Annotated[Path, typer.Argument(help="An evidence pack: zip, JSON, HTML or PDF")],
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="HMAC key, may be repeated; default AGENTGATE_SIGNING_KEY")
+    ] = None,
+    trust: Annotated[
+        list[Path] | None, typer.Option("--trust", help="Public key you trust: PEM, or a log's vkey; may be repeated")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="A checkpoint of the log that you have kept from earlier")
+    ] = None,
+    hmac: Annotated[
+        Path | None, typer.Option("--hmac", help="HMAC of an HTML or PDF pack; default PACK.hmac, if it is there")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Findings as JSON")] = False,
 ) -> None:
-    """Check an evidence pack offline. Exit 0 verified, 1 broken or missing, 2 nothing could be checked."""
-    try:
-        raw = pack.read_bytes()
-    except OSError as error:
-        die(f"{pack} cannot be read: {error.strerror}", 1)
-    secret = key or configuration.signing_key_from_environment()
-    report = verify_pack(raw, secret.encode() if secret else None)
-    if as_json:
-        rows = [{"check": f.check, "standing": f.standing.value, "detail": f.detail} for f in report.findings]
-        print(json.dumps({"exit_status": report.exit_status, "findings": rows}, indent=2))
+    """Check an evidence pack offline. Exit 0 verified, 1 broken or missing, 2 no key of yours covers it."""
+    raw = _read(pack)
+    trusted = _trust(key or [], trust or [])
+    earlier = _read(checkpoint) if checkpoint is not None else None
+    if is_view(raw):
+        beside = hmac or pack.with_name(f"{pack.name}.hmac")
+        report = verify_view(raw, _read(beside) if hmac is not None or _exists(beside) else None, trusted, earlier)
     else:
-        _print_findings([(f.check, f.standing, f.detail) for f in report.findings])
-        verdict = {0: "[green]verified[/]", 1: "[red]BROKEN[/]", 2: "[yellow]nothing could be checked[/]"}
-        out.print(f"{escape(str(pack))}: {verdict[report.exit_status]}")
+        report = verify_pack(raw, trusted, earlier)
+    if as_json:
+        print(_as_json(report))
+    else:
+        _print_findings(report)
+        out.print(f"{escape(plain(pack))}: {_VERDICTS[report.exit_status]}")
     raise typer.Exit(report.exit_status)
 
 
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = max(os.fstat(file.fileno()).st_size, _MAX_STREAM_BYTES)
+            raw = file.read(size + 1) if size <= _MAX_BYTES else b""
+    except OSError as error:
+        die(f"{plain(path)} cannot be read: {error.strerror}", 1)
+    if size > _MAX_BYTES or len(raw) > size:
+        die(f"{plain(path)} has more bytes than any pack, or does not end", 1)
+    return raw
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long, or a folder that is not ours
+        return False
+
+
+def _trust(keys: list[str], files: list[Path]) -> Trust:
+    if not keys and (from_environment := configuration.signing_key_from_environment()):
+        keys = [from_environment]
+    # $(cat a-file-that-is-not-there) is an empty key, and with that anybody can sign
+    if any(len(key.encode(errors="surrogateescape")) < configuration.MIN_HMAC_KEY_BYTES for key in keys):
+        die(f"an HMAC key has at least {configuration.MIN_HMAC_KEY_BYTES} bytes: the one that you gave is cut off", 1)
+    trusted = Trust(hmac_keys=tuple(key.encode(errors="surrogateescape") for key in keys))
+    for path in files:
+        try:
+            trusted |= read_trust(_read(path))
+        except NoKey as error:
+            die(f"{plain(path)}: {error}", 1)
+    return trusted
+
+
 _MARKS = {Standing.HOLDS: "[green]✓[/]", Standing.BROKEN: "[red]✗[/]", Standing.NOT_CHECKED: "[yellow]–[/]"}
+_VERDICTS = {
+    0: "[green]verified[/]",
+    1: "[red]BROKEN[/]",
+    2: "[yellow]not verified: nothing is wrong with it, but no key that you gave vouches for it[/]",
+}
 
 
-def _print_findings(findings: list[tuple[str, Standing, str]]) -> None:
-    for check, standing, detail in findings:
-        out.print(f"{_MARKS[standing]} {check:<10} {escape(detail)}")
+def _print_findings(report: Report) -> None:
+    for found in report.findings:
+        fault = f"{found.fault}: " if found.fault is not None else ""
+        out.print(f"{_MARKS[found.standing]} {found.check:<10} {escape(plain(fault + found.detail))}")
+
+
+def _as_json(report: Report) -> str:
+    rows = [{"check": f.check, "standing": f.standing, "fault": f.fault, "detail": f.detail} for f in report.findings]
+    return json.dumps({"exit_status": report.exit_status, "findings": rows}, indent=2)
 
 
 @log_cli.command("verify")
@@ -56,13 +122,16 @@ def verify_log(
     data_dir: DataDir = None,
     database_url: Annotated[str | None, typer.Option("--database-url", help="AGENTGATE_DATABASE_URL")] = None,
     config: Config = None,
+    checkpoint: Annotated[
+        list[Path] | None, typer.Option("--checkpoint", help="A checkpoint that you have kept; may be repeated")
+    ] = None,
 ) -> None:
     """Re-derive the whole log from its database. Exit 0 when everything holds, 1 naming the first that does not."""
     settings = settings_of(config, {"data_dir": data_dir, "log.url": database_url})
     from agentgate.offline import audit_log  # the databases' drivers, for who needs them
 
     try:
-        report = asyncio.run(audit_log(settings))
+        report = asyncio.run(audit_log(settings, [_read(path) for path in checkpoint or []]))
     except AgentGateError as error:
         die(str(error), 1)
     for finding in report.findings:

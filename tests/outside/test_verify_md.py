@@ -1,0 +1,169 @@
+"""VERIFY.md does what it says: each command in it, pasted into a shell in the unpacked zip, with stock tools alone."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from agentgate.adapters.evidence.bundle import Bundle
+from agentgate.adapters.signers.hmac import HmacSigner
+from agentgate.core.dsse import PublicKey
+from agentgate.core.evidence import Pack
+from agentgate.ports import Enclosures
+from tests.core.events import a_session
+from tests.outside import tools
+from tests.packs import ENVELOPE_SECRET, EnvelopeSecret, Maker, ZipPack, a_secret, enveloped
+
+RECORDS = a_session(2)
+FIRST = RECORDS[0].index
+SIGNING_KEY = "a-signing-key-for-tests-3f8c-0123456789ab"
+STOCK = ("bash", "cat", "openssl", "sha256sum")
+_PART = re.compile(r"^## (\d)\..*?^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+ENVELOPE, LOG, HMAC = "1", "2", "3"
+
+
+@dataclass
+class View:
+    """A view that needs no layout."""
+
+    extension: str
+    media_type: str = "text/plain"
+
+    def write(self, pack: Pack) -> bytes:
+        return f"{len(pack.raw)} bytes as {self.extension}\n".encode()
+
+
+def a_pack(secret: EnvelopeSecret) -> ZipPack:
+    """As the gateway's own bundler puts it together; log, proofs and envelope are this side's."""
+    maker = Maker(RECORDS, envelope_secret=secret, hmac_key=SIGNING_KEY.encode())
+    files = maker.make().files
+
+    def numbered(folder: str) -> dict[int, bytes]:
+        found = {name: content for name, content in files.items() if name.startswith(f"{folder}/")}
+        return {int(re.sub(r"\D", "", name.split("/")[1].split(".")[0])): content for name, content in found.items()}
+
+    enclosures = Enclosures(files["checkpoint"], numbered("leaves"), numbered("bodies"), numbered("proofs"), {})
+    keys = {name: content for name, content in files.items() if name.startswith("keys/")}
+    bundle = Bundle([View("html"), View("pdf")], keys, HmacSigner(maker.hmac_key))
+    return ZipPack(enveloped(bundle.files(maker.body(), enclosures), secret), maker.hmac_key)
+
+
+@pytest.fixture(scope="module")
+def stock(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A PATH with nothing on it but what VERIFY.md says one needs, and a python3 into which nothing was installed."""
+    folder = tmp_path_factory.mktemp("stock")
+    tools.openssl()
+    for name in STOCK:
+        found = shutil.which(name)
+        assert found is not None, name
+        (folder / name).symlink_to(found)
+    (folder / "python3").symlink_to(Path(sys.executable).resolve())
+    return str(folder)
+
+
+@pytest.fixture(params=[ENVELOPE_SECRET, a_secret(5)], ids=["ecdsa", "ed25519"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    found = tmp_path / "pack"
+    with zipfile.ZipFile(BytesIO(a_pack(request.param).zip())) as opened:
+        opened.extractall(found)
+    return found
+
+
+def parts(folder: Path) -> dict[str, str]:
+    return dict(_PART.findall((folder / "VERIFY.md").read_text(encoding="utf-8")))
+
+
+def paste(commands: str, folder: Path, stock: str, *, key: str = SIGNING_KEY) -> tuple[int, str]:
+    """As a person does: into a shell that has read no start-up files."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env |= {"PATH": stock, "AGENTGATE_SIGNING_KEY": key, "HOME": str(folder.parent), "PYTHONNOUSERSITE": "1"}
+    return tools.run([Path(stock, "bash"), "--noprofile", "--norc", "-c", commands], cwd=folder, env=env)
+
+
+def test_every_part_of_it_holds_for_a_good_pack(folder: Path, stock: str) -> None:
+    found = parts(folder)
+    assert set(found) == {ENVELOPE, LOG, HMAC}
+    for number, commands in found.items():
+        status, said = paste(commands, folder, stock)
+        assert status == 0, (number, said)
+        assert said.rstrip().endswith("OK"), (number, said)
+
+
+def test_the_fingerprint_to_compare_is_the_keys(folder: Path, stock: str) -> None:
+    text = (folder / "VERIFY.md").read_text(encoding="utf-8")
+    block = text.partition("```sh\n")[2].partition("```")[0]
+    status, said = paste(block, folder, stock)
+    assert status == 0
+    shown, vkey = said.split("\n")[:2]
+    assert shown.split(" ")[0] == PublicKey.from_pem((folder / "keys/envelope.pub.pem").read_bytes()).key_id
+    assert shown.split(" ")[0] not in text, "the page itself vouches for no key"
+    assert vkey == (folder / "keys/log.vkey").read_text(encoding="utf-8").strip()
+
+
+def flip(name: str, at: int = 10) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        raw = bytearray((folder / name).read_bytes())
+        raw[at] ^= 1
+        (folder / name).write_bytes(raw)
+
+    return change
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def put(name: str) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(b"{}")
+
+
+def steal(folder: Path) -> None:
+    """The same pack, signed by somebody else, whose key is not the one in the folder."""
+    files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    forged = enveloped(files, a_secret(99))
+    (folder / "pack.dsse.json").write_bytes(forged["pack.dsse.json"])
+
+
+DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a body, to the envelope": (ENVELOPE, flip(f"bodies/{FIRST}.json")),
+    "a page, to the envelope": (ENVELOPE, flip("pack.html")),
+    "a file put in": (ENVELOPE, put("leaves/1.json")),
+    "a file put in, hidden": (ENVELOPE, put(".evil")),
+    "a file taken out": (ENVELOPE, remove("pack.pdf")),
+    "another signer": (ENVELOPE, steal),
+    "a leaf, to the log": (LOG, flip(f"leaves/{FIRST}.json")),
+    "a leaf gone, to the log": (LOG, remove(f"leaves/{FIRST}.json")),
+    "a body, to the log": (LOG, flip(f"bodies/{FIRST}.json")),
+    "a proof": (LOG, flip(f"proofs/{FIRST}.tlog-proof", 60)),
+    "a proof gone": (LOG, remove(f"proofs/{FIRST}.tlog-proof")),
+    "the size": (LOG, flip("checkpoint", 19)),
+    "the log's signature": (LOG, flip("checkpoint", -6)),
+    "the log's key": (LOG, flip("keys/log.vkey", -8)),
+    "a page, to the HMAC": (HMAC, flip("pack.html")),
+    "the body, to the HMAC": (HMAC, flip("pack.json")),
+    "an HMAC": (HMAC, flip("pack.pdf.hmac")),
+}
+
+
+@pytest.mark.parametrize(("part", "damage"), DAMAGE.values(), ids=DAMAGE.keys())
+def test_each_part_of_it_notices_the_damage_that_is_its_to_notice(
+    folder: Path, stock: str, part: str, damage: Callable[[Path], object]
+) -> None:
+    damage(folder)
+    status, said = paste(parts(folder)[part], folder, stock)
+    assert status != 0, said
+    assert not said.rstrip().endswith("OK"), said
+
+
+def test_its_hmac_part_needs_the_key(folder: Path, stock: str) -> None:
+    for key in ("", "another-key-of-thirty-two-bytes!!"):
+        assert paste(parts(folder)[HMAC], folder, stock, key=key)[0] != 0
