@@ -27,7 +27,7 @@ from agentgate.core.note import NoteKey
 from agentgate.pipeline.record import Recorder
 from agentgate.ports import Log
 from bench import services
-from tests.fakes import ALLOW, REVISION, a_call
+from tests.fakes import ALLOW, REDACTOR, REVISION, a_call
 
 ORIGIN = "agentgate.bench/log/0"
 SIGNER = Ed25519Signer(Ed25519PrivateKey.generate())
@@ -65,7 +65,8 @@ class Round(NamedTuple):
 async def load(log: Log, writers: int, enough: Callable[[int, float], bool]) -> Round:
     """`writers` tasks append until `enough(events, seconds)`."""
     times: list[float] = []
-    recorder = Recorder(log, SystemClock(), SystemEntropy(), member=MemberId(os.urandom(8).hex()), version="0")
+    member = MemberId(os.urandom(8).hex())
+    recorder = Recorder(log, SystemClock(), SystemEntropy(), member=member, version="0", redactor=REDACTOR)
     began = time.perf_counter()
 
     async def one(number: int) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import admission, calls, kills, log, packs, replicas
+from bench import admission, calls, kills, log, packs, redaction, replicas
 
 HERE = Path(__file__).parent
 HEAD = """# What containment costs, and how fast it stops things
@@ -40,6 +40,7 @@ def main() -> None:
         "kills": lambda: kills.measure(trials=options.trials),
         "log": lambda: log.measure(rounds=rounds, seconds=seconds),
         "packs": lambda: packs.measure(rounds=rounds),
+        "redaction": lambda: redaction.measure(rounds=3 * rounds),
     }
     sections = _sections(options.out.read_text(encoding="utf-8") if options.out.exists() else "")
     for name in options.only or TITLES:
@@ -60,6 +61,7 @@ TITLES = {
     "kills": "How fast a kill is",
     "log": "What the log does",
     "packs": "How long a pack takes",
+    "redaction": "What redaction costs",
 }
 
 

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from agentgate.adapters.detectors.known import KnownData
+from agentgate.core import merkle
 from agentgate.core.call import (
     Access,
     AgentId,
@@ -45,6 +49,7 @@ from agentgate.core.containment import (
 from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Record
+from agentgate.core.note import Checkpoint, NoteKey, sign
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.projection import (
     Put,
@@ -56,6 +61,8 @@ from agentgate.core.projection import (
     spendings,
 )
 from agentgate.core.query import Query
+from agentgate.core.redact import Redactor
+from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row
 from agentgate.core.strict_json import parse
 from agentgate.ports import (
     Admitted,
@@ -68,12 +75,17 @@ from agentgate.ports import (
     LimitState,
     MemberGone,
     NotAdmitted,
+    OnHold,
     RateLimit,
     Rule,
     SessionRow,
     Spend,
     Undelivered,
 )
+
+_LOG_SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+LOG_KEY = NoteKey("agentgate.test/log/0", _LOG_SIGNER.public_key().public_bytes_raw())
+"""What `MemoryLog` signs its checkpoints with."""
 
 REVISION = "sha256:0000000000000000"
 
@@ -91,6 +103,9 @@ def principal(name: str = "bot", *roles: Role, tenant: str = "default", person: 
 ADMIN = Principal(
     PrincipalKind.PERSON, AgentId("admin"), TenantId("default"), frozenset({Role.ADMIN}), "admin_key", "admin", True
 )
+
+REDACTOR = Redactor(None, [KnownData()])
+"""As it is without any configuration."""
 
 TOOL = Tool(ToolName("db_query"), "demo", Access.READ, {"type": "object"})
 
@@ -213,9 +228,12 @@ class MemoryLog:
         self.is_shared = False
         """Whether there are others to be heard: `beat` then answers."""
         self.is_down = False
+        self.signed = 0
+        """How many events the newest checkpoint is over."""
         self.on_append: Callable[[Event], None] = lambda _: None
         """Called before an append takes effect: the place to slip a kill in."""
         self._faults: deque[_Fault] = deque()
+        self.bodies = MemoryBodies(self)
         for number, member in enumerate(members):
             standing = {"left_idx": None, "gone_idx": None, "attested_idx": None}
             self.tables.apply([Put("members", {"member": member, "joined_idx": number - len(members), **standing})])
@@ -266,7 +284,11 @@ class MemoryLog:
         members = here if event.kind in (Kind.KILLED, Kind.RELEASED) else ()
         return Receipt(event.id, index, self.position, digest, members)
 
-    def _refused(self, event: Event) -> AlreadySpent | ForeignSession | MemberGone | None:
+    def _refused(self, event: Event) -> AlreadySpent | ForeignSession | MemberGone | OnHold | None:
+        if event.kind is Kind.PRUNED:
+            for hold in map(hold_from_row, self.rows("holds")):
+                if not hold.is_released and hold.covers(event.tenant, event.session):
+                    return OnHold(hold.id)
         if event.kind is Kind.DECIDED and event.fields["decision"] != "DENY":
             member = self.tables.rows["members"].get((event.fields["member"],))
             if member is not None and presence(member) is not Presence.HERE:
@@ -300,14 +322,16 @@ class MemoryLog:
     async def records(
         self, *, tenant: str | None = None, session: str | None = None, first: int = 0, kinds: Sequence[str] = ()
     ) -> AsyncIterator[Record]:
-        number = 1
+        numbers: Counter[tuple[str, str]] = Counter()
         for index, (event, position) in enumerate(self.events):
+            owner = (event.tenant, event.session)
+            numbers[owner] += bool(event.session)
             if (tenant and event.tenant != tenant) or (session and event.session != session):
                 continue
             if index < first or (kinds and event.kind.value not in kinds):
                 continue
-            yield Record(index, number, position, event.fields, event.leaf, event.salt, event.body)
-            number += 1
+            body = None if index in self.bodies.gone else event.body
+            yield Record(index, numbers[owner], position, event.fields, event.leaf, event.salt, body)
 
     async def search(
         self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
@@ -318,6 +342,11 @@ class MemoryLog:
         for record in reversed(found) if newest else found:
             if below is None or record.index < below:
                 yield record
+
+    async def size(self) -> int:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        return len(self.events)
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         rows = [row for row in self.rows("sessions") if tenant in (None, row["tenant"])]
@@ -349,8 +378,102 @@ class MemoryLog:
                 first.setdefault(row["member"], Acknowledgement(row["member"], row["position"], *counts))
         return list(first.values())
 
+    # --- Tree ---
+
+    async def integrate(self) -> None:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        self.signed = len(self.events)
+
     async def checkpoint(self) -> bytes | None:
-        return None
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        if not self.signed:
+            return None
+        state = Checkpoint(LOG_KEY.name, self.signed, merkle.root(self._leaf_hashes()))
+        return sign(state.text, LOG_KEY, _LOG_SIGNER.sign)
+
+    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        leaves, width = self._leaf_hashes(), 256**level
+        found = [merkle.root(leaves[at : at + width]) for at in range(0, len(leaves) - width + 1, width)]
+        return found[first : first + count]
+
+    def _leaf_hashes(self) -> list[bytes]:
+        return [merkle.leaf_hash(event.leaf) for event, _ in self.events[: self.signed]]
+
+
+class MemoryBodies:
+    """`ports.Bodies` of a `MemoryLog`. `is_down` makes deleting fail; `page` sessions are told at a time."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self.gone: set[int] = set()
+        self.refusal: str | None = None
+        self.is_down = False
+        self.page = 3
+        self.compressions = 0
+        """How many times there is something to compress."""
+        self._log = log
+
+    async def around(self, moment: str, now: str) -> Around:
+        await asyncio.sleep(0)
+        times = [event.at for event, _ in self._log.events]
+        index = next((index for index, at in enumerate(times) if moment < at <= now), len(times))
+        return Around(index, times[index - 1] if index else None, times[index] if index < len(times) else None)
+
+    async def quiet(self, below: int, after: Place | None) -> tuple[list[Quiet], Place | None]:
+        await asyncio.sleep(0)
+        last: dict[tuple[str, str], int] = {}
+        for index, (event, _) in enumerate(self._log.events):
+            if event.session and event.kind is not Kind.PRUNED:
+                last[event.tenant, event.session] = index
+        prunes = self._log.tables.rows["prunes"]
+        place = (after[1], after[2]) if after else ("", "")
+        names = sorted(name for name in last if name > place)[: self.page]
+        through = {name: int(str(row["through"])) for name in names if (row := prunes.get(name)) is not None}
+        found = [Quiet(*name, last[name]) for name in names if through.get(name, -1) < last[name] < below]
+        return found, (0, *names[-1]) if len(names) == self.page else None
+
+    def _indexes(self, session: Quiet) -> set[int]:
+        name = (session.tenant, session.session)
+        events = enumerate(self._log.events)
+        here = {i for i, (event, _) in events if (event.tenant, event.session) == name and i <= session.last}
+        return here - self.gone
+
+    async def count(self, session: Quiet) -> int:
+        await asyncio.sleep(0)
+        return len(self._indexes(session))
+
+    async def pruned_lately(self, count: int) -> list[Quiet]:
+        await asyncio.sleep(0)
+        return [Quiet(row["tenant"], row["session"], row["through"]) for row in self._log.rows("prunes")][-count:]
+
+    async def forget(self, sessions: Sequence[Quiet]) -> int:
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        for session in sessions:
+            row = self._log.tables.rows["prunes"].get((session.tenant, session.session))
+            assert row is not None, f"{session} is not pruned"
+            assert int(str(row["through"])) >= session.last
+        found = set().union(*map(self._indexes, sessions)) if sessions else set()
+        self.gone |= found
+        return len(found)
+
+    async def compress(self, moment: str, now: str) -> bool:
+        await asyncio.sleep(0)
+        self.compressions -= self.compressions > 0
+        return self.compressions > 0
+
+    async def kept(self) -> Kept:
+        return Kept(len(self._log.events) - len(self.gone), 0, 0)
+
+    async def oldest(self, tenant: str | None) -> str | None:
+        return next((event.at for event, _ in self._log.events if tenant in (None, event.tenant)), None)
+
+    async def session_count(self) -> int:
+        return len(self._log.rows("sessions"))
 
 
 def _is_after(change: KillChange, position: int) -> bool:

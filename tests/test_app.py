@@ -7,10 +7,15 @@ import signal
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentgate import settings
+from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.app import running
+from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.event import Kind, Outcome
+from agentgate.core.note import COSIGNATURE_V1, ED25519, NoteKey
+from agentgate.kinds import containment_id
 from tests.fakes import FakeUpstream, a_call
 
 
@@ -44,3 +49,48 @@ async def test_a_gateway_that_ends_cuts_what_runs_and_says_last_that_nothing_doe
         kinds = [record.kind async for record in gateway.log.records()]
         assert [row["left_idx"] is None for row in await gateway.log.projection("members")] == [False, True]
     assert kinds[kinds.index(Kind.LEFT) - 1 :] == [Kind.FINISHED, Kind.LEFT, Kind.JOINED, Kind.POLICY]
+
+
+# --- the keys of checkpoints ---
+
+
+def log_settings(tmp_path: Path, log: str) -> settings.Settings:
+    path = tmp_path / "agentgate.yaml"
+    path.write_text(f"log: {log}", encoding="utf-8")
+    return settings.load({"AGENTGATE_DATA_DIR": str(tmp_path / "data")}, config=path)
+
+
+def vkey(seed: int, *, origin: str = "agentgate.local/log/0", algorithm: bytes = ED25519) -> str:
+    secret = Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32)
+    return NoteKey(origin, secret.public_key().public_bytes_raw(), algorithm).text
+
+
+@pytest.mark.parametrize(
+    ("log", "sentence"),
+    [
+        ("{former_keys: [x]}", "log.former_keys"),
+        (f"{{former_keys: ['{vkey(1, origin='another')}']}}", "another is another log"),
+        (f"{{former_keys: ['{vkey(1, algorithm=COSIGNATURE_V1)}']}}", "log.former_keys"),
+        (f"{{witnesses: [{{url: 'http://w', vkey: '{vkey(1)}'}}]}}", "log.witnesses"),
+        ("{checkpoint_key: {env: NO_SUCH_VARIABLE}}", "log.checkpoint_key names the variable NO_SUCH_VARIABLE"),
+    ],
+)
+async def test_a_key_that_is_none_stops_the_start(tmp_path: Path, log: str, sentence: str) -> None:
+    with pytest.raises(UnsafeConfiguration, match=sentence):
+        async with running(log_settings(tmp_path, log)):
+            pass
+
+
+def test_a_log_keeps_its_redis_when_its_key_changes(tmp_path: Path) -> None:
+    """A replica with the old configuration and one with the new meet there."""
+    first, second, third = (Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2, 3))
+    former = [
+        "{}",
+        f"{{former_keys: ['{vkey(1)}']}}",
+        f"{{former_keys: ['{vkey(2)}', '{vkey(1)}']}}",
+    ]
+    ids = [
+        containment_id(log_settings(tmp_path, log), signer)
+        for log, signer in zip(former, (first, second, third), strict=True)
+    ]
+    assert ids == [first.key_id] * 3

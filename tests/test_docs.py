@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from agentgate import settings
+from agentgate.core import archive
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path for path in ROOT.rglob("*.md") if not {".venv", "node_modules", ".pytest_cache"} & set(path.parts))
@@ -160,3 +161,29 @@ def test_every_file_of_fault_tests_is_in_the_matrix() -> None:
     named = {one.partition("::")[0] for part in matrix().values() for shown in part.shown.values() for one in shown}
     files = {str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "faults").glob("test_*.py")}
     assert files <= named
+
+
+# --- docs/evidence.md ---------------------------------------------------------------------------------------------
+
+
+def test_the_page_about_packs_names_every_file_of_a_zip_and_no_other() -> None:
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    table = page.partition("## What is in a zip")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \|", table, re.MULTILINE)
+    named = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    examples = {"INDEX": "7", "SIZE": "7", "ID": "0a" * 32, "HASH": "0badcafe"}
+    files = [re.sub("|".join(examples), lambda found: examples[found[0]], name) for name in named]
+    places = [archive.place(name)[0] for name in files]  # raises for a name that no pack has
+    assert len(places) == len(set(places)) == archive.PLACES
+
+
+def test_the_page_about_packs_names_settings_and_commands_that_exist() -> None:
+    page = (ROOT / "docs" / "evidence.md").read_text(encoding="utf-8")
+    known = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:evidence|log)\.[a-z_.]+)`", page):
+        assert f"| `{name}` |" in known, name
+    for command in set(re.findall(r"agentgate (evidence \w+|verify)", page)):
+        ran = subprocess.run(
+            [sys.executable, "-m", "agentgate", *command.split(), "--help"], capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 0, command

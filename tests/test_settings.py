@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from agentgate.core.call import PrincipalKind, Role
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.redact import Mode
 from agentgate.keyfile import add_key, key_file, read_keys
 from agentgate.settings import (
     DEFAULT_SECRETS,
@@ -31,7 +32,7 @@ from agentgate.settings import (
 )
 
 PAGE = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
-SECRET = "correct-horse-battery-staple"
+SECRET = "correct-horse-battery-staple-gun"
 HEX = hashlib.sha256(b"a key").hexdigest()
 
 
@@ -86,14 +87,18 @@ VALUES = {
     "AGENTGATE_ORIGINS": ("https://a.example", ("https://a.example",)),
     "AGENTGATE_LOG_LEVEL": ("ERROR", "ERROR"),
     "AGENTGATE_POLICY_PATH": ("/p", Path("/p")),
+    "AGENTGATE_CHECKPOINT_FILE": ("/c", Path("/c")),
     "AGENTGATE_RATE_WINDOW_SECONDS": ("1.5", 1.5),
+    "AGENTGATE_REDACTION_MODE": ("redact", Mode.REDACT),
+    "AGENTGATE_RETENTION_DAYS": ("200", 200),
 }
+BESIDES = {"AGENTGATE_RETENTION_DATABASE_URL": {"AGENTGATE_DATABASE_URL": "postgresql://x"}}
 
 
 @pytest.mark.parametrize("variable", ENVIRONMENT)
 def test_variable_sets_its_place(variable: str) -> None:
     text, value = VALUES.get(variable, (SECRET, SECRET))
-    found: Any = load({variable: text})
+    found: Any = load({variable: text, **BESIDES.get(variable, {})})
     for name in ENVIRONMENT[variable]:
         found = getattr(found, name)
     assert found == value
@@ -154,6 +159,14 @@ def _keys(*keys: str) -> str:
     return "auth: {keys: [" + ", ".join(keys) + "]}"
 
 
+def test_a_key_shorter_than_the_hash_that_it_makes_stops_the_start() -> None:
+    key = "0123456789abcdefghijklmnopqrstuv"
+    assert load({"AGENTGATE_SIGNING_KEY": key}).evidence.signing_key == key
+    assert "32" in _refusal({"AGENTGATE_SIGNING_KEY": key[:-1]})
+    assert load({"AGENTGATE_ADMIN_API_KEY": key[:16]}).auth.admin_key == key[:16]
+    assert load({"AGENTGATE_SIGNING_KEY": key[:-2] + "é"}), "bytes count, not characters"
+
+
 ADMIN_DEFAULT = hashlib.sha256(b"admin-secret-change-me").hexdigest()
 UNSAFE = {
     "workers on sqlite": ("server: {workers: 2}", {}, "PostgreSQL"),
@@ -162,7 +175,15 @@ UNSAFE = {
     "redis without url": ("containment: {kind: redis}", {}, "AGENTGATE_REDIS_URL"),
     "local with url": ("containment: {kind: local}", {"AGENTGATE_REDIS_URL": "redis://x"}, "drop one"),
     "wasm with url": ("policy: {kind: wasm}", {"AGENTGATE_OPA_URL": "http://x"}, "drop one"),
+    "hashes without a key": ("redaction: {mode: hash}", {}, "redaction.key"),
+    "tokens without a key": ("{}", {"AGENTGATE_REDACTION_MODE": "tokenize"}, "redaction.key"),
+    "a short redaction key": ("redaction: {mode: hash}", {"AGENTGATE_REDACTION_KEY": SECRET[:31]}, "32"),
     "admin key not ascii": ("{}", {"AGENTGATE_ADMIN_API_KEY": "schlüssel-mit-umlauten"}, "ASCII"),
+    "stamps of nobody": ("evidence: {timestamp_required: true}", {}, "timestamp_url"),
+    "stamps of nobody, with roots": ("evidence: {timestamp_ca: ca.pem}", {}, "timestamp_url"),
+    "less than the floor": ("retention: {days: 182}", {}, "force_below_floor"),
+    "less than the floor, by variable": ("{}", {"AGENTGATE_RETENTION_DAYS": "30"}, "183"),
+    "a retention role without its database": ("{}", {"AGENTGATE_RETENTION_DATABASE_URL": "postgresql://x"}, "SQLite"),
     "two keys of one id": (
         _keys(f"{{id: k, sha256: {HEX}, agent: a}}", f"{{id: k, sha256: {'0' * 64}, agent: b}}"),
         {},

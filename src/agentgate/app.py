@@ -15,7 +15,6 @@ from agentgate.adapters.ambient.slot import Slot
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.sealers.chacha import ChaChaSealer
-from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.adapters.upstreams.demo import DemoUpstream
 from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
@@ -23,10 +22,11 @@ from agentgate.edges.framework import make_framework
 from agentgate.edges.wire import HotRoute, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
 from agentgate.kinds import (
-    log_key_path,
+    containment_id,
     make_admission,
     make_engine,
     make_log,
+    make_log_signer,
     make_notifier,
     make_upstream,
     open_private,
@@ -49,14 +49,14 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
     clock = SystemClock()
     open_private(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
-        signer = Ed25519Signer.from_file_or_new(log_key_path(config))
+        signer = make_log_signer(config, anew=True)
         slot = Slot.take(config.data_dir)
         stack.callback(slot.release)  # the last thing: until then the log may still be written to
         log = await make_log(config, signer)
         stack.push_async_callback(log.aclose)
         member = MemberId(secrets.token_hex(8))
         slot.occupy(member)
-        admission = make_admission(config, log_id=signer.key_id, member=member, clock=clock)
+        admission = make_admission(config, log_id=containment_id(config, signer), member=member, clock=clock)
         stack.push_async_callback(admission.aclose)
         engine = make_engine(config)
         stack.push_async_callback(engine.aclose)

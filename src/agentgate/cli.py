@@ -9,7 +9,7 @@ import typer
 
 from agentgate import __version__, serving
 from agentgate import demo as scenes
-from agentgate.commands import keys, stopping, verifying
+from agentgate.commands import auditing, exporting, keys, monitoring, retaining, stopping, verifying
 from agentgate.commands.terminal import EXIT_START, EXIT_USAGE, Config, DataDir, die, out, settings_of
 
 cli = typer.Typer(
@@ -22,8 +22,13 @@ cli = typer.Typer(
 )
 cli.add_typer(keys.cli, name="keys")
 cli.add_typer(verifying.log_cli, name="log")
+verifying.log_cli.add_typer(monitoring.cli)
 cli.add_typer(verifying.cli)
 cli.add_typer(stopping.cli)
+cli.add_typer(auditing.cli)
+cli.add_typer(exporting.cli, name="evidence")
+cli.add_typer(retaining.cli, name="retention")
+cli.add_typer(retaining.holds_cli, name="hold")
 cli.add_typer(stopping.members_cli, name="members")
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (AGENTGATE_HOST, default 127.0.0.1)")]
 Port = Annotated[
@@ -70,11 +75,20 @@ def serve(
     port: Port = None,
     config: Config = None,
     data_dir: DataDir = None,
+    checkpoint_file: Annotated[
+        Path | None, typer.Option("--checkpoint-file", help="Keep checkpoints there, too (AGENTGATE_CHECKPOINT_FILE)")
+    ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes (AGENTGATE_WORKERS, default 1)")] = None,
     reload: Annotated[bool, typer.Option("--reload", help="Start anew when the code or the policy changes")] = False,
 ) -> None:
     """Run the gateway until it is told to stop."""
-    places = {"server.host": host, "server.port": port, "server.workers": workers, "data_dir": data_dir}
+    places = {
+        "server.host": host,
+        "server.port": port,
+        "server.workers": workers,
+        "data_dir": data_dir,
+        "log.checkpoint_file": checkpoint_file,
+    }
     settings = settings_of(config, places)
     failure = serving.run(settings, config, reload=reload)
     if failure is not None:

@@ -21,7 +21,8 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from agentgate.core.evidence import verify
+from agentgate.core.verify import verify
+from agentgate.core.verify_seals import Trust
 
 START_TIMEOUT_S: Final = 30.0
 _READY: Final = re.compile(r"is ready on (http://\S+)")
@@ -130,26 +131,39 @@ def kill(stage: Stage) -> None:
 
 
 def evidence(stage: Stage) -> None:
-    path = stage.out_dir / "evidence.json"
-    stage.say(f"  [dim]→ GET /sessions/{stage.session}/evidence?format=json[/]")
-    answer = stage.admin.get(f"/sessions/{stage.session}/evidence", params={"format": "json"})
-    expect(that=answer.status_code == 200, otherwise="no evidence")
-    stage.out_dir.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(answer.content)
-    (stage.out_dir / "signing.key").write_text(stage.signing_key, encoding="utf-8")
-    pack = answer.json()
-    stage.say(
-        f"  [dim]←[/] {len(answer.content)} bytes, {pack['summary']['total_tool_calls']} calls, "
-        f"{pack['summary']['by_decision']}"
-    )
-    report = verify(answer.content, stage.signing_key.encode())
+    pack = _taken(stage, "json")
+    told = json.loads(pack)["summary"]
+    stage.say(f"  [dim]←[/] {len(pack)} bytes, {told['total_tool_calls']} calls, {told['by_decision']}")
+    trust = Trust(hmac_keys=(stage.signing_key.encode(),))
+    expect(that=verify(pack, trust).exit_status == 0, otherwise="the pack does not verify")
+    altered = pack.replace(b'"hack_the_planet"', b'"help_the_planet"')
+    expect(that=verify(altered, trust).exit_status == 1, otherwise="an altered pack verified")
+    for form in ("html", "pdf"):
+        stage.say(f"  [dim]←[/] {len(_taken(stage, form))} bytes, for people")
+    archive = _taken(stage, "zip")
+    stage.say(f"  [dim]←[/] {len(archive)} bytes, for strangers: proofs, signed envelope, public keys, VERIFY.md")
+    report = verify(archive, trust)
     for finding in report.findings:
         stage.say(f"    {finding.check:<10} {finding.standing}: {escape(finding.detail)}")
-    expect(that=report.exit_status == 0, otherwise="the pack does not verify")
-    altered = answer.content.replace(b'"hack_the_planet"', b'"help_the_planet"')
-    expect(that=verify(altered, stage.signing_key.encode()).exit_status == 1, otherwise="an altered pack verified")
-    stage.say(f"  written to {path}; an altered copy fails. Check it yourself:")
-    stage.say(f'  [bold]agentgate verify {path} --key "$(cat {path.parent / "signing.key"})"[/]')
+    expect(that=report.exit_status == 0, otherwise="the zip does not verify")
+    middle = len(archive) // 2
+    flipped = archive[:middle] + bytes([archive[middle] ^ 1]) + archive[middle + 1 :]
+    expect(that=verify(flipped, trust).exit_status == 1, otherwise="a zip with one bit flipped verified")
+    key = stage.out_dir / "signing.key"
+    key.write_text(stage.signing_key, encoding="utf-8")
+    stage.say(f"  written to {stage.out_dir}/evidence.*; a copy with one bit flipped fails. Check it yourself:")
+    stage.say(f'  [bold]agentgate verify {stage.out_dir / "evidence.zip"} --key "$(cat {key})"[/]')
+    stage.say("  or, with openssl, sha256sum and python3 alone: paste what VERIFY.md in the zip says")
+
+
+def _taken(stage: Stage, form: str) -> bytes:
+    """The session's pack, also as a file."""
+    stage.say(f"  [dim]→ GET /sessions/{stage.session}/evidence?format={form}[/]")
+    answer = stage.admin.get(f"/sessions/{stage.session}/evidence", params={"format": form}, timeout=60)
+    expect(that=answer.status_code == 200, otherwise=f"no evidence as {form}")
+    stage.out_dir.mkdir(parents=True, exist_ok=True)
+    (stage.out_dir / f"evidence.{form}").write_bytes(answer.content)
+    return answer.content
 
 
 SCENES: Final[tuple[tuple[str, Callable[[Stage], None]], ...]] = (

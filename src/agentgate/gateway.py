@@ -13,30 +13,52 @@ from typing import Any
 from agentgate import __version__, keyfile
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
+from agentgate.adapters.ambient.worker import ThreadWorker
 from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.adapters.policy.directory import PolicyDirectory
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.core.call import MemberId
+from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
+from agentgate.core.retention import Rule
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.desks import Desks
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute
-from agentgate.kinds import KillStore, LogStore, admin_key, make_compiler, make_routes, make_tools, policy_path
+from agentgate.kinds import (
+    EXPORTS,
+    KillStore,
+    LogStore,
+    admin_key,
+    make_compiler,
+    make_envelope_signer,
+    make_forms,
+    make_hmac,
+    make_public_keys,
+    make_redactor,
+    make_routes,
+    make_timestamps,
+    make_tools,
+    policy_path,
+)
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.audit import AuditDesk
 from agentgate.pipeline.control import Books, Containment, Rules
 from agentgate.pipeline.drains import Drains
-from agentgate.pipeline.evidence import EvidenceDesk
+from agentgate.pipeline.evidence import EvidenceDesk, Seal
+from agentgate.pipeline.evidence import Rules as PackRules
 from agentgate.pipeline.gate import Gate, RateLimits
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica
+from agentgate.pipeline.retention import Keeping, RetentionDesk
 from agentgate.pipeline.run import Runner
+from agentgate.pipeline.tree import TreeDesk
 from agentgate.pipeline.upkeep import Upkeep
 from agentgate.ports import Notifier, Upstream
 from agentgate.settings import Settings
@@ -72,7 +94,9 @@ class Gateway:
         self.tools = make_tools(config, upstreams)
         self.meter = PrometheusMeter(self.tools, metrics)
         self.limits = RateLimits(config.containment.rate_window_s)
-        self.recorder = Recorder(log, clock, self.entropy, member=member, version=__version__)
+        self.recorder = Recorder(
+            log, clock, self.entropy, member=member, version=__version__, redactor=make_redactor(config)
+        )
         self.replica = Replica(log, admission, clock, lease_s=config.containment.lease_s)
         self.acknowledger = Acknowledger(self.replica, self.recorder, clock)
         self.drains = Drains(
@@ -99,12 +123,55 @@ class Gateway:
         self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
         self._keys_seen: float | None = None
         self._well: dict[str, bool] = {}
+        self._failures_told: dict[str, int] = {}
         self.read_keys()
         self.callers = Callers(self.keyring)
         self.containment = self._make_containment()
         self.policy = self._make_policy()
         self.gate = self._make_gate()
         self.upkeep = self._make_upkeep()
+        self.retention = self._make_retention()
+        self.worker = ThreadWorker()
+        self.timestamps = make_timestamps(config)
+        self.evidence = self._make_evidence()
+
+    def _make_evidence(self) -> EvidenceDesk:
+        config = self.config.evidence
+        envelope, hmac = make_envelope_signer(self.config), make_hmac(self.config)
+        keys = make_public_keys(self.config, PublicKey(envelope.spki))
+        return EvidenceDesk(
+            reader=self.log,
+            tree=self.log,
+            books=Books(self.recorder),
+            clock=self.clock,
+            meter=self.meter,
+            worker=self.worker,
+            forms=make_forms(keys, hmac),
+            seal=Seal(
+                envelope,
+                hmac_key=config.signing_key.encode() if config.signing_key is not None else None,
+                hmac=hmac,
+                timestamps=self.timestamps,
+            ),
+            generator=f"AgentGate v{__version__}",
+            rules=PackRules(max_events=config.max_events, needs_timestamp=config.timestamp_required),
+        )
+
+    def _make_retention(self) -> RetentionDesk:
+        part = self.config.retention
+        return RetentionDesk(
+            reader=self.log,
+            bodies=self.log.bodies,
+            recorder=self.recorder,
+            clock=self.clock,
+            entropy=self.entropy,
+            meter=self.meter,
+            keeping=Keeping(
+                Rule(part.days, forced=part.force_below_floor),
+                automatic=part.automatic,
+                compress_after_days=part.compress_after_days,
+            ),
+        )
 
     def _make_containment(self) -> Containment:
         return Containment(
@@ -196,24 +263,18 @@ class Gateway:
 
     def desks(self) -> Desks:
         """What the control routes work with."""
-        key = self.config.evidence.signing_key
-        evidence = EvidenceDesk(
-            reader=self.log,
-            books=Books(self.recorder),
-            clock=self.clock,
-            meter=self.meter,
-            generator=f"AgentGate v{__version__}",
-            hmac_key=key.encode() if key is not None else None,
-        )
         return Desks(
             callers=self.callers,
             containment=self.containment,
             membership=self.membership,
             approvals=self.approvals,
-            evidence=evidence,
+            evidence=self.evidence,
+            retention=self.retention,
+            audit=AuditDesk(reader=self.log, recorder=self.recorder, meter=self.meter, forms=EXPORTS),
             policy=self.policy,
             bundle=self._bundle,
             policy_path=str(policy_path(self.config)),
+            tree=TreeDesk(self.log, self.log, self.log.keys, self.log.witnesses),
         )
 
     def _active_sessions(self) -> int:
@@ -253,6 +314,8 @@ class Gateway:
         closed = await self.membership.join(predecessors)
         if closed:
             logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
+        if self.log.is_newly_keyed:
+            await Books(self.recorder).checkpoints_keyed(self.log.keys[0])
         if isinstance(self.engine, WasmPolicyEngine):
             await self.policy.start()
         else:
@@ -278,10 +341,19 @@ class Gateway:
         await self.acknowledger.aclose()
         await self.membership.leave()
         self.meter.publish()
+        await self.worker.aclose()
+        if self.timestamps is not None:
+            await self.timestamps.aclose()
 
     def life(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the calls for as long as the process lives."""
-        return [self.membership.look_after(), self.membership.watch_lease(), self.look_after(), self.keep_policy()]
+        return [
+            self.membership.look_after(),
+            self.membership.watch_lease(),
+            self.look_after(),
+            self.keep_policy(),
+            self.retention.look_after(lambda: self.membership.is_eldest),
+        ]
 
     async def look_after(self) -> None:
         """Once a second, until cancelled."""
@@ -311,6 +383,20 @@ class Gateway:
         self.gate.closing = True
         signal.raise_signal(signal.SIGTERM)
 
+    def _checkpoint_health(self) -> dict[str, Any]:
+        """How many events are not signed yet, and whether checkpoints are made and kept; the process's log says why."""
+        lag, standings = self.log.lag, self.log.standings
+        kept = {one.kind: all(two.trouble is None for two in standings if two.kind == one.kind) for one in standings}
+        self.meter.health("checkpoints", is_well=lag.trouble is None)
+        for kind, is_well in kept.items():
+            self.meter.health(f"checkpoint_{kind}", is_well=is_well)
+        for standing in standings:
+            told = self._failures_told.get(standing.name, 0)
+            if standing.failures > told:
+                self.meter.count("checkpoint_failures", standing.kind, standing.failures - told)
+                self._failures_told[standing.name] = standing.failures
+        return {"behind": lag.events, "signed": lag.trouble is None, "kept": kept}
+
     async def _tell_health(self) -> None:
         """v0.2's `health.degraded` and `health.recovered`, for each dependency that changed."""
         checks: dict[str, bool] = (await self.health())["checks"]
@@ -336,6 +422,7 @@ class Gateway:
         self.meter.health("opa", is_well=checks["policy"])
         self.meter.health("redis", is_well=checks["kill_state"])
         self.meter.health("log", is_well=checks["log"])
+        checkpoint = self._checkpoint_health()
         behind = self.policy.behind
         return {
             "status": "ok" if all(checks.values()) else "degraded",
@@ -344,6 +431,8 @@ class Gateway:
             "redis": checks["kill_state"],
             "policy_revision": revision,
             "checks": checks,
+            # calls go on without checkpoints: what is recorded stays, and is signed when that is possible again
+            "checkpoint": checkpoint,
             # no reason to send calls elsewhere: the old policy is a policy, and a rollout passes through this
             **({"policy_behind": behind} if behind is not None else {}),
         }

@@ -5,34 +5,78 @@ An unknown kind stops the start and names the known ones. Only `app.py` uses thi
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+from cryptography.x509 import load_pem_x509_certificates
 
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.system import SystemClock
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.adapters.credentials.env import EnvCredentials
-from agentgate.adapters.log._integrator import CheckpointSigner
+from agentgate.adapters.detectors.known import KnownData
+from agentgate.adapters.detectors.patterns import OwnPatterns
+from agentgate.adapters.evidence.bundle import Bundle
+from agentgate.adapters.evidence.html import HtmlPack
+from agentgate.adapters.evidence.json import JsonPack
+from agentgate.adapters.evidence.pdf import PdfPack
+from agentgate.adapters.exports.csv import CommaSeparated
+from agentgate.adapters.exports.jsonl import JsonLines
+from agentgate.adapters.exports.oscal import OscalResults
+from agentgate.adapters.exports.otlp import OtlpLines
+from agentgate.adapters.log._anchor_http import Webhook, Witness
+from agentgate.adapters.log._anchors import Places, Standing
+from agentgate.adapters.log._integrator import CheckpointSigner, Lag
+from agentgate.adapters.log._reader import Reader
 from agentgate.adapters.log.sqlite import SqliteLog
+from agentgate.adapters.log.sqlite import open_reader as read_sqlite
 from agentgate.adapters.log.sqlite import verify as verify_sqlite
 from agentgate.adapters.notify.webhook import SilentNotifier, WebhookNotifier
 from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.schema.jsonschema import JsonSchemas
+from agentgate.adapters.signers.ecdsa import EcdsaSigner
+from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from agentgate.adapters.signers.hmac import HmacSigner
+from agentgate.adapters.timestamps.rfc3161 import Rfc3161Authority
 from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
 from agentgate.adapters.upstreams.http import HttpUpstream
 from agentgate.core.audit import Report
 from agentgate.core.call import MemberId, Tool, ToolName
+from agentgate.core.dsse import EnvelopeInvalid, PublicKey
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
-from agentgate.core.note import NoteKey
+from agentgate.core.note import NoteInvalid, NoteKey, parse_key, parse_witness_key
+from agentgate.core.redact import Marks, Redactor
+from agentgate.core.sensitive import Detector
+from agentgate.pipeline.audit import Forms
+from agentgate.pipeline.evidence import Forms as PackForms
 from agentgate.pipeline.run import Route
-from agentgate.ports import Admission, CredentialSource, Log, LogReader, Notifier, Upstream
+from agentgate.ports import (
+    Admission,
+    Bodies,
+    CredentialSource,
+    EnvelopeSigner,
+    Log,
+    LogReader,
+    Notifier,
+    Tree,
+    Upstream,
+)
 from agentgate.settings import Settings
+
+EXPORTS: Final[Forms] = {
+    "jsonl": lambda _: JsonLines(),
+    "csv": lambda _: CommaSeparated(),
+    "oscal": OscalResults,
+    "otlp": lambda _: OtlpLines(),
+}
+"""The forms in which events leave the gateway, by their names."""
 
 
 class KillStore(Admission, Protocol):
@@ -47,7 +91,7 @@ def _unknown(what: str, kind: str, known: Iterable[str]) -> UnsafeConfiguration:
     return UnsafeConfiguration(f"{what}: there is no kind {kind!r}; there is {', '.join(sorted(known))}")
 
 
-class LogStore(Log, LogReader, Protocol):
+class LogStore(Log, LogReader, Tree, Protocol):
     """A log that is opened."""
 
     @property
@@ -55,8 +99,31 @@ class LogStore(Log, LogReader, Protocol):
         """Whether other processes may append to it at the same time."""
         ...
 
-    async def integrate(self) -> None:
-        """Have a checkpoint over everything that is durable now. Raises LogUnavailable."""
+    bodies: Bodies
+
+    @property
+    def keys(self) -> tuple[NoteKey, ...]:
+        """The key that signs checkpoints, then former ones."""
+        ...
+
+    @property
+    def witnesses(self) -> tuple[NoteKey, ...]:
+        """The keys of those who cosign."""
+        ...
+
+    @property
+    def is_newly_keyed(self) -> bool:
+        """Whether this start has taken another key into use for checkpoints."""
+        ...
+
+    @property
+    def lag(self) -> Lag:
+        """How far the signed tree is behind."""
+        ...
+
+    @property
+    def standings(self) -> list[Standing]:
+        """How it stands with those who keep checkpoints."""
         ...
 
 
@@ -69,21 +136,85 @@ async def make_log(config: Settings, signer: CheckpointSigner) -> LogStore:
     part = config.log
     match part.kind:
         case "sqlite":
-            return await SqliteLog.open(_sqlite_path(config), signer, part.origin)
+            path = _sqlite_path(config)
+            places, former = _places(config), former_keys(config)
+            return await SqliteLog.open(path, signer, part.origin, places=places, former_keys=former)
         case "postgresql":
             from agentgate.adapters.log.postgresql import PostgresLog  # its driver is for who has PostgreSQL
 
             witness = config.data_dir / "log.checkpoint"
-            return await PostgresLog.open(part.url or "", signer, part.origin, witness=witness)
+            return await PostgresLog.open(
+                part.url or "",
+                signer,
+                part.origin,
+                witness=witness,
+                places=_places(config),
+                former_keys=former_keys(config),
+                retention_url=part.retention_url,
+            )
         case _:
             raise _unknown("log", part.kind, ("postgresql", "sqlite"))
 
 
-async def check_log(config: Settings, key: NoteKey) -> Report:
-    """Derive the log at `log.url` again, with or without gateways that write to it.
+def _places(config: Settings) -> Places:
+    """Where checkpoints are kept besides the database. Raises UnsafeConfiguration."""
+    part = config.log
+    hook = part.checkpoint_webhook
+    return Places(
+        files=() if part.checkpoint_file is None else (part.checkpoint_file,),
+        webhook=None if hook is None else Webhook(hook.url, hook.secret, hook.every_s, hook.optional),
+        witnesses=tuple(Witness(one.url, key) for one, key in zip(part.witnesses, _witness_keys(config), strict=True)),
+    )
+
+
+def _witness_keys(config: Settings) -> list[NoteKey]:
+    try:
+        return [parse_witness_key(one.vkey) for one in config.log.witnesses]
+    except NoteInvalid as error:
+        raise UnsafeConfiguration(f"log.witnesses: {error}") from None
+
+
+def former_keys(config: Settings) -> tuple[NoteKey, ...]:
+    """The keys that have signed checkpoints before. Raises UnsafeConfiguration."""
+    try:
+        found = tuple(map(parse_key, config.log.former_keys))
+    except NoteInvalid as error:
+        raise UnsafeConfiguration(f"log.former_keys: {error}") from None
+    for key in found:
+        if key.name != config.log.origin:
+            raise UnsafeConfiguration(f"log.former_keys: {key.name} is another log than {config.log.origin}")
+    return found
+
+
+def make_log_signer(config: Settings, *, anew: bool) -> Ed25519Signer:
+    """The key that signs checkpoints; with `anew` the first start makes one. Raises UnsafeConfiguration."""
+    ref = config.log.checkpoint_key
+    if isinstance(ref, configuration.EnvRef):
+        text = configuration.environment().get(ref.env)
+        if not text:
+            raise UnsafeConfiguration(f"log.checkpoint_key names the variable {ref.env}, which is not set")
+        return Ed25519Signer.from_text(text, ref.env)
+    path = log_key_path(config)
+    return Ed25519Signer.from_file_or_new(path) if anew else Ed25519Signer.from_file(path)
+
+
+def log_keys(config: Settings) -> tuple[NoteKey, ...]:
+    """The keys that checkpoints are verified with: that in use, then former ones. Raises UnsafeConfiguration."""
+    current = NoteKey(config.log.origin, make_log_signer(config, anew=False).public_key)
+    return (current, *former_keys(config))
+
+
+def containment_id(config: Settings, signer: CheckpointSigner) -> str:
+    """What the Redis of this log is known by: its first key, so that it stays the same when keys change."""
+    first = next(iter(reversed(former_keys(config))), None)
+    return hashlib.sha256(signer.public_key if first is None else first.public).hexdigest()[:8]
+
+
+def read_log(config: Settings) -> Reader:
+    """The log at `log.url`, only for reading, with or without gateways that write to it.
 
     Raises:
-        LogUnavailable, UnsafeConfiguration: there is no log, or it cannot be read.
+        LogUnavailable, UnsafeConfiguration: there is no log, or none of a known kind.
     """
     part = config.log
     match part.kind:
@@ -91,11 +222,37 @@ async def check_log(config: Settings, key: NoteKey) -> Report:
             path = _sqlite_path(config)
             if not path.is_file():
                 raise LogUnavailable(f"there is no log at {path}")
-            return await verify_sqlite(path, part.origin, [key])
+            return read_sqlite(path)
         case "postgresql":
             from agentgate.adapters.log import postgresql  # as in `make_log`
 
-            return await postgresql.verify(part.url or "", part.origin, [key])
+            return postgresql.open_reader(part.url or "")
+        case _:
+            raise _unknown("log", part.kind, ("postgresql", "sqlite"))
+
+
+async def check_log(config: Settings, keys: Sequence[NoteKey], kept: Sequence[bytes] = ()) -> Report:
+    """Derive the log at `log.url` again, with or without gateways that write to it, and hold it against the checkpoints
+    that were `kept` elsewhere and the one that this host has kept.
+
+    Raises:
+        LogUnavailable, UnsafeConfiguration: there is no log, or it cannot be read.
+    """
+    part = config.log
+    other = part.checkpoint_file
+    kept = (*kept, other.read_bytes()) if other is not None and other.is_file() else kept
+    match part.kind:
+        case "sqlite":
+            path = _sqlite_path(config)
+            if not path.is_file():
+                raise LogUnavailable(f"there is no log at {path}")
+            return await verify_sqlite(path, part.origin, keys, kept=kept)
+        case "postgresql":
+            from agentgate.adapters.log import postgresql  # as in `make_log`
+
+            ours = config.data_dir / "log.checkpoint"
+            kept = (*kept, ours.read_bytes()) if ours.is_file() else kept
+            return await postgresql.verify(part.url or "", part.origin, keys, kept=kept)
         case _:
             raise _unknown("log", part.kind, ("postgresql", "sqlite"))
 
@@ -186,6 +343,21 @@ def make_notifier(config: Settings, clock: SystemClock) -> Notifier:
         return SilentNotifier()
     try:
         return WebhookNotifier(config.webhook.url, config.webhook.secret, clock)
+    except ValueError as error:
+        raise UnsafeConfiguration(str(error)) from None
+
+
+def make_redactor(config: Settings) -> Redactor:
+    """What takes secrets and personal data out of whatever is recorded. Raises UnsafeConfiguration."""
+    part = config.redaction
+    detectors: list[Detector] = [KnownData(without=part.without)]
+    if part.patterns:
+        try:
+            detectors.append(OwnPatterns(part.patterns))
+        except ValueError as error:
+            raise UnsafeConfiguration(f"redaction.patterns: {error}") from None
+    try:
+        return Redactor(Marks(part.mode, (part.secret or "").encode()), detectors)
     except ValueError as error:
         raise UnsafeConfiguration(str(error)) from None
 
@@ -292,8 +464,83 @@ def workers_file(config: Settings, name: str) -> Path | None:
     return folder / name
 
 
+def make_envelope_signer(config: Settings) -> EnvelopeSigner:
+    """The key that `evidence.signing` names; without one, what the first start makes. Raises UnsafeConfiguration."""
+    part = config.evidence.signing
+    match part.kind:
+        case "ecdsa":
+            signer: type[EcdsaSigner | Ed25519Signer] = EcdsaSigner
+        case "ed25519":
+            signer = Ed25519Signer
+        case _:
+            raise _unknown("evidence.signing", part.kind, ("ecdsa", "ed25519"))
+    if part.key is None:
+        return signer.from_file_or_new(envelope_key_path(config))
+    if isinstance(part.key, configuration.FileRef):
+        return signer.from_file(part.key.file)
+    text = configuration.environment().get(part.key.env)
+    if not text:
+        raise UnsafeConfiguration(f"evidence.signing.key names the variable {part.key.env}, which is not set")
+    return signer.from_text(text, part.key.env)
+
+
+def make_public_keys(config: Settings, envelope: PublicKey) -> dict[str, bytes]:
+    """The files of a zip's `keys/`. Raises UnsafeConfiguration."""
+    log_key, *former = log_keys(config)
+    files = {"keys/log.vkey": f"{log_key.text}\n".encode(), "keys/envelope.pub.pem": envelope.pem}
+    files |= {f"keys/retired-{key.hash.hex()}.vkey": f"{key.text}\n".encode() for key in former if key != log_key}
+    for path in config.evidence.former_keys:
+        try:
+            key = PublicKey.from_pem(path.read_bytes())
+        except OSError as error:
+            raise UnsafeConfiguration(f"evidence.former_keys: {path}: {error.strerror}") from None
+        except EnvelopeInvalid as error:
+            raise UnsafeConfiguration(f"evidence.former_keys: {path}: {error}") from None
+        if key != envelope:
+            files[f"keys/retired-{key.key_id}.pub.pem"] = key.pem
+    return files
+
+
+def make_forms(keys: Mapping[str, bytes], hmac: HmacSigner | None) -> PackForms:
+    """Every form of a pack."""
+    html, pdf = HtmlPack(), PdfPack()
+    return PackForms({"json": JsonPack(), "html": html, "pdf": pdf}, Bundle((html, pdf), keys, hmac))
+
+
+def make_hmac(config: Settings) -> HmacSigner | None:
+    """The HMAC signer of packs, where a key is configured. Raises UnsafeConfiguration."""
+    key = config.evidence.signing_key
+    return HmacSigner(key.encode()) if key is not None else None
+
+
+def make_timestamps(config: Settings) -> Rfc3161Authority | None:
+    """The time stamp authority, where one is configured. Raises UnsafeConfiguration."""
+    part = config.evidence
+    if part.timestamp_url is None:
+        return None
+    try:
+        roots = load_pem_x509_certificates(part.timestamp_ca.read_bytes()) if part.timestamp_ca is not None else []
+        return Rfc3161Authority(part.timestamp_url, roots=roots)
+    except OSError as error:
+        raise UnsafeConfiguration(f"evidence.timestamp_ca: {part.timestamp_ca}: {error.strerror}") from None
+    except ValueError as error:
+        raise UnsafeConfiguration(f"evidence: {error}") from None
+
+
+def envelope_key_path(config: Settings) -> Path:
+    """Where the first start keeps the key that it makes."""
+    return config.data_dir / "envelope-key.pem"
+
+
 def log_key_path(config: Settings) -> Path:
-    return config.log.checkpoint_key.file if config.log.checkpoint_key else config.data_dir / "log-key.pem"
+    """Where the key of checkpoints is, unless it comes from the environment."""
+    ref = config.log.checkpoint_key
+    return ref.file if isinstance(ref, configuration.FileRef) else config.data_dir / "log-key.pem"
+
+
+def has_log_key(config: Settings) -> bool:
+    """Whether there is a key for checkpoints already, or one that the environment is to have."""
+    return isinstance(config.log.checkpoint_key, configuration.EnvRef) or log_key_path(config).is_file()
 
 
 def open_private(directory: Path) -> None:

@@ -2,26 +2,81 @@
 
 from __future__ import annotations
 
-from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from collections.abc import AsyncIterator, Sequence
+
 from agentgate.core.audit import Report
+from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable
-from agentgate.core.note import NoteKey
-from agentgate.kinds import check_log, log_key_path, migrate_log
+from agentgate.core.query import Query
+from agentgate.kinds import (
+    EXPORTS,
+    check_log,
+    envelope_key_path,
+    has_log_key,
+    log_key_path,
+    log_keys,
+    make_envelope_signer,
+    make_public_keys,
+    migrate_log,
+    read_log,
+)
+from agentgate.pipeline.audit import written
 from agentgate.settings import Settings
 
 
-async def audit_log(config: Settings) -> Report:
-    """`agentgate log verify`: read-only, beside a running gateway or without one.
+async def audit_log(config: Settings, kept: Sequence[bytes] = ()) -> Report:
+    """`agentgate log verify`: read-only, beside a running gateway or without one. `kept` are checkpoints of earlier.
 
     Raises:
         AgentGateError: there is no log to read.
     """
-    key_path = log_key_path(config)
-    if not key_path.is_file():
-        raise LogUnavailable(f"there is no log key at {key_path}: nothing to verify the log with")
-    return await check_log(config, NoteKey(config.log.origin, Ed25519Signer.from_file(key_path).public_key))
+    if not has_log_key(config):
+        raise LogUnavailable(f"there is no log key at {log_key_path(config)}: nothing to verify the log with")
+    return await check_log(config, log_keys(config), kept)
+
+
+async def search_log(
+    config: Settings, query: Query, form: str, *, first: int = 0, limit: int | None = None, newest: bool = False
+) -> AsyncIterator[bytes]:
+    """An export of what fits, as a gateway gives it, read-only. It leaves no event: who has the files has them.
+
+    Raises:
+        AgentGateError: there is no log to read, or no more of it.
+    """
+    reader = read_log(config)
+    try:
+        records = reader.search(query, first=first, newest=newest)
+        async for part in written(EXPORTS[form](query), records, limit):
+            yield part
+    finally:
+        await reader.aclose()
+
+
+async def log_size(config: Settings) -> int:
+    """How many events there are. Raises AgentGateError."""
+    reader = read_log(config)
+    try:
+        return await reader.size()
+    finally:
+        await reader.aclose()
 
 
 async def prepare_log(config: Settings, *, to: str, drop_events: bool) -> list[str]:
     """`agentgate log migrate`. Raises AgentGateError."""
     return await migrate_log(config, to=to, drop_events=drop_events)
+
+
+def public_keys_of(config: Settings) -> dict[str, bytes]:
+    """What zips of this gateway have in `keys/`. Makes no key.
+
+    Raises:
+        AgentGateError: there is none yet, or it cannot be read.
+    """
+    made_at_start = [
+        *([] if has_log_key(config) else [log_key_path(config)]),
+        *([envelope_key_path(config)] if config.evidence.signing.key is None else []),
+    ]
+    for path in made_at_start:
+        if not path.is_file():
+            raise LogUnavailable(f"there is no key at {path}; the first start of the gateway makes it")
+    return make_public_keys(config, PublicKey(make_envelope_signer(config).spki))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 from agentgate.core.call import ArgumentCheck, Call
 from agentgate.core.containment import Acknowledgement, FlagChange, KillChanges, KillState
@@ -19,6 +19,9 @@ from agentgate.core.event import Event, Record
 from agentgate.core.evidence import Pack
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.query import Query
+from agentgate.core.retention import Around, Kept, Place, Quiet
+
+Made = TypeVar("Made")
 
 # --- policy -----------------------------------------------------------------------------------------------
 
@@ -175,7 +178,10 @@ class Spend:
     approval, take a kill's id, release it, write its receipt, declare a member gone, close another's call. It is one
     that `core.projection.spendings` finds in the leaf."""
 
-    kind: Literal["approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome"]
+    kind: Literal[
+        "approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome", "hold",
+        "unhold", "prune",
+    ]  # fmt: skip
     key: str
 
 
@@ -200,7 +206,14 @@ class MemberGone:
     member: str
 
 
-Appended = Receipt | AlreadySpent | ForeignSession | MemberGone
+@dataclass(frozen=True, slots=True)
+class OnHold:
+    """A legal hold covers the session that was to be pruned; nothing was appended."""
+
+    hold: str
+
+
+Appended = Receipt | AlreadySpent | ForeignSession | MemberGone | OnHold
 
 
 class Log(Protocol):
@@ -217,6 +230,7 @@ class Log(Protocol):
         all the same, because a refusal of a foreign session must be. Nor does a member that was declared gone or has
         left get anything but a DENY recorded, whatever it believes of itself. Kill and release
         events take the next kill position, which their receipt carries with the members at that position.
+        A session on legal hold is not pruned: of a hold and a prune that come at once, the first in the log counts.
         What an event spends is in its leaf, so that it can be verified: `spends` may only repeat it. An append that
         seemed to fail may be tried again: the same event is in the log once, and its receipt is answered.
         """
@@ -274,6 +288,10 @@ class LogReader(Protocol):
         """
         ...
 
+    async def size(self) -> int:
+        """How many events are durable now: the index of the next one."""
+        ...
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]: ...
 
     async def open_intents(self) -> list[Record]:
@@ -281,7 +299,7 @@ class LogReader(Protocol):
         ...
 
     async def projection(
-        self, name: Literal["approvals", "kills", "members", "acks", "release_asks"], **match: str | int | None
+        self, name: Literal["approvals", "kills", "members", "acks", "release_asks", "holds"], **match: str | int | None
     ) -> list[dict[str, Any]]:
         """Rows of a derived table whose columns equal `match` (None: are empty), oldest first."""
         ...
@@ -293,6 +311,54 @@ class LogReader(Protocol):
     async def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint (C2SP tlog-checkpoint), or None before the first."""
         ...
+
+
+class Bodies(Protocol):
+    """What people wrote and sent, apart from the log itself: the one part of it that is ever given up.
+
+    Raises LogUnavailable. Nothing here holds up an append for longer than a few milliseconds.
+    """
+
+    @property
+    def refusal(self) -> str | None:
+        """Why nothing can be deleted here as it is configured; None where it can."""
+        ...
+
+    async def around(self, moment: str, now: str) -> Around:
+        """Where the log was at `moment`, by the times of its events; those after `now` are not believed."""
+        ...
+
+    async def quiet(self, below: int, after: Place | None) -> tuple[list[Quiet], Place | None]:
+        """Some sessions that have no event from index `below` on but prunes, and something that was not pruned; and
+        what to say as `after` for the next of them, None at the end."""
+        ...
+
+    async def count(self, session: Quiet) -> int:
+        """How many bodies of its events are there, up to its last one."""
+        ...
+
+    async def pruned_lately(self, count: int) -> list[Quiet]:
+        """The newest prunes; `last` is through which index. What they were to delete may be there still."""
+        ...
+
+    async def forget(self, sessions: Sequence[Quiet]) -> int:
+        """Delete the bodies of sessions that a prune in the log covers, through `last` of each; how many.
+
+        It may be cancelled, and done again.
+        """
+        ...
+
+    async def compress(self, moment: str, now: str) -> bool:
+        """Compress some bodies of events before `moment`, if there are enough; False when there is nothing to do."""
+        ...
+
+    async def kept(self) -> Kept: ...
+
+    async def oldest(self, tenant: str | None) -> str | None:
+        """When the oldest session began of which nothing was pruned; RFC 3339."""
+        ...
+
+    async def session_count(self) -> int: ...
 
 
 class Tree(Protocol):
@@ -326,6 +392,46 @@ class PackWriter(Protocol):
     def write(self, pack: Pack) -> bytes:
         """The same bytes for the same pack: no clock, no network, no chance. Called in a worker thread."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Enclosures:
+    """What a bundle holds beside the views of a pack, by the index of events."""
+
+    checkpoint: bytes
+    leaves: Mapping[int, bytes]
+    bodies: Mapping[int, bytes]
+    """As the leaves bind them; none of what was pruned."""
+    proofs: Mapping[int, bytes]
+    """C2SP tlog-proof files."""
+    consistency: Mapping[int, bytes]
+    """C2SP tlog-witness add-checkpoint bodies, by the size of the earlier tree."""
+
+
+class Bundler(Protocol):
+    """Puts together what a stranger needs to check a pack."""
+
+    def files(self, pack: Pack, enclosures: Enclosures) -> dict[str, bytes]:
+        """Every file of the bundle but the envelope's, by its name. As `PackWriter.write`."""
+        ...
+
+
+class Export(Protocol):
+    """One form in which records leave the gateway. An instance is one export: `start`, some `write`, `end`.
+
+    Its bytes say nothing but what the records say: no clock, no network, no chance.
+    """
+
+    media_type: str
+    extension: str
+
+    def start(self) -> bytes: ...
+
+    def write(self, records: Sequence[Record]) -> bytes:
+        """The next records, as far as they can be written already."""
+        ...
+
+    def end(self) -> bytes: ...
 
 
 # --- upstreams --------------------------------------------------------------------------------------------
@@ -404,6 +510,31 @@ class Signer(Protocol):
     key_id: str
 
     def sign(self, message: bytes) -> bytes: ...
+
+
+class EnvelopeSigner(Signer, Protocol):
+    """Signs envelopes, which anybody verifies with the public key."""
+
+    spki: bytes
+    """The public key as SubjectPublicKeyInfo in DER."""
+
+
+class TimestampAuthority(Protocol):
+    """Somebody else's word for when a signature existed (RFC 3161)."""
+
+    async def stamp(self, message: bytes) -> bytes:
+        """A TimeStampResp in DER over SHA-256 of `message`, checked to be one. Raises TimestampUnavailable."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Worker(Protocol):
+    """Somewhere to compute for a while without holding up the calls."""
+
+    async def run(self, work: Callable[[], Made]) -> Made:
+        """What `work` returns, or raises. One at a time; it is finished even if nobody waits for it any more."""
+        ...
 
 
 class Sealer(Protocol):

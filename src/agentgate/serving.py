@@ -67,7 +67,7 @@ def _say_what_starts(settings: Settings) -> None:
     if settings.auth.admin_key is None:
         logger.info("no AGENTGATE_ADMIN_API_KEY: the admin key is in %s", settings.data_dir / "admin.key")
     if settings.evidence.signing_key is None:
-        logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs are not signed")
+        logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs have no HMAC")
     if not settings.auth.keys and not keyfile.key_file(settings.data_dir).exists():
         logger.warning(
             "no agent keys: every caller on this machine is the agent `local`; "

@@ -29,8 +29,13 @@ from agentgate.core.call import (
     key_sha256,
 )
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.redact import MIN_KEY_BYTES, Mode
+from agentgate.core.retention import DEFAULT_DAYS, BelowFloor, Rule
 
 MIN_SECRET_CHARS: Final = 16
+MIN_HMAC_KEY_BYTES: Final = 32
+"""As long as the hash; a shorter key would be the weakest part of a signature (RFC 2104 §3)."""
+_HMAC_KEYS: Final = frozenset({"AGENTGATE_SIGNING_KEY", "AGENTGATE_REDACTION_KEY"})
 DEFAULT_SECRETS: Final = frozenset({"approved", "admin-secret-change-me", "change-me-in-production-please"})
 
 
@@ -126,9 +131,32 @@ class EnvRef(_Part):
     env: str
 
 
+class CheckpointWebhook(_Part):
+    """Who is sent checkpoints and tells the newest one at a start."""
+
+    url: str = Field(pattern=r"^https?://")
+    secret: str | None = None
+    every_s: float = Field(default=10.0, ge=1, le=86_400)
+    optional: bool = False
+
+
+class WitnessPart(_Part):
+    """A C2SP tlog-witness: its submission prefix and its cosignature key."""
+
+    url: str = Field(pattern=r"^https?://")
+    vkey: str
+
+
 class LogPart(_Part):
     url: str | None = None
-    checkpoint_key: FileRef | None = None
+    retention_url: str | None = None
+    """The same PostgreSQL database, for the role that may delete bodies."""
+    checkpoint_key: FileRef | EnvRef | None = None
+    former_keys: tuple[str, ...] = ()
+    """C2SP vkeys that signed checkpoints before, the newest first."""
+    checkpoint_file: Path | None = None
+    checkpoint_webhook: CheckpointWebhook | None = None
+    witnesses: tuple[WitnessPart, ...] = ()
     origin: str = "agentgate.local/log/0"
 
     @property
@@ -138,14 +166,51 @@ class LogPart(_Part):
         return "postgresql" if scheme == "postgres" else scheme
 
 
+class Signing(_Part):
+    """What envelopes are signed with."""
+
+    kind: str = "ecdsa"
+    key: EnvRef | FileRef | None = None
+
+
+class Retention(_Part):
+    """For how long bodies are kept: arguments, contexts, texts. Leaves and proofs stay for good."""
+
+    days: int = Field(default=DEFAULT_DAYS, ge=0, le=36_500)
+    force_below_floor: bool = False
+    automatic: bool = True
+    compress_after_days: int | None = Field(default=30, ge=0, le=36_500)
+    """None: never."""
+
+
 class Evidence(_Part):
     hmac_key: EnvRef | FileRef | None = None
     signing_key: str | None = None
+    signing: Signing = Signing()
+    former_keys: tuple[Path, ...] = ()
+    """Public keys that signed envelopes before."""
+    max_events: int = Field(default=100_000, ge=1, le=1_000_000)
+    timestamp_url: str | None = None
+    timestamp_ca: Path | None = None
+    timestamp_required: bool = False
 
 
 class Approvals(_Part):
     ttl_s: float = Field(default=900.0, gt=0, le=2_592_000)
     static_token: str | None = None
+
+
+class Redaction(_Part):
+    """What stands in the log instead of secrets and personal data."""
+
+    mode: Mode = Mode.REDACT
+    key: EnvRef | FileRef | None = None
+    secret: str | None = None
+    """The key itself, once it was read."""
+    patterns: dict[str, str] = {}
+    """Further classes of data, by name, in RE2's syntax."""
+    without: tuple[Literal["email", "card", "ssn", "iban", "phone"], ...] = ()
+    """Classes that stay readable."""
 
 
 class UpstreamPart(BaseModel):
@@ -199,8 +264,10 @@ class Settings(_Part):
     policy: Policy = Policy()
     containment: ContainmentPart = ContainmentPart()
     log: LogPart = LogPart()
+    retention: Retention = Retention()
     evidence: Evidence = Evidence()
     approvals: Approvals = Approvals()
+    redaction: Redaction = Redaction()
     upstreams: dict[str, UpstreamPart] = {}
     tools: dict[Annotated[str, Field(min_length=1)], ToolPart] = {}
     credentials: dict[str, CredentialPart] = {}
@@ -244,8 +311,13 @@ ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
     "AGENTGATE_REDIS_URL": ("containment", "url"),
     "AGENTGATE_RATE_WINDOW_SECONDS": ("containment", "rate_window_s"),
     "AGENTGATE_DATABASE_URL": ("log", "url"),
+    "AGENTGATE_CHECKPOINT_FILE": ("log", "checkpoint_file"),
+    "AGENTGATE_RETENTION_DATABASE_URL": ("log", "retention_url"),
+    "AGENTGATE_RETENTION_DAYS": ("retention", "days"),
     "AGENTGATE_SIGNING_KEY": ("evidence", "signing_key"),
     "AGENTGATE_APPROVAL_TOKEN": ("approvals", "static_token"),
+    "AGENTGATE_REDACTION_MODE": ("redaction", "mode"),
+    "AGENTGATE_REDACTION_KEY": ("redaction", "secret"),
     "AGENTGATE_WEBHOOK_URL": ("webhook", "url"),
     "AGENTGATE_WEBHOOK_SECRET": ("webhook", "secret"),
 }
@@ -344,30 +416,40 @@ def _resolved(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """Secrets that are named by variable or file, read."""
     evidence = settings.evidence
     if evidence.signing_key is None and evidence.hmac_key is not None:
-        ref = evidence.hmac_key
-        if isinstance(ref, EnvRef):
-            secret = environment.get(ref.env)
-            if not secret:
-                raise UnsafeConfiguration(f"evidence.hmac_key names the variable {ref.env}, which is not set")
-        else:
-            try:
-                secret = ref.file.read_text(encoding="utf-8").strip()
-            except OSError as error:
-                raise UnsafeConfiguration(f"evidence.hmac_key: {ref.file}: {error.strerror}") from None
-            except UnicodeDecodeError:
-                text = f"evidence.hmac_key: {ref.file} is not text; write the key in base64"
-                raise UnsafeConfiguration(text) from None
+        secret = _secret("evidence.hmac_key", evidence.hmac_key, environment)
         settings = settings.model_copy(update={"evidence": evidence.model_copy(update={"signing_key": secret})})
+    redaction = settings.redaction
+    if redaction.secret is None and redaction.key is not None:
+        secret = _secret("redaction.key", redaction.key, environment)
+        settings = settings.model_copy(update={"redaction": redaction.model_copy(update={"secret": secret})})
     return settings
+
+
+def _secret(name: str, ref: EnvRef | FileRef, environment: Mapping[str, str]) -> str:
+    """What a setting refers to. Raises UnsafeConfiguration."""
+    if isinstance(ref, EnvRef):
+        secret = environment.get(ref.env)
+        if not secret:
+            raise UnsafeConfiguration(f"{name} names the variable {ref.env}, which is not set")
+        return secret
+    try:
+        return ref.file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise UnsafeConfiguration(f"{name}: {ref.file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UnsafeConfiguration(f"{name}: {ref.file} is not text; write the key in base64") from None
 
 
 def _refuse_unsafe(settings: Settings) -> None:
     """Combinations that must not start. Each sentence says what to change."""
+    hook = settings.log.checkpoint_webhook
     secrets = {
         "AGENTGATE_ADMIN_API_KEY": settings.auth.admin_key,
         "AGENTGATE_SIGNING_KEY": settings.evidence.signing_key,
         "AGENTGATE_APPROVAL_TOKEN": settings.approvals.static_token,
         "AGENTGATE_WEBHOOK_SECRET": settings.webhook.secret,
+        "AGENTGATE_REDACTION_KEY": settings.redaction.secret,
+        "log.checkpoint_webhook.secret": hook.secret if hook is not None else None,
     }
     seen: dict[str, str] = {}
     for name, secret in secrets.items():
@@ -375,11 +457,16 @@ def _refuse_unsafe(settings: Settings) -> None:
             continue
         if secret in DEFAULT_SECRETS:
             raise UnsafeConfiguration(f"{name} is a default that everybody knows; set a random one")
-        if len(secret) < MIN_SECRET_CHARS or len(set(secret)) < 5:
-            raise UnsafeConfiguration(f"{name} is too easy to guess; set at least {MIN_SECRET_CHARS} random characters")
+        least = MIN_HMAC_KEY_BYTES if name in _HMAC_KEYS else MIN_SECRET_CHARS
+        if len(secret.encode()) < least or len(set(secret)) < 5:
+            raise UnsafeConfiguration(f"{name} is too easy to guess; set at least {least} random characters")
         if secret in seen:
             raise UnsafeConfiguration(f"{name} equals {seen[secret]}; give each its own secret")
         seen[secret] = name
+    if settings.evidence.timestamp_url is None and (
+        settings.evidence.timestamp_required or settings.evidence.timestamp_ca is not None
+    ):
+        raise UnsafeConfiguration("evidence wants time stamps, but evidence.timestamp_url names no authority: set it")
     if settings.server.workers > 1 and settings.log.kind == "sqlite":
         raise UnsafeConfiguration(
             "several workers need a log that they can share: set log.url to PostgreSQL, or workers: 1"
@@ -392,11 +479,25 @@ def _refuse_unsafe(settings: Settings) -> None:
         raise UnsafeConfiguration("containment.kind is local, but containment.url is set: drop one of them")
     if settings.policy.kind == "wasm" and settings.policy.url:
         raise UnsafeConfiguration("policy.kind is wasm, but policy.url is set: drop one of them")
+    _refuse_unsafe_retention(settings)
     _refuse_unsafe_keys(settings.auth)
     if settings.policy.kind == "opa" and not settings.policy.url:
         raise UnsafeConfiguration("policy.kind is opa, but policy.url (AGENTGATE_OPA_URL) is not set")
     if settings.containment.kind == "redis" and not settings.containment.url:
         raise UnsafeConfiguration("containment.kind is redis, but containment.url (AGENTGATE_REDIS_URL) is not set")
+    if settings.redaction.mode is not Mode.REDACT and settings.redaction.secret is None:
+        raise UnsafeConfiguration(
+            f"redaction.mode {settings.redaction.mode} needs a key of at least {MIN_KEY_BYTES} bytes: set redaction.key"
+        )
+
+
+def _refuse_unsafe_retention(settings: Settings) -> None:
+    try:
+        Rule(settings.retention.days, forced=settings.retention.force_below_floor)
+    except BelowFloor as error:
+        raise UnsafeConfiguration(f"retention.days: {error} (retention.force_below_floor: true)") from None
+    if settings.log.retention_url is not None and settings.log.kind != "postgresql":
+        raise UnsafeConfiguration("log.retention_url names a role of PostgreSQL, and the log is in SQLite: drop it")
 
 
 def _refuse_unsafe_keys(auth: Auth) -> None:

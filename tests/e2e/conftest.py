@@ -9,7 +9,7 @@ import pytest
 
 from tests.gateway import GatewayProcess
 
-SIGNING_KEY = "a-signing-key-for-tests-3f8c"
+SIGNING_KEY = "a-signing-key-for-tests-3f8c-91d2"
 STATIC_TOKEN = "a-static-token-for-tests-77"
 MANY_REFUSALS = {"server": {"refusals_per_second": 1_000_000}}
 

@@ -15,10 +15,11 @@ from tests.gateway import GatewayProcess
 
 FOR_ANYBODY = {
     *["/health", "/healthz", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/docs/assets/{name}"],
+    *["/log/checkpoint", "/log/keys", "/log/tile/{level}/{index}"],
 }
 HOT = [("POST", "/tools/call", Role.AGENT), ("GET", "/tools/list", Role.AGENT)]
 TABLE = [
-    *[(method, route.path, role_of(route)) for route in ROUTES for method in sorted(route.methods or ())],
+    *[(method, route.path_format, role_of(route)) for route in ROUTES for method in sorted(route.methods or ())],
     *HOT,
 ]
 GUARDED = [(method, path, role) for method, path, role in TABLE if role is not None]

@@ -39,7 +39,7 @@ from tests.redis_server import RedisServer, free_port, is_installed
 
 ROOT = Path(__file__).parents[2]
 ADMIN_KEY = "admin-key-of-the-fault-tests"
-SIGNING_KEY = "signing-key-of-the-fault-tests"
+SIGNING_KEY = "the-signing-key-of-the-fault-tests"
 APPROVAL_TOKEN = "static-token-of-the-fault-tests"
 OPA_KEY = "key-of-the-policy-engine"
 

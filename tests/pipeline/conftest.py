@@ -14,6 +14,7 @@ from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Origin, killed, released
+from agentgate.core.redact import Redactor
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Containment, Rules
@@ -29,6 +30,7 @@ from agentgate.pipeline.upkeep import Upkeep
 from agentgate.ports import Admitted, NotAdmitted, RateLimit
 from tests.fakes import (
     ADMIN,
+    REDACTOR,
     FakeAdmission,
     FakeClock,
     FakeEngine,
@@ -57,13 +59,16 @@ class House:
     notifier: ListNotifier = field(default_factory=ListNotifier)
     rules: Rules = field(default_factory=Rules)
     entropy: FakeEntropy = field(default_factory=FakeEntropy)
+    redactor: Redactor = REDACTOR
     member: str = "m-1"
     has_joined: bool = True
     """As if it had joined, and read that there are no kills; else the test says `membership.join`."""
 
     def __post_init__(self) -> None:
         entropy = self.entropy
-        self.recorder = Recorder(self.log, self.clock, entropy, member=MemberId(self.member), version="test")
+        self.recorder = Recorder(
+            self.log, self.clock, entropy, member=MemberId(self.member), version="test", redactor=self.redactor
+        )
         self.replica = Replica(self.log, self.admission, self.clock)
         self.acknowledger = Acknowledger(self.replica, self.recorder, self.clock)
         self.approvals = ApprovalDesk(
@@ -168,7 +173,9 @@ class House:
         assert isinstance(self.log.append_now(event), Receipt)
 
     def _elsewhere(self) -> Origin:
-        return Recorder(self.log, self.clock, self.entropy, member=MemberId("elsewhere"), version="test").origin()
+        return Recorder(
+            self.log, self.clock, self.entropy, member=MemberId("elsewhere"), version="test", redactor=self.redactor
+        ).origin()
 
     async def killed(self, **order: Any) -> Drain:
         """A kill, of session s-1 if nothing else is said, that is waited for."""

@@ -19,7 +19,7 @@ from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder
 from agentgate.ports import Credential, Delivered, Undelivered
-from tests.fakes import ADMIN, ALLOW, FakeUpstream, a_call, a_kill, principal
+from tests.fakes import ADMIN, ALLOW, REDACTOR, FakeUpstream, a_call, a_kill, principal
 from tests.pipeline.conftest import House, ended, given, until
 
 OPERATOR = principal("op", Role.OPERATOR, person=True)
@@ -41,7 +41,7 @@ async def _killed(house: House, actor: Principal = ADMIN, **order: Any) -> Drain
 
 
 async def _killed_but_for_a_silent_member(house: House, **order: Any) -> Drain:
-    silent = Recorder(house.log, house.clock, house.entropy, member=MemberId("m-2"), version="test")
+    silent = Recorder(house.log, house.clock, house.entropy, member=MemberId("m-2"), version="test", redactor=REDACTOR)
     house.log.append_now(make(silent.origin(), Kind.JOINED, {}))
     return await house.killed_without("m-2", **order)
 

@@ -13,6 +13,9 @@ from agentgate.core.containment import KillState, Scope
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
+from agentgate.core.redact import Redactor
+from agentgate.core.sensitive import Span
+from agentgate.core.strict_json import parse
 from agentgate.pipeline.approvals import CannotDecide
 from agentgate.ports import Delivered, LimitState, NotAdmitted, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
@@ -421,3 +424,55 @@ async def test_a_closing_gateway_takes_no_new_call(house: House) -> None:
     assert answer.reason_code is ReasonCode.SHUTTING_DOWN
     assert answer.is_outage
     assert house.upstream.sent == []
+
+
+# --- redaction --------------------------------------------------------------------------------------------------
+
+
+class BrokenDetector:
+    kinds = ("odd",)
+    shortest = 1
+    is_local = True
+
+    def find(self, text: str) -> list[Span]:
+        raise RuntimeError("a detector with a fault")
+
+
+async def test_call_that_cannot_be_redacted_is_refused_and_recorded_without_its_content() -> None:
+    house = House(redactor=Redactor(None, [BrokenDetector()]))
+    answer = await house.gate.pass_through(a_call(arguments={"note": "CANARY"}))
+    assert answer.reason_code is ReasonCode.REDACTION_FAILED
+    assert answer.is_outage
+    assert house.upstream.sent == []
+    [event] = [event for event, _ in house.log.events]
+    assert house.log.of(Kind.DECIDED)[0]["reason_code"] == "redaction_failed"
+    assert parse(event.body)["arguments"] == {"redaction": "failed"}
+    assert b"CANARY" not in event.body
+    assert house.meter.counts[("redaction_failed", "")] == 1
+
+
+async def test_answer_that_cannot_be_redacted_is_withheld_and_its_effect_is_on_record() -> None:
+    house = House()
+    house.engine.answer = Ruling({**ALLOW, "obligations": [{"type": "redact_result"}]}, REVISION)
+    house.upstream.answer = Delivered({"note": "CANARY"}, 200)
+    house.recorder.redactor = Redactor(None, [FailsOn("CANARY")])
+    answer = await house.gate.pass_through(a_call(arguments={"note": "harmless"}))
+    assert answer.reason_code is ReasonCode.REDACTION_FAILED
+    assert answer.result_json is None
+    assert "CANARY" not in str(answer.error)
+    assert answer.outcome is Outcome.ERROR
+
+
+class FailsOn(BrokenDetector):
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def find(self, text: str) -> list[Span]:
+        return super().find(text) if self._word in text else []
+
+
+async def test_kill_whose_reason_cannot_be_redacted_is_a_kill_all_the_same(house: House) -> None:
+    house.recorder.redactor = Redactor(None, [FailsOn("CANARY")])
+    drain = await house.killed(reason="leaks CANARY")
+    assert drain.kill.reason == "[redaction failed]"
+    assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILLED

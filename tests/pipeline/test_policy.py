@@ -309,13 +309,3 @@ async def test_list_leaves_out_what_is_killed(house: House, scope: Scope, target
     made.engine.answer = Ruling(LISTED, REVISION)
     await house.containment.kill(ADMIN, Order(scope, target))
     assert await made.desk.tools_for(principal()) == left
-
-
-async def test_export_is_on_record_and_without_a_record_there_is_none(house: House) -> None:
-    books = Books(house.recorder)
-    await books.exported(ADMIN, ADMIN.tenant, "s-1", "json")
-    event = house.log.of(Kind.EXPORTED)[0]
-    assert (event["principal"], event["of_session"], event["format"]) == ("person:admin", "s-1", "json")
-    house.log.is_down = True
-    with pytest.raises(LogUnavailable):
-        await books.exported(ADMIN, ADMIN.tenant, "s-1", "json")

@@ -13,7 +13,7 @@ from agentgate.core.call import MemberId
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import SALT_BYTES, Kind, make
 from agentgate.pipeline.record import Recorder, new_trace_id
-from tests.fakes import a_call
+from tests.fakes import REDACTOR, a_call
 from tests.pipeline.conftest import House
 
 
@@ -60,7 +60,7 @@ async def test_event_id_is_a_uuid_7_of_its_time(house: House) -> None:
 
 
 async def test_events_of_one_moment_have_ids_and_salts_of_their_own(house: House) -> None:
-    recorder = Recorder(house.log, house.clock, _Dice(), member=MemberId("m-1"), version="test")
+    recorder = Recorder(house.log, house.clock, _Dice(), member=MemberId("m-1"), version="test", redactor=REDACTOR)
     origins = [recorder.origin() for _ in range(500)]
     assert len({origin.id for origin in origins}) == 500
     assert len({origin.salt for origin in origins}) == 500

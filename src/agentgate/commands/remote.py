@@ -7,7 +7,8 @@ is `Unanswered`. Nothing is retried but an order to stop, which its id makes one
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final
@@ -20,6 +21,8 @@ Answer = Mapping[str, Any]
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 30.0
 """A kill may be waited for as long as the gateway's drain timeout (2 s unless configured) before it is answered."""
+_STREAM: Final = httpx.Timeout(300.0, connect=CONNECT_S)
+"""A long log is looked through while nothing fits."""
 
 
 class Refusal(Exception):
@@ -50,6 +53,18 @@ class Listing:
 
     kills: list[Answer]
     total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A pack that comes: of how many events, of how many bytes, and these."""
+
+    events: int
+    size: int
+    pack_id: str
+    hmac: str | None
+    """Of a view, over all its bytes, in hexadecimals."""
+    parts: Iterator[bytes]
 
 
 class Remote:
@@ -134,16 +149,84 @@ class Remote:
         """Calls in flight in every member. Raises as `kill` does."""
         return list(self._ask("GET", "/calls", wants=("calls",))["calls"])
 
+    # --- events ---
+
+    def events(self, asked: Mapping[str, Any]) -> Answer:
+        """One page of the log: `events`, `next`, `size`. Raises as `kill` does."""
+        return _fitting(self._answer(self._send("GET", "/audit", params=asked)), ("events", "next", "size"))
+
+    def export(self, asked: Mapping[str, Any]) -> Iterator[bytes]:
+        """All that fits, as the gateway writes it. Raises as `kill` does, also in the middle of it."""
+        with self._on_the_wire(), self._client.stream("GET", "/audit", params=asked, timeout=_STREAM) as response:
+            if response.status_code >= 300:
+                response.read()
+                self._answer(response)
+            try:
+                yield from response.iter_bytes()
+            except httpx.TransportError as error:
+                why = f"its answer broke off, what came is not complete ({_reason(error)})"
+                raise Unanswered(why, may_have_arrived=True) from None
+
+    # --- evidence ---
+
+    @contextmanager
+    def pack(self, asked: Mapping[str, str]) -> Iterator[Download]:
+        """An evidence pack, once the gateway has made it. Raises as `kill` does, also in the middle of it."""
+        with self._on_the_wire(), self._client.stream("GET", "/evidence", params=asked) as response:
+            if response.status_code >= 300:
+                response.read()
+                self._answer(response)
+            said = response.headers
+            events, size = said.get("X-AgentGate-Events", ""), said.get("Content-Length", "")
+            if not events.isdecimal() or not size.isdecimal():
+                raise NotAGateway("something that is no evidence pack")
+            hmac = said.get("X-Evidence-HMAC", "").removeprefix("sha256=") or None
+            pack_id = said.get("X-AgentGate-Pack-Id", "")
+            yield Download(int(events), int(size), pack_id, hmac, response.iter_bytes())
+
+    # --- retention ---
+
+    def retention(self) -> Answer:
+        """How long bodies are kept, and what is due. Raises as `kill` does."""
+        return self._ask("GET", "/retention", wants=("days", "due", "before"))
+
+    def prune(self, order: Mapping[str, Any]) -> Answer:
+        """A part of a prune; `next` is what the following one says as `after`. Raises as `kill` does."""
+        return self._ask("POST", "/retention/prune", dict(order), wants=("sessions", "bodies", "next"))
+
+    def holds(self) -> list[Answer]:
+        """Legal holds in force. Raises as `kill` does."""
+        return list(self._ask("GET", "/holds", wants=("holds",))["holds"])
+
+    def hold(self, order: Mapping[str, Any]) -> Answer:
+        """Give a hold that has an `id`, which makes it one however often it is said. Raises as `kill` does."""
+        try:
+            return self._ask("POST", "/holds", dict(order), wants=("id", "status"))
+        except Unanswered as silence:
+            if not silence.may_have_arrived:
+                raise
+            return self._ask("POST", "/holds", dict(order), wants=("id", "status"))
+
+    def release_hold(self, hold_id: str, reason: str) -> Answer:
+        """Raises as `kill` does."""
+        path = f"/holds/{quote(hold_id, safe='')}/release"
+        return self._ask("POST", path, {"reason": reason}, wants=("id", "status"))
+
     # --- the wire ---
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, wants: tuple[str, ...]) -> Answer:
         return _fitting(self._answer(self._send(method, path, body)), wants)
 
     def _send(
-        self, method: str, path: str, body: dict[str, Any] | None = None, params: dict[str, int] | None = None
+        self, method: str, path: str, body: dict[str, Any] | None = None, params: Mapping[str, Any] | None = None
     ) -> httpx.Response:
-        try:
+        with self._on_the_wire():
             return self._client.request(method, path, json=body, params=params)
+
+    @contextmanager
+    def _on_the_wire(self) -> Iterator[None]:
+        try:
+            yield
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise Unanswered(_reason(error), may_have_arrived=False) from None
         except httpx.TimeoutException:

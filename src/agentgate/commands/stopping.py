@@ -101,7 +101,7 @@ def kill(
     Exit status: 0 in force and drained; 4 in force, not drained; 1 refused or failed; 2 not an order.
     """
     order = _order(scope, target, reason, tenant, expires, kill_id)
-    with _gateway(url, key, config, data_dir, needs="operator") as remote:
+    with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         answer = _given(remote, order)
         if not answer["drained"] and not no_wait:
             answer = _follow(remote, answer)
@@ -228,7 +228,7 @@ def list_kills(
 
     Exit status: 0, whether there are any or not; 1 when the gateway does not answer or refuses.
     """
-    with _gateway(url, key, config, data_dir, needs="operator") as remote:
+    with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         kills = remote.kills().kills
     if as_json:
         print(json.dumps({"kills": kills}, indent=2))
@@ -259,7 +259,7 @@ def release(
     Exit status: 0 released; 4 noted, but other persons have to ask for it as well; 1 refused or failed.
     """
     statuses = []
-    with _gateway(url, key, config, data_dir, needs="admin") as remote:
+    with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         for kill_id in dict.fromkeys(kill_ids):
             try:
                 statuses.append(_release_all(remote, force) if kill_id == "all" else _release(remote, kill_id, force))
@@ -326,7 +326,7 @@ def list_members(
         if as_json or any(option is not None for option in (url, key, config, data_dir)):
             die(f"options of `members {context.invoked_subcommand}` go behind its name", EXIT_USAGE)
         return
-    with _gateway(url, key, config, data_dir, needs="operator") as remote:
+    with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         members = remote.members()
     if as_json:
         print(json.dumps({"members": members}, indent=2))
@@ -358,7 +358,7 @@ def attest_gone(
         if not sys.stdin.isatty():
             die("nobody is here to be asked; say --yes", EXIT_USAGE)
         typer.confirm("Do you know that?", abort=True, err=True)
-    with _gateway(url, key, config, data_dir, needs="admin") as remote:
+    with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         answer = remote.attest_gone(member)
     out.print(f"{escape(answer['member'])} is {escape(answer['presence'])}: kills no longer wait for it")
 
@@ -372,7 +372,7 @@ def watch(
     data_dir: DataDir = None,
 ) -> None:
     """Calls in flight, kills and members, live; Ctrl-C ends it. Into a file or a pipe: one snapshot."""
-    with _gateway(url, key, config, data_dir, needs="operator", answer_s=watching.ANSWER_S) as remote:
+    with the_gateway(url, key, config, data_dir, needs="operator", answer_s=watching.ANSWER_S) as remote:
         if out.is_terminal and not as_json:
             watching.watch(remote, out)
             return
@@ -390,7 +390,7 @@ def watch(
 
 
 @contextmanager
-def _gateway(
+def the_gateway(
     url: str | None,
     key: str | None,
     config: Path | None,

@@ -41,6 +41,7 @@ class ReasonCode(StrEnum):
     LOG_UNAVAILABLE = "log_unavailable"
     OUTCOME_UNRECORDED = "outcome_unrecorded"
     SHUTTING_DOWN = "shutting_down"
+    REDACTION_FAILED = "redaction_failed"
     INTERNAL = "internal"
     # what came of an allowed call
     OK = "ok"
@@ -64,6 +65,13 @@ class ReasonCode(StrEnum):
     CONFLICT = "conflict"
     EXPIRED = "expired"
     NOT_IMPLEMENTED = "not_implemented"
+    # evidence
+    PACK_TOO_LARGE = "pack_too_large"
+    TIMESTAMP_UNAVAILABLE = "timestamp_unavailable"
+    # retention
+    RETENTION_FLOOR = "retention_floor"
+    RETENTION_UNAVAILABLE = "retention_unavailable"
+    CLOCK_UNTRUSTED = "clock_untrusted"
     # policy administration
     POLICY_INVALID = "policy_invalid"
     POLICY_NOT_ENFORCED = "policy_not_enforced"
@@ -76,6 +84,7 @@ OUTAGE: Final = frozenset(
         ReasonCode.LOG_UNAVAILABLE,
         ReasonCode.OUTCOME_UNRECORDED,
         ReasonCode.SHUTTING_DOWN,
+        ReasonCode.REDACTION_FAILED,
         ReasonCode.INTERNAL,
     }
 )
@@ -114,6 +123,10 @@ class PolicyNotEnforced(AgentGateError):
 
 class PolicyExternal(AgentGateError):
     """The policy engine runs policies of its own, which the gateway does not write."""
+
+
+class TimestampUnavailable(AgentGateError):
+    """The time stamp authority gave no time stamp that holds. The text says why."""
 
 
 class UnsafeConfiguration(AgentGateError):

@@ -413,10 +413,13 @@ def held(origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, se
     return make(origin, Kind.HELD, fields, tenant=tenant, principal=actor, body=body)
 
 
-def unheld(origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, session: str) -> Event:
+def unheld(
+    origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, session: str, reason: str = ""
+) -> Event:
     """The end of a legal hold."""
     fields = {"hold_id": hold_id, "of_session": session, "auth": auth}
-    return make(origin, Kind.UNHELD, fields, tenant=tenant, principal=actor)
+    body = canonical_plain({"reason": reason}) if reason else b"{}"
+    return make(origin, Kind.UNHELD, fields, tenant=tenant, principal=actor, body=body)
 
 
 def keyed(origin: Origin, *, use: str, algorithm: str, key_id: str, public: str) -> Event:

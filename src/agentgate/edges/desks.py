@@ -17,11 +17,14 @@ from agentgate.core.errors import ReasonCode
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
 from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
+from agentgate.pipeline.audit import AuditDesk
 from agentgate.pipeline.control import Containment
 from agentgate.pipeline.evidence import EvidenceDesk
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.retention import RetentionDesk
+from agentgate.pipeline.tree import TreeDesk
 
 Bundle = tuple[bytes, str]
 """A policy bundle's bytes and its ETag."""
@@ -36,9 +39,12 @@ class Desks:
     membership: Membership
     approvals: ApprovalDesk
     evidence: EvidenceDesk
+    retention: RetentionDesk
+    audit: AuditDesk
     policy: PolicyDesk
     bundle: Callable[[], Bundle | None]
     policy_path: str
+    tree: TreeDesk
 
 
 class EmptyBody(BaseModel):
@@ -81,6 +87,12 @@ _REFUSED_STATUS = {
     ReasonCode.NOT_FOUND: 404,
     ReasonCode.CONFLICT: 409,
     ReasonCode.EXPIRED: 409,
+    ReasonCode.INVALID_REQUEST: 422,
+    ReasonCode.RETENTION_FLOOR: 409,
+    ReasonCode.RETENTION_UNAVAILABLE: 503,
+    ReasonCode.CLOCK_UNTRUSTED: 409,
+    ReasonCode.PACK_TOO_LARGE: 413,
+    ReasonCode.TIMESTAMP_UNAVAILABLE: 503,
 }
 
 

@@ -19,11 +19,19 @@ from starlette.routing import Match
 
 from agentgate.core.call import Role
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.edges import documentation, kills, openapi, operator
+from agentgate.edges import audit, documentation, evidence, kills, openapi, operator, retention, tlog
 from agentgate.edges.problem import Problem, method_not_allowed
 
 _MEDIA_TYPE = "application/problem+json"
-_ROUTERS: Final = (kills.router, operator.router, documentation.router)
+_ROUTERS: Final = (
+    kills.router,
+    operator.router,
+    evidence.router,
+    audit.router,
+    retention.router,
+    tlog.router,
+    documentation.router,
+)
 ROUTES: Final = tuple(route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))
 """Every route but the hot ones."""
 _HTTP_REASON = {404: ReasonCode.NOT_FOUND}
@@ -57,7 +65,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for route in ROUTES:
             if route.include_in_schema:
                 for method in route.methods or ():
-                    openapi.describe(document["paths"][route.path][method.lower()], role_of(route))
+                    openapi.describe(document["paths"][route.path_format][method.lower()], role_of(route))
         app.openapi_schema = openapi.with_hot_routes(document)
     return app.openapi_schema
 

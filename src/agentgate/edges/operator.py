@@ -1,26 +1,23 @@
-"""Control routes: approvals, sessions, evidence, policy, health. Those of containment are in `edges/kills.py`."""
+"""Control routes: approvals, policy, health. Those of containment are in `edges/kills.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from agentgate.core.approval import Approval, State
-from agentgate.core.call import Principal, is_id
+from agentgate.core.call import Principal
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.event import rfc3339
 from agentgate.edges.desks import (
     Admin,
     Approver,
-    Auditor,
     Desks,
     EmptyBody,
-    Id,
     Opa,
-    Operator,
     TheDesks,
     anybody,
     refused,
@@ -88,47 +85,6 @@ def _approval_view(desks: Desks, approval: Approval) -> dict[str, Any]:
         "expires_at": rfc3339(approval.expires_at),
         "decided_by": approval.decided_by,
     }
-
-
-# --- sessions and evidence --------------------------------------------------------------------------------
-
-
-@router.get("/sessions", tags=["evidence"])
-async def list_sessions(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
-    """Every session in the log that the viewer may see, sorted by id."""
-    rows = await desks.evidence.sessions(viewer)
-    return {"sessions": sorted({row.session for row in rows})}
-
-
-@router.get("/sessions/{session_id}/evidence", tags=["evidence"])
-async def evidence(
-    desks: TheDesks,
-    auditor: Auditor,
-    session_id: Id,
-    form: Annotated[str, Query(alias="format", description="json")] = "json",
-    tenant: str | None = None,
-) -> Response:
-    """The evidence pack of one session."""
-    if not is_id(session_id) or (tenant is not None and not is_id(tenant)):
-        raise Problem(422, ReasonCode.INVALID_REQUEST, "not a session or tenant id", error="Invalid request")
-    if form not in ("json", "html", "pdf", "zip"):
-        raise Problem(
-            400,
-            ReasonCode.INVALID_REQUEST,
-            "format must be json",
-            error="Invalid format",
-            hint="Use format=json",
-            received=form[:64],
-        )
-    if form != "json":
-        raise Problem(501, ReasonCode.NOT_IMPLEMENTED, f"format {form} is not offered by this version; use json")
-    if tenant is not None and not auditor.sees(tenant):
-        raise Problem(404, ReasonCode.NOT_FOUND, "no such session")
-    pack = await desks.evidence.pack(auditor, tenant or auditor.tenant, session_id)
-    name = f"evidence-{session_id}.json"
-    return Response(
-        pack, media_type="application/json", headers={"Content-Disposition": f'attachment; filename="{name}"'}
-    )
 
 
 # --- policy -----------------------------------------------------------------------------------------------

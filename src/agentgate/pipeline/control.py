@@ -6,12 +6,13 @@ is the authority; a fast path that does not answer delays nothing but display.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from agentgate.core.call import Principal, PrincipalKind, TenantId
+from agentgate.core.call import Principal, PrincipalKind
 from agentgate.core.containment import (
     ALL_TENANTS,
     MAX_REASON_CHARS,
@@ -23,9 +24,11 @@ from agentgate.core.containment import (
     may_release,
 )
 from agentgate.core.decision import Receipt
+from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.core.event import Kind, killed, make, release_asked, released
-from agentgate.core.redact import redact_text
+from agentgate.core.event import Kind, exported, keyed, killed, make, release_asked, released
+from agentgate.core.evidence import Scope as EvidenceScope
+from agentgate.core.note import NoteKey
 from agentgate.pipeline.drains import Drain, Drains
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder
@@ -137,7 +140,9 @@ class Containment:
             scope=order.scope,
             tenant=tenant,
             target="" if order.scope is Scope.GLOBAL else order.target,
-            reason=redact_text(order.reason).replace("\0", "")[:MAX_REASON_CHARS],  # no store's text can hold a NUL
+            reason=self._recorder.redactor.text(order.reason).replace("\0", "")[
+                :MAX_REASON_CHARS
+            ],  # no store's text can hold a NUL
             actor=actor.id,
             since=now,
             expires_at=expires_at,
@@ -271,12 +276,25 @@ class Books:
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 
-    async def exported(self, actor: Principal, tenant: TenantId, session: str, form: str) -> None:
+    async def exported(self, actor: Principal, scope: EvidenceScope, form: str) -> None:
         """Who took evidence of what. Raises LogUnavailable: no export without a record."""
+        names = {"session": "of_session", "agent": "of_agent", "since": "since", "until": "until"}
+        what = {names[name]: value for name, value in scope.told.items() if name in names}
         await self._recorder.note(
-            lambda origin: make(
-                origin, Kind.EXPORTED, {"format": form, "of_session": session}, tenant=tenant, principal=actor.id
-            )
+            lambda origin: exported(origin, actor=actor.id, tenant=scope.tenant, form=form, what=what)
+        )
+
+    async def keyed(self, use: str, key: PublicKey) -> None:
+        """That a key signs from now on. Raises LogUnavailable."""
+        public = base64.b64encode(key.spki).decode()
+        await self._recorder.note(
+            lambda origin: keyed(origin, use=use, algorithm=key.algorithm, key_id=key.key_id, public=public)
+        )
+
+    async def checkpoints_keyed(self, key: NoteKey) -> None:
+        """That another key signs checkpoints from now on. Raises LogUnavailable."""
+        await self._recorder.note(
+            lambda origin: keyed(origin, use="checkpoints", algorithm="ed25519", key_id=key.hash.hex(), public=key.text)
         )
 
     async def policy(self, actor: str, revision: str, what: str) -> None:

@@ -17,7 +17,7 @@ from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, read_ruling, refusal
 from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome, decided, rfc3339
-from agentgate.core.redact import redact_json, redact_text
+from agentgate.core.redact import FAILED
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.checks import first_refusal
 from agentgate.pipeline.record import Recorder
@@ -34,6 +34,7 @@ from agentgate.ports import (
     Meter,
     NotAdmitted,
     Notifier,
+    OnHold,
     PolicyEngine,
     RateLimit,
     Spend,
@@ -96,6 +97,9 @@ class _Passage:
     limit: LimitState | None = None
     spends: tuple[Spend, ...] = ()
     approval: PendingApproval | None = None
+    arguments: bytes = FAILED
+    context: bytes = FAILED
+    """Both redacted."""
     latency_us: dict[str, int] = field(default_factory=dict)
 
 
@@ -178,6 +182,12 @@ class Gate:
         decision = await self._admit(passage) or first_refusal(passage.call)
         if decision is None:
             decision = await self._decide(passage)
+        shown = self._redact(passage.call)
+        if shown is None:
+            shown = FAILED, FAILED
+            if decision.allowed:
+                decision = refusal(ReasonCode.REDACTION_FAILED, "The call could not be redacted for the log")
+        passage.arguments, passage.context = shown
         if not decision.allowed:
             receipt = await self._record(passage, decision)
             if not isinstance(receipt, Receipt):  # a question in another's session
@@ -268,17 +278,26 @@ class Gate:
 
     # --- 4 record, 5 grant ---
 
+    def _redact(self, call: Call) -> tuple[bytes, bytes] | None:
+        """Arguments and context as they may be written down; None when that could not be found out."""
+        redactor = self._recorder.redactor
+        arguments, context = redactor.json(call.arguments_json), redactor.json(call.context_json)
+        if arguments is FAILED or context is FAILED:
+            self._meter.count("redaction_failed")
+            return None
+        return arguments, context
+
     async def _record(self, passage: _Passage, decision: Decision) -> Appended:
         call = passage.call
         before = self._clock.ticks_ns()
-        reason = redact_text(decision.reason)
+        reason = self._recorder.redactor.text(decision.reason)
         event = decided(
             self._recorder.origin(),
             call,
             decision if reason == decision.reason else replace(decision, reason=reason),
             position=passage.position,
-            arguments=redact_json(call.arguments_json),
-            context=redact_json(call.context_json),
+            arguments=passage.arguments,
+            context=passage.context,
             latency_us=passage.latency_us,
         )
         try:
@@ -313,7 +332,7 @@ class Gate:
         return granted
 
     async def _claim_refused(
-        self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession | MemberGone
+        self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession | MemberGone | OnHold
     ) -> Answer:
         """Somebody else spent the approval first, or opened the session, or gave this replica up: a refusal, recorded
         as one."""
@@ -376,7 +395,7 @@ class Gate:
         if answer.reason_code is ReasonCode.RATE_LIMITED:
             self._meter.count("rate_limited", tool)
         payload = {"session_id": call.session, "subject_id": call.caller.id, "tool_name": call.tool_name}
-        payload |= {"reason": redact_text(answer.decision.reason), "trace_id": call.trace_id}
+        payload |= {"reason": self._recorder.redactor.text(answer.decision.reason), "trace_id": call.trace_id}
         if answer.limit is not None:
             payload["limit"] = str(answer.limit.limit)
         self._notifier.notify(_NOTICES[answer.reason_code], payload)

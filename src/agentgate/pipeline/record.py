@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from agentgate.core.call import MemberId, TraceId
 from agentgate.core.decision import Receipt
 from agentgate.core.event import SALT_BYTES, Event, Origin
+from agentgate.core.redact import Redactor
 from agentgate.ports import Appended, Clock, Entropy, Log, Spend
 
 EventMaker = Callable[[Origin], Event]
@@ -19,7 +20,9 @@ class Recorder:
     trusts neither the index nor the clock.
     """
 
-    def __init__(self, log: Log, clock: Clock, entropy: Entropy, *, member: MemberId, version: str) -> None:
+    def __init__(
+        self, log: Log, clock: Clock, entropy: Entropy, *, member: MemberId, version: str, redactor: Redactor
+    ) -> None:
         self._log = log
         self._clock = clock
         self._entropy = entropy
@@ -27,6 +30,8 @@ class Recorder:
         self._version = version
         self._orphans: set[str] = set()
         self.member = member
+        self.redactor = redactor
+        """What every text of a caller's goes through before it is in an event."""
 
     def become(self, member: MemberId) -> None:
         """Write as another incarnation from now on."""

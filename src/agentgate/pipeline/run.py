@@ -16,7 +16,8 @@ from agentgate.core.call import Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Outcome, finished
-from agentgate.core.redact import redact_json, redact_text, scrub
+from agentgate.core.redact import FAILED
+from agentgate.core.scrub import scrub, scrub_text
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Flight
 from agentgate.ports import Clock, Credential, CredentialSource, Delivered, Meter, Undelivered, Upstream
@@ -124,7 +125,11 @@ class Runner:
             return await self._failed(call, flight, sent, secrets, alias, latency_us)
         result = scrub(strict_json.canonical(sent.value), secrets)
         if any(item["type"] == "redact_result" for item in granted.decision.obligations):
-            result = redact_json(result)
+            result = self._recorder.redactor.json(result)
+        if result is FAILED:
+            self._meter.count("redaction_failed")
+            withheld = Undelivered(ReasonCode.REDACTION_FAILED, "the answer could not be redacted", status=sent.status)
+            return await self._failed(call, flight, withheld, secrets, alias, latency_us)
         flight.ending = Outcome.OK
         event = finished(
             self._recorder.origin(),
@@ -159,14 +164,14 @@ class Runner:
             outcome = Outcome.NOT_SENT
         else:
             outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
-        text = scrub(sent.detail.encode(errors="replace"), secrets).decode(errors="replace")
+        text = scrub_text(sent.detail.encode(errors="replace").decode(), secrets)
         flight.ending = outcome
         event = finished(
             self._recorder.origin(),
             call,
             outcome,
             sent.reason,
-            error=redact_text(text),
+            error=self._recorder.redactor.text(text),
             upstream_status=sent.status,
             credential=alias,
             latency_us=latency_us,

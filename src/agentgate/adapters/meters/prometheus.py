@@ -28,7 +28,12 @@ _BOUNDS = (*map(str, _BUCKETS), "+Inf")
 _PLAIN = {
     "log_unavailable": "Appends that were not known to be durable",
     "kill_state_unknown": "Calls refused or kills not pushed because the kill store did not answer",
+    "redaction_failed": "Texts that could not be redacted and were not kept",
     "faults": "Requests that failed inside the gateway",
+    "pruned_sessions": "Sessions whose bodies were given up",
+    "retention_refused": "Prunes that were refused, and daily runs that could not go on",
+    "exports_failed": "Packs that were asked for and not given",
+    "timestamps_missing": "Packs whose time stamp authority gave no stamp",
 }
 
 
@@ -115,6 +120,9 @@ class PrometheusMeter:
         self._rate_limited = self._counter("rate_limit_hits", "Calls over their limit", ("tool",))
         self._kills = self._counter("kill_switch_activations", "Kills by scope", ("level",))
         self._exports = self._counter("evidence_exports", "Evidence exports", ("format",))
+        self._unkept = self._counter(
+            "checkpoint_failures", "Checkpoints that a file, webhook or witness did not take", ("place",)
+        )
         self._plain = {name: self._counter(name, text, ()) for name, text in _PLAIN.items()}
         self.active_sessions = Gauge(
             "agentgate_active_sessions", "Sessions with a call in flight", registry=self.registry
@@ -147,6 +155,8 @@ class PrometheusMeter:
             self._kills.labels(label).inc(by)
         elif name == "exports":
             self._exports.labels(label).inc(by)
+        elif name == "checkpoint_failures":
+            self._unkept.labels(label).inc(by)
         else:
             self._plain[name].inc(by)
 

@@ -1,0 +1,61 @@
+"""What fits a query, and a record as a line."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agentgate.core.event import Kind, Record
+from agentgate.core.query import Query, as_line
+from tests.core.events import a_session, record_of, with_text
+
+SESSION = a_session(1)
+DECIDED = SESSION[0]
+
+
+@pytest.mark.parametrize(
+    ("query", "fits"),
+    [
+        (Query(), True),
+        (Query(tenant="default"), True),
+        (Query(tenant="other"), False),
+        (Query(tenant=""), False),
+        (Query(session="s-1", agent="agent:bot", tool="db_query", decision="ALLOW"), True),
+        (Query(agent="bot"), False),
+        (Query(tool="db_quer"), False),
+        (Query(tool="DB_QUERY"), False),
+        (Query(outcome="ok"), False),
+        (Query(kinds=()), False),
+        (Query(kinds={Kind.DECIDED}), True),
+        (Query(since=DECIDED.fields["at"]), True),
+        (Query(until=DECIDED.fields["at"]), False),
+        (Query(trace_id=DECIDED.fields["trace_id"]), True),
+        (Query(text="ARGUMENTS"), True),
+        (Query(text="arguments%"), False),
+        (Query(session="s-1", tool="other"), False),
+    ],
+)
+def test_all_that_is_asked_must_fit(query: Query, fits: bool) -> None:
+    assert query.matches(DECIDED) is fits
+
+
+@pytest.mark.parametrize("text", ["STRASSE", "straße", "Straße"])
+def test_text_is_found_in_any_case(text: str) -> None:
+    assert Query(text=text).matches(record_of(with_text("an der Straße")[0]))
+
+
+def test_a_pruned_body_holds_no_text() -> None:
+    pruned = replace(DECIDED, raw_body=None, salt=None)
+    assert Query().matches(pruned)
+    assert not Query(text="arguments").matches(pruned)
+
+
+def test_what_was_asked_can_be_said() -> None:
+    query = Query(tenant="t", kinds=(Kind.KILLED, Kind.DECIDED), text="x")
+    assert query.said() == {"tenant": "t", "kinds": ["decided", "killed"], "text": "x"}
+
+
+def test_a_line_is_one_line_even_of_a_leaf_that_was_tampered_with() -> None:
+    tampered = Record(0, 1, 0, DECIDED.fields, b'{\n"at":"x"}', None, b'{"a":\n1}')
+    assert b"\n" not in as_line(tampered)
