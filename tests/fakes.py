@@ -588,3 +588,11 @@ class FakeUpstream:
         return self.answer
 
     async def aclose(self) -> None: ...
+
+
+class AtOnce:
+    """A worker that works at once."""
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        await asyncio.sleep(0)
+        return work()

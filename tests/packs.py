@@ -18,11 +18,12 @@ from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core.archive import ENVELOPE_FILES, canonical_zip
-from agentgate.core.dsse import PublicKey
+from agentgate.core.dsse import P256_ORDER, PublicKey
 from agentgate.core.event import Record
 from agentgate.core.evidence import About, Pack, Scope, Seals, build, seal
 from agentgate.core.merkle import consistency_proof, inclusion_proof, leaf_hash, root
@@ -60,10 +61,16 @@ def key_id_of(secret: EnvelopeSecret) -> str:
     return hashlib.sha256(der).hexdigest()
 
 
+def low_s(signature: bytes) -> bytes:
+    """The form that verifiers take: of `s` and its negative the lower one."""
+    r, s = decode_dss_signature(signature)
+    return encode_dss_signature(r, min(s, P256_ORDER - s))
+
+
 def signature_of(secret: EnvelopeSecret, message: bytes) -> bytes:
     if isinstance(secret, Ed25519PrivateKey):
         return secret.sign(message)
-    return secret.sign(message, ec.ECDSA(SHA256()))
+    return low_s(secret.sign(message, ec.ECDSA(SHA256())))
 
 
 TRUST = Trust((HMAC_KEY,), (PublicKey.from_pem(pem_of(ENVELOPE_SECRET)),), (log_key(),))

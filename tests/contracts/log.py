@@ -55,6 +55,7 @@ from agentgate.core.projection import Tables, effects
 from agentgate.core.query import Query
 from agentgate.pipeline.tree import Proofs
 from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend, Tree
+from tests.fakes import AtOnce
 
 ORIGIN = "agentgate.test/log/0"
 START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -893,13 +894,13 @@ class LogContract:
                 signed.append(open_checkpoint(await log.checkpoint() or b"", [key], ORIGIN))
             leaves = [merkle.leaf_hash(record.leaf) async for record in log.records()]
             for tree in signed:
-                found = await Proofs(log).inclusions(range(tree.size), tree.size)
+                found = await Proofs(log, AtOnce()).inclusions(range(tree.size), tree.size)
                 assert all(merkle.includes(tree.root, tree.size, at, leaves[at], found[at]) for at in range(tree.size))
             for old, new in itertools.combinations(signed, 2):
-                proof = await Proofs(log).consistency(old.size, new.size)
+                proof = await Proofs(log, AtOnce()).consistency(old.size, new.size)
                 assert merkle.continues(old.root, old.size, new.root, new.size, proof)
             with pytest.raises(LogBroken):
-                await Proofs(log).inclusions([0], 600)
+                await Proofs(log, AtOnce()).inclusions([0], 600)
 
     # --- callers that go away -----------------------------------------------------------------------------
 

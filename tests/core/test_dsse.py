@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, SECP384R1, derive_private_key
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
@@ -18,8 +19,9 @@ from securesystemslib.dsse import Envelope as OutsideEnvelope
 from securesystemslib.signer import SSlibKey
 
 from agentgate.core import dsse
-from agentgate.core.dsse import Envelope, EnvelopeInvalid, PublicKey, Signature
+from agentgate.core.dsse import P256_ORDER, Envelope, EnvelopeInvalid, PublicKey, Signature
 from agentgate.core.strict_json import canonical
+from tests.packs import low_s
 
 EC_KEY = derive_private_key(0xABCDEF, SECP256R1())
 ED_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -36,7 +38,7 @@ def public(key: Any) -> PublicKey:
 def signed(payload: bytes, *, ed25519: bool = False) -> Envelope:
     unsigned = Envelope(payload, ())
     key = ED_KEY if ed25519 else EC_KEY
-    raw = ED_KEY.sign(unsigned.signed) if ed25519 else EC_KEY.sign(unsigned.signed, ECDSA(SHA256()))
+    raw = ED_KEY.sign(unsigned.signed) if ed25519 else low_s(EC_KEY.sign(unsigned.signed, ECDSA(SHA256())))
     return Envelope(payload, (Signature(public(key).key_id, raw),))
 
 
@@ -71,6 +73,17 @@ def test_an_envelope_is_read_as_it_was_written_and_holds_under_its_key_alone(pay
     own, other = (public(ED_KEY), public(EC_KEY)) if ed25519 else (public(EC_KEY), public(ED_KEY))
     assert envelope.signed_by([other, own]) == own
     assert envelope.signed_by([other]) is None
+
+
+@given(payload=st.binary(max_size=50))
+def test_the_other_form_of_a_signature_is_none(payload: bytes) -> None:
+    """With `s` its negative is a signature too, and would make a second envelope of the same content."""
+    envelope = signed(payload)
+    (own,) = envelope.signatures
+    r, s = decode_dss_signature(own.raw)
+    other = Envelope(payload, (Signature(own.key_id, encode_dss_signature(r, P256_ORDER - s)),))
+    assert envelope.signed_by([public(EC_KEY)]) is not None
+    assert other.signed_by([public(EC_KEY)]) is None
 
 
 @given(at=st.integers(0), bit=st.integers(0, 7), form=st.sampled_from(["json", "bundle"]))

@@ -8,7 +8,7 @@ import hmac
 import io
 import json
 import zipfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,7 +29,7 @@ from agentgate.pipeline.control import Books
 from agentgate.pipeline.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
 from agentgate.pipeline.orders import Refused
 from agentgate.ports import Enclosures
-from tests.fakes import ADMIN, FakeEntropy, MemoryLog, a_call, principal
+from tests.fakes import ADMIN, AtOnce, FakeEntropy, MemoryLog, a_call, principal
 from tests.pipeline.conftest import House
 
 HMAC_KEY = bytes(range(32))
@@ -75,14 +75,6 @@ class FakeTree:
         self._may("hashes")
         leaves, width = self._leaves(), 256**level
         return [root(leaves[at * width : (at + 1) * width]) for at in range(first, first + count)]
-
-
-class Inline:
-    """A worker that works at once."""
-
-    async def run(self, work: Callable[[], Any]) -> Any:
-        await asyncio.sleep(0)
-        return work()
 
 
 class FakeEnvelopeSigner:
@@ -165,7 +157,7 @@ class Office:
             books=Books(self.house.recorder),
             clock=self.house.clock,
             meter=self.house.meter,
-            worker=Inline(),
+            worker=AtOnce(),
             forms=Forms({"json": FakeWriter("json", "application/json"), "html": self.html}, FakeBundler()),
             seal=Seal(
                 FakeEnvelopeSigner(),

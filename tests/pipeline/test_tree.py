@@ -11,7 +11,7 @@ from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.tiles import Tile, parse_bundle, parse_hashes
 from agentgate.pipeline.tree import Proofs, TreeDesk
 from tests.contracts.log import Author
-from tests.fakes import LOG_KEY, MemoryLog
+from tests.fakes import LOG_KEY, AtOnce, MemoryLog
 
 
 @pytest.fixture(scope="module")
@@ -37,24 +37,24 @@ async def test_every_leaf_is_proven_at_every_size(log: MemoryLog, leaves: list[b
     hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
     for size in (1, 2, 255, 256, 257, 290):
         root = merkle.root(hashes[:size])
-        found = await Proofs(log).inclusions(range(size), size)
+        found = await Proofs(log, AtOnce()).inclusions(range(size), size)
         assert all(merkle.includes(root, size, index, hashes[index], found[index]) for index in range(size))
 
 
 async def test_every_size_continues_every_smaller_one(log: MemoryLog, leaves: list[bytes]) -> None:
     hashes = [merkle.leaf_hash(leaf) for leaf in leaves]
     for old, new in itertools.combinations_with_replacement((0, 1, 2, 200, 256, 289, 290), 2):
-        proof = await Proofs(log).consistency(old, new)
+        proof = await Proofs(log, AtOnce()).consistency(old, new)
         assert merkle.continues(merkle.root(hashes[:old]), old, merkle.root(hashes[:new]), new, proof)
 
 
 async def test_what_is_not_there_is_not_proven(log: MemoryLog) -> None:
     with pytest.raises(ValueError, match="no leaf 290"):
-        await Proofs(log).inclusions([290], 290)
+        await Proofs(log, AtOnce()).inclusions([290], 290)
     with pytest.raises(ValueError, match="does not continue"):
-        await Proofs(log).consistency(291, 290)
+        await Proofs(log, AtOnce()).consistency(291, 290)
     with pytest.raises(LogBroken, match="does not reach"):
-        await Proofs(log).inclusions([0], 291)
+        await Proofs(log, AtOnce()).inclusions([0], 291)
 
 
 @pytest.mark.parametrize("width", [1, 33, 34])
@@ -93,4 +93,4 @@ async def test_a_log_that_does_not_answer_is_said() -> None:
     with pytest.raises(LogUnavailable):
         await desk(down).tile(Tile(0, 0, 1))
     with pytest.raises(LogUnavailable):
-        await Proofs(down).inclusions([0], 2)
+        await Proofs(down, AtOnce()).inclusions([0], 2)

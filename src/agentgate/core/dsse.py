@@ -17,6 +17,7 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePublicKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -44,6 +45,10 @@ def pae(payload_type: str, payload: bytes) -> bytes:
 
 
 # --- keys -------------------------------------------------------------------------------------------------
+
+
+P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+"""Of the curve's group (SEC 2, §2.4.2): with `s`, this less `s` is a signature too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,9 @@ class PublicKey:
                 key.verify(signature, message)
             else:
                 key.verify(signature, message, ECDSA(SHA256()))
+                return (
+                    decode_dss_signature(signature)[1] <= P256_ORDER // 2
+                )  # the other form is a second valid envelope
         except InvalidSignature:
             return False
         return True

@@ -166,8 +166,9 @@ def _without_finished_kills(scope: Scope, own: Sequence[Record], kept: list[Reco
 
 
 def _is_about(scope: Scope, fields: Mapping[str, Any]) -> bool:
-    """Whether a hold or an export names what the scope is of."""
-    if fields.get("tenant", "") not in ("", scope.tenant):
+    """Whether a hold or an export names what the scope is of. A hold over all tenants is no tenant's affair: why it was
+    given may be another's."""
+    if fields.get("tenant", "") != scope.tenant:
         return False
     if scope.session is not None:
         return fields.get("of_session") in (scope.session, "")

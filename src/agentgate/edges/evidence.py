@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentgate.core.call import Principal, is_id
 from agentgate.core.errors import ReasonCode
 from agentgate.core.evidence import Scope
-from agentgate.edges import filters
+from agentgate.edges import filters, wire
 from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, refused
 from agentgate.edges.problem import Problem
-from agentgate.pipeline.evidence import Export, Form
+from agentgate.pipeline.evidence import EvidenceDesk, Export, Form
 from agentgate.pipeline.orders import Refused
 
+logger = logging.getLogger("agentgate.evidence")
 router = APIRouter(tags=["evidence"])
 
 _FORMS: Final[tuple[Form, ...]] = ("json", "html", "pdf", "zip")
 _FORMS_SAID: Final = "json, html, pdf or zip"
 _EARLIER: Final = "The size of a checkpoint that you keep: a zip then proves that the log continues it"
 _MAX_SIZE: Final = 2**53
+_PATIENCE_S: Final = 30.0
+_SLOWEST_BYTES_PER_S: Final = 100_000
+"""Who reads a pack more slowly than so keeps others from theirs."""
 
 
 class Asked(BaseModel):
@@ -112,10 +119,30 @@ async def _answer(desks: Desks, auditor: Principal, scope: Scope, form: Form, ea
     export = await desks.evidence.export(auditor, scope, form, earlier_size=earlier_size)
     if isinstance(export, Refused):
         raise refused(export)
-    headers = _headers(scope, export)
-    if form == "zip":
-        return StreamingResponse(export.chunks(), media_type=export.media_type, headers=headers)
-    return Response(b"".join(export.chunks()), media_type=export.media_type, headers=headers)
+    return _Sent(desks.evidence, export, _headers(scope, export))
+
+
+class _Sent(Response):
+    """A pack, piece by piece. Its place is free again when it has gone, or when its reader takes too long: packs that
+    nobody reads on must not fill the memory."""
+
+    def __init__(self, desk: EvidenceDesk, export: Export, headers: Mapping[str, str]) -> None:
+        super().__init__(headers=headers, media_type=export.media_type)
+        self._desk = desk
+        self._export = export
+
+    async def __call__(self, scope: wire.Scope, receive: wire.Receive, send: wire.Send) -> None:
+        deadline_s = _PATIENCE_S + self._export.size / _SLOWEST_BYTES_PER_S
+        try:
+            async with asyncio.timeout(deadline_s):
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                for chunk in self._export.chunks():
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send({"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            logger.warning("a pack of %d bytes was not read within %.0f s: cut off", self._export.size, deadline_s)
+        finally:
+            self._desk.sent()
 
 
 def _headers(scope: Scope, export: Export) -> dict[str, str]:

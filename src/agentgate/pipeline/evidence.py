@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -44,6 +44,8 @@ Form = Literal["json", "html", "pdf", "zip"]
 
 MAX_BYTES: Final = 1 << 28
 """Of leaves and bodies: a pack is made in memory."""
+_KEPT_AT_ONCE: Final = 3
+"""Packs that are made or on their way: each is in memory until its last byte is gone."""
 _ZIP: Final = "application/zip"
 
 
@@ -121,7 +123,7 @@ class EvidenceDesk:
     ) -> None:
         self._reader = reader
         self._tree = tree
-        self._proofs = Proofs(tree)
+        self._proofs = Proofs(tree, worker)
         self._books = books
         self._clock = clock
         self._meter = meter
@@ -133,6 +135,7 @@ class EvidenceDesk:
         self._rules = rules
         self._is_announced = False
         self._one_at_a_time = asyncio.Lock()
+        self._places = asyncio.Semaphore(_KEPT_AT_ONCE)
 
     async def sessions(self, viewer: Principal) -> list[SessionRow]:
         """Raises LogUnavailable."""
@@ -147,6 +150,7 @@ class EvidenceDesk:
             LogUnavailable: nothing is given out that is not on record, nor without the log's checkpoint.
         """
         export: Export | Refused | None = None
+        await self._places.acquire()
         try:
             async with self._one_at_a_time:
                 export = await self._export(auditor, scope, form, earlier_size)
@@ -155,7 +159,12 @@ class EvidenceDesk:
                 self._meter.count("exports", form)
             else:
                 self._meter.count("exports_failed")
+                self._places.release()
         return export
+
+    def sent(self) -> None:
+        """An `Export` that was given out is not kept any more: another may be made."""
+        self._places.release()
 
     async def _export(self, auditor: Principal, scope: Scope, form: Form, earlier_size: int | None) -> Export | Refused:
         await self._books.exported(auditor, scope, form)
@@ -196,8 +205,8 @@ class EvidenceDesk:
         own = await self._own(scope, size)
         if isinstance(own, Refused):
             return own
-        wider = Query(kinds=evidence.WIDER)
-        return _Found(own, [record async for record in self._reader.search(wider, below=size)], note)
+        wider = await self._wider(scope, size)
+        return wider if isinstance(wider, Refused) else _Found(own, wider, note)
 
     async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
         rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
@@ -207,10 +216,21 @@ class EvidenceDesk:
             within = [r.index async for r in self._reader.search(scope.query, below=size) if scope.owns(r, sessions)]
             first, below = (within[0], within[-1] + 1) if within else (0, 0)
         timeless = Query(tenant=scope.tenant, session=scope.session)
+        found = self._reader.search(timeless, first=first, below=below)
+        return await self._within_limits(found, lambda record: scope.owns(record, sessions))
+
+    async def _wider(self, scope: Scope, size: int) -> list[Record] | Refused:
+        """What may concern the scope without being in its sessions: of its tenant, or of no tenant."""
+        found = self._reader.search(Query(kinds=evidence.WIDER), below=size)
+        return await self._within_limits(found, lambda record: record.fields.get("tenant", "") in ("", scope.tenant))
+
+    async def _within_limits(
+        self, found: AsyncIterator[Record], belongs: Callable[[Record], bool]
+    ) -> list[Record] | Refused:
         kept: list[Record] = []
         n_bytes = 0
-        async for record in self._reader.search(timeless, first=first, below=below):
-            if not scope.owns(record, sessions):
+        async for record in found:
+            if not belongs(record):
                 continue
             kept.append(record)
             n_bytes += len(record.leaf) + len(record.raw_body or b"")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -217,8 +217,10 @@ class RetentionDesk:
         return hold
 
     async def holds(self, viewer: Principal) -> list[Hold]:
-        """Those in force that the viewer may know of: of its tenant, and of everybody. Raises LogUnavailable."""
-        return [hold for hold in await self._in_force() if not hold.tenant or viewer.sees(hold.tenant)]
+        """Those in force that the viewer may know of: of its tenant, and of everybody. Why somebody of all tenants gave
+        one may be another tenant's affair. Raises LogUnavailable."""
+        found = [hold for hold in await self._in_force() if not hold.tenant or viewer.sees(hold.tenant)]
+        return [hold if hold.tenant or viewer.tenants_all else replace(hold, reason="", actor="") for hold in found]
 
     def _clean(self, reason: str) -> str:
         clean = self._recorder.redactor.text(reason)

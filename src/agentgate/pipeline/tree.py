@@ -5,14 +5,14 @@ themselves, for whoever makes proofs alone.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from agentgate.core.errors import LogBroken
 from agentgate.core.merkle import TILE_HEIGHT, Range, consistency_ranges, inclusion_ranges
 from agentgate.core.note import NoteKey, checkpoint_of
 from agentgate.core.tiles import HashMissing, Read, Subtrees, Tile, bundle
-from agentgate.ports import LogReader, Tree
+from agentgate.ports import LogReader, Tree, Worker
 
 _READS_AT_ONCE: Final = 3
 """A store reads in threads or elsewhere; others want to read meanwhile."""
@@ -21,8 +21,9 @@ _READS_AT_ONCE: Final = 3
 class Proofs:
     """Of a tree of a size that is signed. Reads are shared: many proofs cost little more than one."""
 
-    def __init__(self, tree: Tree) -> None:
+    def __init__(self, tree: Tree, worker: Worker) -> None:
         self._tree = tree
+        self._worker = worker
 
     async def inclusions(self, indexes: Iterable[int], size: int) -> dict[int, list[bytes]]:
         """For each index the proof that its leaf is in the tree of `size` leaves (RFC 6962 §2.1.1), lowest hash first.
@@ -31,7 +32,7 @@ class Proofs:
             ValueError: there is no such leaf in it.
             LogUnavailable: the hashes cannot be read, or the tree is not signed up to `size`.
         """
-        return await self._proofs({index: inclusion_ranges(index, size) for index in indexes})
+        return await self._proofs(lambda: {index: inclusion_ranges(index, size) for index in indexes})
 
     async def consistency(self, old: int, size: int) -> list[bytes]:
         """The proof that the tree of `size` leaves continues that of the first `old` ones (RFC 6962 §2.1.2).
@@ -40,17 +41,21 @@ class Proofs:
             ValueError: the old tree is the larger one.
             LogUnavailable: as above.
         """
-        return (await self._proofs({old: consistency_ranges(old, size)}))[old]
+        return (await self._proofs(lambda: {old: consistency_ranges(old, size)}))[old]
 
-    async def _proofs(self, wanted: dict[int, list[Range]]) -> dict[int, list[bytes]]:
+    async def _proofs(self, ask: Callable[[], dict[int, list[Range]]]) -> dict[int, list[bytes]]:
+        """Reads on the loop, and in the worker what takes long for thousands."""
+        wanted = await self._worker.run(ask)
         subtrees = Subtrees(leaves for ranges in wanted.values() for leaves in ranges)
-        reads = subtrees.reads()
+        reads = await self._worker.run(subtrees.reads)
         for start in range(0, len(reads), _READS_AT_ONCE):
             some = reads[start : start + _READS_AT_ONCE]
             for (level, first, _), found in zip(some, await self._read(some), strict=True):
                 subtrees.feed(level, first, found)
         try:
-            return {about: [subtrees.root(leaves) for leaves in ranges] for about, ranges in wanted.items()}
+            return await self._worker.run(
+                lambda: {about: [subtrees.root(leaves) for leaves in ranges] for about, ranges in wanted.items()}
+            )
         except HashMissing as error:
             raise LogBroken(f"{error}; run `log verify`") from error
 

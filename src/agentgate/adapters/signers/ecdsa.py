@@ -7,10 +7,12 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.adapters.signers import _private
+from agentgate.core.dsse import P256_ORDER
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.ports import EnvelopeSigner
 
@@ -29,7 +31,9 @@ class EcdsaSigner:
         self.key_id = hashlib.sha256(self.spki).hexdigest()
 
     def sign(self, message: bytes) -> bytes:
-        return self._key.sign(message, ECDSA(SHA256(), deterministic_signing=True))
+        """DER, and of the two forms that a signature has the one with the lower `s`: verifiers take no other."""
+        r, s = decode_dss_signature(self._key.sign(message, ECDSA(SHA256(), deterministic_signing=True)))
+        return encode_dss_signature(r, min(s, P256_ORDER - s))
 
     @classmethod
     def from_file(cls, path: Path) -> EcdsaSigner:
