@@ -25,7 +25,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome, decided, finished
 from agentgate.core.note import NoteKey
 from agentgate.pipeline.record import Recorder
-from agentgate.ports import Log
+from agentgate.ports.log import Log
 from bench import services
 from tests.fakes import ALLOW, REDACTOR, REVISION, a_call
 

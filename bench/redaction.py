@@ -12,7 +12,7 @@ from typing import Any
 
 import orjson
 
-from agentgate.core.redact import Marks, Mode, Redactor
+from agentgate.core.redaction.redactor import Marks, Mode, Redactor
 from agentgate.core.strict_json import canonical
 from agentgate.kinds import make_redactor
 from agentgate.settings import Settings

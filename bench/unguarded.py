@@ -11,7 +11,7 @@ from typing import Any
 from agentgate import app, cli
 from agentgate.core.call import Call
 from agentgate.core.containment import FlagChange, KillState
-from agentgate.ports import Admitted, InFlight, RateLimit
+from agentgate.ports.containment import Admitted, InFlight, RateLimit
 
 
 class Unguarded:

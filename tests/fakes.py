@@ -61,27 +61,13 @@ from agentgate.core.projection import (
     spendings,
 )
 from agentgate.core.query import Query
-from agentgate.core.redact import Redactor
+from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row
 from agentgate.core.strict_json import parse
-from agentgate.ports import (
-    Admitted,
-    AlreadySpent,
-    Appended,
-    Credential,
-    Delivered,
-    ForeignSession,
-    InFlight,
-    LimitState,
-    MemberGone,
-    NotAdmitted,
-    OnHold,
-    RateLimit,
-    Rule,
-    SessionRow,
-    Spend,
-    Undelivered,
-)
+from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, SessionRow, Spend
+from agentgate.ports.policy import Rule
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 
 _LOG_SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 LOG_KEY = NoteKey("agentgate.test/log/0", _LOG_SIGNER.public_key().public_bytes_raw())

@@ -28,7 +28,7 @@ from agentgate.core.event import Record
 from agentgate.core.evidence import About, Pack, Scope, Seals, build, seal
 from agentgate.core.merkle import consistency_proof, inclusion_proof, leaf_hash, root
 from agentgate.core.note import Checkpoint, NoteKey, sign
-from agentgate.core.verify_seals import Trust
+from agentgate.core.verification.seals import Trust
 from tests.core.events import a_session
 
 ORIGIN = "gateway.test/log/1"

@@ -78,7 +78,7 @@ MAX_FUNCTION_LINES = 100
 # Where a handler may catch everything. Each such line needs a comment with its reason as well.
 BROAD_HANDLERS = {
     "pipeline/gate.py": "whatever goes wrong in a check is a refusal, never an ALLOW",
-    "core/redact.py": "whatever a detector raises, what it did not read is not written down",
+    "core/redaction/redactor.py": "whatever a detector raises, what it did not read is not written down",
     "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",
 }
 

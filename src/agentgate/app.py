@@ -33,7 +33,7 @@ from agentgate.kinds import (
     workers_file,
 )
 from agentgate.pipeline.record import new_trace_id
-from agentgate.ports import Upstream
+from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
 
 

@@ -21,8 +21,8 @@ import httpx
 from rich.console import Console
 from rich.markup import escape
 
-from agentgate.core.verify import verify
-from agentgate.core.verify_seals import Trust
+from agentgate.core.verification.seals import Trust
+from agentgate.core.verification.verify import verify
 
 START_TIMEOUT_S: Final = 30.0
 _READY: Final = re.compile(r"is ready on (http://\S+)")

@@ -60,7 +60,8 @@ from agentgate.pipeline.retention import Keeping, RetentionDesk
 from agentgate.pipeline.run import Runner
 from agentgate.pipeline.tree import TreeDesk
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.ports import Notifier, Upstream
+from agentgate.ports.notices import Notifier
+from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
 
 logger = logging.getLogger("agentgate")

@@ -52,22 +52,16 @@ from agentgate.core.call import MemberId, Tool, ToolName
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteInvalid, NoteKey, parse_key, parse_witness_key
-from agentgate.core.redact import Marks, Redactor
-from agentgate.core.sensitive import Detector
+from agentgate.core.redaction.redactor import Marks, Redactor
+from agentgate.core.redaction.sensitive import Detector
 from agentgate.pipeline.audit import Forms
 from agentgate.pipeline.evidence import Forms as PackForms
 from agentgate.pipeline.run import Route
-from agentgate.ports import (
-    Admission,
-    Bodies,
-    CredentialSource,
-    EnvelopeSigner,
-    Log,
-    LogReader,
-    Notifier,
-    Tree,
-    Upstream,
-)
+from agentgate.ports.containment import Admission
+from agentgate.ports.keys import EnvelopeSigner
+from agentgate.ports.log import Bodies, Log, LogReader, Tree
+from agentgate.ports.notices import Notifier
+from agentgate.ports.upstreams import CredentialSource, Upstream
 from agentgate.settings import Settings
 
 EXPORTS: Final[Forms] = {

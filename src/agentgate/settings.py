@@ -29,7 +29,7 @@ from agentgate.core.call import (
     key_sha256,
 )
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.redact import MIN_KEY_BYTES, Mode
+from agentgate.core.redaction.redactor import MIN_KEY_BYTES, Mode
 from agentgate.core.retention import DEFAULT_DAYS, BelowFloor, Rule
 
 MIN_SECRET_CHARS: Final = 16

@@ -20,12 +20,12 @@ from agentgate.cli import cli
 from agentgate.core.archive import canonical_zip
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.evidence import About, Scope, build
-from agentgate.core.findings import Fault, Standing
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical
-from agentgate.core.verify import verify, verify_view
-from agentgate.core.verify_body import Leaf, bodies
-from agentgate.core.verify_seals import Trust
+from agentgate.core.verification.body import Leaf, bodies
+from agentgate.core.verification.findings import Fault, Standing
+from agentgate.core.verification.seals import Trust
+from agentgate.core.verification.verify import verify, verify_view
 from tests.core.events import a_session, origin, record_of
 from tests.packs import HMAC_KEY, TRUST, WHEN, Maker, ZipPack, dumps, hmac_line
 

@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.core.archive import NotAMember, canonical_zip
 from agentgate.core.dsse import pae
 from agentgate.core.evidence import About, Seals, build, seal
-from agentgate.core.findings import Fault
-from agentgate.core.unpack import unpack
-from agentgate.core.verify import verify
-from agentgate.core.verify_seals import NoKey, Trust, read_trust
+from agentgate.core.verification.findings import Fault
+from agentgate.core.verification.seals import NoKey, Trust, read_trust
+from agentgate.core.verification.unpack import unpack
+from agentgate.core.verification.verify import verify
 from tests.core.events import a_session
 from tests.packs import (
     ENVELOPE_SECRET,

@@ -21,7 +21,7 @@ import uvicorn
 
 from agentgate import app
 from agentgate.core.decision import Grant
-from agentgate.ports import Credential, Delivered, Undelivered
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from agentgate.settings import Settings
 from tests.containment import breaks
 

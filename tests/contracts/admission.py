@@ -37,7 +37,7 @@ from agentgate.core.call import (
 )
 from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Admission, Admitted, InFlight, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admission, Admitted, InFlight, LimitState, NotAdmitted, RateLimit
 
 MEMBER = "member-1"
 

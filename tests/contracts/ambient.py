@@ -9,7 +9,7 @@ from datetime import UTC
 
 import pytest
 
-from agentgate.ports import Clock, Entropy, Worker
+from agentgate.ports.ambient import Clock, Entropy, Worker
 
 
 class ClockContract:

@@ -19,7 +19,7 @@ from agentgate.core.event import Event, Origin, held, pruned, rfc3339, unheld
 from agentgate.core.note import NoteKey, open_checkpoint
 from agentgate.core.query import Query
 from agentgate.core.retention import Around, Kept, Quiet
-from agentgate.ports import AlreadySpent, Bodies, OnHold
+from agentgate.ports.log import AlreadySpent, Bodies, OnHold
 from tests.contracts.log import ORIGIN, Author, Whole, all_of, receipts
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

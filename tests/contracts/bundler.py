@@ -6,7 +6,7 @@ import hashlib
 import hmac
 
 from agentgate.core import archive
-from agentgate.ports import Bundler, Enclosures
+from agentgate.ports.evidence import Bundler, Enclosures
 from tests.evidence_samples import KEY, a_checkpoint, rich, sample
 
 ENCLOSURES = Enclosures(

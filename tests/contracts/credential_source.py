@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentgate.ports import CredentialSource
+from agentgate.ports.upstreams import CredentialSource
 
 
 class CredentialSourceContract:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentgate.core.sensitive import Detector
+from agentgate.core.redaction.sensitive import Detector
 
 SIZE = 100_000
 PIECES = st.sampled_from(

@@ -7,7 +7,7 @@ from functools import cache
 
 from agentgate.core.event import Record
 from agentgate.core.query import Query
-from agentgate.ports import Export
+from agentgate.ports.evidence import Export
 from tests.core.events import a_session, numbered, record_of, with_text
 
 CANARY = "CANARY-9f8e7d"

@@ -54,7 +54,7 @@ from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
 from agentgate.core.projection import Tables, effects
 from agentgate.core.query import Query
 from agentgate.pipeline.tree import Proofs
-from agentgate.ports import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend, Tree
+from agentgate.ports.log import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend, Tree
 from tests.fakes import AtOnce
 
 ORIGIN = "agentgate.test/log/0"

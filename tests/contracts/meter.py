@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentgate.ports import Meter
+from agentgate.ports.notices import Meter
 
 
 class MeterContract:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from agentgate.ports import Notifier
+from agentgate.ports.notices import Notifier
 
 
 class NotifierContract:

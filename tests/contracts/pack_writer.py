@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from agentgate.ports import PackWriter
+from agentgate.ports.evidence import PackWriter
 from tests.evidence_samples import SAMPLES, sample
 
 SMALL = sorted(set(SAMPLES) - {"large"})

@@ -17,7 +17,7 @@ from agentgate.core.decision import NoRuling, Ruling, Verdict, read_ruling
 from agentgate.core.errors import PolicyInvalid, ReasonCode
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical
-from agentgate.ports import PolicyEngine
+from agentgate.ports.policy import PolicyEngine
 from tests.opa_server import NO_OPA, OPA
 from tests.vectors import builtins, decisions
 

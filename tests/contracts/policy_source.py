@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agentgate.core.errors import PolicyInvalid
-from agentgate.ports import PolicySource
+from agentgate.ports.policy import PolicySource
 
 
 class PolicySourceContract:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agentgate.ports import Schemas
+from agentgate.ports.upstreams import Schemas
 
 SECRET = "hunter2-do-not-repeat"
 

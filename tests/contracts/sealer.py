@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.ports import Sealer
+from agentgate.ports.keys import Sealer
 
 
 class SealerContract:

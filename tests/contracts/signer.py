@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentgate.core.dsse import PublicKey
-from agentgate.ports import EnvelopeSigner, Signer
+from agentgate.ports.keys import EnvelopeSigner, Signer
 
 # Several signers inherit one property: that is what a contract is.
 _for_each_signer = settings(suppress_health_check=[HealthCheck.differing_executors])

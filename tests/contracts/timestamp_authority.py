@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agentgate.core.errors import TimestampUnavailable
-from agentgate.ports import TimestampAuthority
+from agentgate.ports.evidence import TimestampAuthority
 
 
 class TimestampAuthorityContract:

@@ -26,7 +26,7 @@ from agentgate.core.call import (
 )
 from agentgate.core.decision import Decision, Grant, Receipt, Verdict, grant
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Delivered, Undelivered, Upstream
+from agentgate.ports.upstreams import Delivered, Undelivered, Upstream
 
 _CALLER = Principal(
     PrincipalKind.AGENT, AgentId("tester"), TenantId("default"), frozenset({Role.AGENT}), auth_method="test"

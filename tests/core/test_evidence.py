@@ -36,11 +36,11 @@ from agentgate.core.evidence import (
     seal,
     signed_bytes,
 )
-from agentgate.core.findings import Report, Standing
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical, parse
-from agentgate.core.verify import verify as verify_pack
-from agentgate.core.verify_seals import Trust
+from agentgate.core.verification.findings import Report, Standing
+from agentgate.core.verification.seals import Trust
+from agentgate.core.verification.verify import verify as verify_pack
 from tests.core.events import a_session, allow, numbered, origin, record_of
 from tests.core.strategies import JSON
 from tests.fakes import a_call, a_kill

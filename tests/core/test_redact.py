@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from agentgate.adapters.detectors.known import KnownData
 from agentgate.adapters.detectors.patterns import OwnPatterns
-from agentgate.core.redact import FAILED, FAILED_TEXT, MARK, Marks, Mode, Redactor
-from agentgate.core.sensitive import Span
+from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, MARK, Marks, Mode, Redactor
+from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS, TEXT
 from tests.fakes import REDACTOR

@@ -27,8 +27,8 @@ from agentgate.core.event import (
 )
 from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal
 from agentgate.core.strict_json import canonical, parse
-from agentgate.core.verify import verify
-from agentgate.core.verify_seals import Trust
+from agentgate.core.verification.seals import Trust
+from agentgate.core.verification.verify import verify
 from tests.core.events import a_session, allow, numbered, origin, record_of
 from tests.fakes import a_call, a_kill
 

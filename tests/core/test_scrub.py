@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.redact import MARK
-from agentgate.core.scrub import scrub, scrub_text
+from agentgate.core.redaction.redactor import MARK
+from agentgate.core.redaction.scrub import scrub, scrub_text
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS
 

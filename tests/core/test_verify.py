@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from agentgate.core.event import Kind, Record, make, pruned
 from agentgate.core.evidence import Scope
-from agentgate.core.findings import Fault, Report, Standing
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical
-from agentgate.core.unpack import unpack
-from agentgate.core.verify import findings, is_view, verify, verify_view
-from agentgate.core.verify_seals import NoKey, Trust, read_trust
+from agentgate.core.verification.findings import Fault, Report, Standing
+from agentgate.core.verification.seals import NoKey, Trust, read_trust
+from agentgate.core.verification.unpack import unpack
+from agentgate.core.verification.verify import findings, is_view, verify, verify_view
 from tests.core.events import a_session, numbered, origin, record_of
 from tests.packs import (
     ENVELOPE_SECRET,

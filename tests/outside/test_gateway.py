@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agentgate.core.verify import verify, verify_view
-from agentgate.core.verify_seals import Trust, read_trust
+from agentgate.core.verification.seals import Trust, read_trust
+from agentgate.core.verification.verify import verify, verify_view
 from tests.gateway import GatewayProcess, key_entry
 from tests.outside import tools
 from tests.outside.test_verify_md import parts, paste, stock

@@ -18,7 +18,7 @@ from agentgate.adapters.evidence.bundle import Bundle
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.core.dsse import PublicKey
 from agentgate.core.evidence import Pack
-from agentgate.ports import Enclosures
+from agentgate.ports.evidence import Enclosures
 from tests.core.events import a_session
 from tests.outside import tools
 from tests.packs import ENVELOPE_SECRET, EnvelopeSecret, Maker, ZipPack, a_secret, enveloped

@@ -14,7 +14,7 @@ from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Origin, killed, released
-from agentgate.core.redact import Redactor
+from agentgate.core.redaction.redactor import Redactor
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Containment, Rules
@@ -27,7 +27,7 @@ from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.run import Route, Runner
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.ports import Admitted, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admitted, NotAdmitted, RateLimit
 from tests.fakes import (
     ADMIN,
     REDACTOR,

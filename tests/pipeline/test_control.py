@@ -18,7 +18,7 @@ from agentgate.pipeline.drains import Drain
 from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder
-from agentgate.ports import Credential, Delivered, Undelivered
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, REDACTOR, FakeUpstream, a_call, a_kill, principal
 from tests.pipeline.conftest import House, ended, given, until
 

@@ -20,15 +20,15 @@ from agentgate.core import dsse
 from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
 from agentgate.core.event import Kind
 from agentgate.core.evidence import Pack, Scope, key_id
-from agentgate.core.findings import Standing
 from agentgate.core.merkle import leaf_hash, root
 from agentgate.core.note import Checkpoint, NoteKey, sign
-from agentgate.core.verify import verify
-from agentgate.core.verify_seals import Trust
+from agentgate.core.verification.findings import Standing
+from agentgate.core.verification.seals import Trust
+from agentgate.core.verification.verify import verify
 from agentgate.pipeline.control import Books
 from agentgate.pipeline.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
 from agentgate.pipeline.orders import Refused
-from agentgate.ports import Enclosures
+from agentgate.ports.evidence import Enclosures
 from tests.fakes import ADMIN, AtOnce, FakeEntropy, MemoryLog, a_call, principal
 from tests.pipeline.conftest import House
 

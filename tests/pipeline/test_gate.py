@@ -13,11 +13,12 @@ from agentgate.core.containment import KillState, Scope
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
-from agentgate.core.redact import Redactor
-from agentgate.core.sensitive import Span
+from agentgate.core.redaction.redactor import Redactor
+from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.approvals import CannotDecide
-from agentgate.ports import Delivered, LimitState, NotAdmitted, Undelivered
+from agentgate.ports.containment import LimitState, NotAdmitted
+from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given
 

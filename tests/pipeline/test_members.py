@@ -13,7 +13,7 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Refused
-from agentgate.ports import Admitted, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admitted, NotAdmitted, RateLimit
 from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import FlagStore, House, a_moment, given, until
 

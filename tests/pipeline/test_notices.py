@@ -6,7 +6,7 @@ from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.pipeline.orders import Order
-from agentgate.ports import LimitState, NotAdmitted
+from agentgate.ports.containment import LimitState, NotAdmitted
 from tests.fakes import ADMIN, DENY, REVISION, a_call
 from tests.pipeline.conftest import House
 

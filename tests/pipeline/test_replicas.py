@@ -10,7 +10,7 @@ import pytest
 from agentgate.core.containment import FlagChange, KillChanges, KillId
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
-from agentgate.ports import InFlight, NotAdmitted
+from agentgate.ports.containment import InFlight, NotAdmitted
 from tests.fakes import ADMIN, MemoryLog, a_call, a_kill
 from tests.pipeline.conftest import FlagStore, House, a_moment, until
 

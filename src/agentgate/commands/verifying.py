@@ -15,10 +15,10 @@ from agentgate import settings as configuration
 from agentgate.commands.terminal import EXIT_START, Config, DataDir, die, out, settings_of
 from agentgate.commands.watching import plain
 from agentgate.core.errors import AgentGateError
-from agentgate.core.findings import Report, Standing
-from agentgate.core.verify import is_view, verify_view
-from agentgate.core.verify import verify as verify_pack
-from agentgate.core.verify_seals import NoKey, Trust, read_trust
+from agentgate.core.verification.findings import Report, Standing
+from agentgate.core.verification.seals import NoKey, Trust, read_trust
+from agentgate.core.verification.verify import is_view, verify_view
+from agentgate.core.verification.verify import verify as verify_pack
 
 cli = typer.Typer()
 log_cli = typer.Typer(help="The append-only log.", no_args_is_help=True)

@@ -20,7 +20,8 @@ from agentgate.pipeline.gate import Answer, Gate
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import new_trace_id
 from agentgate.pipeline.refusals import RefusalLimiter
-from agentgate.ports import Entropy, LimitState
+from agentgate.ports.ambient import Entropy
+from agentgate.ports.containment import LimitState
 
 _JSON: Final = (b"content-type", b"application/json")
 _FIELDS: Final = frozenset({"session_id", "tool_name", "arguments", "context", "approval_token"})

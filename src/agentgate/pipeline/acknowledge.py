@@ -12,7 +12,7 @@ from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Outcome, acked
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Cutting, Replica
-from agentgate.ports import Clock
+from agentgate.ports.ambient import Clock
 
 REMEMBERED = 10_000
 _AGAIN_AFTER_S = 0.2

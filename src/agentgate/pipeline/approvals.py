@@ -14,7 +14,9 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make, rfc3339
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.record import Recorder
-from agentgate.ports import AlreadySpent, Clock, Entropy, LogReader, Sealer, Spend
+from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.keys import Sealer
+from agentgate.ports.log import AlreadySpent, LogReader, Spend
 
 
 @dataclass(frozen=True, slots=True)

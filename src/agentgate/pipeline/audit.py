@@ -18,7 +18,9 @@ from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder
-from agentgate.ports import Export, LogReader, Meter
+from agentgate.ports.evidence import Export
+from agentgate.ports.log import LogReader
+from agentgate.ports.notices import Meter
 
 Forms = Mapping[str, Callable[[Query], Export]]
 """By its name, what begins an export of what a query asks for."""

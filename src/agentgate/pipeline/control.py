@@ -33,7 +33,10 @@ from agentgate.pipeline.drains import Drain, Drains
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Replica
-from agentgate.ports import Admission, Clock, Entropy, InFlight, LogReader, Meter, Notifier, Spend
+from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.containment import Admission, InFlight
+from agentgate.ports.log import LogReader, Spend
+from agentgate.ports.notices import Meter, Notifier
 
 
 @dataclass(frozen=True, slots=True)

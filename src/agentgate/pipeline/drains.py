@@ -20,7 +20,9 @@ from agentgate.core.projection import kill_from_row, presence
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Replica
-from agentgate.ports import Admission, Clock, InFlight, LogReader, Spend
+from agentgate.ports.ambient import Clock
+from agentgate.ports.containment import Admission, InFlight
+from agentgate.ports.log import LogReader, Spend
 
 FIRST_LOOK_S = 0.002
 LONGEST_LOOK_S = 0.05

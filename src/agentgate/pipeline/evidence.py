@@ -25,20 +25,11 @@ from agentgate.core.tiles import consistency_body, tlog_proof
 from agentgate.pipeline.control import Books
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.tree import Proofs
-from agentgate.ports import (
-    Bundler,
-    Clock,
-    Enclosures,
-    EnvelopeSigner,
-    LogReader,
-    Meter,
-    PackWriter,
-    SessionRow,
-    Signer,
-    TimestampAuthority,
-    Tree,
-    Worker,
-)
+from agentgate.ports.ambient import Clock, Worker
+from agentgate.ports.evidence import Bundler, Enclosures, PackWriter, TimestampAuthority
+from agentgate.ports.keys import EnvelopeSigner, Signer
+from agentgate.ports.log import LogReader, SessionRow, Tree
+from agentgate.ports.notices import Meter
 
 Form = Literal["json", "html", "pdf", "zip"]
 

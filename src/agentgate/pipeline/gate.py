@@ -17,28 +17,17 @@ from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, read_ruling, refusal
 from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome, decided, rfc3339
-from agentgate.core.redact import FAILED
+from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.checks import first_refusal
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Flight, Replica
 from agentgate.pipeline.run import Ending, Runner
-from agentgate.ports import (
-    Admission,
-    AlreadySpent,
-    Appended,
-    Clock,
-    ForeignSession,
-    LimitState,
-    MemberGone,
-    Meter,
-    NotAdmitted,
-    Notifier,
-    OnHold,
-    PolicyEngine,
-    RateLimit,
-    Spend,
-)
+from agentgate.ports.ambient import Clock
+from agentgate.ports.containment import Admission, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
+from agentgate.ports.notices import Meter, Notifier
+from agentgate.ports.policy import PolicyEngine
 
 logger = logging.getLogger("agentgate.gate")
 

@@ -20,7 +20,9 @@ from agentgate.core.projection import presence
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import LEASE_S, Replica
-from agentgate.ports import Admission, Clock, Entropy, Log, LogReader, Spend
+from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.containment import Admission
+from agentgate.ports.log import Log, LogReader, Spend
 
 logger = logging.getLogger("agentgate.members")
 

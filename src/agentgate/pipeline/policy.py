@@ -19,7 +19,8 @@ from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.control import Books, Containment
 from agentgate.pipeline.gate import RateLimits
-from agentgate.ports import LogReader, PolicyEngine, PolicySource
+from agentgate.ports.log import LogReader
+from agentgate.ports.policy import PolicyEngine, PolicySource
 
 logger = logging.getLogger("agentgate.policy")
 

@@ -7,8 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from agentgate.core.call import MemberId, TraceId
 from agentgate.core.decision import Receipt
 from agentgate.core.event import SALT_BYTES, Event, Origin
-from agentgate.core.redact import Redactor
-from agentgate.ports import Appended, Clock, Entropy, Log, Spend
+from agentgate.core.redaction.redactor import Redactor
+from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.log import Appended, Log, Spend
 
 EventMaker = Callable[[Origin], Event]
 

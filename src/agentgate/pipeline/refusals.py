@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agentgate.core.call import Principal
 from agentgate.core.event import Kind, make
 from agentgate.pipeline.record import Recorder
-from agentgate.ports import Clock
+from agentgate.ports.ambient import Clock
 
 
 @dataclass(slots=True)

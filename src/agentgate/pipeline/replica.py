@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import FlagChange, Kill, KillChanges, KillState, Lease, covering, flags_over
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
-from agentgate.ports import Admission, Clock, Log
+from agentgate.ports.ambient import Clock
+from agentgate.ports.containment import Admission
+from agentgate.ports.log import Log
 
 LEASE_S = 3.0
 _NO_KILL = 2**63

@@ -36,7 +36,9 @@ from agentgate.core.retention import (
 )
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder
-from agentgate.ports import AlreadySpent, Bodies, Clock, Entropy, LogReader, Meter, Spend
+from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.log import AlreadySpent, Bodies, LogReader, Spend
+from agentgate.ports.notices import Meter
 
 logger = logging.getLogger("agentgate.retention")
 

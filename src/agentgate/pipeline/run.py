@@ -16,11 +16,13 @@ from agentgate.core.call import Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Outcome, finished
-from agentgate.core.redact import FAILED
-from agentgate.core.scrub import scrub, scrub_text
+from agentgate.core.redaction.redactor import FAILED
+from agentgate.core.redaction.scrub import scrub, scrub_text
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Flight
-from agentgate.ports import Clock, Credential, CredentialSource, Delivered, Meter, Undelivered, Upstream
+from agentgate.ports.ambient import Clock
+from agentgate.ports.notices import Meter
+from agentgate.ports.upstreams import Credential, CredentialSource, Delivered, Undelivered, Upstream
 
 UNKNOWN_EFFECT = "upstream effect unknown"
 _UNHEARD: Final = frozenset({ReasonCode.UPSTREAM_TIMEOUT, ReasonCode.UPSTREAM_UNAVAILABLE})

@@ -12,7 +12,8 @@ from agentgate.core.errors import LogBroken
 from agentgate.core.merkle import TILE_HEIGHT, Range, consistency_ranges, inclusion_ranges
 from agentgate.core.note import NoteKey, checkpoint_of
 from agentgate.core.tiles import HashMissing, Read, Subtrees, Tile, bundle
-from agentgate.ports import LogReader, Tree, Worker
+from agentgate.ports.ambient import Worker
+from agentgate.ports.log import LogReader, Tree
 
 _READS_AT_ONCE: Final = 3
 """A store reads in threads or elsewhere; others want to read meanwhile."""

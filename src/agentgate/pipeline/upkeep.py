@@ -13,7 +13,7 @@ from agentgate.pipeline.members import Membership
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.run import Runner
-from agentgate.ports import LogReader
+from agentgate.ports.log import LogReader
 
 logger = logging.getLogger("agentgate.upkeep")
 

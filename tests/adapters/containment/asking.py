@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.errors import KillStateUnknown, ReasonCode
-from agentgate.ports import Admitted, NotAdmitted
+from agentgate.ports.containment import Admitted, NotAdmitted
 from tests.contracts.admission import MEMBER, a_call, state
 from tests.redis_server import RedisServer
 

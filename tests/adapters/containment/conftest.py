@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from agentgate.adapters.containment.redis import RedisAdmission
-from agentgate.ports import Admitted
+from agentgate.ports.containment import Admitted
 from tests.adapters.containment.asking import connected
 from tests.contracts.admission import a_call, state
 from tests.redis_server import RedisServer

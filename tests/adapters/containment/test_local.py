@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.adapters.containment.local import LocalAdmission
-from agentgate.ports import Admitted, RateLimit
+from agentgate.ports.containment import Admitted, RateLimit
 from tests.contracts.admission import MEMBER, AdmissionContract, a_call, state
 
 

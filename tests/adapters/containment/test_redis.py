@@ -19,7 +19,7 @@ import pytest
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.containment import FlagChange, Scope
 from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
-from agentgate.ports import Admitted, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admitted, NotAdmitted, RateLimit
 from tests.adapters.containment.asking import (
     DEADLINE_S,
     PROMPT_S,

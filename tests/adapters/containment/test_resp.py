@@ -23,7 +23,7 @@ from agentgate.adapters.containment._resp import Connection, NoAnswer, connect
 from agentgate.adapters.containment._url import Address, Service, parse_url
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.errors import ReasonCode, UnsafeConfiguration
-from agentgate.ports import Admitted, NotAdmitted
+from agentgate.ports.containment import Admitted, NotAdmitted
 from tests.adapters.containment.made_up import ADMITTED, CUT, Reply, honest, made_up_server
 from tests.contracts.admission import MEMBER, a_call, state
 from tests.redis_server import RedisServer, is_installed

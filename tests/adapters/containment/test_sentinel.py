@@ -11,7 +11,7 @@ import pytest
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.containment import FlagChange, Kill, Scope
 from agentgate.core.errors import ReasonCode, UnsafeConfiguration
-from agentgate.ports import Admitted, NotAdmitted
+from agentgate.ports.containment import Admitted, NotAdmitted
 from tests.adapters.containment.asking import applies, connected, eventually, reaches, recovers, refusal
 from tests.adapters.containment.made_up import MadeUp, Reply
 from tests.contracts.admission import MEMBER, a_call, a_kill, state

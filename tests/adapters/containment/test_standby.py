@@ -13,7 +13,7 @@ import pytest
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.containment import FlagChange, Scope
 from agentgate.core.errors import KillStateUnknown, ReasonCode
-from agentgate.ports import Admitted, NotAdmitted
+from agentgate.ports.containment import Admitted, NotAdmitted
 from tests.adapters.containment.asking import applies, connected, eventually, reaches, recovers, refusal
 from tests.contracts.admission import a_call, a_kill, state
 from tests.redis_server import RedisServer, is_installed

@@ -14,7 +14,7 @@ from agentgate.adapters.containment._wake import Ear
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.containment import FlagChange
 from agentgate.core.errors import KillStateUnknown
-from agentgate.ports import Admitted
+from agentgate.ports.containment import Admitted
 from tests.adapters.containment.asking import applies, connected, eventually, recovers
 from tests.adapters.containment.made_up import made_up_server
 from tests.contracts.admission import a_call, state

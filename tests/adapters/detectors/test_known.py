@@ -6,8 +6,8 @@ import pytest
 
 from agentgate.adapters.detectors._makers import PLUGINS, patterns
 from agentgate.adapters.detectors.known import KINDS, KnownData, compiled
-from agentgate.core.redact import Redactor
-from agentgate.core.sensitive import Detector
+from agentgate.core.redaction.redactor import Redactor
+from agentgate.core.redaction.sensitive import Detector
 from tests.contracts.detector import DetectorContract
 from tests.vectors.canaries import HARMLESS, SHAPED
 

@@ -22,7 +22,7 @@ from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Origin, pruned, rfc3339
 from agentgate.core.retention import Quiet
-from agentgate.ports import Log
+from agentgate.ports.log import Log
 from tests.contracts.log import ORIGIN, Author, a_kill
 
 SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))

@@ -21,7 +21,7 @@ from agentgate.core.audit import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteKey, open_checkpoint
-from agentgate.ports import AlreadySpent, MemberGone, Spend
+from agentgate.ports.log import AlreadySpent, MemberGone, Spend
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER
 from tests.adapters.log.crashes import one_crash

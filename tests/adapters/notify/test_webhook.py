@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from agentgate.adapters.notify.webhook import MAX_WAITING, SilentNotifier, WebhookNotifier
-from agentgate.ports import Notifier
+from agentgate.ports.notices import Notifier
 from tests.contracts.notifier import NotifierContract
 from tests.fakes import FakeClock
 

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import BestAvailableEncryption
 
 from agentgate.adapters.signers.ecdsa import EcdsaSigner
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from agentgate.core.dsse import P256_ORDER
 from agentgate.core.errors import UnsafeConfiguration
 from tests.contracts.signer import EnvelopeSignerContract
 
@@ -32,12 +33,12 @@ class TestEcdsaSigner(EnvelopeSignerContract):
     another = EcdsaSigner(derive_private_key(0x7654321, SECP256R1()))
 
     def test_vector_of_rfc_6979(self) -> None:
-        """A.2.5, P-256 with SHA-256, message "sample"."""
+        """A.2.5, P-256 with SHA-256, message "sample"; of `s` and its negative the lower one."""
         secret = 0xC9AFA9D845BA75166B5C215767B1D6934E50C3DB36E89B127B8A622B120F6721
         signature = EcdsaSigner(derive_private_key(secret, SECP256R1())).sign(b"sample")
         r, s = decode_dss_signature(signature)
         assert r == 0xEFD48B2AACB6A8FD1140DD9CD45E81D69D2C877B56AAF991C34D0EA84EAF3716
-        assert s == 0xF7CB1C942D657C41D436C7A1B6E29F65F3E900DBB9AFF4064DC4AB2F843ACDA8
+        assert s == P256_ORDER - 0xF7CB1C942D657C41D436C7A1B6E29F65F3E900DBB9AFF4064DC4AB2F843ACDA8
 
 
 def test_the_first_start_makes_a_private_key_file(tmp_path: Path) -> None:

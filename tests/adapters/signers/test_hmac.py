@@ -9,7 +9,7 @@ import pytest
 
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.ports import Signer
+from agentgate.ports.keys import Signer
 from tests.contracts.signer import SignerContract
 
 KEY = bytes(range(32))

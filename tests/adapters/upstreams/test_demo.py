@@ -17,7 +17,7 @@ from agentgate.core import strict_json
 from agentgate.core.call import Access
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Delivered, Undelivered
+from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.contracts.upstream import UpstreamContract, granted, make_tool
 
 

@@ -16,7 +16,7 @@ from agentgate.adapters.upstreams.http import HttpUpstream
 from agentgate.core.call import Access
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Credential, Delivered, Undelivered
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.contracts.upstream import UpstreamContract, granted, make_tool
 
 SECRET = "tok-3f9a-secret"

@@ -7,7 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from agentgate.ports import Clock, Entropy
+from agentgate.ports.ambient import Clock, Entropy
 
 _BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux has a clock that goes on while the machine sleeps; elsewhere the monotonic one has to do."""

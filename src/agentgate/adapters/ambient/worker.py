@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agentgate.ports import Worker
+from agentgate.ports.ambient import Worker
 
 _Made = TypeVar("_Made")
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentgate.core.call import Call
 from agentgate.core.event import rfc3339
-from agentgate.ports import InFlight, LimitState, RateLimit
+from agentgate.ports.containment import InFlight, LimitState, RateLimit
 
 US_PER_S: Final = 1_000_000
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)

@@ -14,7 +14,8 @@ from agentgate.adapters.containment._common import US_PER_S, flight_entry, limit
 from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Admitted, Clock, InFlight, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.ambient import Clock
+from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, RateLimit
 
 _LimitKey = tuple[str, str, str]
 

@@ -28,7 +28,7 @@ from agentgate.adapters.containment._wake import Ear
 from agentgate.core.call import Call, TraceId, is_id
 from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
 from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
-from agentgate.ports import Admitted, InFlight, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admitted, InFlight, NotAdmitted, RateLimit
 
 _log = logging.getLogger(__name__)
 

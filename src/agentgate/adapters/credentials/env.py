@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentgate.ports import Credential
+from agentgate.ports.upstreams import Credential
 
 
 class EnvCredentials:

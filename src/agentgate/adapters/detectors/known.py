@@ -16,7 +16,7 @@ import re2  # type: ignore[import-untyped]
 from stdnum import iban
 
 from agentgate.adapters.detectors._makers import patterns
-from agentgate.core.sensitive import CARD, EMAIL, IBAN, PHONE, SECRET, SENSITIVE_NAMES, SSN, Span, is_card
+from agentgate.core.redaction.sensitive import CARD, EMAIL, IBAN, PHONE, SECRET, SENSITIVE_NAMES, SSN, Span, is_card
 
 OURS: Final = (
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?s:.*?)(?:-----END [A-Z ]{0,30}PRIVATE KEY[A-Z ]{0,30}-----|\z)",

@@ -9,7 +9,7 @@ from typing import Final
 import re2  # type: ignore[import-untyped]
 
 from agentgate.adapters.detectors.known import KINDS, Regexp, compiled, one_look
-from agentgate.core.sensitive import Span
+from agentgate.core.redaction.sensitive import Span
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)
 _MAX_PATTERNS: Final = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentgate.ports import PackWriter
+from agentgate.ports.evidence import PackWriter
 
 if TYPE_CHECKING:
     from agentgate.core.evidence import Pack

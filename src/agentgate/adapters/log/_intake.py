@@ -15,7 +15,7 @@ from typing import Final
 from agentgate.adapters.log._ledger import Item, Outcome, check
 from agentgate.core.errors import AgentGateError, LogUnavailable
 from agentgate.core.event import Event
-from agentgate.ports import Spend
+from agentgate.ports.log import Spend
 
 Answer = Outcome | AgentGateError
 

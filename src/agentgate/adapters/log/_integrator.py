@@ -12,7 +12,7 @@ from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier, TileHash, last_leaf, root
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint, sign
-from agentgate.ports import Signer
+from agentgate.ports.keys import Signer
 
 CHECKPOINT_EVERY_S: Final = 1.0
 _LEAVES_AT_ONCE: Final = 4_096

@@ -19,7 +19,7 @@ from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Kind
 from agentgate.core.projection import WITHOUT_EFFECT, Effect, Spending, effects, leaver, session_row, spendings
 from agentgate.core.retention import covers
-from agentgate.ports import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
 
 Outcome = Appended
 SessionKey = tuple[str, str]

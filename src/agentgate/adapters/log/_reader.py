@@ -18,7 +18,7 @@ from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
 from agentgate.core.projection import kill_change_from_row
 from agentgate.core.query import Query
-from agentgate.ports import SessionRow
+from agentgate.ports.log import SessionRow
 
 Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "spent", "sessions"]
 

@@ -28,7 +28,7 @@ from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Event, Record
 from agentgate.core.note import NoteKey, is_signed_by
 from agentgate.core.query import Query
-from agentgate.ports import Bodies, SessionRow, Spend
+from agentgate.ports.log import Bodies, SessionRow, Spend
 
 _WATCH: Final = {
     "statement_timeout": "2000",

@@ -40,7 +40,7 @@ from agentgate.core.event import Event, Record
 from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey, is_signed_by
 from agentgate.core.query import Query
-from agentgate.ports import Bodies, SessionRow, Spend
+from agentgate.ports.log import Bodies, SessionRow, Spend
 
 
 class SqliteLog:

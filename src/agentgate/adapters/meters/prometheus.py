@@ -18,7 +18,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from agentgate.adapters.meters._shared import SharedFile
-from agentgate.ports import Meter
+from agentgate.ports.notices import Meter
 
 logger = logging.getLogger("agentgate.metrics")
 

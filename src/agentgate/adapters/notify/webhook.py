@@ -18,7 +18,8 @@ import aiohttp
 import orjson
 
 from agentgate.core.event import rfc3339
-from agentgate.ports import Clock, Notifier
+from agentgate.ports.ambient import Clock
+from agentgate.ports.notices import Notifier
 
 logger = logging.getLogger("agentgate.webhook")
 

@@ -28,7 +28,7 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical
-from agentgate.ports import Rule
+from agentgate.ports.policy import Rule
 
 BUNDLE_NAME: Final = "agentgate"
 _QUERY: Final = "strict-builtin-errors=true&provenance=true"

@@ -29,7 +29,7 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import PolicyInvalid, ReasonCode
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical
-from agentgate.ports import Rule
+from agentgate.ports.policy import Rule
 
 DEFAULT_FUEL: Final = 5_000_000
 """Some milliseconds. The shipped policy takes about 90,000 for a call."""

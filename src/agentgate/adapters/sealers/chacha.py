@@ -9,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.ports import Sealer
+from agentgate.ports.keys import Sealer
 
 _NONCE_BYTES = 12
 _KEY_BYTES = 32

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.adapters.signers import _private
 from agentgate.core.dsse import P256_ORDER
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.ports import EnvelopeSigner
+from agentgate.ports.keys import EnvelopeSigner
 
 
 class EcdsaSigner:

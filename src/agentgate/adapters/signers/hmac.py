@@ -7,7 +7,7 @@ import hmac
 
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.evidence import key_id
-from agentgate.ports import Signer
+from agentgate.ports.keys import Signer
 
 MIN_KEY_BYTES = 32
 """The length of the hash: a shorter key is weaker than the signature it makes (RFC 2104 §3)."""

@@ -24,7 +24,7 @@ from rfc3161_client import (
 )
 
 from agentgate.core.errors import TimestampUnavailable
-from agentgate.ports import TimestampAuthority
+from agentgate.ports.evidence import TimestampAuthority
 
 MAX_REPLY_BYTES: Final = 65_536
 _GRANTED: Final = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Undelivered
+from agentgate.ports.upstreams import Undelivered
 
 NO_GRANT: Final = Undelivered(ReasonCode.INTERNAL, "nothing is sent without a grant", reached=False)
 """For a caller that got past the type checker with something else than a `Grant`."""

@@ -21,7 +21,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yarl import URL
 
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Undelivered
+from agentgate.ports.upstreams import Undelivered
 
 _KEEPALIVE_S: Final = 4.0
 """Shorter than the 5 s after which common servers close an idle connection: so we rarely write into one."""

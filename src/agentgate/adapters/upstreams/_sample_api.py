@@ -13,7 +13,7 @@ from yarl import URL
 from agentgate.adapters.upstreams._answers import ToolError
 from agentgate.adapters.upstreams._http_exchange import Incoming, Outgoing, exchange, open_session
 from agentgate.core.strict_json import canonical, parse
-from agentgate.ports import Undelivered
+from agentgate.ports.upstreams import Undelivered
 
 _TIMEOUT_S: Final = 5.0
 _MAX_BODY_BYTES: Final = 2 << 20

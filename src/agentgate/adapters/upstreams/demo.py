@@ -20,7 +20,7 @@ from agentgate.adapters.upstreams._sample_db import SampleDatabase
 from agentgate.adapters.upstreams._sandbox import Sandbox
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
-from agentgate.ports import Credential, Delivered, Undelivered
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 
 __all__ = ["DEMO_TOOLS", "DemoTool", "DemoUpstream"]
 

@@ -24,7 +24,7 @@ from agentgate.core.call import Access, Call, Digest, Tool
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import NotStrictJson, parse
-from agentgate.ports import Credential, Delivered, Undelivered
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 
 _MISSING: Final = object()
 _INDEX: Final = re.compile("0|[1-9][0-9]{0,8}")

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Any, Final
 
-from agentgate.core.redact import FAILED, MARK, Marks, Mode, Redactor
-from agentgate.core.sensitive import SECRET, Span
+from agentgate.core.redaction.redactor import FAILED, MARK, Marks, Mode, Redactor
+from agentgate.core.redaction.sensitive import SECRET, Span
 from agentgate.core.strict_json import canonical, parse
 
 MIN_SECRET_CHARS: Final = 4

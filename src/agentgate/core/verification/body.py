@@ -23,9 +23,9 @@ from agentgate.core.evidence import (
     build,
     proves,
 )
-from agentgate.core.findings import Fault, Finding, broken, holds, not_checked
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
+from agentgate.core.verification.findings import Fault, Finding, broken, holds, not_checked
 
 _SEALS: Final = (HMAC_ALGORITHM, ENVELOPE, CHECKPOINT)
 _OF_SCOPE: Final = ("tenant", "session", "agent", "since", "until")

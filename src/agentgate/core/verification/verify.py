@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, Final
 
-from agentgate.core import verify_body
 from agentgate.core.archive import ENVELOPE_FILES
 from agentgate.core.dsse import (
     PAYLOAD_TYPE,
@@ -25,13 +24,14 @@ from agentgate.core.dsse import (
     parse_statement,
 )
 from agentgate.core.evidence import CHECKPOINT, ENVELOPE, signed_bytes
-from agentgate.core.findings import Fault, Finding, Report, Standing, broken, holds, not_checked
 from agentgate.core.merkle import includes, leaf_hash
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, parse_key
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.core.tiles import TileInvalid, parse_tlog_proof
-from agentgate.core.unpack import SIGNATURE, unpack
-from agentgate.core.verify_seals import Trust, history_finding, hmac_finding, open_checkpoint
+from agentgate.core.verification import body as verify_body
+from agentgate.core.verification.findings import Fault, Finding, Report, Standing, broken, holds, not_checked
+from agentgate.core.verification.seals import Trust, history_finding, hmac_finding, open_checkpoint
+from agentgate.core.verification.unpack import SIGNATURE, unpack
 
 
 def verify(raw: bytes, trust: Trust, earlier: bytes | None = None) -> Report:

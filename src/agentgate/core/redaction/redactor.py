@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from agentgate.core import layers, sensitive
-from agentgate.core.sensitive import CARD, SECRET, Detector, Span
+from agentgate.core.redaction import layers, sensitive
+from agentgate.core.redaction.sensitive import CARD, SECRET, Detector, Span
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 
 MARK: Final = "[redacted]"

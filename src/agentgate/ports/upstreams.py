@@ -1,0 +1,74 @@
+"""Where calls go, and what they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from agentgate.core.call import ArgumentCheck
+from agentgate.core.decision import Grant
+from agentgate.core.errors import ReasonCode
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """The upstream answered. `value` is JSON; `status` its own status where it has one (HTTP)."""
+
+    value: Any
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undelivered:
+    """The upstream did not do it, or nobody can say.
+
+    `reached` is False only when it is certain that nothing was sent: then the effect is known to be none.
+    """
+
+    reason: ReasonCode
+    detail: str
+    reached: bool = True
+    status: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret by its alias. `secret` never leaves the gateway but to the upstream."""
+
+    alias: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Credential({self.alias!r}, ***)"
+
+
+class Upstream(Protocol):
+    """Where calls go. One instance for each configured upstream."""
+
+    def validate_options(self, options: Mapping[str, Any]) -> None:
+        """Raises ValueError with a sentence when a tool's options are not what this kind takes."""
+        ...
+
+    async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
+        """Run the granted call. Cancellation ends it for good: sockets closed, nothing shielded, no retry
+        left behind. The gate sets the deadline. Never raises but CancelledError."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class CredentialSource(Protocol):
+    """Turns an alias into a secret, as late as possible."""
+
+    async def credential(self, alias: str, *, scope: str | None, ttl_s: int | None) -> Credential | None:
+        """None when the alias has no secret now; the call is then refused."""
+        ...
+
+
+class Schemas(Protocol):
+    """Compiles JSON Schemas (2020-12)."""
+
+    def compile(self, schema: Mapping[str, Any]) -> ArgumentCheck:
+        """Raises ValueError with a sentence when `schema` is not one."""
+        ...
