@@ -143,9 +143,7 @@ class Containment:
             scope=order.scope,
             tenant=tenant,
             target="" if order.scope is Scope.GLOBAL else order.target,
-            reason=self._recorder.redactor.text(order.reason).replace("\0", "")[
-                :MAX_REASON_CHARS
-            ],  # no store's text can hold a NUL
+            reason=self._recorder.reason(order.reason, MAX_REASON_CHARS),
             actor=actor.id,
             since=now,
             expires_at=expires_at,

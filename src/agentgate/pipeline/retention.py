@@ -178,7 +178,7 @@ class RetentionDesk:
             session=order.session,
             actor=actor.id,
             at=rfc3339(origin.at),
-            reason=self._clean(order.reason),
+            reason=self._recorder.reason(order.reason, MAX_HOLD_REASON_CHARS),
         )
         event = held(
             origin,
@@ -213,7 +213,7 @@ class RetentionDesk:
             auth=actor.auth_method,
             tenant=hold.tenant,
             session=hold.session,
-            reason=self._clean(reason),
+            reason=self._recorder.reason(reason, MAX_HOLD_REASON_CHARS),
         )
         await self._recorder.write(event, (Spend("unhold", hold.id),))  # or another one has, which is the same
         return hold
@@ -223,10 +223,6 @@ class RetentionDesk:
         one may be another tenant's affair. Raises LogUnavailable."""
         found = [hold for hold in await self._in_force() if not hold.tenant or viewer.sees(hold.tenant)]
         return [hold if hold.tenant or viewer.tenants_all else replace(hold, reason="", actor="") for hold in found]
-
-    def _clean(self, reason: str) -> str:
-        clean = self._recorder.redactor.text(reason)
-        return clean.replace("\0", "")[:MAX_HOLD_REASON_CHARS]  # no store's text can hold a NUL
 
     async def _hold(self, hold_id: str) -> Hold | None:
         rows = await self._reader.projection("holds", id=hold_id)
