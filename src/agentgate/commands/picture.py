@@ -35,6 +35,7 @@ _STYLES: Final = {
 _SAID: Final = (
     *("rule", "upstream_status", "approval_id", "approved_by", "kill_id", "why", "verdict", "state"),
     *("format", "of_session", "of_agent", "of", "position", "count", "policy_revision", "credential"),
+    *("hold_id", "bodies", "use", "key_id"),
 )
 """Of an event's other fields, what a line has room for."""
 
