@@ -12,8 +12,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from cryptography.x509 import load_pem_x509_certificates
-
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.system import SystemClock
 from agentgate.adapters.containment.local import LocalAdmission
@@ -44,7 +42,6 @@ from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.signers.ecdsa import EcdsaSigner
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.adapters.signers.hmac import HmacSigner
-from agentgate.adapters.timestamps.rfc3161 import Rfc3161Authority
 from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
 from agentgate.adapters.upstreams.http import HttpUpstream
 from agentgate.core.audit import Report
@@ -58,6 +55,7 @@ from agentgate.pipeline.audit import Forms
 from agentgate.pipeline.evidence import Forms as PackForms
 from agentgate.pipeline.run import Route
 from agentgate.ports.containment import Admission
+from agentgate.ports.evidence import TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner
 from agentgate.ports.log import Bodies, Log, LogReader, Tree
 from agentgate.ports.notices import Notifier
@@ -507,11 +505,16 @@ def make_hmac(config: Settings) -> HmacSigner | None:
     return HmacSigner(key.encode()) if key is not None else None
 
 
-def make_timestamps(config: Settings) -> Rfc3161Authority | None:
+def make_timestamps(config: Settings) -> TimestampAuthority | None:
     """The time stamp authority, where one is configured. Raises UnsafeConfiguration."""
     part = config.evidence
     if part.timestamp_url is None:
         return None
+    # its HTTP client and its parsers take a start as long as all of SQLAlchemy
+    from cryptography.x509 import load_pem_x509_certificates  # for who has an authority
+
+    from agentgate.adapters.timestamps.rfc3161 import Rfc3161Authority  # for who has an authority
+
     try:
         roots = load_pem_x509_certificates(part.timestamp_ca.read_bytes()) if part.timestamp_ca is not None else []
         return Rfc3161Authority(part.timestamp_url, roots=roots)

@@ -8,15 +8,14 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined, Template
-from markupsafe import Markup
-
 from agentgate.adapters.evidence._html_pictures import path_of, picture
 from agentgate.adapters.evidence._model import Mark
 from agentgate.adapters.evidence._view import view
 from agentgate.adapters.evidence._words import count, listed
 
 if TYPE_CHECKING:
+    from jinja2 import Template
+
     from agentgate.core.evidence import Pack
 
 
@@ -55,6 +54,10 @@ class HtmlPack:
 @cache
 def _template() -> Template:
     """The page. Whatever is put into it is escaped; what it does not know is an error, not an empty space."""
+    # With the first page, because every start would wait for it, and few give out a page.
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # as above
+    from markupsafe import Markup  # as above
+
     environment = Environment(
         loader=FunctionLoader(_shipped),
         autoescape=True,

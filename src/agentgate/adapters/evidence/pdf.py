@@ -9,10 +9,6 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from agentgate.adapters.evidence import _pdf_sections as sections
-from agentgate.adapters.evidence._pdf_paint import About, paint
-from agentgate.adapters.evidence._pdf_sheet import Sheet
-from agentgate.adapters.evidence._pdf_type import faces
 from agentgate.adapters.evidence._view import view
 
 if TYPE_CHECKING:
@@ -30,6 +26,12 @@ class PdfPack:
 
     def write(self, pack: Pack) -> bytes:
         """The file. The same pack makes the same bytes."""
+        # With the first PDF, because every start would wait for reportlab, and few write one.
+        from agentgate.adapters.evidence import _pdf_sections as sections  # as above
+        from agentgate.adapters.evidence._pdf_paint import About, paint  # as above
+        from agentgate.adapters.evidence._pdf_sheet import Sheet  # as above
+        from agentgate.adapters.evidence._pdf_type import faces  # as above
+
         shown = view(pack)
         with _ONE_AT_A_TIME:
             fonts = faces()
