@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pypdf import PdfReader
 from pypdf.generic import ArrayObject, Destination, DictionaryObject
 
-from agentgate.adapters.evidence import pdf
+from agentgate.adapters.evidence import _pdf_paint
 from agentgate.adapters.evidence._pdf_paint import paint
 from agentgate.adapters.evidence._pdf_sections import SECTIONS, lay_out
 from agentgate.adapters.evidence._pdf_sheet import BOTTOM, LEFT, MEASURE, RIGHT, TOP, Column, Sheet
@@ -345,7 +345,7 @@ def test_one_pack_at_a_time_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
             seen.append(second_paints.wait(0.3))  # what must not happen is waited for
         return paint(*arguments)
 
-    monkeypatch.setattr(pdf, "paint", watched)
+    monkeypatch.setattr(_pdf_paint, "paint", watched)
     PdfPack().write(sample("one_call"))
     second.join()
     assert second_paints.is_set()
