@@ -8,11 +8,6 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
-from agentgate.adapters.evidence._html_pictures import path_of, picture
-from agentgate.adapters.evidence._model import Mark
-from agentgate.adapters.evidence._view import view
-from agentgate.adapters.evidence._words import count, listed
-
 if TYPE_CHECKING:
     from jinja2 import Template
 
@@ -46,6 +41,10 @@ class HtmlPack:
 
     def write(self, pack: Pack) -> bytes:
         """The page in UTF-8. The same pack makes the same bytes."""
+        # With the first page, because every start would wait for all this, and few give out a page.
+        from agentgate.adapters.evidence._html_pictures import picture  # as above
+        from agentgate.adapters.evidence._view import view  # as above
+
         shown = view(pack)
         drawn = None if shown.timeline is None else picture(shown.timeline)
         return _template().render(view=shown, picture=drawn).encode()
@@ -54,9 +53,12 @@ class HtmlPack:
 @cache
 def _template() -> Template:
     """The page. Whatever is put into it is escaped; what it does not know is an error, not an empty space."""
-    # With the first page, because every start would wait for it, and few give out a page.
-    from jinja2 import Environment, FunctionLoader, StrictUndefined  # as above
-    from markupsafe import Markup  # as above
+    from jinja2 import Environment, FunctionLoader, StrictUndefined  # as in `write`
+    from markupsafe import Markup  # as in `write`
+
+    from agentgate.adapters.evidence._html_pictures import path_of  # as in `write`
+    from agentgate.adapters.evidence._model import Mark  # as in `write`
+    from agentgate.adapters.evidence._words import count, listed  # as in `write`
 
     environment = Environment(
         loader=FunctionLoader(_shipped),

@@ -9,8 +9,6 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from agentgate.adapters.evidence._view import view
-
 if TYPE_CHECKING:
     from agentgate.core.evidence import Pack
 
@@ -31,6 +29,7 @@ class PdfPack:
         from agentgate.adapters.evidence._pdf_paint import About, paint  # as above
         from agentgate.adapters.evidence._pdf_sheet import Sheet  # as above
         from agentgate.adapters.evidence._pdf_type import faces  # as above
+        from agentgate.adapters.evidence._view import view  # as above
 
         shown = view(pack)
         with _ONE_AT_A_TIME:
