@@ -278,6 +278,18 @@ def test_redacting_twice_changes_nothing_more(text: str) -> None:
     assert REDACTOR.text(once) == once
 
 
+@pytest.mark.parametrize("glued", [2, 3, 12])
+def test_secrets_that_are_glued_to_each_other_all_go(glued: int) -> None:
+    """Nothing tells where the second one begins until the first one is gone."""
+    shown = REDACTOR.text("AKIACANARY0123456789" + "sk-CANARY0123456789abcdef" * (glued - 1))
+    assert "CANARY" not in shown
+    assert REDACTOR.text(shown) == shown
+
+
+def test_what_only_stands_beside_a_secret_stays() -> None:
+    assert REDACTOR.text("see ada@example.org, order 4711") == "see [redacted], order 4711"
+
+
 SIZE = 100_000
 REPEATED = [
     "QUFB", "UFBQUFBQ", "a", "A", "/", "-", "%", "%41", "%25", "\\", "\\u0041", "\\x41", '"', '\\"', '"a":', "{", "[",

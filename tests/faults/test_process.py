@@ -164,7 +164,7 @@ def kill_again_and_again(gateway: Gate, service: Service, times: int, *, seed: i
         session = f"load-{n}"
         answered_before, first, seen = len(load.answered), size(gateway), len(service.requests)
         load.start(session)
-        enough = answered_before + chance.randint(1, 150)
+        enough = answered_before + chance.randint(1, 60)
         until(lambda enough=enough: len(load.answered) >= enough)  # type: ignore[misc]
         gateway.kill9()
         load.stop()

@@ -186,6 +186,10 @@ class Redactor:
             self._names[name] = is_secret
 
 
+_ROUNDS: Final = 8
+"""How often what is glued to a secret is looked at again."""
+
+
 class _Pass:
     """One redaction, and what was found so far."""
 
@@ -246,7 +250,7 @@ class _Pass:
 
     # --- texts ---
 
-    def text(self, text: str, depth: int, seen: Seen | None = None) -> str:
+    def text(self, text: str, depth: int, seen: Seen | None = None, rounds: int = _ROUNDS) -> str:
         """`text` redacted. `seen` is what a look at all that it is a part of found."""
         if len(text) < self._shortest:
             return text
@@ -270,9 +274,18 @@ class _Pass:
         parts: list[str] = []
         at = 0
         for place in _merged(places, text):
-            parts += (text[at : place.start], self._replace(place.kind, place.value))
+            left = self._beside(text[at : place.start], depth, rounds, is_behind=at > 0, is_before=True)
+            parts += (left, self._replace(place.kind, place.value))
             at = place.end
-        return "".join((*parts, text[at:]))
+        return "".join((*parts, self._beside(text[at:], depth, rounds, is_behind=True, is_before=False)))
+
+    def _beside(self, part: str, depth: int, rounds: int, *, is_behind: bool, is_before: bool) -> str:
+        """What is left beside a secret. Where it was glued to one it may be one, too: nothing could tell where it
+        begins or ends before. Of a longer chain than anybody writes the rest goes as a whole."""
+        is_glued = part and ((is_behind and part[0].isalnum()) or (is_before and part[-1].isalnum()))
+        if not is_glued:
+            return part
+        return self.text(part, depth, rounds=rounds - 1) if rounds else self._replace(SECRET, part)
 
     def _rewritten(self, text: str, plain: str, depth: int, seen: Seen) -> str:
         """`text`, or `plain` redacted if there was something to be seen in it."""
