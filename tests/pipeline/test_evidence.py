@@ -320,6 +320,20 @@ async def test_a_log_does_not_continue_one_that_was_longer(office: Office) -> No
 # --- on record --------------------------------------------------------------------------------------------------
 
 
+async def test_a_fourth_pack_waits_until_one_of_three_has_gone(office: Office) -> None:
+    """Each is in memory until its last byte has gone; one that was refused takes no place."""
+    for _ in range(4):
+        await office.desk.export(ADMIN, SESSION, "zip", earlier_size=10_000)  # refused: the log is shorter
+    for _ in range(3):
+        await office.desk.export(ADMIN, SESSION, "json")
+    fourth = asyncio.create_task(office.desk.export(ADMIN, SESSION, "json"))
+    for _ in range(50):  # more turns than an export takes here
+        await asyncio.sleep(0)
+    assert not fourth.done()
+    office.desk.sent()
+    assert isinstance(await fourth, Export)
+
+
 async def test_an_export_is_on_record_before_the_pack_is_made_and_in_it(office: Office) -> None:
     pack = json.loads(content(await office.give(Scope("default", agent="agent:bot", since="2026-11-21"))))
     [record] = office.house.log.of(Kind.EXPORTED)

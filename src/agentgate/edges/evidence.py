@@ -119,28 +119,32 @@ async def _answer(desks: Desks, auditor: Principal, scope: Scope, form: Form, ea
     export = await desks.evidence.export(auditor, scope, form, earlier_size=earlier_size)
     if isinstance(export, Refused):
         raise refused(export)
-    return _Sent(desks.evidence, export, _headers(scope, export))
+    return Sent(desks.evidence, export, _headers(scope, export))
 
 
-class _Sent(Response):
+class Sent(Response):
     """A pack, piece by piece. Its place is free again when it has gone, or when its reader takes too long: packs that
     nobody reads on must not fill the memory."""
 
-    def __init__(self, desk: EvidenceDesk, export: Export, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self, desk: EvidenceDesk, export: Export, headers: Mapping[str, str], patience_s: float = _PATIENCE_S
+    ) -> None:
         super().__init__(headers=headers, media_type=export.media_type)
         self._desk = desk
         self._export = export
+        self._deadline_s = patience_s + export.size / _SLOWEST_BYTES_PER_S
 
     async def __call__(self, scope: wire.Scope, receive: wire.Receive, send: wire.Send) -> None:
-        deadline_s = _PATIENCE_S + self._export.size / _SLOWEST_BYTES_PER_S
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(self._deadline_s):
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 for chunk in self._export.chunks():
                     await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
-            logger.warning("a pack of %d bytes was not read within %.0f s: cut off", self._export.size, deadline_s)
+            logger.warning(
+                "a pack of %d bytes was not read within %.0f s: cut off", self._export.size, self._deadline_s
+            )
         finally:
             self._desk.sent()
 
