@@ -112,7 +112,9 @@ def test_a_refusal_is_told_by_its_problem_document() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "ask", [Remote.kills, Remote.members, Remote.calls, Remote.resume, lambda r: r.release("k")], ids=str
+    "ask",
+    [Remote.kills, Remote.members, Remote.calls, Remote.resume, lambda r: r.release("k")],
+    ids=["kills", "members", "calls", "resume", "release"],
 )
 def test_something_else_that_answers_is_not_taken_for_a_gateway(
     answer: httpx.Response, ask: Callable[[Remote], object]
@@ -160,7 +162,11 @@ def test_where_nobody_listens_nothing_has_arrived_and_nothing_is_repeated() -> N
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("ask", [Remote.resume, lambda r: r.release("k"), lambda r: r.attest_gone("m")], ids=str)
+@pytest.mark.parametrize(
+    "ask",
+    [Remote.resume, lambda r: r.release("k"), lambda r: r.attest_gone("m")],
+    ids=["resume", "release", "attest_gone"],
+)
 def test_nothing_else_is_ever_repeated(ask: Callable[[Remote], object]) -> None:
     remote, asked = answering(httpx.ReadError("connection reset by peer"))
     with pytest.raises(Unanswered, match="reset"):
