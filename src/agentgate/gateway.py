@@ -55,6 +55,7 @@ from agentgate.pipeline.members import Membership
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
+from agentgate.pipeline.registry import Registry
 from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.retention import Keeping, RetentionDesk
 from agentgate.pipeline.run import Runner
@@ -92,7 +93,7 @@ class Gateway:
         self.admission = admission
         self.clock = clock
         self.entropy = SystemEntropy()
-        self.tools = make_tools(config, upstreams)
+        self.tools = Registry(make_tools(config, upstreams))
         self.meter = PrometheusMeter(self.tools, metrics)
         self.limits = RateLimits(config.containment.rate_window_s)
         self.recorder = Recorder(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, NewType
+from typing import Any, Final, NewType, Protocol
 
 from agentgate.core.strict_json import canonical, canonical_plain
 
@@ -53,6 +53,7 @@ class Door(StrEnum):
     """The way a call came in. Doors differ in parsing and in how they say the answer, in nothing else."""
 
     REST = "rest"
+    MCP = "mcp"
 
 
 class Access(StrEnum):
@@ -123,13 +124,17 @@ class Tool:
     description: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the upstream kind needs (for `http`: method, path, headers, …)."""
+    labels: tuple[str, ...] = ()
+    """What the operator says of the data behind it; policy sees them."""
     timeout_s: float = 30.0
     check: ArgumentCheck = field(default=lambda _: None, compare=False)
+    quarantine: str | None = field(default=None, compare=False)
+    """Why nobody may call it for now: its server describes it otherwise than an operator accepted it."""
     definition_sha256: Digest = field(init=False)
     definition: Mapping[str, Any] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
-        definition = {
+        definition: dict[str, Any] = {
             "name": self.name,
             "upstream": self.upstream,
             "access": self.access.value,
@@ -137,8 +142,19 @@ class Tool:
             "description": self.description,
             "options": dict(self.options),
         }
+        if self.labels:
+            definition["labels"] = list(self.labels)
         object.__setattr__(self, "definition", definition)
         object.__setattr__(self, "definition_sha256", Digest(hashlib.sha256(canonical(definition)).hexdigest()))
+
+
+class Withdrawable(Protocol):
+    """The caller's side of a call that may be taken back. Whoever talks to it knows it as `ports.peer.Peer`."""
+
+    @property
+    def withdrawn(self) -> bool:
+        """Whether the caller cancelled the call or closed its stream."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +176,8 @@ class Call:
     approval_token: str | None = None
     traceparent: str | None = None
     """The W3C trace context that came in, or None."""
+    peer: Withdrawable | None = field(default=None, repr=False, compare=False)
+    """Whom the upstream may talk back to while it runs, where the door's protocol has that."""
     arguments_json: bytes = field(init=False, repr=False)
     context_json: bytes = field(init=False, repr=False)
     digest: Digest = field(init=False)
@@ -217,8 +235,15 @@ def policy_question(call: Call, *, has_approval_token: bool, now: str) -> bytes:
             "session": {"id": call.session},
             "session_id": call.session,
             "time": now,
-            "tool": {"access": tool.access.value, "name": tool.name, "upstream": tool.upstream} if tool else {},
+            "tool": _for_policy(tool) if tool else {},
             "tool_name": call.tool_name,
         }
     )
     return b'{"input":{"arguments":%s,"context":%s,%s}' % (call.arguments_json, call.context_json, about[1:])
+
+
+def _for_policy(tool: Tool) -> dict[str, Any]:
+    about: dict[str, Any] = {"access": tool.access.value, "name": tool.name, "upstream": tool.upstream}
+    if tool.labels:
+        about["labels"] = list(tool.labels)
+    return about

@@ -24,6 +24,7 @@ class ReasonCode(StrEnum):
     # refused before policy was asked
     UNKNOWN_TOOL = "unknown_tool"
     INVALID_TOOL_NAME = "invalid_tool_name"
+    TOOL_QUARANTINED = "tool_quarantined"
     ARGUMENTS_INVALID = "arguments_invalid"
     KILLED = "killed"
     RATE_LIMITED = "rate_limited"
@@ -50,6 +51,7 @@ class ReasonCode(StrEnum):
     UPSTREAM_TIMEOUT = "upstream_timeout"
     UPSTREAM_TOO_LARGE = "upstream_too_large"
     CREDENTIAL_UNAVAILABLE = "credential_unavailable"
+    CALLER_WITHDREW = "caller_withdrew"
     # the request itself
     MALFORMED_JSON = "malformed_json"
     INVALID_REQUEST = "invalid_request"
@@ -59,6 +61,8 @@ class ReasonCode(StrEnum):
     ORIGIN_NOT_ALLOWED = "origin_not_allowed"
     UNAUTHENTICATED = "unauthenticated"
     INVALID_KEY = "invalid_key"
+    INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code, no token
+    INSUFFICIENT_SCOPE = "insufficient_scope"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"

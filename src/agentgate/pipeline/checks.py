@@ -18,6 +18,13 @@ def tool_is_declared(call: Call) -> Decision | None:
     return None
 
 
+def tool_is_not_quarantined(call: Call) -> Decision | None:
+    """What an operator accepted is what is called, or nothing is."""
+    if call.tool is not None and call.tool.quarantine is not None:
+        return refusal(ReasonCode.TOOL_QUARANTINED, f"Tool is quarantined: {call.tool.quarantine}")
+    return None
+
+
 def arguments_fit(call: Call) -> Decision | None:
     """The declared JSON Schema holds. The sentence names the place and the rule, never the value."""
     misfit = call.tool.check(call.arguments) if call.tool is not None else None
@@ -26,7 +33,7 @@ def arguments_fit(call: Call) -> Decision | None:
     return None
 
 
-BEFORE_POLICY: tuple[Check, ...] = (tool_is_declared, arguments_fit)
+BEFORE_POLICY: tuple[Check, ...] = (tool_is_declared, tool_is_not_quarantined, arguments_fit)
 
 
 def first_refusal(call: Call, checks: tuple[Check, ...] = BEFORE_POLICY) -> Decision | None:

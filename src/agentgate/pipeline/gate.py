@@ -63,6 +63,8 @@ class Answer:
     outcome: Outcome | None = None
     limit: LimitState | None = None
     approval: PendingApproval | None = None
+    fault_json: bytes | None = None
+    """The upstream's own error object, where it answered with one."""
 
     @property
     def success(self) -> bool:
@@ -362,6 +364,7 @@ class Gate:
             ending.result_json,
             ending.outcome,
             passage.limit,
+            fault_json=ending.fault_json,
         )
 
     def _outage(self, passage: _Passage, reason: ReasonCode, text: str) -> Answer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from agentgate.core import strict_json
 from agentgate.core.call import Call
@@ -37,6 +37,8 @@ class Ending:
     reason: ReasonCode
     error: str | None = None
     result_json: bytes | None = None
+    fault_json: bytes | None = None
+    """The upstream's own error object, scrubbed, for a door whose protocol passes it on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,9 @@ class Runner:
             sent = await self._send(route, granted, flight, credential)
         except asyncio.CancelledError:
             flight.ending = Outcome.CANCELLED
-            await self._record(self._cancelled(call, ReasonCode.SHUTTING_DOWN, None, latency_us))
+            withdrawn = call.peer is not None and call.peer.withdrawn
+            reason = ReasonCode.CALLER_WITHDREW if withdrawn else ReasonCode.SHUTTING_DOWN
+            await self._record(self._cancelled(call, reason, None, latency_us))
             raise
         took_ns = self._clock.ticks_ns() - before
         latency_us["upstream"] = took_ns // 1000
@@ -179,7 +183,10 @@ class Runner:
             latency_us=latency_us,
         )
         suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
-        return await self._recorded(event, Ending(outcome, sent.reason, f"Tool execution failed: {text}{suffix}"))
+        ending = Ending(
+            outcome, sent.reason, f"Tool execution failed: {text}{suffix}", fault_json=_fault(sent.fault, secrets)
+        )
+        return await self._recorded(event, ending)
 
     def _cancelled(
         self,
@@ -239,3 +246,14 @@ def _strict(sent: Delivered) -> Delivered | Undelivered:
     except strict_json.NotStrictJson as error:
         return Undelivered(ReasonCode.UPSTREAM_ERROR, f"the answer is not strict JSON: {error}", status=sent.status)
     return sent
+
+
+def _fault(fault: Mapping[str, Any] | None, secrets: tuple[str, ...]) -> bytes | None:
+    """An upstream's error object as it may be passed on; None where it has no canonical form."""
+    if fault is None:
+        return None
+    try:
+        strict_json.check(fault)
+    except strict_json.NotStrictJson:
+        return None
+    return scrub(strict_json.canonical(fault), secrets)

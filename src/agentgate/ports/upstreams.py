@@ -30,6 +30,8 @@ class Undelivered:
     detail: str
     reached: bool = True
     status: int | None = None
+    fault: Mapping[str, Any] | None = None
+    """The upstream's own error object, where its protocol has one: JSON-RPC's `{code, message, data?}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,57 @@ class Upstream(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What a tool server says it offers, at one moment."""
+
+    server: str
+    """The upstream's configured name."""
+    identity: Mapping[str, Any]
+    """Who it says it is: `name` and `version` of MCP's Implementation, and the URL or command it was reached at."""
+    tools: tuple[Mapping[str, Any], ...]
+    """Tool definitions (MCP `Tool`) as they came."""
+    capabilities: Mapping[str, Any]
+    """MCP's ServerCapabilities in JSON."""
+    instructions: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerState:
+    """How it stands with a tool server."""
+
+    server: str
+    is_up: bool
+    detail: str
+    """One sentence: since when, or why not and when it is tried again."""
+    protocol: str = ""
+
+
+class Audience(Protocol):
+    """Who hears what a tool server says beside any call."""
+
+    async def listed(self, listing: Listing) -> None:
+        """The server was (re)connected, or its list was read anew: the whole list, changed or not. Called from every
+        session with the server, since a server may tell each one something else."""
+        ...
+
+    async def changed(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+        """The server announced `notifications/resources/list_changed`, `…/prompts/list_changed`,
+        `…/resources/updated`. (`…/tools/list_changed` arrives as `listed`.)"""
+        ...
+
+
+class ToolServer(Upstream, Protocol):
+    """An upstream that brings its own tools, and may change them."""
+
+    async def run(self, audience: Audience) -> None:
+        """Keep connected until cancelled: connect, list, hear of changes; after a loss again, with backoff. Never
+        raises but CancelledError: a server that is down only is down."""
+        ...
+
+    def state(self) -> ServerState: ...
 
 
 class CredentialSource(Protocol):

@@ -19,7 +19,6 @@ _MIN_HEX: Final = 2 * MIN_TEXT
 _AT_ONCE: Final = 16
 
 _STANDARD: Final = bytes.maketrans(b"-_", b"+/")
-_PADDING: Final = (b"", b"", b"==", b"=")
 
 
 def _classes(members: bytes) -> bytes:
@@ -51,8 +50,8 @@ _WRAPPED: Final = re.compile(rb"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{40,}+(?:\r?\
 """Base64 in lines, as in mails and certificates."""
 
 _QUOTED: Final = re.compile(r"(?:%[0-9A-Fa-f]{2})+")
-_ESCAPE: Final = re.compile(r"((?:\\u[0-9A-Fa-f]{4})+)|((?:\\x[0-9A-Fa-f]{2})+)|\\([\"'/\\nrt])")
-_CONTROLS: Final = {"n": "\n", "r": "\r", "t": "\t"}
+_ESCAPE: Final = re.compile(r"((?:\\u[0-9A-Fa-f]{4})+)|((?:\\x[0-9A-Fa-f]{2})+)|\\([\"'/\\bfnrt])")
+_CONTROLS: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 
 
 class Run(NamedTuple):
@@ -73,38 +72,72 @@ def runs(text: str) -> list[Run]:
     standard = raw.translate(_STANDARD)
     if b"\n" in raw:
         for match in _WRAPPED.finditer(standard):
-            if texts := _from_base64(_BLANKS.sub(b"", match[0])):
+            if texts := _opened(_BLANKS.sub(b"", match[0])):
                 found.append(Run(match.start(), _unpadded(raw, match.end()), texts))  # noqa: PERF401 - as below
-    for start, end in _holding_text(standard, _BASE64_RUN.finditer(mapped), binascii.a2b_base64, 4, b"A"):
-        if texts := _from_base64(standard[start:end]):
-            found.append(Run(start, _unpadded(raw, end), texts))
+    for start, end, texts in _holding_text(standard, _BASE64_RUN.finditer(mapped), _AS_BASE64):
+        found.append(Run(start, _unpadded(raw, end), texts))  # noqa: PERF401 - a comprehension is no quicker
     mapped = raw.translate(_HEX)
-    if _HEX_SHORTEST not in mapped:
-        return found
-    for start, end in _holding_text(raw, _HEX_RUN.finditer(mapped), binascii.a2b_hex, 2, b"0"):
-        if texts := _from_hex(raw[start:end]):
-            found.append(Run(start, end, texts))
+    if _HEX_SHORTEST in mapped:
+        found += [Run(*one) for one in _holding_text(raw, _HEX_RUN.finditer(mapped), _AS_HEX)]
     return found
 
 
-def _holding_text(
-    raw: bytes, matches: Iterable[re.Match[bytes]], decode: Callable[[bytes], bytes], unit: int, zero: bytes
-) -> Iterator[tuple[int, int]]:
-    """The places of runs that may hold text; most are names, paths, UUIDs and hashes, so many are looked at at once."""
+class _Form(NamedTuple):
+    """How bytes are written: so many characters for so many bytes, and the character for zero."""
+
+    decode: Callable[[bytes], bytes]
+    chars: int
+    octets: int
+    zero: bytes
+
+
+_AS_BASE64: Final = _Form(binascii.a2b_base64, 4, 3, b"A")
+_AS_HEX: Final = _Form(binascii.a2b_hex, 2, 1, b"0")
+
+
+def _holding_text(raw: bytes, matches: Iterable[re.Match[bytes]], form: _Form) -> Iterator[tuple[int, int, list[str]]]:
+    """The runs that hold text, and their texts; most are names, paths, UUIDs and hashes, so many are read at once."""
     places = [match.span() for match in matches]
     for at in range(0, len(places), _AT_ONCE):
         some = places[at : at + _AT_ONCE]
-        if _may_hold_text([raw[start:end] for start, end in some], decode, unit, zero):
-            yield from some
+        texts = _read([raw[start:end] for start, end in some], form)
+        for number, (start, end) in enumerate(some if texts else ()):
+            if texts[number]:
+                yield start, end, texts[number]
 
 
-def _may_hold_text(parts: list[bytes], decode: Callable[[bytes], bytes], unit: int, zero: bytes) -> bool:
-    """Whether there is text in runs one after another, decoded from each possible beginning."""
-    between = zero * 2 * unit
-    whole = between.join([part + zero * (-len(part) % unit) for part in parts]) + between
+def _opened(run: bytes) -> list[str]:
+    """The texts in one run of base64."""
+    texts = _read([run], _AS_BASE64)
+    return texts[0] if texts else []
+
+
+def _read(parts: list[bytes], form: _Form) -> list[list[str]]:
+    """The texts in each of some runs, decoded from each possible beginning: what stands before them may be of the same
+    letters. Nothing at all if there are none. All runs are decoded in one, and what comes of each is cut out again."""
+    decode, chars, octets, zero = form
+    between = zero * 2 * chars
+    whole = between.join([part + zero * (-len(part) % chars) for part in parts]) + between
     size = len(whole)
-    data = [decode(whole[shift : size - (unit - shift) % unit]) for shift in range(unit)]
-    return _shows_text(b"\xff".join(data).translate(_TEXT))
+    decoded = [decode(whole[shift : size - (chars - shift) % chars]) for shift in range(chars)]
+    data = b"\xff".join(decoded)
+    mapped = data.translate(_TEXT)
+    if not _shows_text(mapped):
+        return []
+    found: list[list[str]] = [[] for _ in parts]
+    begin = 0
+    for shift, one in enumerate(decoded):
+        at = begin
+        begin += len(one) + 1
+        if not _shows_text(mapped[at:begin]):
+            continue
+        for part, texts in zip(parts, found, strict=True):
+            end = at + (len(part) - shift) * octets // chars
+            signs = mapped[at:end]
+            if _shows_text(signs):
+                texts += _readable(data[at:end], signs)
+            at += (-(-len(part) // chars) + 2) * octets
+    return found
 
 
 def _shows_text(mapped: bytes) -> bool:
@@ -121,27 +154,8 @@ def _unpadded(raw: bytes, end: int) -> int:
     return end
 
 
-def _from_base64(run: bytes) -> list[str]:
-    texts: list[str] = []
-    for shift in range(4):  # what stands before it may be of the same letters
-        size = len(run) - shift
-        whole = run[shift : len(run) - (size % 4 == 1)]
-        texts += _readable(binascii.a2b_base64(whole + _PADDING[size % 4]))
-    return texts
-
-
-def _from_hex(run: bytes) -> list[str]:
-    texts: list[str] = []
-    for shift in range(2):
-        texts += _readable(binascii.a2b_hex(run[shift : len(run) - (len(run) - shift) % 2]))
-    return texts
-
-
-def _readable(data: bytes) -> list[str]:
-    """The text that bytes are, or the pieces of text in them."""
-    mapped = data.translate(_TEXT)
-    if not _shows_text(mapped):
-        return []
+def _readable(data: bytes, mapped: bytes) -> list[str]:
+    """The text that bytes are, or the pieces of text in them; `mapped` says what kind each is of."""
     texts: list[str] = []
     if b"a0a0a0a0" in mapped:  # UTF-16, as in encoded commands
         is_little = data[1::2].count(0) > data[::2].count(0)

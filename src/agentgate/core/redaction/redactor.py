@@ -25,6 +25,7 @@ MIN_KEY_BYTES: Final = 32
 _REMEMBERED: Final = 1024
 _MAX_REMEMBERED_CHARS: Final = 256
 _MAX_RUNS: Final = 64
+_OPENING: Final = '{["'
 _LOOK_CHARS: Final = 4096
 """Parts of a document up to this size are looked at as one before each of their texts is."""
 
@@ -69,7 +70,7 @@ class Seen(NamedTuple):
     closely: bool = False
     """Whether it was a small text, so that its parts need no look of their own."""
     runs: tuple[str, ...] | None = None
-    """The base64 and hex that hold text, where it is not too many to be looked for one by one."""
+    """The base64 and hex that may hold something, where it is not too many to be looked for one by one."""
 
     def may_open(self, text: str) -> bool:
         """Whether there may be something in what is encoded in a part of what was looked at."""
@@ -125,15 +126,15 @@ class Redactor:
         if len(raw) < 7:  # `{}` and the like: too short to hold one
             return raw
         try:
-            if raw.isascii() and b"\\" not in raw:
+            if b"\\" not in raw:
                 text = raw.decode()
-                seen = self.look(text.split('"') if "%" in text else [text], layers.MAX_LAYERS, text=text)
+                seen = self.look(text.split('"') if "%" in text else [text], text=text, runs_apart=True)
                 if seen is NOTHING:
                     return raw
                 value = parse(raw)
             else:  # what is escaped in it has to be seen as it is
                 value = parse(raw)
-                seen = self.look(_texts(value, layers.MAX_LAYERS) or [], layers.MAX_LAYERS)
+                seen = self.look(_texts(value, layers.MAX_LAYERS) or [], runs_apart=True)
                 if seen is NOTHING:
                     return raw
             clean = _Pass(self).value(value, layers.MAX_LAYERS, seen)
@@ -153,9 +154,18 @@ class Redactor:
             self._clean.add(text)
         return redacted
 
-    def look(self, texts: list[str], depth: int, within: Seen | None = None, *, text: str | None = None) -> Seen:
+    def look(
+        self,
+        texts: list[str],
+        depth: int = layers.MAX_LAYERS,
+        within: Seen | None = None,
+        *,
+        text: str | None = None,
+        runs_apart: bool = False,
+    ) -> Seen:
         """A quick look at a whole document, or at a part of one that was looked at; `NOTHING` only if `_Pass` would
-        find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one."""
+        find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one.
+        `runs_apart` asks of each run by itself whether something is in it, and so spares the others a second look."""
         within = within or self.everything
         text = "\n".join(texts) if text is None else text
         detectors = tuple([one for one in within.detectors if not one.is_local or any(one.find(text))])
@@ -164,9 +174,11 @@ class Redactor:
             found = layers.runs(text)
             if opened := [inside for run in found for inside in run.texts] + _rewritten(texts, text):
                 inner = self.look(opened, depth - 1, within.inner)
-            parts = tuple([text[run.start : run.end] for run in found])
-            if len(parts) <= _MAX_RUNS and not any("\n" in part for part in parts):  # else its end may be another's
-                runs = parts
+            if inner is not NOTHING and not any("\n" in text[run.start : run.end] for run in found):
+                if runs_apart and len(found) > 1:
+                    found = [run for run in found if self.look(run.texts, depth - 1, inner) is not NOTHING]
+                if len(found) <= _MAX_RUNS:  # of lines, one's end may be another's
+                    runs = tuple([text[run.start : run.end] for run in found])
         folds = False
         if within.folds and not text.isascii() and (plain := sensitive.folded(text)) != text:
             named = self.own and sensitive.holds_secret_name(plain)
@@ -349,7 +361,8 @@ def _texts(value: Any, depth: int, most: int | None = None) -> list[str] | None:
         if kind is str:
             if left is not None and len(item) > left:
                 return None
-            if depth and (nested := _nested(item)) is not None:
+            first = item[:1]
+            if depth and (first in _OPENING or first.isspace()) and (nested := _nested(item)) is not None:
                 stack.append((nested, depth - 1))
                 continue
             lines.append(item)
@@ -369,6 +382,9 @@ def _texts(value: Any, depth: int, most: int | None = None) -> list[str] | None:
 
 def _nested(text: str) -> Any:
     """The object, array or string that a text is the JSON of; None if it is none."""
+    first = text[:1]
+    if first not in _OPENING and not first.isspace():
+        return None
     stripped = text.strip()
     if stripped[:1] + stripped[-1:] not in ("{}", "[]", '""'):
         return None
