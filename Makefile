@@ -2,6 +2,9 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# A file of tests stays on one core, since its tests share servers. `make test CORES=0` runs them one after another.
+CORES ?= 2
+SPREAD := -n $(CORES) --dist loadfile
 BIN := .venv/bin
 # Puts the cached opa on PATH and names it in AGENTGATE_OPA_BIN, for one command line.
 SERVICES := eval "$$(scripts/services --env)" &&
@@ -29,7 +32,7 @@ dev: setup-dev services ## OPA, Redis and a reloading gateway; Ctrl-C stops all
 	@$(SERVICES) scripts/dev
 
 test: setup-dev services ## everything but the torture runs
-	$(SERVICES) $(BIN)/pytest tests -m "not torture" $(PYTEST_ARGS)
+	$(SERVICES) $(BIN)/pytest tests -m "not torture" $(SPREAD) $(PYTEST_ARGS)
 
 test-adversarial: setup-dev services ## the attacks alone
 	$(SERVICES) $(BIN)/pytest tests/attacks -m "not torture" $(PYTEST_ARGS)
