@@ -24,6 +24,10 @@ _WORDS = """
     select name from products where order status shipped customer invoice amount total price region europe insert
     values into table the of and to report weekly summary monthly review draft
     """.split()  # noqa: SIM905 - a list of words reads as one
+_FOREIGN_WORDS = """
+    Zürich Straße größer Müller naïve café élève Łódź señor mañana Москва заказ отчёт покупатель цена Αθήνα παραγγελία
+    東京 データ 注文 発送 서울 주문 القاهرة € “ok” – …
+    """.split()  # noqa: SIM905 - as above
 _SECRETS = (
     "write to canary{n}@example.org", "password=hunter{n}", "with AKIACANARY0123456789", "call +41 44 668 18 00",
     "pay GB82 WEST 1234 5698 7654 32", "card 4111 1111 1111 1111", "ssn 123-45-6789", "sk-CANARY0123456789abcdef{n}",
@@ -50,6 +54,8 @@ def measure(*, rounds: int) -> list[str]:
         "rows, 50 secrets, of these 20 encoded": canonical({"rows": _with_encoded(dirty, 20)}),
         "rows, 50 secrets, JSON in JSON": canonical({"doc": orjson.dumps(dirty).decode()}),
         "rows, 50 secrets, each row in base64": canonical({"rows": [_base64(orjson.dumps(row)) for row in dirty]}),
+        "rows, 50 secrets, notes not in ASCII": canonical({"rows": _with_secrets(_in_other_words(rows), 50)}),
+        "one text not in ASCII": canonical({"text": _foreign(random.Random(3), words=9_000)}),
         "one text, 1,000 secrets": canonical({"text": _text(1000)}),
         "a picture in base64": canonical({"picture": _base64(random.Random(1).randbytes(SIZE * 3 // 4))}),
     }
@@ -112,6 +118,15 @@ def _rows() -> list[dict[str, Any]]:
 def _with_secrets(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
     chosen = {len(rows) * n // count: _SECRETS[n % len(_SECRETS)].format(n=n) for n in range(count)}
     return [{**row, "note": f"{row['note']} {chosen[n]}"} if n in chosen else row for n, row in enumerate(rows)]
+
+
+def _in_other_words(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rng = random.Random(3)
+    return [{**row, "note": _foreign(rng, words=9)} for row in rows]
+
+
+def _foreign(rng: random.Random, *, words: int) -> str:
+    return " ".join([rng.choice(_FOREIGN_WORDS) for _ in range(words)])
 
 
 def _with_encoded(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:

@@ -250,11 +250,23 @@ def every_text(value: Any, redactor: Redactor) -> Any:
 @example(['{"password":""}'])
 @example(["EMP-1234"])
 @example(["x12"])
+@example([as_base64('{"a":"see p\\u0430ssword=hunter22"}')])
+@example([as_base64('{"a":"password\\f=hunter22"}'), "canary@example.org"])
+@example([as_base64('{"p\\u0430ssword":"x"}')])
+@example([as_base64("nothing to see here"), as_base64("canary@example.org"), "p\u0430ssword=hunter22"])
+@example(['x"', '" : password":', '{" : password":"hunter22"}'])
 def test_quick_look_never_misses_what_redaction_would_change(value: list[Any]) -> None:
     for redactor in (REDACTOR, OWN):
         long_way = every_text(value, redactor)
         clean = parse(redactor.json(canonical(value)))
         assert clean == long_way
+
+
+@given(st.lists(WRAPPED, min_size=2, max_size=6))
+def test_what_is_encoded_beside_other_things_is_seen_as_it_is_alone(texts: list[str]) -> None:
+    """Runs are looked at apart from each other; what one holds is no reason to open or to spare another."""
+    encoded = [as_base64(text) for text in texts]
+    assert parse(OWN.json(canonical(encoded))) == [OWN.text(one) for one in encoded]
 
 
 @given(OBJECTS)

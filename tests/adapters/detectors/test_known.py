@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from agentgate.adapters.detectors._makers import PLUGINS, patterns
-from agentgate.adapters.detectors.known import KINDS, KnownData, compiled
+from agentgate.adapters.detectors.known import _FINDERS, KINDS, KnownData, compiled
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Detector
-from tests.contracts.detector import DetectorContract
+from tests.contracts.detector import PIECES, DetectorContract
 from tests.vectors.canaries import HARMLESS, SHAPED
 
 KNOWN = KnownData()
@@ -63,6 +65,23 @@ def test_every_pattern_of_the_library_is_one_of_re2() -> None:
     assert len(patterns()) > len(PLUGINS) * 1.5
     for pattern in patterns():
         assert compiled(pattern).search("") is None
+
+
+NEARLY_DISCORD = st.builds(
+    "{}{}.{}.{}".format,
+    st.sampled_from(["", "M", "N", "O", "Ma", "x", "-", " "]),
+    st.text("aMN0_-", min_size=22, max_size=27),
+    st.text("a0_-", min_size=5, max_size=7),
+    st.text("a0_-", min_size=26, max_size=28),
+)
+
+
+@given(st.lists(NEARLY_DISCORD | PIECES | st.sampled_from(sorted(SHAPED.values())), max_size=3).map(" ".join))
+@example("MTAxMjM0NTY3ODkwMTIzNDU2.CANARY.CANARYCANARYCANARYCANARYCAN")
+def test_one_look_for_all_loses_nothing_that_each_alone_would_find(text: str) -> None:
+    raw = text.encode("ascii", "replace")
+    alone = [span for _, pattern, finder in _FINDERS for span in finder(compiled(pattern), raw)]
+    assert sorted(KNOWN.find(text)) == sorted(alone)
 
 
 def test_what_follows_an_account_number_is_not_part_of_it() -> None:

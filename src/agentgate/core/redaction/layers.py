@@ -72,10 +72,10 @@ def runs(text: str) -> list[Run]:
     standard = raw.translate(_STANDARD)
     if b"\n" in raw:
         for match in _WRAPPED.finditer(standard):
-            if texts := _opened(_BLANKS.sub(b"", match[0])):
+            for texts in filter(None, _read([_BLANKS.sub(b"", match[0])], _AS_BASE64)):
                 found.append(Run(match.start(), _unpadded(raw, match.end()), texts))  # noqa: PERF401 - as below
     for start, end, texts in _holding_text(standard, _BASE64_RUN.finditer(mapped), _AS_BASE64):
-        found.append(Run(start, _unpadded(raw, end), texts))  # noqa: PERF401 - a comprehension is no quicker
+        found.append(Run(start, _unpadded(raw, end), texts))
     mapped = raw.translate(_HEX)
     if _HEX_SHORTEST in mapped:
         found += [Run(*one) for one in _holding_text(raw, _HEX_RUN.finditer(mapped), _AS_HEX)]
@@ -106,12 +106,6 @@ def _holding_text(raw: bytes, matches: Iterable[re.Match[bytes]], form: _Form) -
                 yield start, end, texts[number]
 
 
-def _opened(run: bytes) -> list[str]:
-    """The texts in one run of base64."""
-    texts = _read([run], _AS_BASE64)
-    return texts[0] if texts else []
-
-
 def _read(parts: list[bytes], form: _Form) -> list[list[str]]:
     """The texts in each of some runs, decoded from each possible beginning: what stands before them may be of the same
     letters. Nothing at all if there are none. All runs are decoded in one, and what comes of each is cut out again."""
@@ -129,13 +123,17 @@ def _read(parts: list[bytes], form: _Form) -> list[list[str]]:
     for shift, one in enumerate(decoded):
         at = begin
         begin += len(one) + 1
-        if not _shows_text(mapped[at:begin]):
+        shown = mapped[at:begin]
+        signs = [sign for sign in _SIGNS_OF_TEXT if sign in shown]
+        if not signs:
             continue
         for part, texts in zip(parts, found, strict=True):
             end = at + (len(part) - shift) * octets // chars
-            signs = mapped[at:end]
-            if _shows_text(signs):
-                texts += _readable(data[at:end], signs)
+            shown = mapped[at:end]
+            for sign in signs:
+                if sign in shown:
+                    texts.extend(_readable(data[at:end], shown))
+                    break
             at += (-(-len(part) // chars) + 2) * octets
     return found
 

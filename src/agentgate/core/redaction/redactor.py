@@ -63,10 +63,13 @@ class Seen(NamedTuple):
     """What a look at a whole text found: what it saw nothing of need not be looked for in its parts."""
 
     detectors: tuple[Detector, ...]
+    """Those that saw something, in the text as it is or folded."""
     inner: Seen | None
     """What was seen in what is encoded in it; None if that has to be found out."""
     folds: bool = True
     """Whether there may be something in letters that only look like others."""
+    named: bool = True
+    """Whether there may be secret names, or numbers that are cards."""
     closely: bool = False
     """Whether it was a small text, so that its parts need no look of their own."""
     runs: tuple[str, ...] | None = None
@@ -93,7 +96,7 @@ class _Place(NamedTuple):
     value: str
 
 
-NOTHING: Final = Seen((), None, folds=False)
+NOTHING: Final = Seen((), None, folds=False, named=False)
 BY_NAME: Final = Seen((), NOTHING, folds=False, closely=True)
 """Nothing but secret names and numbers that are cards, which are seen in passing."""
 
@@ -107,7 +110,7 @@ class Redactor:
         self.detectors = tuple(detectors)
         self.own = own
         self.shortest = min((detector.shortest for detector in self.detectors), default=0)
-        self.everything = Seen(self.detectors, None)
+        self.everything = Seen(self.detectors, None, named=own)
         """What has to be looked for in a text that nobody looked at yet."""
         self._clean: set[str] = set()
         """Texts that were found to hold nothing; never one that did."""
@@ -128,13 +131,13 @@ class Redactor:
         try:
             if b"\\" not in raw:
                 text = raw.decode()
-                seen = self.look(text.split('"') if "%" in text else [text], text=text, runs_apart=True)
+                seen = self.look(text.split('"') if "%" in text else [text], text=text, is_whole=True)
                 if seen is NOTHING:
                     return raw
                 value = parse(raw)
             else:  # what is escaped in it has to be seen as it is
                 value = parse(raw)
-                seen = self.look(_texts(value, layers.MAX_LAYERS) or [], runs_apart=True)
+                seen = self.look(_texts(value, layers.MAX_LAYERS) or [], is_whole=True)
                 if seen is NOTHING:
                     return raw
             clean = _Pass(self).value(value, layers.MAX_LAYERS, seen)
@@ -161,33 +164,39 @@ class Redactor:
         within: Seen | None = None,
         *,
         text: str | None = None,
-        runs_apart: bool = False,
+        is_whole: bool = False,
     ) -> Seen:
         """A quick look at a whole document, or at a part of one that was looked at; `NOTHING` only if `_Pass` would
         find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one.
-        `runs_apart` asks of each run by itself whether something is in it, and so spares the others a second look."""
+        Of each run in a whole document it is asked whether it holds something: that spares the others a second look."""
         within = within or self.everything
         text = "\n".join(texts) if text is None else text
-        detectors = tuple([one for one in within.detectors if not one.is_local or any(one.find(text))])
+        plain = sensitive.folded(text) if within.folds and not text.isascii() else text
+        both = text if plain == text else f"{text}\n{plain}"
+        detectors = tuple([one for one in within.detectors if not one.is_local or any(one.find(both))])
+        folds = both is not text and detectors != ()
+        named = within.named and (
+            sensitive.holds_secret_name(text)
+            or (both is not text and sensitive.holds_secret_name(plain))
+            or sensitive.holds_card_number(text)
+        )
         inner, runs = NOTHING, None
         if depth and within.may_open(text):
             found = layers.runs(text)
             if opened := [inside for run in found for inside in run.texts] + _rewritten(texts, text):
-                inner = self.look(opened, depth - 1, within.inner)
+                inner = self.look(opened + _escaped(opened, depth - 1), depth - 1, within.inner)
             if inner is not NOTHING and not any("\n" in text[run.start : run.end] for run in found):
-                if runs_apart and len(found) > 1:
-                    found = [run for run in found if self.look(run.texts, depth - 1, inner) is not NOTHING]
+                if is_whole and len(found) > 1:
+                    found = [run for run in found if self._holds(run.texts, depth - 1, inner)]
                 if len(found) <= _MAX_RUNS:  # of lines, one's end may be another's
                     runs = tuple([text[run.start : run.end] for run in found])
-        folds = False
-        if within.folds and not text.isascii() and (plain := sensitive.folded(text)) != text:
-            named = self.own and sensitive.holds_secret_name(plain)
-            folds = named or any(not one.is_local or any(one.find(plain)) for one in self.detectors)
-        if detectors or folds or inner is not NOTHING:
-            return Seen(detectors, inner, folds=folds, runs=runs)
-        if self.own and (sensitive.holds_secret_name(text) or sensitive.holds_card_number(text)):
-            return BY_NAME
-        return NOTHING
+        if detectors or inner is not NOTHING:
+            return Seen(detectors, inner, folds=folds, named=named, runs=runs)
+        return BY_NAME if named else NOTHING
+
+    def _holds(self, texts: list[str], depth: int, within: Seen) -> bool:
+        """Whether there may be something in what came out of one run."""
+        return self.look(texts + _escaped(texts, depth), depth, within) is not NOTHING
 
     def names_secret(self, name: str) -> bool | None:
         """Whether a member of this name is secret; None if the name was not seen before, or holds something."""
@@ -347,6 +356,15 @@ def _rewritten(texts: list[str], text: str) -> list[str]:
     if "\\" in text:
         opened += [plain for one in texts if "\\" in one and (plain := layers.unescaped(one)) != one]
     return opened
+
+
+def _escaped(texts: list[str], depth: int) -> list[str]:
+    """What is in those texts that are JSON with escapes in it, as who parses it sees it: not all of it can be seen in
+    the text."""
+    if not depth:
+        return []
+    trees = [nested for text in texts if "\\" in text and (nested := _nested(text)) is not None]
+    return (_texts(trees, depth - 1) or []) if trees else []
 
 
 def _texts(value: Any, depth: int, most: int | None = None) -> list[str] | None:

@@ -57,7 +57,7 @@ _SECRET_NAME: Final = re.compile(
     rf"(?:^|[_.\-\s])(?:{SENSITIVE_NAMES})s?$|^(?:{SENSITIVE_NAMES})", re.IGNORECASE | re.ASCII
 )
 _CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
-_MEMBER: Final = re.compile(r"\"([^\"]{1,512}+)\"\s{0,64}+:")
+_MEMBER: Final = re.compile(r"\"([^\"]{1,512}+)(?=\"\s{0,64}+:)")
 
 
 def is_secret_name(name: str) -> bool:
@@ -69,10 +69,11 @@ def is_secret_name(name: str) -> bool:
 
 def holds_secret_name(text: str) -> bool:
     """Whether a text that is JSON, or has JSON in it at any depth, has a member with a secret name."""
-    lower = text.lower()
+    names = dict.fromkeys(_MEMBER.findall(text))
+    lower = "\n".join(names).lower()
     for word in _NAME_WORDS:  # a loop: `any` over a generator costs three times as much
         if word in lower:
-            return any(is_secret_name(name.rstrip("\\")) for name in dict.fromkeys(_MEMBER.findall(text)))
+            return any(is_secret_name(name.rstrip("\\")) for name in names)
     return False
 
 
@@ -97,9 +98,16 @@ def is_card(text: str) -> bool:
 
 def holds_card_number(text: str) -> bool:
     """Whether a JSON text may have a number in it that is a card's."""
-    if _LONG_ZEROS not in text.encode().translate(_ZEROS):
-        return False
-    return any(map(is_card, _LONG_NUMBER.findall(text)))
+    zeros = text.encode("ascii", "replace").translate(_ZEROS)  # a byte for each character, so that places are the same
+    at = zeros.find(_LONG_ZEROS)
+    while at >= 0:
+        number = _LONG_NUMBER.match(text, at)
+        if number is None:  # never: the digits are the same
+            return True
+        if is_card(number[0]):
+            return True
+        at = zeros.find(_LONG_ZEROS, number.end())
+    return False
 
 
 def is_card_number(number: float) -> bool:
@@ -119,29 +127,39 @@ def plain_value(kind: str, value: str) -> str:
     return value
 
 
-_LOOKALIKES: Final = str.maketrans(
-    # Cyrillic, small and capital
-    "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d"
-    "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405"
-    # Greek, small and capital
-    "\u03b1\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
-    "\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u0396"
-    # dotless i, script g, small capital I; dashes; quotes
-    "\u0131\u0261\u026a\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\u2018\u2019\u201c\u201d",
-    "abekmhopctyxijshdqwABEKMHOPCTYXIJSaeikvoptuxABEHIKMNOPTYXZigI---------''\"\"",
+_LOOKALIKES: Final = dict(
+    zip(
+        # Cyrillic, small and capital
+        "\u0430\u0432\u0435\u043a\u043c\u043d\u043e\u0440\u0441\u0442\u0443\u0445\u0456\u0458\u0455\u04bb\u0501\u051b\u051d"
+        "\u0410\u0412\u0415\u041a\u041c\u041d\u041e\u0420\u0421\u0422\u0423\u0425\u0406\u0408\u0405"
+        # Greek, small and capital
+        "\u03b1\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7"
+        "\u0391\u0392\u0395\u0397\u0399\u039a\u039c\u039d\u039f\u03a1\u03a4\u03a5\u03a7\u0396"
+        # dotless i, script g, small capital I; dashes; quotes
+        "\u0131\u0261\u026a\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\u2018\u2019\u201c\u201d",
+        "abekmhopctyxijshdqwABEKMHOPCTYXIJSaeikvoptuxABEHIKMNOPTYXZigI---------''\"\"",
+        strict=True,
+    )
 )
+_LETTERS: Final = frozenset(_LOOKALIKES)
 _INVISIBLE: Final = re.compile(
     "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f"
     "\ufeff\uffa0\U000e0000-\U000e01ff]+"
 )
-_FOREIGN: Final = re.compile(r"[^\x00-\x7f]+")
+_FOREIGN: Final = re.compile(r"([^\x00-\x7f]+)")
 _DIGIT: Final = re.compile(r"(?![0-9])\d")
 
 
 def folded(text: str) -> str:
     """`text` as its reader sees it, in ASCII where that is possible: full-width forms, other digits, letters that look
     like Latin ones, and characters that nobody sees."""
-    return _FOREIGN.sub(_fold, text)
+    parts = _FOREIGN.split(text)
+    runs = parts[1::2]
+    plain = _fold(runs)
+    if plain == runs:
+        return text
+    parts[1::2] = plain
+    return "".join(parts)
 
 
 class Folded:
@@ -152,8 +170,7 @@ class Folded:
         self._starts: list[tuple[int, int, int]] = [(0, 0, 0)]
         """Where a part begins in the folded text, and where it began and ended before."""
         size = at = 0
-        for match in _FOREIGN.finditer(text):
-            plain = _fold(match)
+        for match, plain in zip(_FOREIGN.finditer(text), _fold(_FOREIGN.findall(text)), strict=True):
             parts += (text[at : match.start()], plain)
             size += match.start() - at
             self._starts.append((size, match.start(), match.end()))
@@ -173,6 +190,13 @@ class Folded:
         return start + at - plain
 
 
-def _fold(found: re.Match[str]) -> str:
-    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", found[0])).translate(_LOOKALIKES)
-    return plain if plain.isascii() else _DIGIT.sub(lambda digit: str(unicodedata.decimal(digit[0])), plain)
+def _fold(runs: list[str]) -> list[str]:
+    """Runs of foreign characters, each folded by itself, all in one go: nothing composes with a line break."""
+    if not runs:
+        return []
+    plain = unicodedata.normalize("NFKC", _INVISIBLE.sub("", "\n".join(runs)))
+    for character in _LETTERS.intersection(plain):
+        plain = plain.replace(character, _LOOKALIKES[character])
+    for character in set(_DIGIT.findall(plain)):
+        plain = plain.replace(character, str(unicodedata.decimal(character)))
+    return plain.split("\n")

@@ -1,0 +1,98 @@
+"""The quick ways of redaction say the same as the plain ones: decoding many runs in one, folding many in one."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import unicodedata
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from agentgate.core.redaction import layers, sensitive
+
+# --- runs -------------------------------------------------------------------------------------------------------
+
+SAID = st.sampled_from(["canary@example.org", "zürich größe €", "東京データ東京データ", "x" * 14, "a"])
+DATA = st.builds(str.encode, SAID, st.sampled_from(["utf-8", "utf-16-le", "utf-16-be"])) | st.binary(max_size=40)
+ENCODED = st.builds(
+    lambda encode, data: encode(data),
+    st.sampled_from(
+        [
+            lambda data: base64.b64encode(data).decode(),
+            lambda data: base64.urlsafe_b64encode(data).decode().rstrip("="),
+            lambda data: data.hex(),
+        ]
+    ),
+    DATA,
+)
+PIECE = ENCODED | st.sampled_from([" ", '"', "a", "ab", "abc", "=", "/", "é"])
+
+
+def decoded(run: str) -> set[bytes]:
+    """What one run says, from each beginning, each decoded by itself."""
+    standard = run.replace("-", "+").replace("_", "/")
+    parts = [standard[shift:] for shift in range(4)]
+    parts = [part[: len(part) - (len(part) % 4 == 1)] for part in parts]
+    found = {binascii.a2b_base64(part + "=" * (-len(part) % 4)) for part in parts}
+    if re.fullmatch("[0-9a-fA-F]*", run):
+        found |= {bytes.fromhex(run[shift : len(run) - (len(run) - shift) % 2]) for shift in range(2)}
+    return found
+
+
+@given(st.lists(PIECE, max_size=40).map("".join))
+@example((base64.b64encode(b"canary@example.org").decode() + " ") * 20)
+def test_every_run_that_says_something_is_found_however_many_are_beside_it(text: str) -> None:
+    said = {inside for run in layers.runs(text) for inside in run.texts}
+    for run in re.findall(r"[A-Za-z0-9+/_-]{14,}", text):
+        for data in decoded(run):
+            if len(data) >= layers.MIN_TEXT and all(0x20 <= byte < 0x7F for byte in data):
+                assert data.decode() in said
+
+
+@given(st.lists(ENCODED, max_size=40))
+def test_run_opens_to_the_same_beside_others_as_alone(parts: list[str]) -> None:
+    together = layers.runs(" ".join(parts))
+    alone = [run for part in parts for run in layers.runs(part)]
+    assert sorted(run.texts for run in together) == sorted(run.texts for run in alone)
+
+
+# --- folding ----------------------------------------------------------------------------------------------------
+
+ODD = st.sampled_from(
+    "е\u0301\u0308ﬁ²½™…\u200b\u00ad\u0660\uff11\uff20\u0430\u212a\u2019é東\u0f73\u1100\u1161\u11a8\u2028\x85\xa0\u0344"
+)
+MIXED = st.lists(ODD | st.characters(exclude_categories=["Cs"]) | st.sampled_from("ae 1=<\n"), max_size=30).map("".join)
+
+
+def fold(run: str) -> str:
+    """One run by itself, letter by letter after the standard's own form."""
+    plain = unicodedata.normalize("NFKC", re.sub(sensitive._INVISIBLE, "", run))
+    plain = "".join([sensitive._LOOKALIKES.get(letter, letter) for letter in plain])
+    return "".join([str(unicodedata.decimal(letter)) if letter.isdecimal() else letter for letter in plain])
+
+
+@given(MIXED)
+def test_many_runs_are_folded_as_each_alone(text: str) -> None:
+    expected = re.sub(r"[^\x00-\x7f]+", lambda run: fold(run[0]), text)
+    assert sensitive.folded(text) == expected
+    assert sensitive.Folded(text).text == expected
+
+
+# --- what is secret by its name ---------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["password", "apiKey", " : password", "a", "", ":", "token_count", "x" * 600, '"', " "])
+
+
+@given(st.lists(st.tuples(NAMES, st.sampled_from(['":', '" :', '"', '"\n:', ","])).map("".join), max_size=6))
+def test_name_is_seen_in_a_whole_wherever_it_is_seen_in_a_part(parts: list[str]) -> None:
+    parts = [f'"{part}' for part in parts]
+    if any(map(sensitive.holds_secret_name, parts)):
+        assert sensitive.holds_secret_name("\n".join(parts))
+
+
+@given(st.text("0123456789 -é", max_size=60), st.sampled_from(["", "4111111111111111", "378282246310005"]))
+def test_card_among_digits_is_found_as_by_reading_all_of_them(text: str, card: str) -> None:
+    text += card
+    assert sensitive.holds_card_number(text) == any(map(sensitive.is_card, re.findall("[0-9]{13,19}", text)))
