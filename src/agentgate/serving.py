@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from agentgate import __version__, keyfile
+from agentgate import __version__, keyfile, whereabouts
 from agentgate import settings as configuration
 from agentgate.settings import Settings
 from agentgate.supervising import Supervisor, bind, set_up_logging
@@ -50,10 +50,13 @@ def _say_ready(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     """The one line on stdout: where, and with what."""
     address = sockets[0].getsockname()
     host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
+    url = f"http://{host}:{address[1]}"
+    near = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared with, not listened on
+    whereabouts.leave(settings.data_dir, f"http://{near}:{address[1]}")
     parts = [f"policy {settings.policy.kind}", f"containment {settings.containment.kind}", f"log {settings.log.kind}"]
     if settings.server.workers > 1:
         parts.append(f"{settings.server.workers} workers")
-    sys.stdout.write(f"agentgate {__version__} is ready on http://{host}:{address[1]} ({', '.join(parts)})\n")
+    sys.stdout.write(f"agentgate {__version__} is ready on {url} ({', '.join(parts)})\n")
     sys.stdout.flush()
 
 
@@ -70,7 +73,9 @@ def _say_what_starts(settings: Settings) -> None:
         logger.info("no AGENTGATE_ADMIN_API_KEY: the admin key is in %s", settings.data_dir / "admin.key")
     if settings.evidence.signing_key is None:
         logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs have no HMAC")
-    if not settings.auth.keys and not keyfile.key_file(settings.data_dir).exists():
+    if settings.auth.oauth is not None:
+        logger.info("agents come with keys, or with tokens of %s", settings.auth.oauth.issuer)
+    elif not settings.auth.keys and not keyfile.key_file(settings.data_dir).exists():
         logger.warning(
             "no agent keys: every caller on this machine is the agent `local`; "
             "run agents as another OS user, or they can read the admin key and the log"

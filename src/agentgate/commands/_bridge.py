@@ -1,0 +1,208 @@
+"""Messages from stdin to a gateway's `/mcp` and back, in both protocol eras, without reading more of them than it must.
+
+Read are: which revision was agreed on (older revisions name it in a header of each further request), what newer ones
+repeat in headers (method, name, parameters that a tool's schema marks), and which requests wait for an answer, so that
+each gets one even when the gateway goes away. A gateway that comes back is told the client's own `initialize` again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Final
+
+import anyio
+import httpx2
+from mcp.client.streamable_http import streamable_http_client
+from mcp.server.stdio import stdio_server
+from mcp.shared.inbound import (
+    MCP_METHOD_HEADER,
+    MCP_NAME_HEADER,
+    MCP_PROTOCOL_VERSION_HEADER,
+    NAME_BEARING_METHODS,
+    encode_header_value,
+    mcp_param_headers,
+    x_mcp_header_map,
+)
+from mcp.shared.message import ClientMessageMetadata, SessionMessage
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    PARSE_ERROR,
+    PROTOCOL_VERSION_META_KEY,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+    JSONRPCResponse,
+)
+
+logger = logging.getLogger("agentgate.bridge")
+
+_AGAIN: Final = "agentgate-initialize-again"
+"""The id of the `initialize` that a gateway is told which came back."""
+_TIMEOUT: Final = httpx2.Timeout(30.0, read=None)
+"""A call may run for as long as it may; a connection may not take that long."""
+_PAUSE_S: Final = 0.5
+_LOST: Final = "The gateway was lost; whether the call had an effect is unknown"
+
+RequestId = str | int
+Lines = anyio.abc.ObjectSendStream[SessionMessage]
+
+
+def run(gateway: Callable[[], str], headers: Mapping[str, str]) -> None:
+    """Serve stdin until it ends. `gateway` names the one to use now; it may block, and end the process."""
+    anyio.run(_run, gateway, dict(headers), backend_options={"use_uvloop": False})
+
+
+async def _run(gateway: Callable[[], str], headers: dict[str, str]) -> None:
+    async with stdio_server() as (from_client, to_client), anyio.create_task_group() as tasks:
+        outgoing, queue = anyio.create_memory_object_stream[SessionMessage](0)
+        relay = Relay(to_client)
+
+        async def read_client() -> None:
+            async for message in from_client:
+                if isinstance(message, Exception):
+                    await relay.refuse(None, PARSE_ERROR, "this line is no JSON-RPC message")
+                else:
+                    await outgoing.send(message)
+            tasks.cancel_scope.cancel()  # stdin has ended: so does the window
+
+        tasks.start_soon(read_client)
+        while True:
+            url = await anyio.to_thread.run_sync(gateway)
+            never_sent = False
+            try:
+                async with _connected(url, headers) as (from_gateway, to_gateway):
+                    await relay.carry(queue, from_gateway, to_gateway)
+            except* httpx2.ConnectError:
+                never_sent = True
+            except* (httpx2.TransportError, anyio.BrokenResourceError, anyio.ClosedResourceError) as lost:
+                logger.warning("the gateway at %s was lost: %s", url, lost.exceptions[0])
+            await relay.give_up(but_the_last=never_sent)
+            await anyio.sleep(_PAUSE_S)
+
+
+@contextlib.asynccontextmanager
+async def _connected(url: str, headers: dict[str, str]) -> AsyncIterator[tuple[Any, Any]]:
+    client = httpx2.AsyncClient(headers=headers, timeout=_TIMEOUT, trust_env=False, follow_redirects=False)
+    async with client, streamable_http_client(f"{url}/mcp", http_client=client) as streams:
+        yield streams
+
+
+class Relay:
+    """What must be remembered of one client's messages, whatever gateway they go to."""
+
+    def __init__(self, to_client: Any) -> None:
+        self._to_client = to_client
+        self._waiting: dict[RequestId, str] = {}
+        """Requests without an answer yet, with their methods."""
+        self._last: SessionMessage | None = None
+        """What was sent last, which another gateway is sent when this one could not even be connected to."""
+        self._hello: JSONRPCRequest | None = None
+        """The client's `initialize`, of an older revision."""
+        self._revision: str | None = None
+        self._schemas: dict[str, Any] = {}
+        """What tools' input schemas mark for headers, as far as the client has listed them."""
+        self._was_lost = False
+        self._introduced = anyio.Event()
+
+    async def carry(self, queue: Any, from_gateway: Any, to_gateway: Any) -> None:
+        """Both ways, until one of them ends."""
+        async with anyio.create_task_group() as tasks:
+
+            async def back() -> None:
+                async for message in from_gateway:
+                    await self._answered(message)
+                    if self._was_lost:
+                        break
+                tasks.cancel_scope.cancel()
+
+            self._was_lost = False
+            tasks.start_soon(back)
+            if self._revision is not None and self._hello is not None:
+                await self._introduce(self._hello, self._revision, to_gateway)
+            if self._last is not None:
+                await to_gateway.send(self._last)
+            async for message in queue:
+                self._last = self._noted(message)
+                await to_gateway.send(self._last)
+
+    async def _introduce(self, hello: JSONRPCRequest, revision: str, to_gateway: Any) -> None:
+        """Tell a gateway that came back what the client told the one before, and wait until it has a session for it."""
+        self._introduced = anyio.Event()
+        await to_gateway.send(SessionMessage(hello.model_copy(update={"id": _AGAIN})))
+        await self._introduced.wait()
+        ready = JSONRPCNotification(jsonrpc="2.0", method="notifications/initialized")
+        headers = {MCP_PROTOCOL_VERSION_HEADER: revision}
+        await to_gateway.send(SessionMessage(ready, ClientMessageMetadata(headers=headers)))
+
+    def _noted(self, message: SessionMessage) -> SessionMessage:
+        """The message with the headers that its revision wants."""
+        body = message.message
+        if isinstance(body, JSONRPCRequest):
+            self._waiting[body.id] = body.method
+            if body.method == "initialize":
+                self._hello, self._revision = body, None
+                return message
+        if not isinstance(body, JSONRPCRequest | JSONRPCNotification):
+            return message
+        params = body.params or {}
+        revision = (params.get("_meta") or {}).get(PROTOCOL_VERSION_META_KEY)
+        if isinstance(revision, str):
+            headers = {MCP_PROTOCOL_VERSION_HEADER: revision, **self._headers(body.method, params)}
+        elif self._revision is not None:
+            headers = {MCP_PROTOCOL_VERSION_HEADER: self._revision}
+        else:
+            return message
+        return SessionMessage(body, ClientMessageMetadata(headers=headers))
+
+    def _headers(self, method: str, params: Mapping[str, Any]) -> dict[str, str]:
+        headers = {MCP_METHOD_HEADER: method}
+        name = params.get(NAME_BEARING_METHODS.get(method, ""))
+        if isinstance(name, str):
+            headers[MCP_NAME_HEADER] = encode_header_value(name)
+            arguments = params.get("arguments")
+            if method == "tools/call" and isinstance(arguments, Mapping):
+                headers |= mcp_param_headers(x_mcp_header_map(self._schemas.get(name)), arguments)
+        return headers
+
+    async def _answered(self, message: Any) -> None:
+        if not isinstance(message, SessionMessage):
+            logger.warning("the gateway sent what is no message: %s", message)
+            return
+        body = message.message
+        if isinstance(body, JSONRPCResponse | JSONRPCError) and body.id is not None:
+            if body.id == _AGAIN:
+                self._introduced.set()
+                return
+            method = self._waiting.pop(body.id, "")
+            if isinstance(body, JSONRPCError) and body.error.code == CONNECTION_CLOSED:  # the transport's own word
+                self._was_lost, self._last = True, None
+                await self.refuse(body.id, INTERNAL_ERROR, _LOST)
+                return
+            if isinstance(body, JSONRPCResponse):
+                self._learn(method, body.result)
+        await self._to_client.send(SessionMessage(body))
+
+    def _learn(self, method: str, result: Mapping[str, Any]) -> None:
+        if method == "initialize":
+            self._revision = str(result.get("protocolVersion", ""))
+        elif method == "tools/list":
+            for tool in result.get("tools", ()):
+                self._schemas[tool["name"]] = tool.get("inputSchema")
+
+    async def give_up(self, *, but_the_last: bool) -> None:
+        """Answer everything that waits: nobody else will. What certainly was not sent may wait for another gateway."""
+        kept = self._last.message if but_the_last and self._last is not None else None
+        for number in tuple(self._waiting):
+            if not (isinstance(kept, JSONRPCRequest) and kept.id == number):
+                del self._waiting[number]
+                await self.refuse(number, INTERNAL_ERROR, _LOST)
+        if kept is None or (isinstance(kept, JSONRPCRequest) and kept.id not in self._waiting):
+            self._last = None
+
+    async def refuse(self, number: RequestId | None, code: int, why: str) -> None:
+        error = ErrorData(code=code, message=why)
+        await self._to_client.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=number, error=error)))

@@ -1,0 +1,68 @@
+"""Where the gateway of a data directory can be reached: a note that it leaves there, and a lock that dies with it.
+
+The note is `gateway.json`, and whoever serves holds a lock on it (flock) for as long as it lives. So a note without a
+lock is a dead gateway's, whatever it says, and no process id has to be believed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_NOTE = "gateway.json"
+_STARTING = "gateway.starting"
+
+
+def leave(data_dir: Path, url: str) -> int | None:
+    """Say where to reach the gateway that serves `data_dir`; None where another one has said so already.
+
+    The file handle that comes back holds the lock. It is meant to stay open until the process ends.
+    """
+    handle = os.open(data_dir / _NOTE, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps({"url": url, "pid": os.getpid()}).encode(), 0)
+    return handle
+
+
+def find(data_dir: Path) -> str | None:
+    """The URL of the gateway that serves `data_dir` now, if there is one and it is ready."""
+    try:
+        handle = os.open(data_dir / _NOTE, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(handle)
+    finally:
+        os.close(handle)
+    return None
+
+
+def _read(handle: int) -> str | None:
+    try:
+        url = json.loads(os.pread(handle, 4096, 0))["url"]
+    except (ValueError, KeyError, TypeError):  # it has the lock and has not written yet
+        return None
+    return url if isinstance(url, str) else None
+
+
+@contextlib.contextmanager
+def starting(data_dir: Path) -> Iterator[None]:
+    """Held by whoever starts a gateway for others, so that two windows that open at once start one. Waits its turn."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    handle = os.open(data_dir / _STARTING, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
