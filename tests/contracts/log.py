@@ -37,6 +37,7 @@ from agentgate.core.errors import LogBroken
 from agentgate.core.event import (
     Event,
     Kind,
+    OfTool,
     Origin,
     Outcome,
     Record,
@@ -49,6 +50,9 @@ from agentgate.core.event import (
     release_asked,
     released,
     rfc3339,
+    tool_accepted,
+    tool_quarantined,
+    tool_rejected,
 )
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
 from agentgate.core.projection import Tables, effects
@@ -76,6 +80,13 @@ class Searcher(Protocol):
 
 
 Opened = Callable[[], AbstractAsyncContextManager[Whole]]
+
+READ = OfTool("files", "read", "files__read")
+
+
+def subject_of(pin: str) -> bytes:
+    """A definition that says its own pin: stores do not look into it."""
+    return b'{"server":{"name":"files"},"tool":{"description":"%s \\u0000 \xc3\xa9","name":"read"}}' % pin.encode()
 
 
 class Author:
@@ -113,6 +124,23 @@ class Author:
             "tool": "db_query",
         }
         return make(origin, Kind.DECIDED, fields | more, tenant="acme", session=session, principal=by, body=body)
+
+    def accepted(self, pin: str, *, trust: str = "operator", access: str = "write", of: OfTool = READ) -> Event:
+        actor = "person:op" if trust == "operator" else ""
+        subject = subject_of(pin)
+        return tool_accepted(
+            self.origin(), of, pin=pin, access=access, trust=trust, subject=subject, actor=actor, auth="api_key"
+        )
+
+    def quarantined(self, pin: str, found: str, accepted: int, *, of: OfTool = READ) -> Event:
+        return tool_quarantined(
+            self.origin(), of, pin=pin, found=found, accepted=accepted, subject=subject_of(found), changes=["x"]
+        )
+
+    def rejected(self, found: str, *, of: OfTool = READ) -> Event:
+        return tool_rejected(
+            self.origin(), of, found=found, subject=subject_of(found), actor="person:op", auth="api_key"
+        )
 
     def finished(self, trace: str, session: str = "s-1") -> Event:
         fields = {"trace_id": trace, "outcome": "ok"}
@@ -800,6 +828,7 @@ class LogContract:
             author.drained(kill),
             author.release_asked(kill, "person:a"),
             author.release(kill),
+            author.accepted("p-1"),
             Author("m-2").joined(),
             author.gone("m-2"),
             author.decided("s-2", by="agent:other", verdict="DENY", idempotency_sha256="b" * 64),
@@ -813,11 +842,60 @@ class LogContract:
             await self.write_a_bit_of_everything(log, author)
             tables = Tables()
             async for record in log.records():
-                body = None if record.body is None else b'{"reason":"it went wild"}'
-                tables.apply(effects(record.fields, record.index, record.kill_position, body))
-            for name in ("kills", "members", "approvals", "acks", "release_asks", "holds"):
+                tables.apply(effects(record.fields, record.index, record.kill_position, record.raw_body))
+            for name in ("kills", "members", "approvals", "acks", "release_asks", "holds", "pins"):
                 stored = await log.projection(name)
                 assert stored == list(tables.rows[name].values()), name
+
+    # --- pins ---
+
+    async def test_a_pin_keeps_what_was_accepted_and_what_was_found(
+        self, opened: Opened, author: Author, audit: Callable[[], Awaitable[Report]]
+    ) -> None:
+        async with opened() as log:
+            await log.append(author.accepted("p-1"))
+            await log.append(author.quarantined("p-1", "p-2", 0))
+            (row,) = await log.projection("pins", server="files")
+            assert (row["state"], row["pin"], row["found"], row["name"]) == ("quarantined", "p-1", "p-2", "files__read")
+            assert [row["definition"].encode(), row["found_definition"].encode()] == [
+                subject_of("p-1"), subject_of("p-2"),
+            ]  # fmt: skip
+            await log.append(author.accepted("p-2", access="read"))
+            (row,) = await log.projection("pins")
+            assert (row["state"], row["pin"], row["found"], row["access"], row["actor"], row["idx"]) == (
+                "accepted", "p-2", "", "read", "person:op", 2,
+            )  # fmt: skip
+            await log.append(author.rejected("p-3"))
+            (row,) = await log.projection("pins")
+            assert (row["state"], row["pin"], row["found"]) == ("rejected", "p-2", "p-3")
+        assert (await audit()).findings == []
+
+    async def test_of_all_who_see_a_tool_for_the_first_time_one_accepts_it(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            outcomes = await asyncio.gather(
+                *(log.append(author.accepted(pin, trust="first_use")) for pin in ("p-1", "p-2", "p-3"))
+            )
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent, AlreadySpent]
+            assert [row["pin"] for row in await log.projection("pins")] == ["p-1"]
+
+    async def test_first_use_does_not_accept_what_an_operator_has_rejected(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            await log.append(author.rejected("p-1"))
+            await log.append(author.accepted("p-1", trust="first_use"))
+            assert [row["state"] for row in await log.projection("pins")] == ["rejected"]
+
+    async def test_a_change_is_said_once_and_again_after_it_was_accepted(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.accepted("p-1"))
+            outcomes = [await log.append(author.quarantined("p-1", "p-2", 0)) for _ in range(2)]
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent]
+            await log.append(author.accepted("p-1"))
+            assert isinstance(await log.append(author.quarantined("p-1", "p-2", 2)), Receipt)
+            assert [row["state"] for row in await log.projection("pins")] == ["quarantined"]
 
     async def test_an_honest_log_verifies(
         self, opened: Opened, author: Author, audit: Callable[[], Awaitable[Report]]
@@ -828,9 +906,9 @@ class LogContract:
             await log.append(Author("m-3").decided("s-3"))
         stopped = await audit()
         assert running.findings == []
-        assert (running.size, running.checkpoints, running.open_intents) == (17, 1, 1)
+        assert (running.size, running.checkpoints, running.open_intents) == (18, 1, 1)
         assert stopped.findings == []
-        assert (stopped.size, stopped.checkpoints, stopped.notes) == (18, 2, [])
+        assert (stopped.size, stopped.checkpoints, stopped.notes) == (19, 2, [])
 
     async def test_checkpoints_are_signed_and_cover_everything(
         self, opened: Opened, author: Author, key: NoteKey

@@ -15,6 +15,7 @@ from agentgate.core.event import (
     SALT_BYTES,
     Event,
     Kind,
+    OfTool,
     Origin,
     Outcome,
     Record,
@@ -28,11 +29,16 @@ from agentgate.core.event import (
     make,
     release_asked,
     released,
+    tool_accepted,
+    tool_quarantined,
+    tool_rejected,
 )
+from agentgate.core.strict_json import canonical
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, REVISION, a_call, a_kill
 
 START = datetime(2026, 11, 21, 9, 0, tzinfo=UTC)
 CANARY = "CANARY-9f8e7d"
+READ = OfTool("files", "read", "files__read")
 WRITE = Tool(ToolName("db_insert"), "demo", Access.WRITE, {"type": "object"})
 
 
@@ -50,7 +56,8 @@ def with_text(text: str) -> list[Event]:
     """An event of every kind that can carry text of people, with `text` wherever it can be said."""
     call = replace(a_call(arguments={text: [text]}, approval_token=text), context={text: text})
     kill = replace(a_kill(), reason=text)
-    decision = replace(refusal(ReasonCode.POLICY_DENY, text), allowed_scope=text, obligations=({"type": text},))
+    decision = refusal(ReasonCode.POLICY_DENY, text)._replace(allowed_scope=text, obligations=({"type": text},))
+    subject = canonical({"tool": {"description": text}})
     intent = decided(origin(), call, allow(), position=0, arguments=b"{}", context=b"{}", latency_us={})
     return [
         decided(
@@ -70,6 +77,9 @@ def with_text(text: str) -> list[Event]:
         drained(origin(), kill, position=3, members=["m-1", "m-2"], progress=Progress((), ("m-2",), ())),
         gone(origin(), "m-2", why="attested", actor="person:op", auth="api_key"),
         release_asked(origin(), kill, actor="person:op", auth="api_key"),
+        tool_accepted(origin(), READ, pin="p", access="read", trust="operator", subject=subject, actor="person:op"),
+        tool_quarantined(origin(), READ, pin="p", found="q", accepted=3, subject=subject, changes=[text]),
+        tool_rejected(origin(), READ, found="q", subject=subject, actor="person:op", auth="api_key"),
         make(origin(), Kind.APPROVAL_REQUESTED, {"approval_id": "apr-1"}, projected={"sealed": text.encode()}),
     ]
 
@@ -96,11 +106,11 @@ def a_session(calls: int = 1, *, kill: bool = True) -> list[Record]:
         add(finished, call, Outcome.OK, ReasonCode.OK, result=b"{}", latency_us={"upstream": 1200})
     if kill:
         decide(a_call(tool=None, tool_name="hack"), refusal(ReasonCode.UNKNOWN_TOOL, "Tool not in allowlist"))
-        decide(a_call(tool=WRITE), replace(allow(ASK), approval_id="apr-1"))
+        decide(a_call(tool=WRITE), allow(ASK)._replace(approval_id="apr-1"))
         verdict = {"approval_id": "apr-1", "verdict": "approved", "auth": "api_key"}
         add(make, Kind.APPROVAL_DECIDED, verdict, tenant="default", session="s-1", principal="person:alice")
         write = a_call(tool=WRITE)
-        decide(write, replace(allow(ALLOW_WRITE), approval_id="apr-1", approved_by="person:alice"))
+        decide(write, allow(ALLOW_WRITE)._replace(approval_id="apr-1", approved_by="person:alice"))
         add(finished, write, Outcome.OK, ReasonCode.OK, result=b"{}", latency_us={"upstream": 3000})
         cut = a_call()
         decide(cut, allow())

@@ -96,6 +96,8 @@ def some_events() -> list[Event]:
         author.held("h-1", session="s-2"),
         author.unheld("h-1"),
         author.pruned("s-9", 0),
+        author.accepted("p-1"),
+        author.quarantined("p-1", "p-2", 18),
         author.left(),
     ]
 

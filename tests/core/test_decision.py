@@ -149,7 +149,7 @@ def test_grant_is_for_its_own_call_alone() -> None:
 @pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.REQUIRE_APPROVAL])
 def test_no_grant_from_another_verdict(verdict: Verdict) -> None:
     with pytest.raises(GrantRefused):
-        grant(CALL, replace(ALLOWED, verdict=verdict), RECEIPT, applied_position=99)
+        grant(CALL, ALLOWED._replace(verdict=verdict), RECEIPT, applied_position=99)
 
 
 @given(recorded=st.integers(-1, 50), applied=st.integers(-1, 50))

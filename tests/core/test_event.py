@@ -48,6 +48,9 @@ def test_text_is_in_the_bodies_instead() -> None:
         Kind.FINISHED,
         Kind.FINISHED,
         Kind.KILLED,
+        Kind.TOOL_ACCEPTED,
+        Kind.TOOL_QUARANTINED,
+        Kind.TOOL_REJECTED,
     ]
 
 
@@ -95,7 +98,7 @@ def test_widest_names_fit_into_a_leaf() -> None:
     tool = replace(TOOL, name=ToolName("t" * 128), upstream="u" * 128)
     caller = replace(a_call().caller, name=AgentId(long), tenant=TenantId(long))
     call = replace(a_call(), caller=caller, session=SessionId(long), tool=tool, tool_name=tool.name)
-    wordy = replace(allow(), matched_rule="r" * 100_000, policy_revision="v" * 100_000, reason="x" * 500)
+    wordy = allow()._replace(matched_rule="r" * 100_000, policy_revision="v" * 100_000, reason="x" * 500)
     event = decided(origin(), call, wordy, position=2**53 - 1, arguments=b"{}", context=b"{}", latency_us={})
     assert len(event.leaf) < 4096
 

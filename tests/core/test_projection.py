@@ -57,6 +57,10 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (HISTORIAN.held("h-1"), (("hold", "h-1"),)),
         (HISTORIAN.unheld("h-1"), (("unhold", "h-1"),)),
         (HISTORIAN.pruned("s-1", 7), (("prune", "acme/s-1/7"),)),
+        (AUTHOR.accepted("p-1"), ()),
+        (AUTHOR.accepted("p-1", trust="first_use"), (("first_use", "files/read"),)),
+        (AUTHOR.quarantined("p-1", "p-2", 5), (("quarantine", "5/p-2"),)),
+        (AUTHOR.rejected("p-1"), ()),
     ],
 )
 def test_what_an_event_spends_is_in_its_leaf(event: Event, expected: tuple[tuple[str, str], ...]) -> None:
@@ -206,6 +210,10 @@ SOME = st.sampled_from(
         AUTHOR.drained(a_kill()),
         AUTHOR.gone("m-1"),
         AUTHOR.release_asked(a_kill(), "person:a"),
+        AUTHOR.accepted("p-1"),
+        AUTHOR.accepted("p-2", trust="first_use"),
+        AUTHOR.quarantined("p-1", "p-2", 0),
+        AUTHOR.rejected("p-2"),
     ]
 )
 

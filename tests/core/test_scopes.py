@@ -13,6 +13,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import (
     Event,
     Kind,
+    OfTool,
     Outcome,
     Record,
     decided,
@@ -23,6 +24,8 @@ from agentgate.core.event import (
     make,
     pruned,
     released,
+    tool_accepted,
+    tool_quarantined,
     unheld,
 )
 from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal
@@ -204,7 +207,7 @@ def test_five_refusals_of_one_tool_in_a_row_are_an_anomaly_and_four_are_not() ->
 
 
 def test_policy_that_changed_under_a_session_is_an_anomaly() -> None:
-    other = replace(allow(), policy_revision="another")
+    other = allow()._replace(policy_revision="another")
     second = decided(origin(2), a_call(), other, position=0, arguments=b"{}", context=b"{}", latency_us={})
     assert "policy_changed" in {a["type"] for a in _body(SESSION, numbered([_decided(1), second]))["anomalies"]}
 
@@ -244,3 +247,36 @@ def test_pack_says_which_signatures_must_be_there_and_what_each_shows(seals: Sea
     assert len(integrity["proves"]) == len(signed_by)
     assert (pack.signature is None) == (seals.hmac_key is None)
     assert pack.raw == canonical(pack.body)
+
+
+# --- what was said of tools -----------------------------------------------------------------------------------
+
+
+def _tool_record(name: str, *, index: int, at: float, kind: Kind = Kind.TOOL_ACCEPTED) -> Record:
+    of, here = OfTool("demo", name, name), origin(3000 + index, seconds=at)
+    if kind is Kind.TOOL_ACCEPTED:
+        event = tool_accepted(
+            here, of, pin="a" * 64, access="read", trust="operator", subject=b"{}", actor="person:ann", auth="api_key"
+        )
+    else:
+        event = tool_quarantined(here, of, pin="a" * 64, found="b" * 64, accepted=0, subject=b"{}", changes=["x"])
+    return record_of(event, index=index, number=0)
+
+
+def test_a_pack_says_what_was_accepted_and_quarantined_of_the_tools_that_were_called() -> None:
+    accepted = _tool_record("db_query", index=0, at=0.0)
+    changed = _tool_record("db_query", index=4, at=8.0, kind=Kind.TOOL_QUARANTINED)
+    others = [_tool_record("db_insert", index=1, at=0.0), _tool_record("db_query", index=90, at=900.0)]
+    found = concerning(SESSION, OWN, [accepted, *others, changed])
+    assert found == [accepted, changed]
+    records = sorted([*OWN, *found], key=lambda record: record.index)
+    said = _body(SESSION, records)["summary"]["tools"]
+    assert [(row["what"], row["tool_name"], row["actor"], row["pin"][0], row["found"]) for row in said] == [
+        ("tool_accepted", "db_query", "person:ann", "a", None),
+        ("tool_quarantined", "db_query", None, "a", "b" * 64),
+    ]
+    assert _holds(SESSION, records)
+
+
+def test_a_pack_without_tools_of_servers_is_what_it_was_before_there_were_any() -> None:
+    assert "tools" not in _body(SESSION, [*OWN])["summary"]

@@ -19,6 +19,7 @@ from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
 from agentgate.core.merkle import Frontier, TileHash, last_leaf
 from agentgate.core.projection import (
     KEYS,
+    STRETCH_BITS,
     UNDERIVED,
     WITHOUT_EFFECT,
     Row,
@@ -34,6 +35,9 @@ from agentgate.core.strict_json import canonical_plain
 
 RawRow = tuple[int, str, str, str, str, int, str, int, bytes, bytes, bytes | None, bytes | None]
 """index, event_id, kind, tenant, session, session_number, at, kill_position, leaf, leaf_hash, salt, body."""
+
+Stretch = tuple[str, str, int]
+"""Tenant, session, and the number of a stretch of `2 ** STRETCH_BITS` events."""
 
 MAX_FINDINGS: Final = 50
 """Enough to see a pattern. The first one names where it starts."""
@@ -115,8 +119,10 @@ class Auditor:
         kept: Iterable[bytes] = (),
         *,
         tile_hashes: Iterable[TileHash] | None = (),
+        stretches: Iterable[Stretch] | None = None,
     ) -> None:
-        """`tile_hashes` are all that are stored above the leaves; None where the store is too old to have any."""
+        """`tile_hashes` are all that are stored above the leaves, `stretches` all in which a session is said to have
+        events; None where the store has none, or is too old to."""
         self._origin = origin
         self._keys = keys
         self._findings: list[Finding] = []
@@ -133,6 +139,9 @@ class Auditor:
         self._undone: list[str] = []
         self._verified = 0
         self._sessions: dict[tuple[str, str], int] = {}
+        self._stretches = None if stretches is None else set(stretches)
+        self._first_in: dict[Stretch, int] = {}
+        """Of each stretch that a session has events in, the first of those."""
         self._counters: dict[str, _Counter] = {}
         self._open: dict[str, int] = {}
         self._tables = Tables()
@@ -192,6 +201,8 @@ class Auditor:
         if "session" in fields:
             key = (fields.get("tenant", ""), fields["session"])
             number = self._sessions[key] = self._sessions.get(key, 0) + 1
+            if self._stretches is not None:
+                self._first_in.setdefault((*key, index >> STRETCH_BITS), index)
         if row[5] != number:
             self._find(index, f"session_number is {row[5]}, not {number}")
         if kind in ("killed", "released"):
@@ -349,6 +360,7 @@ class Auditor:
         self._head(head, size)
         for level, at in sorted(self._tiles or ()):
             self._find(None, f"subtrees: hash {at} of tile level {level} is of events that are not there")
+        self._strewn()
         for name in KEYS:
             self._table(name, tables.get(name, ()))
         return Report(
@@ -361,6 +373,16 @@ class Auditor:
             pruned=self._pruned,
             open_intents=len(self._open),
         )
+
+    def _strewn(self) -> None:
+        """A stretch that is missing would hide a session's events from whoever asks for them."""
+        if self._stretches is None:
+            return
+        for stretch, first in self._first_in.items():
+            if stretch not in self._stretches:
+                self._find(first, f"stretches: the row that leads to it is missing: {stretch}")
+        for stretch in sorted(self._stretches - self._first_in.keys()):
+            self._find(None, f"stretches: a row that no event made: {stretch}")
 
     def _head(self, head: StoredHead | None, size: int) -> None:
         if head is None:

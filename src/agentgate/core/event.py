@@ -55,6 +55,9 @@ class Kind(StrEnum):
     HELD = "held"
     UNHELD = "unheld"
     KEYED = "keyed"
+    TOOL_ACCEPTED = "tool_accepted"
+    TOOL_QUARANTINED = "tool_quarantined"
+    TOOL_REJECTED = "tool_rejected"
 
 
 class Outcome(StrEnum):
@@ -134,14 +137,15 @@ class Record:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a `Z`, always the same length so that it sorts as text."""
-    whole = moment.replace(microsecond=0)  # exact: a timestamp with a fraction may round up to the next second
-    return f"{_second(int(whole.timestamp()))}.{moment.microsecond:06d}Z"
+    utc = moment.astimezone(UTC)
+    minute = _minute(utc.year, utc.month, utc.day, utc.hour, utc.minute)
+    return f"{minute}:{utc.second:02d}.{utc.microsecond:06d}Z"
 
 
 @lru_cache(maxsize=16)
-def _second(number: int) -> str:
-    """Unix seconds as text; remembered, because a call asks for the same one several times."""
-    return datetime.fromtimestamp(number, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def _minute(year: int, month: int, day: int, hour: int, minute: int) -> str:
+    """Remembered, because every event asks for the same one."""
+    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}"
 
 
 def body_sha256(salt: bytes, body: bytes) -> str:
@@ -425,3 +429,45 @@ def unheld(
 def keyed(origin: Origin, *, use: str, algorithm: str, key_id: str, public: str) -> Event:
     """A signing key was taken into use: for `checkpoints` or for `envelopes`. `public` is its vkey or base64 SPKI."""
     return make(origin, Kind.KEYED, {"use": use, "algorithm": algorithm, "key_id": key_id, "public": public})
+
+
+@dataclass(frozen=True, slots=True)
+class OfTool:
+    """Which tool of which server an event is about, and the name under which it is offered here."""
+
+    server: str
+    tool: str
+    name: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return {"server": self.server, "of_tool": self.tool, "tool": self.name}
+
+
+def tool_accepted(
+    origin: Origin, of: OfTool, *, pin: str, access: str, trust: str, subject: bytes, actor: str = "", auth: str = ""
+) -> Event:
+    """A server's tool may be offered as `subject` (canonical JSON, see `core.pin`) describes it; `pin` is its SHA-256.
+
+    `trust` says who took that on: an `operator` who has seen it, or the setting `first_use`. The body is not redacted:
+    it must be restored to the byte, and nobody's call put anything into it.
+    """
+    fields = of.fields | {"pin": pin, "access": access, "trust": trust}
+    if auth:
+        fields["auth"] = auth
+    return make(origin, Kind.TOOL_ACCEPTED, fields, principal=actor, body=b'{"subject":%s}' % subject)
+
+
+def tool_quarantined(
+    origin: Origin, of: OfTool, *, pin: str, found: str, accepted: int, subject: bytes, changes: Sequence[str]
+) -> Event:
+    """An accepted tool (by the event at index `accepted`) is described otherwise now, and may not be called."""
+    fields = of.fields | {"pin": pin, "found": found, "accepted": accepted}
+    body = b'{"changes":%s,"subject":%s}' % (orjson.dumps(list(changes)), subject)
+    return make(origin, Kind.TOOL_QUARANTINED, fields, body=body)
+
+
+def tool_rejected(origin: Origin, of: OfTool, *, found: str, subject: bytes, actor: str, auth: str) -> Event:
+    """An operator does not want a tool, as it was found or at all."""
+    fields = of.fields | {"found": found, "auth": auth}
+    return make(origin, Kind.TOOL_REJECTED, fields, principal=actor, body=b'{"subject":%s}' % subject)

@@ -15,6 +15,7 @@ import orjson
 
 from agentgate.core.containment import Kill, KillChange, KillId, Presence, Scope
 from agentgate.core.event import Kind
+from agentgate.core.strict_json import canonical
 
 Value = str | int | bytes | None
 Row = dict[str, Value]
@@ -29,11 +30,15 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "release_asks": ("kill_id", "person"),
     "holds": ("id",),
     "prunes": ("tenant", "session"),
+    "pins": ("server", "tool"),
 }
 """The derived tables and what names a row in each."""
 
 WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.KEYED})
 """Kinds that no table is derived from."""
+
+STRETCH_BITS: Final = 12
+"""A stretch of the log is 4,096 events: in which of them a session has events is how a SQLite log finds those."""
 
 UNDERIVED: Final[Mapping[str, frozenset[str]]] = {"approvals": frozenset({"sealed"})}
 """Columns whose content no event carries; only that they are cleared can be derived."""
@@ -97,6 +102,15 @@ def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
         return (("prune", f"{fields.get('tenant', '')}/{fields['session']}/{fields['through']}"),)
     if kind == Kind.GONE:
         return (("gone", f"{fields['of']}/{fields['why']}"),)
+    return _said_once(fields)
+
+
+def _said_once(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
+    """Of all members that see a tool for the first time, or changed, one says so."""
+    if fields["kind"] == Kind.TOOL_QUARANTINED:
+        return (("quarantine", f"{fields['accepted']}/{fields['found']}"),)
+    if fields["kind"] == Kind.TOOL_ACCEPTED and fields["trust"] != "operator":
+        return (("first_use", f"{fields['server']}/{fields['of_tool']}"),)
     return ()
 
 
@@ -141,7 +155,7 @@ def effects(
         case Kind.APPROVAL_CLOSED:
             closed: Row = {"state": fields["state"], "sealed": None}
             yield Change("approvals", (fields["approval_id"],), closed, ("pending", "approved", "denied"))
-        case Kind.HELD | Kind.UNHELD | Kind.PRUNED:
+        case Kind.HELD | Kind.UNHELD | Kind.PRUNED | Kind.TOOL_ACCEPTED | Kind.TOOL_QUARANTINED | Kind.TOOL_REJECTED:
             yield from _kept(fields, index, body)
 
 
@@ -202,7 +216,7 @@ def _killed(fields: Mapping[str, Any], index: int, position: int, body: bytes | 
 
 
 def _kept(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterator[Effect]:
-    """What legal holds and prunes change. A session that is pruned again has its newest prune's row."""
+    """What legal holds, prunes and pins change. A session that is pruned again has its newest prune's row."""
     match fields["kind"]:
         case Kind.HELD:
             yield _held(fields, index, body)
@@ -213,6 +227,8 @@ def _kept(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterator
             done: Row = {"through": fields["through"], "idx": index}
             yield Put("prunes", {"tenant": of[0], "session": of[1], **done})
             yield Change("prunes", of, done)
+        case _:
+            yield from _pinned(fields, index, body)
 
 
 def _held(fields: Mapping[str, Any], index: int, body: bytes | None) -> Put:
@@ -229,6 +245,38 @@ def _held(fields: Mapping[str, Any], index: int, body: bytes | None) -> Put:
             "idx": index,
         },
     )
+
+
+def _pinned(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterator[Effect]:
+    """What is known of a server's tools. First use accepts only what nobody has said anything of."""
+    of = (fields["server"], fields["of_tool"])
+    said = canonical(orjson.loads(body or b"{}").get("subject")).decode()
+    who: Row = {"actor": fields.get("principal", ""), "at": fields["at"], "idx": index}
+    match fields["kind"]:
+        case Kind.TOOL_ACCEPTED:
+            now: Row = {"state": "accepted", "pin": fields["pin"], "definition": said, "access": fields["access"]}
+            now |= {"trust": fields["trust"], "found": "", "found_definition": None, **who}
+            states: tuple[str, ...] = () if fields["trust"] == "operator" else ("new",)
+        case Kind.TOOL_REJECTED:
+            now, states = {"state": "rejected", "found": fields["found"], "found_definition": said, **who}, ()
+        case _:
+            found: Row = {"state": "quarantined", "found": fields["found"], "found_definition": said}
+            yield Change("pins", of, found, ("accepted", "quarantined"))
+            return
+    row: Row = {
+        "server": of[0],
+        "tool": of[1],
+        "name": fields["tool"],
+        "state": "",
+        "pin": "",
+        "definition": None,
+        "access": "",
+        "trust": "",
+        "found": "",
+        "found_definition": None,
+    }
+    yield Put("pins", row | now)
+    yield Change("pins", of, {"name": fields["tool"], **now}, states)
 
 
 def kill_from_row(row: Mapping[str, Any]) -> Kill:

@@ -16,12 +16,13 @@ from agentgate.core.retention import Around, Kept, Place, Quiet
 @dataclass(frozen=True, slots=True)
 class Spend:
     """A thing that can be used once: an approval or an idempotency key, and what only the first may do: decide an
-    approval, take a kill's id, release it, write its receipt, declare a member gone, close another's call. It is one
+    approval, take a kill's id, release it, write its receipt, declare a member gone, close another's call, quarantine
+    a tool. It is one
     that `core.projection.spendings` finds in the leaf."""
 
     kind: Literal[
         "approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome", "hold",
-        "unhold", "prune",
+        "unhold", "prune", "quarantine", "first_use",
     ]  # fmt: skip
     key: str
 
@@ -140,7 +141,9 @@ class LogReader(Protocol):
         ...
 
     async def projection(
-        self, name: Literal["approvals", "kills", "members", "acks", "release_asks", "holds"], **match: str | int | None
+        self,
+        name: Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "pins"],
+        **match: str | int | None,
     ) -> list[dict[str, Any]]:
         """Rows of a derived table whose columns equal `match` (None: are empty), oldest first."""
         ...

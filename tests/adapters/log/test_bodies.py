@@ -25,7 +25,7 @@ from agentgate.core.note import NoteKey
 from agentgate.core.retention import Quiet
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER, RETENTION
-from tests.adapters.log.test_sqlite import KEY, SIGNER, raw
+from tests.adapters.log.test_sqlite import KEY, SIGNER, before_stretches, raw
 from tests.contracts.bodies import LIMIT, LONG_AGO, TODAY, BodiesContract, Historian
 from tests.contracts.log import ORIGIN, all_of, opener
 from tests.postgres_server import PostgresServer
@@ -238,13 +238,14 @@ async def test_a_process_that_is_killed_in_the_middle_leaves_what_the_next_one_e
         assert (report.findings, [note for note in report.notes if "body is there" in note]) == ([], [])
 
 
-async def test_a_log_of_the_version_before_is_brought_up_to_date(path: Path, author: Historian) -> None:
+async def test_a_log_of_version_2_is_brought_up_to_date(path: Path, author: Historian) -> None:
     log = await SqliteLog.open(path, SIGNER, ORIGIN)
     await BodiesContract.fill(log, author, 20)
     await log.aclose()
     with raw(path) as db:
         db.execute("DROP TRIGGER bodies_delete")
-        for table in schema.NEW_IN_3:
+        before_stretches(db)
+        for table in (*schema.NEW_IN_3, *schema.NEW_IN_4):
             db.execute(f"DROP TABLE {table.name}")
         db.execute("PRAGMA user_version = 2")
     log = await SqliteLog.open(path, SIGNER, ORIGIN)

@@ -244,6 +244,8 @@ async def test_retention_forgets_bodies_that_were_pruned_and_no_others(
 
 # --- migrations -------------------------------------------------------------------------------------------
 
+UPGRADES = [f"upgraded to revision {number}" for number in ("0001", "0002", "0003")]
+
 
 @pytest.fixture
 def empty(postgres: PostgresServer, database: str) -> str:
@@ -269,10 +271,12 @@ async def differences(url: str) -> list[object]:
 
 
 async def test_migrations_lead_to_the_schema_of_the_code_forward_back_and_forward(empty: str, author: Author) -> None:
-    assert await migrate(empty) == ["upgraded to revision 0001", "upgraded to revision 0002"]
+    assert await migrate(empty) == UPGRADES
     assert await differences(empty) == []
     assert await migrate(empty) == []
-    assert await migrate(empty, to="base") == ["went back from revision 0002", "went back from revision 0001"]
+    assert await migrate(empty, to="base") == [
+        f"went back from revision {number}" for number in ("0003", "0002", "0001")
+    ]
     connection = await asyncpg.connect(empty)
     left = "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'public'"
     functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'agentgate%'"
@@ -280,7 +284,7 @@ async def test_migrations_lead_to_the_schema_of_the_code_forward_back_and_forwar
     assert await connection.fetchval(functions) == 0
     await connection.close()
     assert await migrate(empty, to="0001") == ["upgraded to revision 0001"]
-    assert await migrate(empty) == ["upgraded to revision 0002"]
+    assert await migrate(empty) == UPGRADES[1:]
     await three_events(empty, author)
 
 
@@ -297,6 +301,13 @@ async def test_what_an_earlier_version_would_not_know_keeps_it_from_coming_back(
             await log.append(author.held("h-1") if kind == "holds" else author.pruned("s-1", 9))
     with pytest.raises(UnsafeConfiguration, match=f"there are {kind}, of which revision 0001 knows nothing"):
         await migrate(url, to="0001")
+
+
+async def test_pins_keep_revision_0002_from_coming_back(url: str, author: Author) -> None:
+    async with replicas(url, 1) as (log,):
+        await log.append(author.accepted("p-1"))
+    with pytest.raises(UnsafeConfiguration, match="there are pins of tools, of which revision 0002 knows nothing"):
+        await migrate(url, to="0002")
 
 
 async def test_a_log_of_the_first_revision_gets_the_hashes_of_its_upper_tiles(url: str, author: Author) -> None:
@@ -341,7 +352,7 @@ async def test_a_log_is_not_destroyed_by_going_back_unless_that_is_said(url: str
 
 async def test_two_migrations_at_once_are_one_after_the_other(empty: str) -> None:
     done = sorted(await asyncio.gather(*(migrate(empty) for _ in range(3))))
-    assert done == [[], [], ["upgraded to revision 0001", "upgraded to revision 0002"]]
+    assert done == [[], [], UPGRADES]
 
 
 async def test_a_missing_or_another_schema_is_refused_with_the_command_that_helps(

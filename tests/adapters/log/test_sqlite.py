@@ -16,12 +16,17 @@ from typing import Any, ClassVar
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import select
+from sqlalchemy.dialects import sqlite as sqlite_dialect
 
+from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._intake import MAX_WAITING
 from agentgate.adapters.log._integrator import Lag
 from agentgate.adapters.log._ledger import Ledger, Plan
+from agentgate.adapters.log._reader import Reader
 from agentgate.adapters.log._schema import SQLITE_TRIGGERS
 from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._stretches import in_its_order, of_session
 from agentgate.adapters.log._writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
@@ -29,6 +34,8 @@ from agentgate.core.audit import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteKey
+from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.query import Query
 from tests.adapters.log import crash_child
 from tests.adapters.log.crashes import one_crash
 from tests.contracts.log import ORIGIN, Author, LogContract, Opened, Searcher, a_kill, all_of, opener
@@ -87,6 +94,87 @@ class TestSqliteLog(LogContract):
         return KEY
 
 
+# --- where a session's events are ---------------------------------------------------------------------------
+
+
+def before_stretches(db: sqlite3.Connection) -> None:
+    """Make it a log of version 4, for which a session's events were found by an index over sessions."""
+    for statement in (
+        "DROP TABLE stretches",
+        "DROP INDEX events_stretch",
+        "CREATE UNIQUE INDEX events_session ON events (log_id, tenant, session, session_number) WHERE session <> ''",
+        "PRAGMA user_version = 4",
+    ):
+        db.execute(statement)
+
+
+async def over_three_stretches(log: SqliteLog, author: Author) -> list[int]:
+    """A session with events far apart, among many of another one; their indexes."""
+    found = []
+    for size in (1, 2 << STRETCH_BITS, 5):
+        receipt = await log.append(author.decided("s-rare"))
+        assert isinstance(receipt, Receipt)
+        found.append(receipt.index)
+        await asyncio.gather(*(log.append(author.decided("s-often")) for _ in range(size)))
+    return found
+
+
+async def the_rare(reader: Reader) -> list[tuple[int, int]]:
+    """Index and number of its events, whichever way they are asked for."""
+    of_it = Query(tenant="acme", session="s-rare")
+    records = await all_of(reader.records(tenant="acme", session="s-rare"))
+    assert await all_of(reader.search(of_it)) == records
+    assert await all_of(reader.search(of_it, newest=True)) == records[::-1]
+    assert await all_of(reader.records(session="s-rare")) == records
+    return [(record.index, record.session_number) for record in records]
+
+
+async def test_a_session_is_found_in_every_stretch_that_it_has_events_in(
+    opened: Opened, author: Author, path: Path
+) -> None:
+    async with opened() as log:
+        first, second, third = await over_three_stretches(log, author)
+        assert third >> STRETCH_BITS == (second >> STRETCH_BITS) + 2
+    async with opened() as log:  # which remembers nothing of it
+        receipt = await log.append(author.decided("s-rare"))
+        reader = open_reader(path)
+        assert await the_rare(reader) == [(first, 1), (second, 2), (third, 3), (receipt.index, 4)]
+        await reader.aclose()
+    assert (await verify(path, ORIGIN, [KEY])).findings == []
+
+
+async def test_a_log_without_stretches_is_read_as_it_is_and_gets_them_when_it_is_opened(
+    opened: Opened, author: Author, path: Path
+) -> None:
+    async with opened() as log:
+        indexes = await over_three_stretches(log, author)
+    with raw(path) as db:
+        made = set(db.execute("SELECT * FROM stretches"))
+        before_stretches(db)
+    reader = open_reader(path)
+    assert [index for index, _ in await the_rare(reader)] == indexes
+    await reader.aclose()
+    assert (await verify(path, ORIGIN, [KEY])).findings == []
+    async with opened() as log:
+        receipt = await log.append(author.decided("s-rare"))
+    with raw(path) as db:
+        assert set(db.execute("SELECT * FROM stretches")) == made
+    reader = open_reader(path)
+    assert await the_rare(reader) == [*((index, at + 1) for at, index in enumerate(indexes)), (receipt.index, 4)]
+    await reader.aclose()
+    assert (await verify(path, ORIGIN, [KEY])).findings == []
+
+
+async def test_a_session_is_read_by_the_index_and_in_its_order(log: SqliteLog, path: Path) -> None:
+    events = schema.events.c
+    one = select(events.idx).where(*of_session(events, "0", "acme", "s-1")).order_by(*in_its_order(events)).limit(9)
+    text = str(one.compile(dialect=sqlite_dialect.dialect(), compile_kwargs={"literal_binds": True}))
+    with raw(path) as db:
+        plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}")]
+    assert "events_stretch (log_id=? AND <expr>=? AND tenant=? AND session=?)" in plan[0]
+    assert not any("TEMP B-TREE" in step for step in plan)
+
+
 # --- append-only ------------------------------------------------------------------------------------------
 
 REWRITES = [
@@ -102,6 +190,8 @@ REWRITES = [
     "REPLACE INTO bodies SELECT log_id, idx, salt, x'00' FROM bodies",
     "UPDATE checkpoints SET note = x'00'",
     "DELETE FROM checkpoints",
+    "UPDATE stretches SET stretch = 7",
+    "DELETE FROM stretches",
     "REPLACE INTO checkpoints SELECT log_id, size, x'00', note, frontier FROM checkpoints",
     "INSERT INTO subtrees VALUES ('0', 1, 1, x'00')",
 ]
@@ -341,6 +431,9 @@ def tamper(path: Path, statements: str) -> None:
         ("UPDATE sessions SET principal = 'agent:thief'", 1),
         ("UPDATE members SET left_idx = 3", 0),
         ("DELETE FROM spent", 3),
+        ("DELETE FROM stretches", 1),
+        ("UPDATE stretches SET session = 's-9'", 1),
+        ("INSERT INTO stretches VALUES ('0', 'acme', 's-9', 0)", None),
         ("UPDATE checkpoints SET root = zeroblob(32)", 7),
         ("UPDATE checkpoints SET note = CAST(replace(note, '8', '7') AS BLOB)", 7),
     ],

@@ -6,19 +6,20 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from agentgate.core.note import NoteInvalid, NoteKey, cosignatures
+
+if TYPE_CHECKING:
+    import aiohttp
 
 _MAX_ANSWER_BYTES: Final = 65_536
 _SIZE: Final = re.compile(rb"(0|[1-9][0-9]{0,18})\n")
 
 
 class NotKnown(Exception):
-    """The answer is not what the protocol has."""
+    """There is no answer, or it is not what the protocol has."""
 
 
 class Conflict(Exception):
@@ -78,11 +79,11 @@ class Exchange:
     """One HTTP client for all of them: no proxy of the environment, no redirect, no long answer, no long wait."""
 
     def __init__(self, within_s: float) -> None:
-        self._timeout = aiohttp.ClientTimeout(total=within_s)
+        self._within_s = within_s
         self._session: aiohttp.ClientSession | None = None
 
     async def fetch(self, webhook: Webhook) -> bytes | None:
-        """The newest checkpoint that the webhook has; None for 404. Raises aiohttp.ClientError, OSError, NotKnown."""
+        """The newest checkpoint that the webhook has; None for 404. Raises OSError, NotKnown."""
         status, body, _ = await self._ask("GET", webhook.url, None, {})
         if status == 404:
             return None
@@ -104,7 +105,7 @@ class Exchange:
 
         Raises:
             Conflict, Unproven: what the witness has seen is something else.
-            aiohttp.ClientError, OSError, NotKnown: it was not reached, or does not want to.
+            OSError, NotKnown: it was not reached, or does not want to.
         """
         url = f"{witness.url.rstrip('/')}/add-checkpoint"
         status, answer, media_type = await self._ask("POST", url, body, {"Content-Type": "text/plain; charset=utf-8"})
@@ -117,15 +118,21 @@ class Exchange:
         raise NotKnown(f"it answers {status}")
 
     async def _ask(self, method: str, url: str, data: bytes | None, headers: dict[str, str]) -> tuple[int, bytes, str]:
+        import aiohttp  # for who has told somebody of checkpoints: a tenth of a second
+
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, trust_env=False)
-        async with self._session.request(method, url, data=data, headers=headers, allow_redirects=False) as answer:
-            body = await answer.content.read(_MAX_ANSWER_BYTES + 1)
-            while len(body) <= _MAX_ANSWER_BYTES and (more := await answer.content.read(_MAX_ANSWER_BYTES)):
-                body += more
-            if len(body) > _MAX_ANSWER_BYTES:
-                raise NotKnown(f"it answers with more than {_MAX_ANSWER_BYTES} bytes")
-            return answer.status, body, answer.content_type
+            timeout = aiohttp.ClientTimeout(total=self._within_s)
+            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False)
+        try:
+            async with self._session.request(method, url, data=data, headers=headers, allow_redirects=False) as answer:
+                body = await answer.content.read(_MAX_ANSWER_BYTES + 1)
+                while len(body) <= _MAX_ANSWER_BYTES and (more := await answer.content.read(_MAX_ANSWER_BYTES)):
+                    body += more
+                if len(body) > _MAX_ANSWER_BYTES:
+                    raise NotKnown(f"it answers with more than {_MAX_ANSWER_BYTES} bytes")
+                return answer.status, body, answer.content_type
+        except aiohttp.ClientError as error:
+            raise NotKnown(str(error) or type(error).__name__) from error
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-import aiohttp
-
 from agentgate.adapters.log._anchor_http import (
     Conflict,
     Exchange,
@@ -194,7 +192,7 @@ class _Follower:
         """Raise LogBroken if it has seen what `signed` does not continue."""
 
     async def take(self, signed: Signed) -> None:
-        """Raises OSError, aiohttp.ClientError, LogUnavailable, or what `Exchange` raises."""
+        """Raises OSError, LogUnavailable, or what `Exchange` raises."""
         raise NotImplementedError
 
     def tell(self, signed: Signed) -> None:
@@ -317,7 +315,7 @@ class _WitnessFollower(_Follower):
         return consistency_body(self._old, proof, signed.note)
 
 
-FAULTS: Final = (OSError, TimeoutError, aiohttp.ClientError, LogUnavailable, NotKnown, Conflict, Unproven)
+FAULTS: Final = (OSError, TimeoutError, LogUnavailable, NotKnown, Conflict, Unproven)
 
 
 async def prove(hashes: ReadHashes, ranges: Sequence[Range]) -> list[bytes]:

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Select, exists, func, select, tuple_
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._stretches import in_its_order, of_session
 from agentgate.core.errors import LogBroken
 from agentgate.core.retention import Around, Kept, Place, Quiet, first_young
 
@@ -271,8 +272,9 @@ class BodyStore(ABC):
     def _last_of(self, tenant: Any, session: Any) -> Any:
         """The index of a session's last event that is no prune."""
         own = schema.events.alias().c
-        of_session = (own.log_id == self._log_id, own.tenant == tenant, own.session == session, own.session != "")
-        newest = select(own.idx).where(*of_session, own.kind != "pruned").order_by(own.session_number.desc())
+        of_it = of_session(own, self._log_id, tenant, session)
+        newest_first = [part.desc() for part in in_its_order(own)]
+        newest = select(own.idx).where(*of_it, own.kind != "pruned").order_by(*newest_first)
         return newest.limit(1).scalar_subquery().label("last")
 
     async def count(self, session: Quiet) -> int:
@@ -289,14 +291,9 @@ class BodyStore(ABC):
 
     async def _indexes(self, session: Quiet) -> list[int]:
         """Of a session's events up to its last one."""
-        statement = select(_events.idx).where(
-            _events.log_id == self._log_id,
-            _events.tenant == session.tenant,
-            _events.session == session.session,
-            _events.session != "",
-            _events.idx <= session.last,
-        )
-        return [row[0] for row in await self._ask(statement.order_by(_events.session_number))]
+        of_it = of_session(_events, self._log_id, session.tenant, session.session)
+        statement = select(_events.idx).where(*of_it, _events.idx <= session.last)
+        return [row[0] for row in await self._ask(statement.order_by(*in_its_order(_events)))]
 
     async def pruned_lately(self, count: int) -> list[Quiet]:
         """See `ports.Bodies`."""

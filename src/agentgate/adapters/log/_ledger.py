@@ -17,7 +17,16 @@ from agentgate.core.call import Digest
 from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import WITHOUT_EFFECT, Effect, Spending, effects, leaver, session_row, spendings
+from agentgate.core.projection import (
+    STRETCH_BITS,
+    WITHOUT_EFFECT,
+    Effect,
+    Spending,
+    effects,
+    leaver,
+    session_row,
+    spendings,
+)
 from agentgate.core.retention import covers
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
 
@@ -43,21 +52,24 @@ class Item:
 class Session:
     """What the ledger knows of one: whose it is (None: nobody's yet), and its last number."""
 
-    __slots__ = ("number", "owner")
+    __slots__ = ("number", "owner", "stretch")
 
-    def __init__(self, owner: str | None = None, number: int = 0) -> None:
+    def __init__(self, owner: str | None = None, number: int = 0, stretch: int = -1) -> None:
         self.owner = owner
         self.number = number
+        self.stretch = stretch
+        """The last one that it has an event in, where the store keeps that."""
 
 
 @dataclass(slots=True)
 class Plan:
-    """One transaction. The three lists are flat, row after row, in the order of the tables' columns."""
+    """One transaction. The first four lists are flat, row after row, in the order of the tables' columns."""
 
     first: int
     events: list[Any] = field(default_factory=list)
     bodies: list[Any] = field(default_factory=list)
     sessions: list[Any] = field(default_factory=list)
+    stretches: list[Any] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
@@ -218,6 +230,9 @@ class Ledger:
             session = self._sessions[key]
             self._sessions.move_to_end(key)
             number = session.number = session.number + 1
+            if (stretch := index >> STRETCH_BITS) != session.stretch:
+                session.stretch = stretch
+                plan.stretches += (self.log_id, *key, stretch)
         plan.ids.append(event.id)
         plan.events += (
             self.log_id, index, event.id, kind._value_, event.tenant, event.session, number, event.at,

@@ -13,6 +13,7 @@ from agentgate.adapters.log._bodies import Ask, filled
 from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
 from agentgate.adapters.log._search import search, size
+from agentgate.adapters.log._stretches import of_session
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
@@ -20,7 +21,7 @@ from agentgate.core.projection import kill_change_from_row
 from agentgate.core.query import Query
 from agentgate.ports.log import SessionRow
 
-Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "spent", "sessions"]
+Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "pins", "spent", "sessions"]
 
 _RECORDS_AT_ONCE: Final = 256
 _INTENTS_AT_ONCE: Final = 4_096
@@ -63,9 +64,11 @@ class Reader(ABC):
     ) -> AsyncIterator[Record]:
         """See `ports.LogReader`."""
         wanted = [_events.log_id == self.log_id]
-        if tenant is not None:
+        if tenant is not None and session is not None:
+            wanted += of_session(_events, self.log_id, tenant, session)
+        elif tenant is not None:
             wanted.append(_events.tenant == tenant)
-        if session is not None:  # the second condition is what lets the store use the index over sessions
+        elif session is not None:
             wanted += [_events.session == session, _events.session != ""]
         if kinds:
             wanted.append(_events.kind.in_(kinds))

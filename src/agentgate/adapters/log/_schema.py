@@ -22,9 +22,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-SCHEMA_VERSION: Final = 3
+from agentgate.core.projection import STRETCH_BITS
+
+SCHEMA_VERSION: Final = 5
 """SQLite's `user_version`."""
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The migration that PostgreSQL must be at."""
 APPLICATION_ID: Final = 0x41474154
 """`AGAT`: what `file` and SQLite tell our databases by."""
@@ -39,11 +41,13 @@ _Text: Final = Text().with_variant(Text(collation="C"), "postgresql")
 _Int: Final = BigInteger().with_variant(Integer(), "sqlite")  # STRICT tables know INTEGER alone
 
 
-def _table(name: str, *columns: Column[object] | Index, rowid: str | None = None) -> Table:
+def _table(
+    name: str, *columns: Column[object] | Index, rowid: str | None = None, of: MetaData = metadata, **options: Any
+) -> Table:
     """`rowid` names the column that alone is the key in SQLite, where one file is one log: the row then lies in the
     table's own tree, and a commit writes a page less for each such table."""
     log_id: Column[str] = Column("log_id", _Text, primary_key=True)
-    return Table(name, metadata, log_id, *columns, sqlite_strict=True, info={"rowid": rowid})
+    return Table(name, of, log_id, *columns, sqlite_strict=True, info={"rowid": rowid}, **options)
 
 
 @compiles(PrimaryKeyConstraint, "sqlite")
@@ -87,9 +91,8 @@ events: Final = _table(
         "session",
         "session_number",
         unique=True,
-        sqlite_where=_IN_A_SESSION,
         postgresql_where=_IN_A_SESSION,
-    ),
+    ),  # SQLite has `EVENTS_STRETCH` instead
     # Every member asks once a second whether another one enforces a new policy.
     Index("events_policy", "log_id", "idx", sqlite_where=_OF_POLICY, postgresql_where=_OF_POLICY),
     rowid="idx",
@@ -199,9 +202,45 @@ holds: Final = _table(
     Index("holds_released", "log_id", "released_idx"),
 )
 prunes: Final = _table("prunes", _text("tenant", key=True), _text("session", key=True), _int("through"), _int("idx"))
+pins: Final = _table(
+    "pins",
+    _text("server", key=True),
+    _text("tool", key=True),
+    _text("name"),
+    _text("state"),
+    _text("pin"),
+    _text("definition", null=True),
+    _text("access"),
+    _text("trust"),
+    _text("found"),
+    _text("found_definition", null=True),
+    _text("actor"),
+    _text("at"),
+    _int("idx"),
+)
+
+stretches: Final = _table(
+    "stretches",
+    _text("tenant", key=True),
+    _text("session", key=True),
+    _int("stretch", key=True),
+    of=MetaData(),  # PostgreSQL has none
+    sqlite_with_rowid=False,
+)
+"""In which stretches of a SQLite log each session has events. An index over sessions would have a place of its own for
+each, and a commit of a hundred sessions' events write a hundred pages of it; `EVENTS_STRETCH` is written in one place,
+and this once for a session and a stretch. `_stretches.py` reads by both."""
+EVENTS_STRETCH: Final = f"""CREATE UNIQUE INDEX events_stretch
+       ON events (log_id, idx >> {STRETCH_BITS}, tenant, session, session_number) WHERE {_IN_A_SESSION}"""
+STRETCHES_OF_OLD: Final = f"""CREATE TEMPORARY VIEW stretches AS
+       SELECT log_id, tenant, session, idx >> {STRETCH_BITS} AS stretch FROM events WHERE {_IN_A_SESSION}"""  # noqa: S608  # a number
+"""For reading a log of an earlier version, which has the index over sessions."""
+STRETCHES_SINCE: Final = 5
+NOT_IN_SQLITE: Final = frozenset({"events_session"})
+"""Indexes that PostgreSQL alone has."""
 
 DERIVED: Final = {
-    table.name: table for table in (sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes)
+    table.name: table for table in (sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes, pins)
 }
 OLDEST_FIRST: Final = {
     "sessions": ("idx",),
@@ -213,6 +252,7 @@ OLDEST_FIRST: Final = {
     "release_asks": ("idx",),
     "holds": ("idx",),
     "prunes": ("idx",),
+    "pins": ("idx",),
 }
 """The order in which each derived table is read."""
 
@@ -221,9 +261,12 @@ identity: Final = _table("identity", _int("number", key=True), _text("origin"), 
 """What the log is signed as, and with which key: a row for each key, the newest last, which every replica must have."""
 beats: Final = _table("beats", _text("member", key=True), _int("beat"))
 """Heartbeat counters. Neither the log nor derived from it: they only tell who might be gone."""
-IN_SQLITE: Final = (events, bodies, body_segments, head, checkpoints, subtrees, cosignatures, *DERIVED.values())
+IN_SQLITE: Final = (
+    events, bodies, body_segments, head, checkpoints, subtrees, cosignatures, stretches, *DERIVED.values(),
+)  # fmt: skip
 NEW_IN_3: Final = (subtrees, cosignatures, body_segments, holds, prunes)
 """What a SQLite log of schema version 2 lacks."""
+NEW_IN_4: Final = (pins,)
 
 BODIES_DELETE: Final = """CREATE TRIGGER bodies_delete BEFORE DELETE ON bodies
        WHEN NOT EXISTS (SELECT 1 FROM events e JOIN prunes p
@@ -269,6 +312,10 @@ SQLITE_TRIGGERS: Final = (
        BEGIN SELECT RAISE(ABORT, 'subtrees are appended, one index after the other'); END""",
     """CREATE TRIGGER subtrees_update BEFORE UPDATE ON subtrees
        BEGIN SELECT RAISE(ABORT, 'subtrees are append-only'); END""",
+    """CREATE TRIGGER stretches_update BEFORE UPDATE ON stretches
+       BEGIN SELECT RAISE(ABORT, 'stretches are append-only'); END""",
+    """CREATE TRIGGER stretches_delete BEFORE DELETE ON stretches
+       BEGIN SELECT RAISE(ABORT, 'stretches are append-only'); END""",
     """CREATE TRIGGER subtrees_delete BEFORE DELETE ON subtrees
        BEGIN SELECT RAISE(ABORT, 'subtrees are append-only'); END""",
 )

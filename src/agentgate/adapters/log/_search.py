@@ -8,7 +8,7 @@ store can look for `"tool":"db_query"` in it without anybody parsing a million l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from sqlalchemy.types import Boolean
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import filled
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
+from agentgate.adapters.log._stretches import in_its_order, of_session
 from agentgate.core.event import Record, rfc3339
 from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain
@@ -47,12 +48,13 @@ async def search(
         high = min(high, below)
     if not query.session:
         low, high = await _time(ask, log_id, query, low, high)
-    wanted = [_events.log_id == log_id, *_conditions(query)]
+    wanted = [_events.log_id == log_id, *_conditions(query, log_id)]
     # By the index over sessions there is nothing to wade through; in it, a session's own numbers are the order.
     at_once = high - low if query.session else _EVENTS_AT_ONCE
-    order: ColumnElement[Any] = _events.session_number if query.session and query.tenant is not None else _events.idx
+    in_one = query.session and query.tenant is not None
+    order: Sequence[ColumnElement[Any]] = in_its_order(_events) if in_one else (_events.idx,)
     if newest:
-        order = order.desc()
+        order = [part.desc() for part in order]
     while low < high:
         start, end = (max(low, high - at_once), high) if newest else (low, min(high, low + at_once))
         rows = await _chunk(ask, log_id, [*wanted, _events.idx >= start, _events.idx < end], order)
@@ -68,20 +70,21 @@ async def search(
 
 
 async def _chunk(
-    ask: Ask, log_id: str, wanted: list[ColumnElement[bool]], order: ColumnElement[Any]
+    ask: Ask, log_id: str, wanted: list[ColumnElement[bool]], order: Sequence[ColumnElement[Any]]
 ) -> list[tuple[Any, ...]]:
     statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
-    return await filled(ask, log_id, await ask(statement.order_by(order).limit(_RECORDS_AT_ONCE)))
+    return await filled(ask, log_id, await ask(statement.order_by(*order).limit(_RECORDS_AT_ONCE)))
 
 
-def _conditions(query: Query) -> Iterator[ColumnElement[bool]]:
+def _conditions(query: Query, log_id: str) -> Iterator[ColumnElement[bool]]:
     """What every event that fits says of itself. Values are bound, never written into a statement."""
-    if query.tenant is not None:
-        yield _events.tenant == query.tenant
-    if query.session is not None:
-        yield _events.session == query.session
-        if query.session:  # what lets the store use the index over sessions
-            yield _events.session != ""
+    if query.session and query.tenant is not None:
+        yield from of_session(_events, log_id, query.tenant, query.session)
+    else:
+        if query.tenant is not None:
+            yield _events.tenant == query.tenant
+        if query.session is not None:
+            yield _events.session == query.session
     if query.kinds is not None:
         yield _events.kind.in_(sorted(str(kind) for kind in query.kinds))
     if query.since is not None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Select, and_, bindparam, select
+from sqlalchemy import Select, Table, and_, bindparam, select
 from sqlalchemy.dialects import sqlite as dialect
 from sqlalchemy.schema import CreateTable
 
@@ -37,18 +37,24 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as db:
         db.execute("BEGIN")  # everything below is of one moment
-        is_old = db.execute("PRAGMA user_version").fetchone()[0] < schema.SCHEMA_VERSION
-        for table in schema.NEW_IN_3 if is_old else ():  # a log that nobody has opened since: nothing is in them
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        is_old = version < 3
+        for table in _lacked(version):  # by a log that nobody has opened since: nothing is in them
             make = str(CreateTable(table).compile(dialect=dialect.dialect()))
             db.execute(make.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
         tile_hashes = None if is_old else _rows(db, _of(schema.subtrees), log_id)
         checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]
-        auditor = Auditor(origin, keys, checkpoints, kept, tile_hashes=tile_hashes)
+        stretches = None if version < schema.STRETCHES_SINCE else _rows(db, _of(schema.stretches), log_id)
+        auditor = Auditor(origin, keys, checkpoints, kept, tile_hashes=tile_hashes, stretches=stretches)
         for chunk in _events_in(db, log_id):
             auditor.feed(chunk)
         heads = [StoredHead(*row) for row in _rows(db, _of(schema.head), log_id)]
         tables = {name: _named(db, name, log_id) for name in schema.DERIVED}
         return auditor.finish(heads[0] if heads else None, tables)
+
+
+def _lacked(version: int) -> tuple[Table, ...]:
+    return (*(schema.NEW_IN_3 if version < 3 else ()), *(schema.NEW_IN_4 if version < 4 else ()))
 
 
 def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:

@@ -22,7 +22,7 @@ from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, UnsafeConfiguration
 from agentgate.core.event import Event
 from agentgate.core.merkle import TileHash, last_leaf
-from agentgate.core.projection import KEYS, Effect, Put, Spending, presence
+from agentgate.core.projection import KEYS, STRETCH_BITS, Effect, Put, Spending, presence
 
 _DIALECT: Final = dialect.dialect()
 _CHUNKS: Final = (256, 64, 16, 4, 1)
@@ -120,11 +120,11 @@ class SqliteStore:
         return open_intents(rows)
 
     def sessions(self, keys: Sequence[SessionKey]) -> Iterator[tuple[SessionKey, Session]]:
-        """Owner and last number of each; sessions that nobody has seen yet too."""
+        """Owner, last number and last stretch of each; sessions that nobody has seen yet too."""
         for first, size in _chunks(len(keys)):
             flat = [part for key in keys[first : first + size] for part in key]
-            for tenant, session, owner, number in self._db.execute(_lookup(size), [self.log_id, *flat]):
-                yield (tenant, session), Session(owner, number or 0)
+            for tenant, session, owner, stretch, number in self._db.execute(_lookup(size), [self.log_id, *flat]):
+                yield (tenant, session), Session(owner, number or 0, -1 if stretch is None else stretch)
 
     def spent(self, wanted: Iterable[Spending]) -> set[Spending]:
         spent = schema.spent.c
@@ -185,6 +185,8 @@ class SqliteStore:
         self._insert(schema.bodies, plan.bodies)
         if plan.sessions:
             self._insert(schema.sessions, plan.sessions)
+        if plan.stretches:
+            self._insert(schema.stretches, plan.stretches)
         for effect in plan.effects:
             self._apply(effect)
         run(_HEAD, (ledger.size, ledger.position, ledger.open_from, self.log_id))
@@ -318,7 +320,7 @@ def _create(db: sqlite3.Connection, log_id: str) -> None:
 
 
 _INSERTABLE: Final = frozenset(table.name for table in schema.IN_SQLITE)
-_UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes"})
+_UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes", "pins"})
 _HARMLESS: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
 )
@@ -388,16 +390,19 @@ def _change(name: str, columns: tuple[str, ...], states: int) -> str:
 
 @lru_cache
 def _lookup(keys: int) -> str:
-    """Owner and last number of so many sessions, in one statement."""
+    """Owner, last stretch and last number of so many sessions, in one statement."""
     wanted = ", ".join(["(?, ?)"] * keys)
     return f"""
-        WITH log(id) AS (VALUES (?)), wanted(tenant, session) AS (VALUES {wanted})
+        WITH log(id) AS (VALUES (?)), wanted(tenant, session) AS (VALUES {wanted}), found AS MATERIALIZED (
+          SELECT log.id, tenant, session, (SELECT max(stretch) FROM stretches s WHERE s.log_id = log.id
+            AND s.tenant = wanted.tenant AND s.session = wanted.session) AS stretch FROM wanted, log)
         SELECT tenant, session,
-          (SELECT principal FROM sessions s WHERE s.log_id = log.id AND s.tenant = wanted.tenant
-             AND s.session = wanted.session),
-          (SELECT max(session_number) FROM events e WHERE e.log_id = log.id AND e.tenant = wanted.tenant
-             AND e.session = wanted.session AND e.session <> '')
-        FROM wanted, log"""  # noqa: S608  # nothing but question marks is put in
+          (SELECT principal FROM sessions s WHERE s.log_id = found.id AND s.tenant = found.tenant
+             AND s.session = found.session),
+          stretch,
+          (SELECT max(session_number) FROM events e WHERE e.log_id = found.id AND e.idx >> {STRETCH_BITS} = +stretch
+             AND e.tenant = found.tenant AND e.session = found.session AND e.session <> '')
+        FROM found"""  # noqa: S608  # nothing but question marks and a number is put in
 
 
 def _head_statement() -> str:

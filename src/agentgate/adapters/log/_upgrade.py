@@ -12,6 +12,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.core.merkle import Frontier
+from agentgate.core.projection import STRETCH_BITS
 
 _LEAVES_AT_ONCE: Final = 65_536
 
@@ -22,7 +23,10 @@ def make(db: sqlite3.Connection, tables: tuple[Table, ...]) -> None:
     for table in tables:
         db.execute(str(CreateTable(table).compile(dialect=dialect.dialect())))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
-            db.execute(str(CreateIndex(index).compile(dialect=dialect.dialect())))
+            if index.name not in schema.NOT_IN_SQLITE:
+                db.execute(str(CreateIndex(index).compile(dialect=dialect.dialect())))
+        if table is schema.events:
+            db.execute(schema.EVENTS_STRETCH)
     for trigger in schema.SQLITE_TRIGGERS:
         if trigger.split(" ON ", 1)[1].split()[0] in names:
             db.execute(trigger)
@@ -61,5 +65,20 @@ def _fill_subtrees(db: sqlite3.Connection, log_id: str, size: int) -> None:
         db.executemany("INSERT INTO subtrees (log_id, level, idx, hash) VALUES (?, ?, ?, ?)", rows)
 
 
-UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {2: _to_3}
+def _to_4(db: sqlite3.Connection) -> None:
+    make(db, schema.NEW_IN_4)
+
+
+def _to_5(db: sqlite3.Connection) -> None:
+    make(db, (schema.stretches,))
+    db.execute("DROP INDEX events_session")
+    db.execute(schema.EVENTS_STRETCH)
+    db.execute(_STRETCHES)
+
+
+_STRETCHES: Final = f"""
+    INSERT INTO stretches (log_id, tenant, session, stretch)
+    SELECT DISTINCT log_id, tenant, session, idx >> {STRETCH_BITS} FROM events WHERE session <> ''
+    ORDER BY 1, 2, 3, 4"""  # noqa: S608  # a number
+UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {2: _to_3, 3: _to_4, 4: _to_5}
 """The step from each version that can still be upgraded to the next one."""

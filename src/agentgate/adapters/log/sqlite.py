@@ -296,7 +296,11 @@ def _engine(path: Path) -> AsyncEngine:
     async def connect() -> aiosqlite.Connection:
         connection = aiosqlite.connect(uri, uri=True, isolation_level=None)
         connection._thread.daemon = True  # as SQLAlchemy does for connections of its own
-        return await connection
+        await connection
+        found = await (await connection.execute("PRAGMA user_version")).fetchone()
+        if found is not None and found[0] < schema.STRETCHES_SINCE:  # a log that nobody has opened since
+            await connection.execute(schema.STRETCHES_OF_OLD)
+        return connection
 
     return create_async_engine("sqlite+aiosqlite://", async_creator=connect)
 
