@@ -11,16 +11,18 @@ import errno
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from agentgate.adapters.upstreams._answers import CLOSED, NO_GRANT, ToolError
 from agentgate.adapters.upstreams._demo_tools import DEMO_TOOLS, DemoTool
-from agentgate.adapters.upstreams._sample_api import SampleApi
 from agentgate.adapters.upstreams._sample_db import SampleDatabase
 from agentgate.adapters.upstreams._sandbox import Sandbox
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
+
+if TYPE_CHECKING:
+    from agentgate.adapters.upstreams._sample_api import SampleApi
 
 __all__ = ["DEMO_TOOLS", "DemoTool", "DemoUpstream"]
 
@@ -37,7 +39,7 @@ class DemoUpstream:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._database = SampleDatabase(directory / "sample.db")
         self._sandbox = Sandbox(directory / "files")
-        self._api = SampleApi()
+        self._api: SampleApi | None = None
         self._closed = False
         # Quick tools answer on the spot: awaiting them would cost the hot path a coroutine each.
         self._quick: dict[str, Callable[[Arguments], Result]] = {
@@ -49,8 +51,8 @@ class DemoUpstream:
             "rate_limited_tool": lambda a: {"status": "ok", "echo": dict(a)},
         }
         self._waiting: dict[str, Callable[[Arguments], Awaitable[Result]]] = {
-            "api_get": lambda a: self._api.get(_text(a, "endpoint")),
-            "api_post": lambda a: self._api.post(_text(a, "endpoint"), a.get("payload")),
+            "api_get": lambda a: self._service().get(_text(a, "endpoint")),
+            "api_post": lambda a: self._service().post(_text(a, "endpoint"), a.get("payload")),
             "slow": _slow,
         }
 
@@ -90,9 +92,17 @@ class DemoUpstream:
         if self._closed:
             return
         self._closed = True
-        await self._api.aclose()
+        if self._api is not None:
+            await self._api.aclose()
         self._database.close()
         self._sandbox.close()
+
+    def _service(self) -> SampleApi:
+        if self._api is None:
+            from agentgate.adapters.upstreams._sample_api import SampleApi  # an HTTP client and server: for its callers
+
+            self._api = SampleApi()
+        return self._api
 
     def _update(self, arguments: Arguments) -> Result:
         changes = {**_columns(arguments, "data"), **_columns(arguments, "set")}

@@ -1,0 +1,211 @@
+"""The HTTP client of one session with an MCP server: nothing inherited, everything bounded, failures as answers.
+
+An exception from one request would end the SDK's whole session and every call in it. Here it becomes the answer to
+that request alone, in words that no server can forge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final, TypeVar
+
+import httpx2
+import orjson
+
+_T = TypeVar("_T")
+
+_LOST: Final = -32000
+_NEVER_SENT: Final = (
+    httpx2.ConnectError,
+    httpx2.ConnectTimeout,
+    httpx2.PoolTimeout,
+    httpx2.UnsupportedProtocol,
+    httpx2.LocalProtocolError,
+)
+_REQUEST: Final = re.compile(rb'\{"jsonrpc":\s*"2\.0",\s*"id":\s*(?:(\d+)|"[\w-]*"),\s*"method"')
+"""How the SDK writes a request; those that we number can be cut. Nothing else has an answer worth waiting for long."""
+_UNANSWERED_S: Final = 5.0
+
+
+class Cut:
+    """Ends whatever waits in it, from outside; for good."""
+
+    def __init__(self) -> None:
+        self._is_cut = False
+        self._waiting: asyncio.Timeout | None = None
+
+    def cut(self) -> None:
+        self._is_cut = True
+        if self._waiting is not None:
+            self._waiting.reschedule(asyncio.get_running_loop().time())
+
+    async def wait(self, work: Awaitable[_T]) -> _T:
+        """Raises httpx2.ReadError when it was cut."""
+        try:
+            async with asyncio.timeout(0 if self._is_cut else None) as timeout:
+                self._waiting = timeout
+                try:
+                    return await work
+                finally:
+                    self._waiting = None
+        except TimeoutError:
+            raise httpx2.ReadError("nobody waits for it any more") from None
+
+
+class _Refused(httpx2.StreamError):
+    """The SDK answers the one request with this, and goes on."""
+
+
+class _Body(httpx2.AsyncByteStream):
+    """A response's body: up to `most` bytes (None: the SDK bounds it), and until it is cut."""
+
+    def __init__(
+        self,
+        inner: httpx2.AsyncByteStream,
+        cut: Cut,
+        most: int | None,
+        say: Callable[[str], str],
+        over: Callable[[], None],
+    ) -> None:
+        self._inner = inner
+        self._cut = cut
+        self._most = most
+        self._say = say
+        self._over = over
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        chunks = aiter(self._inner)
+        while True:
+            try:
+                chunk = await self._cut.wait(anext(chunks, None))
+            except httpx2.TransportError:
+                raise _Refused(self._say("lost")) from None
+            if chunk is None:
+                return
+            size += len(chunk)
+            if self._most is not None and size > self._most:
+                raise _Refused(self._say("too_large"))
+            yield chunk
+
+    async def aclose(self) -> None:
+        self._over()
+        await self._inner.aclose()
+
+
+class Guard(httpx2.AsyncBaseTransport):
+    """What every request and response of one session passes.
+
+    Args:
+        credential: the header that goes on each request that brings none of that name itself.
+        say: makes the text of an error of ours that no server can forge.
+        on_lost: told when the server no longer knows the session.
+    """
+
+    def __init__(
+        self,
+        inner: httpx2.AsyncBaseTransport,
+        *,
+        credential: tuple[str, str] | None,
+        most: int,
+        say: Callable[[str], str],
+        on_lost: Callable[[], None],
+    ) -> None:
+        self._inner = inner
+        self._credential = credential
+        self._most = most
+        self._say = say
+        self._on_lost = on_lost
+        self._open: dict[int, Cut] = {}
+
+    def cut(self, request_id: int) -> None:
+        """Close what is still open of a request; nothing where it is over."""
+        found = self._open.pop(request_id, None)
+        if found is not None:
+            found.cut()
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if self._credential is not None and self._credential[0] not in request.headers:
+            request.headers[self._credential[0]] = self._credential[1]
+        request.headers.pop("cookie", None)  # a server that marks callers apart would mark those who share a session
+        if request.method == "GET":
+            return await self._inner.handle_async_request(request)
+        found = _REQUEST.match(await request.aread()) if request.method == "POST" else None
+        if found is None:
+            # The SDK sends these one after the other: without a bound, one would stop them all.
+            request.extensions["timeout"] = request.extensions.get("timeout", {}) | {"read": _UNANSWERED_S}
+        number, cut = int(found[1]) if found is not None and found[1] else -1, Cut()
+        self._open[number] = cut
+        try:
+            response = await cut.wait(self._inner.handle_async_request(request))
+        except _NEVER_SENT:
+            return self._over(number, cut, 503, "unreached")
+        except httpx2.TransportError:
+            return self._over(number, cut, 503, "lost")
+        except BaseException:
+            self._forget(number, cut)
+            raise
+        return await self._checked(request, response, number, cut)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def _checked(
+        self, request: httpx2.Request, response: httpx2.Response, number: int, cut: Cut
+    ) -> httpx2.Response:
+        status = response.status_code
+        content_type = response.headers.get("content-type", "").lower()
+        has_session = "mcp-session-id" in request.headers
+        assert isinstance(response.stream, httpx2.AsyncByteStream)
+        if status == 404 and has_session:
+            self._on_lost()
+        if response.headers.get("content-encoding", "identity") != "identity":
+            await response.stream.aclose()
+            return self._over(number, cut, 502, "encoded")  # asked not to; what it inflates to has no bound here
+        is_fallback = status == 404 and not has_session  # to the SDK: this server does not know the method
+        if status >= 400 and not content_type.startswith("application/json") and not is_fallback:
+            await response.stream.aclose()
+            return self._over(number, cut, status, f"status_{status}")
+        most = None if content_type.startswith("text/event-stream") else self._most
+        return httpx2.Response(
+            status,
+            headers=response.headers,
+            stream=_Body(response.stream, cut, most, self._say, lambda: self._forget(number, cut)),
+            extensions=response.extensions,
+        )
+
+    def _over(self, number: int, cut: Cut, status: int, kind: str) -> httpx2.Response:
+        """The answer to a request that has no other."""
+        self._forget(number, cut)
+        error = {"jsonrpc": "2.0", "id": None, "error": {"code": _LOST, "message": self._say(kind)}}
+        return httpx2.Response(status, headers={"content-type": "application/json"}, content=orjson.dumps(error))
+
+    def _forget(self, number: int, cut: Cut) -> None:
+        if self._open.get(number) is cut:
+            del self._open[number]
+
+
+def open_guard(
+    *,
+    tls: ssl.SSLContext,
+    credential: tuple[str, str] | None,
+    most: int,
+    say: Callable[[str], str],
+    on_lost: Callable[[], None],
+) -> Guard:
+    """The way out of one session: no proxy, whatever the environment says."""
+    inner = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False)
+    return Guard(inner, credential=credential, most=most, say=say, on_lost=on_lost)
+
+
+def open_client(guard: Guard, *, connect_timeout_s: float) -> httpx2.AsyncClient:
+    """A client for one session. Neither proxies nor .netrc nor anybody else's cookies; the gate sets deadlines."""
+    return httpx2.AsyncClient(
+        transport=guard,
+        trust_env=False,
+        headers={"accept-encoding": "identity", "user-agent": "agentgate"},
+        timeout=httpx2.Timeout(None, connect=connect_timeout_s, pool=connect_timeout_s),
+    )

@@ -1,0 +1,115 @@
+"""What is listened to at a server: changes of its lists, and resources that somebody subscribed to.
+
+On the shared session the first who wants a resource subscribes and the last ends it. A modern server tells by one
+stream, which names all that is wanted; an older one is asked for each, and speaks up by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final
+
+from mcp.client.subscriptions import SubscriptionLost
+
+from agentgate.adapters.upstreams._mcp_wire import METHOD_NOT_FOUND, MCPError, Wire
+
+_MAX_URIS: Final = 1_000
+_PAUSE_S: Final = 1.0
+_LISTS: Final = ("tools", "prompts", "resources")
+
+
+class Listening:
+    """One session's. `uris` says how many want each resource; it outlives the session.
+
+    Args:
+        on_doubt: called when something may have changed that nobody said.
+    """
+
+    def __init__(self, uris: dict[str, int], on_doubt: Callable[[], None]) -> None:
+        self._uris = uris
+        self._on_doubt = on_doubt
+        self._changed = asyncio.Event()
+        self._is_open = asyncio.Event()
+
+    def add(self, uri: str) -> bool:
+        """Count one more who wants to hear of it. Returns whether it is the first. Raises ValueError: too many."""
+        if uri not in self._uris and len(self._uris) >= _MAX_URIS:
+            raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
+        self._uris[uri] = self._uris.get(uri, 0) + 1
+        return self._uris[uri] == 1
+
+    def drop(self, uri: str) -> bool:
+        """Count one less. Returns whether it was the last."""
+        left = self._uris.get(uri, 0) - 1
+        if left > 0:
+            self._uris[uri] = left
+        else:
+            self._uris.pop(uri, None)
+        return left == 0
+
+    async def subscribe_again(self, wire: Wire) -> None:
+        """What an earlier session had subscribed to; a modern server's stream begins with it anyway."""
+        if not wire.is_modern:
+            for uri in tuple(self._uris):
+                with suppress(MCPError):  # it is no longer there; who asks for it will see
+                    await wire.request(wire.new_id(), "resources/subscribe", {"uri": uri})
+
+    async def follow(self, most_s: float) -> None:
+        """Have a modern server's stream carry what is counted now; returns when it does, or cannot within `most_s`."""
+        self._is_open.clear()
+        self._changed.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(most_s):
+                await self._is_open.wait()
+
+    async def run(self, wire: Wire) -> None:
+        """Hold a modern server's stream open until cancelled."""
+        offers = wire.offers
+        lists = {name: bool(offers.get(name, {}).get("listChanged")) for name in _LISTS}
+        while wire.is_modern and await self._listen(wire, lists):
+            pass
+        self._is_open.set()
+        await asyncio.Event().wait()
+
+    async def _listen(self, wire: Wire, lists: dict[str, bool]) -> bool:
+        """One stream, as long as it holds. Returns whether to try another one."""
+        uris = tuple(self._uris)
+        self._changed.clear()
+        if not uris and not any(lists.values()):
+            self._is_open.set()
+            await self._changed.wait()
+            return True
+        try:
+            async with wire.listen_for(**lists, uris=uris) as stream:
+                self._is_open.set()
+                self._on_doubt()  # what changed before it was open, nobody has said
+                await _until(_drain(stream), self._changed)
+        except MCPError as error:
+            if error.code == METHOD_NOT_FOUND:
+                return False
+        except (SubscriptionLost, TimeoutError):
+            pass
+        if not self._changed.is_set():
+            self._on_doubt()  # reads the list, and so sees whether the server is there at all
+            await asyncio.sleep(_PAUSE_S)
+        return True
+
+
+async def _drain(stream: AsyncIterator[Any]) -> None:
+    async for _ in stream:  # the session hears each one itself
+        pass
+
+
+async def _until(work: Coroutine[Any, Any, None], event: asyncio.Event) -> None:
+    """Work until it is done or the event is set. Raises what the work does."""
+    working, waiting = asyncio.ensure_future(work), asyncio.ensure_future(event.wait())
+    try:
+        await asyncio.wait({working, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+    finally:
+        for task in (working, waiting):
+            task.cancel()
+        await asyncio.gather(working, waiting, return_exceptions=True)

@@ -1,0 +1,124 @@
+"""The sessions with one server beside the shared one: of clients that have a session themselves, and lent ones.
+
+A lent session carries one call at a time. It is for a client without a session that can answer questions, at a server
+that asks them in the middle of a call: only so is it certain whose call a question is about.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from agentgate.adapters.upstreams._mcp_link import Link
+from agentgate.ports.peer import Peer
+
+Open = Callable[[Peer, Mapping[str, Any]], Link]
+"""Start a session for a client that declared these capabilities."""
+
+_IDLE_S: Final = 120.0
+"""How long a lent session is kept for the next call of the same kind."""
+
+
+class Sessions:
+    """At most `most` sessions. The one that nobody has used for longest makes place for a new one."""
+
+    def __init__(self, open_: Open, most: int) -> None:
+        self._open = open_
+        self._most = most
+        self._of_clients: dict[str, Link] = {}
+        self._lent: dict[Link, str] = {}
+        self._idle: dict[Link, str] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def of_client(self, peer: Peer, capabilities: Mapping[str, Any]) -> Link | None:
+        """The client's session, up or not; None where there is no place for one."""
+        key = peer.session_key
+        assert key is not None
+        link = self._of_clients.get(key)
+        if link is None:
+            if not self._has_place():
+                return None
+            link = self._of_clients[key] = self._open(peer, capabilities)
+            peer.on_session_end(lambda: self._end(key))
+        link.peer = peer
+        link.last_used = time.monotonic()
+        if await link.ready() is not None:
+            await self._end(key, link)
+        return link
+
+    async def lend(self, whose: str, peer: Peer, capabilities: Mapping[str, Any]) -> Link | None:
+        """A session for one call; None where there is none to be had. `whose` keeps callers apart."""
+        self._sweep()
+        for link, owner in tuple(self._idle.items()):
+            if owner == whose:
+                del self._idle[link]
+                if link.is_up:
+                    link.peer = peer
+                    self._lent[link] = whose
+                    return link
+                self._close_soon(link)
+        if not self._has_place():
+            return None
+        link = self._open(peer, capabilities)
+        self._lent[link] = whose
+        try:
+            trouble = await link.ready()
+        except asyncio.CancelledError:
+            self.give_back(link)
+            raise
+        if trouble is not None:
+            self.give_back(link)
+            return None
+        return link
+
+    def give_back(self, link: Link) -> None:
+        whose = self._lent.pop(link, None)
+        if whose is not None and link.is_up:
+            link.last_used = time.monotonic()
+            self._idle[link] = whose
+        else:
+            self._close_soon(link)
+
+    async def aclose(self) -> None:
+        links = {*self._of_clients.values(), *self._lent, *self._idle}
+        self._of_clients.clear()
+        self._lent.clear()
+        self._idle.clear()
+        await asyncio.gather(*(link.close() for link in links), *self._closing, return_exceptions=True)
+
+    async def _end(self, key: str, link: Link | None = None) -> None:
+        """Close the client's session, or only `link` where it is that one."""
+        found = self._of_clients.get(key)
+        if found is not None and link in (None, found):
+            del self._of_clients[key]
+            await found.close()
+
+    def _has_place(self) -> bool:
+        if len(self._of_clients) + len(self._lent) + len(self._idle) < self._most:
+            return True
+        if self._idle:
+            oldest = min(self._idle, key=lambda link: link.last_used)
+            del self._idle[oldest]
+            self._close_soon(oldest)
+            return True
+        quiet = [key for key, link in self._of_clients.items() if link.is_up and not link.running]
+        if not quiet:
+            return False
+        self._close_soon(self._of_clients.pop(min(quiet, key=lambda key: self._of_clients[key].last_used)))
+        return True
+
+    def _sweep(self) -> None:
+        for link in [link for link in self._idle if time.monotonic() - link.last_used > _IDLE_S]:
+            del self._idle[link]
+            self._close_soon(link)
+
+    def _close_soon(self, link: Link) -> None:
+        task = asyncio.create_task(_run(link.close()))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+
+async def _run(work: Coroutine[Any, Any, None]) -> None:
+    await work

@@ -1,0 +1,170 @@
+"""What the configuration says of one MCP server, read once and refused with a sentence."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from agentgate.adapters.upstreams._http_inject import Injection, is_header_value, read_injection
+from agentgate.core.call import Access
+
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
+_TRUSTS: Final = ("accepted", "first_use")
+_OF_A_TOOL: Final = frozenset({"access", "labels", "timeout_ms"})
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSettings:
+    """What the operator says of one tool of the server; None and empty: as the server's tools in general."""
+
+    access: Access | None = None
+    labels: tuple[str, ...] = ()
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """One MCP server: a `command` or a `url`, how its credential travels, and its limits."""
+
+    name: str
+    command: tuple[str, ...] = ()
+    url: str = ""
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    injection: Injection | None = None
+    """For a URL."""
+    secret_env: str | None = None
+    """For a command: the variable that carries the credential."""
+    max_response_bytes: int = 1 << 20
+    recheck_s: float = 60.0
+    max_sessions: int = 100
+    connect_timeout_s: float = 10.0
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Where it is reached, as an operator may read it: of a command its first word, since others may be secret."""
+        return {"url": self.url} if self.url else {"command": self.command[0]}
+
+
+def read_command(command: Any, url: Any, *, insecure: bool) -> tuple[tuple[str, ...], str]:
+    """The command's words, or the URL: exactly one of them.
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    if (command is None) == (url is None):
+        raise ValueError("an MCP server has either a command (a list of words) or a url")
+    if url is not None:
+        return (), _read_url(url, insecure=insecure)
+    if isinstance(command, str) or not isinstance(command, Sequence) or not command:
+        raise ValueError("command must be a list: the program, then its arguments")
+    if not all(isinstance(word, str) and "\0" not in word for word in command) or not command[0]:
+        raise ValueError("command must be a list of texts")
+    return tuple(command), ""
+
+
+def _read_url(url: Any, *, insecure: bool) -> str:
+    if not isinstance(url, str):
+        raise ValueError("url must be a text")
+    parts = urlsplit(url)
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError("url has a port that is not a number") from None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+        raise ValueError("url must be https://host[:port]/path in ASCII")
+    if parts.username is not None or parts.fragment or any(c in url for c in "#{}\\ \t\r\n"):
+        raise ValueError("url must not have a user or a fragment; name a credential instead")
+    if parts.scheme == "http" and not insecure and not _is_loopback(host):
+        raise ValueError("url must be https unless the host is loopback; `insecure: true` allows plain http")
+    return url
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def read_env(env: Mapping[Any, Any] | None) -> dict[str, str]:
+    """Raises ValueError with a sentence where `env` is not variables with texts."""
+    read = dict(env or {})
+    for name, value in read.items():
+        if not isinstance(name, str) or _ENV_NAME.fullmatch(name) is None:
+            raise ValueError(f"env has {name!r}, which is no variable's name")
+        if not isinstance(value, str) or "\0" in value:
+            raise ValueError(f"env.{name} must be a text")
+    return read
+
+
+def read_credential_place(inject: Mapping[str, Any] | None, *, is_url: bool) -> tuple[Injection | None, str | None]:
+    """How the credential travels: a header for a URL, a variable of the environment for a command.
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    kind = inject.get("kind") if inject is not None else None
+    if is_url:
+        if kind in ("env", "query"):
+            raise ValueError("inject.kind for a url must be bearer, header or basic")
+        return read_injection(inject), None
+    if inject is None:
+        return None, None
+    name = inject.get("name")
+    if kind != "env" or set(inject) != {"kind", "name"}:
+        raise ValueError("inject for a command must be {kind: env, name: …}")
+    if not isinstance(name, str) or _ENV_NAME.fullmatch(name) is None:
+        raise ValueError("inject.name must be a variable's name")
+    return None, name
+
+
+def read_labels(labels: Any, where: str = "labels") -> tuple[str, ...]:
+    """Raises ValueError with a sentence where they are not short printable texts."""
+    if isinstance(labels, str) or not isinstance(labels, Sequence):
+        raise ValueError(f"{where} must be a list of texts")
+    if not all(isinstance(label, str) and 0 < len(label) <= 128 and is_header_value(label) for label in labels):
+        raise ValueError(f"{where} takes printable ASCII texts of at most 128 characters")
+    return tuple(labels)
+
+
+def read_access(access: object, where: str = "access") -> Access:
+    try:
+        return Access(access)  # type: ignore[arg-type]  # what it is not, it says
+    except ValueError:
+        raise ValueError(f"{where} must be read or write") from None
+
+
+def read_trust(trust: object) -> str:
+    if trust not in _TRUSTS:
+        raise ValueError("trust must be accepted or first_use")
+    return str(trust)
+
+
+def read_tools(tools: Mapping[str, Mapping[str, Any]] | None) -> dict[str, ToolSettings]:
+    """The `tools` of a server's settings by the tool's own name.
+
+    Raises:
+        ValueError: with a sentence.
+    """
+    read: dict[str, ToolSettings] = {}
+    for name, said in (tools or {}).items():
+        if not isinstance(said, Mapping):
+            raise ValueError(f"tools.{name} must be a mapping")
+        if unknown := sorted(set(said) - _OF_A_TOOL):
+            raise ValueError(f"tools.{name} does not know {', '.join(map(str, unknown))}")
+        timeout_ms = said.get("timeout_ms")
+        if timeout_ms is not None and (isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int)):
+            raise ValueError(f"tools.{name}.timeout_ms must be a whole number")
+        if timeout_ms is not None and timeout_ms < 1:
+            raise ValueError(f"tools.{name}.timeout_ms must be above zero")
+        read[str(name)] = ToolSettings(
+            access=read_access(said["access"], f"tools.{name}.access") if "access" in said else None,
+            labels=read_labels(said.get("labels", ()), f"tools.{name}.labels"),
+            timeout_s=timeout_ms / 1000 if timeout_ms is not None else None,
+        )
+    return read

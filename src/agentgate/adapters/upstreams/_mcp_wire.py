@@ -1,0 +1,280 @@
+"""One MCP session as raw JSON, both eras: the one module that uses inner names of the SDK.
+
+A relay must not parse what it passes on: the SDK's typed session would drop members it does not know, check results
+against schemas, and ask for lists. So this session is the SDK's own (handshake, era, stamps, change streams) with its
+typed parts replaced. Inner names: `_dispatcher`, `_stamp`, `_on_request`, `_on_notify`, `_build_capabilities` and the
+module `_probe`; tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final, Literal, Protocol
+
+import anyio.abc
+from mcp.client._probe import negotiate_auto
+from mcp.client.session import ClientSession
+from mcp.client.subscriptions import Subscription, listen
+from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
+from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.transport_context import TransportContext
+from mcp_types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    LOG_LEVEL_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+    ClientCapabilities,
+    Implementation,
+)
+from mcp_types.jsonrpc import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, REQUEST_TIMEOUT
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+from agentgate import __version__
+
+__all__ = [
+    "CLIENT_CAPABILITIES_META_KEY",
+    "CLIENT_INFO_META_KEY",
+    "CONNECTION_CLOSED",
+    "INVALID_PARAMS",
+    "LOG_LEVEL_META_KEY",
+    "METHOD_NOT_FOUND",
+    "PROTOCOL_VERSION_META_KEY",
+    "REQUEST_TIMEOUT",
+    "SERVER_INFO_META_KEY",
+    "Handler",
+    "MCPError",
+    "Mark",
+    "Refused",
+    "Wire",
+    "open_wire",
+]
+
+Era = Literal["auto", "legacy"]
+
+# What a server sends that is no JSON-RPC, the SDK logs with its content and a traceback, as often as the server likes.
+for _noisy in ("client", "mcp.client", "mcp.shared"):
+    logging.getLogger(_noisy).setLevel(logging.CRITICAL)
+
+
+class Mark:
+    """Texts for errors of our own that travel where a server's errors do: no server knows the mark."""
+
+    def __init__(self) -> None:
+        self._mark: Final = secrets.token_hex(16)
+        self._pattern: Final = re.compile(self._mark + r":(\w+);")
+
+    def say(self, kind: str) -> str:
+        return f"{self._mark}:{kind};"
+
+    def heard(self, text: str) -> str | None:
+        """The kind that `say` was given, where `text` has it."""
+        found = self._pattern.search(text)
+        return found[1] if found is not None else None
+
+
+class Refused(Exception):
+    """An answer to a server's request: a JSON-RPC error."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Handler(Protocol):
+    """Who hears what a server says beside its answers."""
+
+    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a request of the server. Raises Refused."""
+        ...
+
+    async def told(self, method: str, params: Mapping[str, Any]) -> None: ...
+
+
+class _Dispatcher(JSONRPCDispatcher[TransportContext]):
+    """The SDK's, and `ended` is set when the connection is over."""
+
+    ended: asyncio.Event
+
+    async def run(
+        self,
+        on_request: OnRequest,
+        on_notify: OnNotify,
+        on_notify_intercept: OnNotifyIntercept | None = None,
+        *,
+        task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
+    ) -> None:
+        try:
+            await super().run(on_request, on_notify, on_notify_intercept, task_status=task_status)
+        finally:
+            self.ended.set()
+
+
+class Wire(ClientSession):
+    """One session with a server. `open_wire` makes it."""
+
+    def __init__(
+        self,
+        dispatcher: _Dispatcher,
+        handler: Handler,
+        capabilities: Mapping[str, Any],
+        *,
+        timeout_s: float,
+        ended: asyncio.Event,
+    ) -> None:
+        super().__init__(
+            dispatcher=dispatcher,
+            client_info=Implementation(name="agentgate", version=__version__),
+            read_timeout_seconds=timeout_s,
+        )
+        self._handler = handler
+        self._declared = ClientCapabilities.model_validate(capabilities)
+        self._ids = itertools.count(1)
+        self._probe_s = timeout_s / 2
+        self.ended = ended
+        """Set when nothing more can come or go."""
+
+    # --- what the SDK calls ---------------------------------------------------------------------------------
+
+    def _build_capabilities(self, version: str) -> ClientCapabilities:
+        return self._declared
+
+    async def _on_request(
+        self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> dict[str, Any]:
+        try:
+            return await self._handler.asked(method, params or {})
+        except Refused as refused:
+            raise MCPError(code=refused.code, message=str(refused)) from None
+
+    async def _on_notify(
+        self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
+    ) -> None:
+        await self._handler.told(method, params or {})
+
+    async def send_discover(self, version: str) -> dict[str, Any]:
+        """As the SDK's, but leaves time for the older handshake with a server that ignores the question."""
+        try:
+            async with asyncio.timeout(self._probe_s):
+                return await super().send_discover(version)
+        except TimeoutError:
+            raise MCPError(code=REQUEST_TIMEOUT, message="no answer to server/discover") from None
+
+    # --- what we call ---------------------------------------------------------------------------------------
+
+    @property
+    def is_modern(self) -> bool:
+        return self.protocol_version in MODERN_PROTOCOL_VERSIONS
+
+    @property
+    def says_it_is(self) -> dict[str, str]:
+        """The server's `name` and `version`, empty where it says nothing."""
+        info = self.server_info
+        return {"name": info.name, "version": info.version} if info is not None else {"name": "", "version": ""}
+
+    @property
+    def offers(self) -> dict[str, Any]:
+        """MCP's ServerCapabilities in JSON."""
+        found = self.server_capabilities
+        return found.model_dump(by_alias=True, exclude_none=True, mode="json") if found is not None else {}
+
+    def new_id(self) -> int:
+        return next(self._ids)
+
+    async def request(
+        self,
+        request_id: int,
+        method: str,
+        params: Mapping[str, Any],
+        *,
+        headers: Mapping[str, str] | None = None,
+        capabilities: Mapping[str, Any] | None = None,
+        on_progress: ProgressFnT | None = None,
+        timeout_s: float | None = None,
+    ) -> dict[str, Any]:
+        """The server's result as it came. Cancelling this sends nothing: see `withdraw`.
+
+        Args:
+            capabilities: what the client that asks can do; for a modern server, which is told each time.
+
+        Raises:
+            MCPError: the server's, or the connection's.
+        """
+        data: dict[str, Any] = {"method": method, "params": {**params, "_meta": dict(params.get("_meta") or {})}}
+        options: CallOptions = {
+            "headers": dict(headers or {}),
+            "request_id": request_id,
+            "cancel_on_abandon": False,
+        }
+        if on_progress is not None:
+            options["on_progress"] = on_progress
+        if timeout_s is not None:
+            options["timeout"] = timeout_s
+        self._stamp(data, options)
+        if self.is_modern and capabilities is not None:
+            data["params"]["_meta"][CLIENT_CAPABILITIES_META_KEY] = dict(capabilities)
+        return await self._dispatcher.send_raw_request(method, data["params"], options)
+
+    async def withdraw(self, request_id: int) -> None:
+        """Take a request back: `notifications/cancelled`, or its stream closed, as the server's era has it."""
+        await self._dispatcher.notify("notifications/cancelled", {"requestId": request_id, "reason": "withdrawn"})
+
+    def listen_for(
+        self, *, tools: bool, prompts: bool, resources: bool, uris: Iterable[str]
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """A modern server's stream of changes. What it brings, `Handler.told` hears as well."""
+        return listen(
+            self,
+            tools_list_changed=tools,
+            prompts_list_changed=prompts,
+            resources_list_changed=resources,
+            resource_subscriptions=tuple(uris),
+        )
+
+
+Streams = tuple[Any, Any]
+
+
+@asynccontextmanager
+async def open_wire(
+    transport: AbstractAsyncContextManager[Streams],
+    handler: Handler,
+    *,
+    era: Era,
+    capabilities: Mapping[str, Any],
+    timeout_s: float,
+    ended: asyncio.Event,
+) -> AsyncIterator[Wire]:
+    """A session over `transport`, its era agreed on. Must be left by the task that entered it.
+
+    Raises:
+        MCPError, RuntimeError, ValueError: there is no agreement. OSError: there is nobody.
+    """
+    async with transport as (read, write):
+        dispatcher = _Dispatcher(read, write)
+        dispatcher.ended = ended
+        async with Wire(dispatcher, handler, capabilities, timeout_s=timeout_s, ended=ended) as wire:
+            if era == "legacy":
+                await wire.initialize()
+            else:
+                await negotiate_auto(wire)
+            yield wire
+
+
+def may_list(definition: Mapping[str, Any]) -> bool:
+    """Whether a modern client may use the tool: one whose `x-mcp-header` is wrong must be dropped."""
+    return find_invalid_x_mcp_header(definition.get("inputSchema")) is None
+
+
+def parameter_headers(definition: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """The `Mcp-Param-*` headers that a modern server wants beside the arguments, lower case."""
+    headers = mcp_param_headers(x_mcp_header_map(definition.get("inputSchema")), arguments)
+    return {name.lower(): value for name, value in headers.items()}

@@ -1,0 +1,423 @@
+"""The `mcp` upstream over Streamable HTTP against a scripted server: what it sends, and what it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import httpx2
+import pytest
+from aiohttp import web
+
+from agentgate.adapters.upstreams._mcp_http import Guard, open_client
+from agentgate.adapters.upstreams.mcp import McpUpstream
+from agentgate.core.errors import ReasonCode
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
+from tests.adapters.upstreams.mcp_world import FakePeer, down, world
+
+Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
+
+INFO = {"name": "scripted", "version": "1"}
+SCHEMA = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+
+
+class Service:
+    """A server on loopback that answers each tool as a test says, and keeps what reached it."""
+
+    def __init__(self, *, modern: bool, bad_header: bool = False) -> None:
+        self.url = ""
+        self.modern = modern
+        self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
+        self.tools: dict[str, Answer] = {}
+        self.listening = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.refuse = False
+        self._bad_header = bad_header
+        app = web.Application(client_max_size=4 << 20)
+        app.router.add_route("*", "/mcp", self._any)
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
+
+    async def start(self) -> None:
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/mcp"
+
+    async def stop(self) -> None:
+        await self._runner.cleanup()
+
+    async def _any(self, request: web.Request) -> web.StreamResponse:
+        if request.method != "POST":
+            return web.Response(status=405)
+        body = await request.json()
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.requests.append((body.get("method", ""), headers, body))
+        if "id" not in body:
+            return web.Response(status=202)
+        if self.refuse:
+            return web.Response(status=404)
+        return await self._answer(request, body)
+
+    async def _answer(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        method, offers = body["method"], {"tools": {"listChanged": True}}
+        if method == "server/discover" and self.modern:
+            found = {"supportedVersions": ["2026-07-28"], "capabilities": offers, "ttlMs": 0, "cacheScope": "private"}
+            stamp = {"_meta": {"io.modelcontextprotocol/serverInfo": INFO}}
+            return reply(body, found | {"resultType": "complete"} | stamp)
+        if method == "initialize" and not self.modern:
+            found = {"protocolVersion": "2025-11-25", "capabilities": offers, "serverInfo": INFO}
+            return reply(body, found, {"Mcp-Session-Id": "sid", "Set-Cookie": "who=you"})
+        if method == "tools/list":
+            schema = {"type": "object", "properties": {"a": {"type": "number", "x-mcp-header": "A"}}}
+            odd = [{"name": "odd", "inputSchema": schema}] if self._bad_header else []
+            return reply(body, {"tools": [{"name": name, "inputSchema": SCHEMA} for name in self.tools] + odd})
+        if method == "tools/call":
+            return await self.tools[body["params"]["name"]](request, body)
+        if method == "subscriptions/listen":
+            return await self._listen(request, body)
+        return web.json_response(
+            {"jsonrpc": "2.0", "id": body["id"], "error": {"code": -32601, "message": "no"}}, status=404
+        )
+
+    async def _listen(self, request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await sse(request)
+        meta = {"io.modelcontextprotocol/subscriptionId": body["id"]}
+        params = {"_meta": meta, "notifications": body["params"]["notifications"]}
+        await event(stream, {"method": "notifications/subscriptions/acknowledged", "params": params})
+        self.listening.set()
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    def sent(self, method: str) -> list[tuple[dict[str, str], dict[str, Any]]]:
+        return [(headers, body) for name, headers, body in self.requests if name == method]
+
+
+def reply(body: dict[str, Any], result: Any, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"jsonrpc": "2.0", "id": body["id"], "result": result}, headers=headers)
+
+
+async def sse(request: web.Request) -> web.StreamResponse:
+    stream = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await stream.prepare(request)
+    return stream
+
+
+async def event(stream: web.StreamResponse, message: dict[str, Any]) -> None:
+    await stream.write(f"event: message\ndata: {json.dumps({'jsonrpc': '2.0'} | message)}\n\n".encode())
+
+
+async def echo(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return reply(body, {"structuredContent": body["params"], "resultType": "complete"})
+
+
+@pytest.fixture
+async def service() -> AsyncIterator[Service]:
+    found = Service(modern=True)
+    found.tools["echo"] = echo
+    await found.start()
+    yield found
+    await found.stop()
+
+
+@pytest.fixture
+async def old() -> AsyncIterator[Service]:
+    found = Service(modern=False)
+    found.tools["echo"] = echo
+    await found.start()
+    yield found
+    await found.stop()
+
+
+def upstream_of(service: Service, **settings: Any) -> McpUpstream:
+    return McpUpstream("s", url=service.url, max_response_bytes=10_000, **settings)
+
+
+async def test_the_credential_goes_as_a_header_on_every_request_and_no_other_header_of_a_client(
+    service: Service,
+) -> None:
+    async def credential() -> Credential:
+        return Credential("a", "for-listing")
+
+    async with world(upstream_of(service, credential=credential)) as w:
+        headers = {
+            "authorization": "Bearer of-the-client",
+            "x-foo": "1",
+            "mcp-param-region": "west",
+            "mcp-name": "evil",
+        }
+        grant = w.grant("echo", {"region": "eu"}, FakePeer(headers=headers))
+        assert isinstance(await w.upstream.send(grant, Credential("a", "for-the-call")), Delivered)
+    assert {headers["authorization"] for headers, _ in service.sent("tools/list")} == {"Bearer for-listing"}
+    ((sent, _),) = service.sent("tools/call")
+    assert sent["authorization"] == "Bearer for-the-call"
+    assert "x-foo" not in sent
+    assert sent["mcp-name"] == "echo"
+    assert sent["mcp-param-region"] == "eu"  # what was decided on, not what the client's header says
+    assert sent["accept-encoding"] == "identity"
+
+
+async def test_the_parameter_headers_of_a_caller_without_any_are_made_from_its_arguments(service: Service) -> None:
+    async with world(upstream_of(service)) as w:
+        await w.call("echo", {"region": "münchen"})
+    ((sent, _),) = service.sent("tools/call")
+    assert sent["mcp-param-region"] == "=?base64?bcO8bmNoZW4=?="
+
+
+async def test_a_tool_with_a_wrong_header_annotation_is_not_offered_to_the_modern_era() -> None:
+    for modern, names in ((True, ["echo"]), (False, ["echo", "odd"])):
+        service = Service(modern=modern, bad_header=True)
+        service.tools["echo"] = echo
+        await service.start()
+        async with world(upstream_of(service)) as w:
+            assert [tool["name"] for tool in w.hearing.listings[0].tools] == names
+        await service.stop()
+
+
+async def test_neither_proxies_nor_netrc_nor_cookies_come_into_it(
+    old: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:1")
+    async with world(upstream_of(old)) as w:
+        assert isinstance(await w.call("echo"), Delivered)
+    for _, headers, _ in old.requests:
+        assert "cookie" not in headers
+        assert "authorization" not in headers
+
+
+async def test_a_legacy_server_gets_no_parameter_headers(old: Service) -> None:
+    async with world(upstream_of(old)) as w:
+        await w.call("echo", {"region": "eu"}, FakePeer(headers={"mcp-param-region": "eu"}))
+    ((sent, _),) = old.sent("tools/call")
+    assert "mcp-param-region" not in sent
+    assert sent["mcp-session-id"] == "sid"
+
+
+async def test_words_on_a_calls_own_stream_reach_that_caller_and_no_other(service: Service) -> None:
+    both = asyncio.Barrier(2)
+
+    async def chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await sse(request)
+        await both.wait()
+        note = {"level": "info", "data": body["params"]["arguments"]["who"]}
+        await event(stream, {"method": "notifications/message", "params": note})
+        await both.wait()
+        await event(stream, {"id": body["id"], "result": {"content": []}})
+        return stream
+
+    service.tools["chat"] = chat
+    async with world(upstream_of(service)) as w:
+        peers = {who: FakePeer() for who in ("ann", "bob")}
+        await asyncio.gather(*(w.call("chat", {"who": who}, peer) for who, peer in peers.items()))
+    for who, peer in peers.items():
+        assert [params["data"] for _, params in peer.notes] == [who]
+
+
+async def test_a_cancelled_call_closes_its_stream(service: Service) -> None:
+    async def hang(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        stream = await sse(request)
+        token = body["params"]["_meta"]["progressToken"]
+        await event(stream, {"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}})
+        try:
+            await asyncio.Event().wait()
+        finally:
+            service.closed.set()
+        raise AssertionError("unreachable")
+
+    service.tools["hang"] = hang
+    async with world(upstream_of(service)) as w:
+        call = asyncio.create_task(w.call("hang", {}, peer := FakePeer()))
+        await asyncio.wait_for(peer.heard.wait(), 5)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.wait_for(service.closed.wait(), 5)
+        assert service.sent("notifications/cancelled") == []
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_an_old_server_that_does_not_end_a_cancelled_call_is_hung_up_on(old: Service, begins: bool) -> None:
+    started = asyncio.Event()
+
+    async def hang(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        try:
+            if begins:
+                await sse(request)
+            started.set()
+            await asyncio.Event().wait()
+        finally:
+            old.closed.set()
+        raise AssertionError("unreachable")
+
+    old.tools["hang"] = hang
+    async with world(upstream_of(old)) as w:
+        call = asyncio.create_task(w.call("hang"))
+        await asyncio.wait_for(started.wait(), 5)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.wait_for(old.closed.wait(), 5)
+        assert len(old.sent("notifications/cancelled")) == 1
+        assert isinstance(await w.call("echo"), Delivered)
+        assert len(w.hearing.listings) == 1
+
+
+def _plain(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> Answer:
+    async def answer(_: web.Request, __: dict[str, Any]) -> web.StreamResponse:
+        return web.Response(status=status, body=body, headers={"Content-Type": content_type} | headers)
+
+    return answer
+
+
+async def _big_json(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    return reply(body, {"text": "x" * 200_000})
+
+
+async def _big_event(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    stream = await sse(request)
+    await event(stream, {"id": body["id"], "result": {"text": "x" * 200_000}})
+    return stream
+
+
+async def _inflated(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+    packed = gzip.compress(json.dumps({"jsonrpc": "2.0", "id": body["id"], "result": {"t": "x" * 200_000}}).encode())
+    return web.Response(body=packed, headers={"Content-Type": "application/json", "Content-Encoding": "gzip"})
+
+
+async def _cut_json(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+    stream = web.StreamResponse(headers={"Content-Type": "application/json", "Content-Length": "100"})
+    await stream.prepare(request)
+    await stream.write(b'{"jsonrpc"')
+    assert request.transport is not None
+    request.transport.close()
+    return stream
+
+
+async def _cut_event(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+    return await sse(request)
+
+
+async def _elsewhere(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+    raise web.HTTPTemporaryRedirect("http://localhost:1/mcp")
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "status"),
+    [
+        (_big_json, ReasonCode.UPSTREAM_TOO_LARGE, None),
+        (_big_event, ReasonCode.UPSTREAM_TOO_LARGE, None),
+        (_inflated, ReasonCode.UPSTREAM_ERROR, None),
+        (_cut_json, ReasonCode.UPSTREAM_UNAVAILABLE, None),
+        (_cut_event, ReasonCode.UPSTREAM_UNAVAILABLE, None),
+        (_elsewhere, ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(500, b"<html>", "text/html"), ReasonCode.UPSTREAM_ERROR, 500),
+        (_plain(401, b"", "text/plain"), ReasonCode.UPSTREAM_ERROR, 401),
+        (_plain(200, b"{", "application/json"), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(200, b"[]", "application/json"), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(200, b"", "text/html"), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(202, b""), ReasonCode.UPSTREAM_ERROR, None),
+    ],
+)
+async def test_an_answer_that_is_none_costs_only_its_call(
+    service: Service, answer: Answer, reason: ReasonCode, status: int | None
+) -> None:
+    service.tools["odd"] = answer
+    async with world(upstream_of(service)) as w:
+        found = await w.call("odd")
+        assert isinstance(found, Undelivered)
+        assert (found.reason, found.status, found.reached) == (reason, status, True)
+        assert isinstance(await w.call("echo"), Delivered)
+        assert len({headers["host"] for _, headers, _ in service.requests}) == 1
+
+
+async def test_a_server_that_is_not_there_was_not_reached(service: Service) -> None:
+    async with world(upstream_of(service)) as w:
+        grant = w.grant("echo")
+        await service.stop()
+        answer = await w.upstream.send(grant, None)
+        assert isinstance(answer, Undelivered)
+        assert (answer.reason, answer.reached) == (ReasonCode.UPSTREAM_UNAVAILABLE, False)
+
+
+async def test_a_server_cannot_claim_that_it_was_not_reached(service: Service) -> None:
+    async def liar(_: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        error = {"code": -32000, "message": "0123456789abcdef0123456789abcdef:unreached;"}
+        return web.json_response({"jsonrpc": "2.0", "id": body["id"], "error": error})
+
+    service.tools["liar"] = liar
+    async with world(upstream_of(service)) as w:
+        answer = await w.call("liar")
+        assert isinstance(answer, Undelivered)
+        assert answer.reached
+
+
+async def test_a_server_that_forgot_the_session_is_connected_to_anew(old: Service) -> None:
+    async with world(upstream_of(old)) as w:
+        old.refuse = True
+        answer = await w.call("echo")
+        assert isinstance(answer, Undelivered)
+        old.refuse = False
+        await w.up_again()
+        assert isinstance(await w.call("echo"), Delivered)
+
+
+async def test_a_client_with_a_session_shares_where_the_server_has_none(service: Service) -> None:
+    async with world(upstream_of(service)) as w:
+        assert isinstance(await w.call("echo", {}, FakePeer(session_key="k")), Delivered)
+        assert isinstance(await w.call("echo", {}, FakePeer(session_key="l")), Delivered)
+    assert len(service.sent("initialize")) == 1  # it said no once
+
+
+async def test_a_credential_that_makes_no_header_is_not_sent(service: Service) -> None:
+    async with world(upstream_of(service)) as w:
+        answer = await w.upstream.send(w.grant("echo"), Credential("a", "x\r\nx-evil: 1"))
+        assert isinstance(answer, Undelivered)
+        assert answer.reached is False
+    assert service.sent("tools/call") == []
+
+
+async def test_a_client_with_headers_that_cannot_be_sent_harms_nobody(service: Service) -> None:
+    async with world(upstream_of(service)) as w:
+        headers = {"mcp-param-other": "\xfc\r\nx-evil: 1", "mcp-param-bad name": "x"}
+        for peer in (
+            FakePeer(headers=headers),
+            FakePeer(meta={"x": "\ud800"}),
+            FakePeer(extra={"requestState": "\ud800"}),
+        ):
+            await w.call("echo", {}, peer)
+        assert isinstance(await w.call("echo"), Delivered)
+        assert len(service.sent("server/discover")) == 1
+    assert all("x-evil" not in headers for _, headers, _ in service.requests)
+
+
+async def test_a_list_is_read_again_when_the_stream_of_changes_breaks(service: Service) -> None:
+    async with world(upstream_of(service), lists=2) as w:
+        await service.stop()
+        await down(w.upstream)
+        assert not w.upstream.state().is_up
+
+
+@pytest.mark.parametrize(
+    ("message", "is_bounded"),
+    [
+        ({"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {}}, False),
+        ({"jsonrpc": "2.0", "id": "listen-1", "method": "subscriptions/listen"}, False),
+        ({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"id": 7, "method": "x"}}, True),
+        ({"jsonrpc": "2.0", "id": 7, "result": {"method": "x"}}, True),
+        ({"jsonrpc": "2.0", "id": "a", "error": {"code": 1, "message": "method"}}, True),
+    ],
+)
+async def test_nobody_waits_long_for_the_answer_to_what_has_none(message: dict[str, Any], is_bounded: bool) -> None:
+    seen: list[Any] = []
+
+    class Inner(httpx2.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+            seen.append(request.extensions["timeout"]["read"])
+            return httpx2.Response(202, stream=httpx2.ByteStream(b""))
+
+    guard = Guard(Inner(), credential=None, most=10, say=str, on_lost=lambda: None)
+    async with open_client(guard, connect_timeout_s=1) as client:
+        await client.post("http://127.0.0.1/mcp", json=message)
+    assert [read is not None for read in seen] == [is_bounded]
