@@ -35,6 +35,13 @@ def test_help_names_every_command() -> None:
     assert all(command in said for command in ("serve", "demo", "version", "keys", "verify", "log"))
 
 
+def test_serve_loads_nothing_of_the_other_commands() -> None:
+    done = run_cli("serve", "--help", env={"PYTHONPROFILEIMPORTTIME": "1"})
+    assert done.returncode == 0
+    assert "agentgate.starting" in done.stderr
+    assert not {"agentgate.cli", "agentgate.commands.stopping", "httpx"} & set(done.stderr.split())
+
+
 def test_without_a_command_it_serves_as_v02_did(tmp_path: Path) -> None:
     with GatewayProcess("--host", "127.0.0.1", command=(), data_dir=tmp_path / "data") as gateway:
         assert gateway.url.startswith("http://127.0.0.1:")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import inspect
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -56,9 +59,14 @@ def _bearer(key: str) -> dict[bytes, bytes]:
     return {b"authorization": b"Bearer " + key.encode()}
 
 
-def _refusal(act: object, *arguments: object) -> tuple[int, ReasonCode]:
+async def _refusal(act: Callable[..., Any], *arguments: object) -> tuple[int, ReasonCode]:
+    async def acting() -> None:
+        said = act(*arguments)
+        if inspect.isawaitable(said):
+            await said
+
     with pytest.raises(Problem) as caught:
-        act(*arguments)  # type: ignore[operator]
+        await acting()
     assert caught.value.status != 401 or "WWW-Authenticate" in caught.value.headers
     assert AGENT_KEY not in str(caught.value.document())
     assert ADMIN_KEY not in str(caught.value.document())
@@ -69,29 +77,29 @@ def _refusal(act: object, *arguments: object) -> tuple[int, ReasonCode]:
 
 
 @pytest.mark.parametrize("host", LOOPBACK)
-def test_keyless_caller_from_this_machine_is_local(host: str | None) -> None:
-    assert _callers().agent({}, host) == LOCAL
+async def test_keyless_caller_from_this_machine_is_local(host: str | None) -> None:
+    assert (await _callers().agent({}, host)) == LOCAL
 
 
 @pytest.mark.parametrize("host", REMOTE)
-def test_keyless_caller_from_elsewhere_is_401(host: str) -> None:
-    assert _refusal(_callers().agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)
+async def test_keyless_caller_from_elsewhere_is_401(host: str) -> None:
+    assert await _refusal(_callers().agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)
 
 
 @pytest.mark.parametrize("host", [*REMOTE, *LOOPBACK])
-def test_keyless_caller_is_401_everywhere_once_there_is_an_agent_key(host: str | None) -> None:
-    assert _refusal(_callers(_agent_key()).agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)
+async def test_keyless_caller_is_401_everywhere_once_there_is_an_agent_key(host: str | None) -> None:
+    assert await _refusal(_callers(_agent_key()).agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)
 
 
-def test_key_that_expired_still_ends_the_keyless_time() -> None:
+async def test_key_that_expired_still_ends_the_keyless_time() -> None:
     """Nobody becomes `local` again because a key ran out."""
     callers = _callers(_agent_key(expires=CLOCK.now() - timedelta(days=1)))
-    assert _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+    assert await _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
 
 
-def test_operator_keys_alone_leave_local_calls_open() -> None:
+async def test_operator_keys_alone_leave_local_calls_open() -> None:
     callers = _callers(_known("agk_operator", principal("op", Role.OPERATOR, person=True)))
-    assert callers.agent({}, "127.0.0.1") == LOCAL
+    assert (await callers.agent({}, "127.0.0.1")) == LOCAL
 
 
 def test_local_may_call_and_nothing_else() -> None:
@@ -101,8 +109,8 @@ def test_local_may_call_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("callers", [_callers(), _callers(_agent_key())], ids=["no keys", "with keys"])
-def test_control_needs_a_key_from_this_machine_too(callers: Callers, role: Role) -> None:
-    assert _refusal(callers.person, {}, role) == (401, ReasonCode.UNAUTHENTICATED)
+async def test_control_needs_a_key_from_this_machine_too(callers: Callers, role: Role) -> None:
+    assert await _refusal(callers.person, {}, role) == (401, ReasonCode.UNAUTHENTICATED)
 
 
 # --- with keys ------------------------------------------------------------------------------------------------------
@@ -111,39 +119,39 @@ def test_control_needs_a_key_from_this_machine_too(callers: Callers, role: Role)
 @pytest.mark.parametrize(
     "headers", [_x(AGENT_KEY), _bearer(AGENT_KEY), {b"authorization": b"bearer  " + AGENT_KEY.encode()}]
 )
-def test_key_in_either_header_is_its_principal(headers: dict[bytes, bytes]) -> None:
-    assert _callers(_agent_key()).agent(headers, "10.0.0.7").id == "agent:bot"
+async def test_key_in_either_header_is_its_principal(headers: dict[bytes, bytes]) -> None:
+    assert (await _callers(_agent_key()).agent(headers, "10.0.0.7")).id == "agent:bot"
 
 
-def test_wrong_key_is_401_at_the_agents_door_and_403_at_control() -> None:
+async def test_wrong_key_is_401_at_the_agents_door_and_403_at_control() -> None:
     callers = _callers(_agent_key())
     for host in ("10.0.0.7", "127.0.0.1"):
-        assert _refusal(callers.agent, _x("agk_wrong"), host) == (401, ReasonCode.INVALID_KEY)
-    assert _refusal(callers.person, _x("agk_wrong"), Role.OPERATOR) == (403, ReasonCode.INVALID_KEY)
+        assert await _refusal(callers.agent, _x("agk_wrong"), host) == (401, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.person, _x("agk_wrong"), Role.OPERATOR) == (403, ReasonCode.INVALID_KEY)
 
 
-def test_wrong_key_does_not_fall_back_to_local() -> None:
-    assert _refusal(_callers().agent, _x("agk_wrong"), "127.0.0.1") == (401, ReasonCode.INVALID_KEY)
-    assert _refusal(_callers().agent, _x(""), "127.0.0.1") == (401, ReasonCode.INVALID_KEY)
+async def test_wrong_key_does_not_fall_back_to_local() -> None:
+    assert await _refusal(_callers().agent, _x("agk_wrong"), "127.0.0.1") == (401, ReasonCode.INVALID_KEY)
+    assert await _refusal(_callers().agent, _x(""), "127.0.0.1") == (401, ReasonCode.INVALID_KEY)
 
 
 @pytest.mark.parametrize("wanted", [role for role in Role if role is not Role.AGENT])
-def test_agent_key_opens_no_control_route(wanted: Role) -> None:
-    assert _refusal(_callers(_agent_key()).person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
+async def test_agent_key_opens_no_control_route(wanted: Role) -> None:
+    assert await _refusal(_callers(_agent_key()).person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
 
 
 @pytest.mark.parametrize("has", [role for role in Role if role is not Role.ADMIN])
 @pytest.mark.parametrize("wanted", list(Role))
-def test_key_opens_exactly_what_its_role_says(has: Role, wanted: Role) -> None:
+async def test_key_opens_exactly_what_its_role_says(has: Role, wanted: Role) -> None:
     callers = _callers(_agent_key(has))
     if has is wanted:
         assert callers.person(_x(AGENT_KEY), wanted).name == "bot"
     else:
-        assert _refusal(callers.person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
+        assert await _refusal(callers.person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
 
 
-def test_operator_key_is_no_agent() -> None:
-    assert _refusal(_callers(_agent_key(Role.OPERATOR)).agent, _x(AGENT_KEY), None) == (403, ReasonCode.FORBIDDEN)
+async def test_operator_key_is_no_agent() -> None:
+    assert await _refusal(_callers(_agent_key(Role.OPERATOR)).agent, _x(AGENT_KEY), None) == (403, ReasonCode.FORBIDDEN)
 
 
 @pytest.mark.parametrize("role", list(Role))
@@ -151,21 +159,21 @@ def test_admin_key_opens_everything(role: Role) -> None:
     assert _callers().person(_x(ADMIN_KEY), role) == ADMIN
 
 
-def test_admin_key_cannot_be_taken_by_a_configured_key() -> None:
+async def test_admin_key_cannot_be_taken_by_a_configured_key() -> None:
     callers = _callers(_known(ADMIN_KEY, principal("thief")))
-    assert callers.agent(_x(ADMIN_KEY), None) == ADMIN
+    assert (await callers.agent(_x(ADMIN_KEY), None)) == ADMIN
 
 
 @pytest.mark.parametrize(("after_s", "valid"), [(-1, True), (0, False), (1, False)])
-def test_key_ends_at_its_time(after_s: int, valid: bool) -> None:
+async def test_key_ends_at_its_time(after_s: int, valid: bool) -> None:
     clock = FakeClock()
     key = _agent_key(expires=clock.now() + timedelta(seconds=60))
     callers = Callers(Keyring([key], admin_key=ADMIN_KEY, now=clock.now))
     clock.move(60 + after_s)
     if valid:
-        assert callers.agent(_x(AGENT_KEY), None).name == "bot"
+        assert (await callers.agent(_x(AGENT_KEY), None)).name == "bot"
     else:
-        assert _refusal(callers.agent, _x(AGENT_KEY), None) == (401, ReasonCode.INVALID_KEY)
+        assert await _refusal(callers.agent, _x(AGENT_KEY), None) == (401, ReasonCode.INVALID_KEY)
 
 
 def test_replaced_keys_are_gone_at_once() -> None:
@@ -181,32 +189,35 @@ def test_replaced_keys_are_gone_at_once() -> None:
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
-def test_two_different_keys_are_refused_and_the_same_twice_is_one() -> None:
+async def test_two_different_keys_are_refused_and_the_same_twice_is_one() -> None:
     callers = _callers(_agent_key())
     both = _x(AGENT_KEY) | _bearer(ADMIN_KEY)
-    assert _refusal(callers.agent, both, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
-    assert _refusal(callers.person, both, Role.ADMIN) == (401, ReasonCode.UNAUTHENTICATED)
-    assert callers.agent(_x(AGENT_KEY) | _bearer(AGENT_KEY), None).name == "bot"
+    assert await _refusal(callers.agent, both, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+    assert await _refusal(callers.person, both, Role.ADMIN) == (401, ReasonCode.UNAUTHENTICATED)
+    assert (await callers.agent(_x(AGENT_KEY) | _bearer(AGENT_KEY), None)).name == "bot"
 
 
 @pytest.mark.parametrize(
     "value", [b"", b"Bearer", b"Bearer ", b"Basic dXNlcjpwYXNz", b"Token x", AGENT_KEY.encode(), b"Bearerx y"]
 )
-def test_authorization_that_is_no_bearer_is_401(value: bytes) -> None:
-    assert _refusal(_callers(_agent_key()).agent, {b"authorization": value}, None) == (401, ReasonCode.UNAUTHENTICATED)
-    assert _refusal(_callers().agent, {b"authorization": value}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+async def test_authorization_that_is_no_bearer_is_401(value: bytes) -> None:
+    assert await _refusal(_callers(_agent_key()).agent, {b"authorization": value}, None) == (
+        401,
+        ReasonCode.UNAUTHENTICATED,
+    )
+    assert await _refusal(_callers().agent, {b"authorization": value}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
 
 
 @pytest.mark.parametrize("raw", ["é".encode(), b"\xe9", b"\xff\xfe", "\U0001f511".encode(), b"\x00", b"a" * 100_000])
-def test_strange_key_is_only_wrong(raw: bytes) -> None:
+async def test_strange_key_is_only_wrong(raw: bytes) -> None:
     """The peer answered 500 to a key that is not ASCII."""
     callers = _callers(_agent_key())
-    assert _refusal(callers.agent, {b"x-api-key": raw}, None) == (401, ReasonCode.INVALID_KEY)
-    assert _refusal(callers.person, {b"x-api-key": raw}, Role.ADMIN) == (403, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.agent, {b"x-api-key": raw}, None) == (401, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.person, {b"x-api-key": raw}, Role.ADMIN) == (403, ReasonCode.INVALID_KEY)
 
 
-def test_key_that_is_not_ascii_but_known_is_found() -> None:
-    assert _callers(_known("schlüssel-ñ", principal("bot"))).agent(_x("schlüssel-ñ"), None).name == "bot"
+async def test_key_that_is_not_ascii_but_known_is_found() -> None:
+    assert (await _callers(_known("schlüssel-ñ", principal("bot"))).agent(_x("schlüssel-ñ"), None)).name == "bot"
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40))
@@ -239,9 +250,9 @@ def test_no_secret_is_compared_byte_by_byte() -> None:
     assert not names & set(compared)
 
 
-def test_tenant_and_identity_come_from_the_key_alone() -> None:
+async def test_tenant_and_identity_come_from_the_key_alone() -> None:
     who = replace(principal("bot"), tenant=TenantId("acme"))
     headers = _x(AGENT_KEY) | {b"x-agentgate-tenant-id": b"default", b"x-agent": b"admin"}
-    found = _callers(_known(AGENT_KEY, who)).agent(headers, None)
+    found = await _callers(_known(AGENT_KEY, who)).agent(headers, None)
     assert (found.tenant, found.id) == ("acme", "agent:bot")
     assert CLOCK.now().tzinfo is UTC

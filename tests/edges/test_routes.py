@@ -16,6 +16,7 @@ from tests.gateway import GatewayProcess
 FOR_ANYBODY = {
     *["/health", "/healthz", "/readyz", "/metrics", "/docs", "/redoc", "/openapi.json", "/docs/assets/{name}"],
     *["/log/checkpoint", "/log/keys", "/log/tile/{level}/{index}"],
+    *["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"],
 }
 HOT = [("POST", "/tools/call", Role.AGENT), ("GET", "/tools/list", Role.AGENT)]
 TABLE = [

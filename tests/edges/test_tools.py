@@ -32,9 +32,7 @@ def test_tools_list_answers_get_and_head(gateway: GatewayProcess) -> None:
     assert (refused.status_code, refused.headers["Allow"]) == (405, "GET, HEAD")
 
 
-@pytest.mark.parametrize(
-    "path", ["/tools/call/", "//tools/call", "/Tools/Call", "/tools/call/x", "/tools", "/tools/list/"]
-)
+@pytest.mark.parametrize("path", ["/tools/call/", "//tools/call", "/Tools/Call", "/tools/call/x", "/tools/list/"])
 def test_another_spelling_of_the_path_is_404_and_no_redirect(gateway: GatewayProcess, path: str) -> None:
     for method in ("GET", "POST"):
         answer = gateway.client(key_of("agent")).request(method, f"{gateway.url}{path}")

@@ -10,7 +10,7 @@ import pytest
 from agentgate.core.approval import State
 from agentgate.core.call import Role, Tool
 from agentgate.core.containment import KillState, Scope
-from agentgate.core.decision import NoRuling, Ruling
+from agentgate.core.decision import Decision, NoRuling, Ruling, Verdict, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
@@ -275,6 +275,25 @@ async def test_secret_arguments_are_not_in_the_record(house: House) -> None:
     assert house.engine.asked[0]["arguments"]["query"] == query
 
 
+async def test_what_a_door_refuses_is_recorded_and_asked_of_nobody(house: House) -> None:
+    answer = await house.gate.pass_through(a_call(), refusal(ReasonCode.INVALID_REQUEST, "no", "the door"))
+    assert (answer.success, answer.reason_code, answer.decision.matched_rule) == (
+        False,
+        ReasonCode.INVALID_REQUEST,
+        "the door",
+    )
+    assert (house.engine.asked, house.upstream.sent) == ([], [])
+    (recorded,) = house.log.of(Kind.DECIDED)
+    assert recorded["reason_code"] == "invalid_request"
+
+
+async def test_a_door_cannot_allow(house: House) -> None:
+    allowed = Decision(Verdict.ALLOW, ReasonCode.POLICY_ALLOW, "yes", "the door")
+    answer = await house.gate.pass_through(a_call(), allowed)
+    assert answer.reason_code is ReasonCode.INTERNAL
+    assert house.upstream.sent == []
+
+
 # --- approvals ----------------------------------------------------------------------------------------------
 
 
@@ -303,6 +322,24 @@ async def test_write_waits_for_approval_and_runs_once(house: House) -> None:
     again = await house.gate.pass_through(a_call(approval_token=token))
     assert not again.success
     assert len(house.upstream.sent) == 1
+
+
+@pytest.mark.parametrize("state", [State.APPROVED, State.DENIED])
+async def test_an_answer_is_heard_at_once_by_who_waits_for_it(house: House, state: State) -> None:
+    house.engine.answer = _write_policy
+    approval_id = await _pending(house)
+    waiting = asyncio.create_task(house.approvals.answered(a_call(), approval_id, 60))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    await house.approvals.decide(ADMIN, approval_id, state)
+    assert await asyncio.wait_for(waiting, 0.4)  # another member's would take longer to be found
+
+
+async def test_who_waits_for_an_answer_waits_no_longer_than_it_said(house: House) -> None:
+    house.engine.answer = _write_policy
+    approval_id = await _pending(house)
+    assert not await house.approvals.answered(a_call(), approval_id, 0.01)
+    assert house.approvals._awaited == {}
 
 
 async def test_approved_call_may_be_repeated_without_its_token(house: House) -> None:

@@ -17,6 +17,7 @@ from agentgate.core.policy import PolicyBundle
 from agentgate.pipeline.control import Books
 from agentgate.pipeline.gate import RateLimits
 from agentgate.pipeline.orders import Order
+from agentgate.pipeline.policy import TOOLS as TOOLS_CHANGED
 from agentgate.pipeline.policy import PolicyDesk
 from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, principal
 from tests.pipeline.conftest import House
@@ -192,6 +193,37 @@ async def test_a_reload_at_one_member_is_followed_by_the_others_and_recorded_onc
     assert len(other.engine.enforced) == loads
 
 
+async def test_tools_that_all_members_accepted_are_loaded_by_each_and_recorded_once(
+    house: House, others: tuple[_Desk, _Desk]
+) -> None:
+    for member in others:
+        await member.desk.start()
+        assert member.desk.known_tools == {}
+    tools = {"files__read": {"name": "files__read", "access": "read", "upstream": "files"}}
+    for member in others:
+        member.source.data = member.source.data | {"tools": tools}
+        await member.desk.load("", TOOLS_CHANGED)
+        assert member.desk.known_tools == tools
+    assert [event["what"] for event in house.log.of(Kind.POLICY)] == ["start", "tools"]
+
+
+async def test_tools_of_a_policy_that_is_not_in_force_are_not_known(house: House) -> None:
+    made = _Desk(house)
+    await made.desk.start()
+    made.source.data = {"tools": {"files__read": {}}}
+    made.engine.error = PolicyNotEnforced("new", "old")
+    with pytest.raises(PolicyNotEnforced):
+        await made.desk.load("", TOOLS_CHANGED)
+    assert made.desk.known_tools == {}
+
+
+async def test_an_engine_with_policies_of_its_own_knows_what_it_knows(house: House) -> None:
+    made = _Desk(house)
+    made.engine.error = PolicyExternal()
+    await made.desk.start()
+    assert made.desk.known_tools is None
+
+
 async def test_a_directory_that_gives_another_policy_changes_nothing_and_is_told(
     others: tuple[_Desk, _Desk], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -273,6 +305,27 @@ async def test_list_has_what_may_be_called_without_approval(house: House) -> Non
     assert await made.desk.tools_for(principal()) == ["db_query", "file_read"]
     asked = made.engine.asked[0]
     assert asked == {"agent": {"id": "bot", "kind": "agent", "roles": ["agent"], "tenant": "default"}}
+
+
+async def test_visible_is_what_may_ever_be_called_and_is_not_killed(house: House) -> None:
+    made = _Desk(house)
+    made.engine.answer = Ruling(
+        {"db_query": "allow", "file_read": "allow", "db_insert": "approval", "x": "allow"}, REVISION
+    )
+    await house.killed(scope=Scope.TOOL, target="file_read")
+    assert await made.desk.visible_to(principal()) == {"db_query": "allow", "db_insert": "approval"}
+    assert await made.desk.ruled_for(principal()) == {
+        "db_query": "allow",
+        "db_insert": "approval",
+        "file_read": "allow",
+    }
+
+
+@pytest.mark.parametrize("answer", [NoRuling(ReasonCode.POLICY_TIMEOUT, ""), Ruling(["db_query"], REVISION)])
+async def test_nothing_is_visible_when_policy_does_not_say(house: House, answer: Ruling | NoRuling) -> None:
+    made = _Desk(house)
+    made.engine.answer = answer
+    assert await made.desk.visible_to(principal()) is None
 
 
 @pytest.mark.parametrize("word", ["Allow", "approval", "", None, True, 1, ["allow"]])

@@ -1,4 +1,4 @@
-"""Who is calling: keys, roles, and the principal `local` of a machine without any.
+"""Who is calling: keys, access tokens, roles, and the principal `local` of a machine without any.
 
 Keys are looked up by their SHA-256, so no secret is compared byte by byte and none is kept.
 """
@@ -12,6 +12,9 @@ from typing import Final
 from agentgate.core.call import AgentId, KnownKey, Principal, PrincipalKind, Role, TenantId, key_sha256
 from agentgate.core.errors import ReasonCode
 from agentgate.edges.problem import Problem
+from agentgate.edges.resource import ProtectedResource
+from agentgate.ports.identity import TokenVerifier, VerifiedToken
+from agentgate.ports.notices import Meter
 
 ADMIN: Final = Principal(
     PrincipalKind.PERSON, AgentId("admin"), TenantId("default"), frozenset({Role.ADMIN}), "admin_key", "admin", True
@@ -43,26 +46,58 @@ class Keyring:
         return known.principal
 
 
+class AccessTokens:
+    """The tokens of an issuer: whom they stand for, or how they are refused."""
+
+    def __init__(self, verifier: TokenVerifier, resource: ProtectedResource, meter: Meter) -> None:
+        self.resource = resource
+        self.verifier = verifier
+        self._meter = meter
+
+    async def principal(self, token: str) -> Principal:
+        """Raises Problem: 401, 403 or 503, with the challenge that belongs to it."""
+        found = await self.verifier.verify(token)
+        if isinstance(found, VerifiedToken):
+            return found.principal
+        self._meter.count("tokens_refused", found.reason)
+        match found.reason:
+            case ReasonCode.IDENTITY_UNAVAILABLE:
+                # not 401: the token may be good, and a client would throw it away and log in where nobody answers
+                raise Problem(503, ReasonCode.IDENTITY_UNAVAILABLE, found.detail, headers={"Retry-After": "10"})
+            case ReasonCode.INSUFFICIENT_SCOPE:
+                challenge = self.resource.challenge("insufficient_scope", found.detail)
+                raise Problem(403, ReasonCode.INSUFFICIENT_SCOPE, found.detail, headers=challenge)
+            case ReasonCode.INVALID_TOKEN:
+                challenge = self.resource.challenge("invalid_token", found.detail)
+                raise Problem(401, ReasonCode.INVALID_TOKEN, found.detail, headers=challenge)
+
+
 class Callers:
     """Turns a request's credential into a principal, or refuses."""
 
-    def __init__(self, keyring: Keyring) -> None:
+    def __init__(self, keyring: Keyring, tokens: AccessTokens | None = None) -> None:
+        """With `tokens` nobody is `local`: whoever configures an issuer wants to know who calls."""
         self._keyring = keyring
+        self._tokens = tokens
+        self._challenge = tokens.resource.challenge() if tokens is not None else _CHALLENGE
 
-    def agent(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal:
-        """The caller of an agent's door.
+    async def agent(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal:
+        """The caller of an agent's door. It waits only for a token that was not seen before.
 
         Raises:
-            Problem: 401 without a valid key, 403 for a key without the role.
+            Problem: 401 without a valid key or token, 403 for one without the role or scope, 503 for a token that
+                cannot be checked now.
         """
         secret = presented(headers)
         if secret is None:
-            if self._keyring.has_agent_keys or not _is_loopback(client_host):
-                raise Problem(401, ReasonCode.UNAUTHENTICATED, "Missing API key", headers=_CHALLENGE)
+            if self._tokens is not None or self._keyring.has_agent_keys or not _is_loopback(client_host):
+                raise Problem(401, ReasonCode.UNAUTHENTICATED, "Missing API key", headers=self._challenge)
             return LOCAL
         principal = self._keyring.principal(secret)
         if principal is None:
-            raise Problem(401, ReasonCode.INVALID_KEY, "Invalid API key", headers=_CHALLENGE)
+            if self._tokens is not None and b"authorization" in headers:
+                return await self._tokens.principal(secret)
+            raise Problem(401, ReasonCode.INVALID_KEY, "Invalid API key", headers=self._challenge)
         return _with_role(principal, Role.AGENT)
 
     def person(self, headers: Mapping[bytes, bytes], role: Role) -> Principal:

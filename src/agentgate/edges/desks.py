@@ -5,7 +5,7 @@ The role of a route is declared where the route is; `tests/edges/test_routes.py`
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -16,15 +16,18 @@ from agentgate.core.call import Principal, Role
 from agentgate.core.errors import ReasonCode
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
+from agentgate.edges.resource import ProtectedResource
 from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
 from agentgate.pipeline.audit import AuditDesk
 from agentgate.pipeline.control import Containment
 from agentgate.pipeline.evidence import EvidenceDesk
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.retention import RetentionDesk
 from agentgate.pipeline.tree import TreeDesk
+from agentgate.ports.upstreams import ServerState
 
 Bundle = tuple[bytes, str]
 """A policy bundle's bytes and its ETag."""
@@ -45,6 +48,10 @@ class Desks:
     bundle: Callable[[], Bundle | None]
     policy_path: str
     tree: TreeDesk
+    pins: PinDesk
+    server_states: Callable[[], Mapping[str, ServerState]]
+    resource: ProtectedResource | None = None
+    """What clients are told of the token issuer, where one is configured."""
 
 
 class EmptyBody(BaseModel):

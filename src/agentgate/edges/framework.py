@@ -19,7 +19,7 @@ from starlette.routing import Match
 
 from agentgate.core.call import Role
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.edges import audit, documentation, evidence, kills, openapi, operator, retention, tlog
+from agentgate.edges import audit, documentation, evidence, kills, oauth, openapi, operator, retention, tlog, toolbox
 from agentgate.edges.problem import Problem, method_not_allowed
 
 _MEDIA_TYPE = "application/problem+json"
@@ -30,6 +30,8 @@ _ROUTERS: Final = (
     audit.router,
     retention.router,
     tlog.router,
+    toolbox.router,
+    oauth.router,
     documentation.router,
 )
 ROUTES: Final = tuple(route for router in _ROUTERS for route in router.routes if isinstance(route, APIRoute))

@@ -125,14 +125,16 @@ _CALL: Final[dict[str, Any]] = {
             "content": _json("ToolCallResponse", examples=_ANSWER_EXAMPLES),
         },
         "400": _problem("Not strict JSON"),
-        "401": _problem("No valid key"),
-        "403": _problem("A key without the role, or a web origin that may not call"),
+        "401": _problem("No valid key or access token"),
+        "403": _problem(
+            "A key without the role, a token without the scope or of another session, or a web origin that may not call"
+        ),
         "413": _problem("The body is too large"),
         "415": _problem("Not application/json"),
         "421": _problem("A host name that is not served here"),
         "422": _problem("Not a call, or names outside of the grammar"),
         "429": _problem("Too many refused calls in this second"),
-        "503": _problem("Kill state or log unavailable: nothing was run"),
+        "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
     },
     "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }
@@ -155,10 +157,10 @@ _LIST: Final[dict[str, Any]] = {
                 }
             },
         },
-        "401": _problem("No valid key"),
-        "403": _problem("A key without the role"),
+        "401": _problem("No valid key or access token"),
+        "403": _problem("A key without the role, or a token without the scope"),
         "421": _problem("A host name that is not served here"),
-        "503": _problem("Policy engine unavailable"),
+        "503": _problem("Policy engine or token issuer unavailable"),
     },
     "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }

@@ -54,7 +54,7 @@ class ToolsDoor:
 
     async def call(self, request: Request, receive: Receive) -> Response:
         """`POST /tools/call`."""
-        caller = self._callers.agent(request.headers, request.client_host)
+        caller = await self._callers.agent(request.headers, request.client_host)
         if self._refusals.is_over(caller):
             raise Problem(
                 429,
@@ -84,6 +84,8 @@ class ToolsDoor:
         session, tool_name = body.get("session_id"), body.get("tool_name")
         if not isinstance(session, str) or not is_id(session):
             raise _invalid("session_id must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
+        if caller.session is not None and session != caller.session:
+            raise Problem(403, ReasonCode.FOREIGN_SESSION, "The access token is for another session")
         if not isinstance(tool_name, str) or not is_tool_name(tool_name):
             raise Problem(
                 422,
@@ -117,7 +119,7 @@ class ToolsDoor:
 
     async def list(self, request: Request, receive: Receive) -> Response:
         """`GET /tools/list`: what this caller may call without approval and that is not killed."""
-        caller = self._callers.agent(request.headers, request.client_host)
+        caller = await self._callers.agent(request.headers, request.client_host)
         names = await self._policy.tools_for(caller)
         if names is None:
             raise Problem(503, ReasonCode.POLICY_UNAVAILABLE, "Policy engine unavailable", headers={"Retry-After": "1"})

@@ -34,7 +34,7 @@ _SINGLE: Final = frozenset(
 _MAX_LENGTH_DIGITS: Final = 18
 _HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 _CORRELATION: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
-_TRACEPARENT: Final = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(?:;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
 
 
@@ -54,12 +54,16 @@ class Request:
     @property
     def traceparent(self) -> str | None:
         """The W3C trace context that came in; a malformed one is ignored, as the standard says."""
-        value = self.headers.get(b"traceparent")
-        return value.decode() if value is not None and _TRACEPARENT.fullmatch(value) else None
+        value = self.headers.get(b"traceparent", b"").decode("latin-1")
+        return value if is_traceparent(value) else None
 
 
 HotRoute = Callable[[Request, Receive], Awaitable[tuple[int, list[tuple[bytes, bytes]], bytes]]]
 """A route outside of the framework: answers status, headers and body; refuses by raising Problem."""
+
+Mounted = Callable[[Request, Receive, Send], Awaitable[None]]
+"""Everything on one path, with whatever methods: it reads its own body, and may stream. Refuses by raising Problem
+before it has sent anything."""
 
 
 class Wire:
@@ -70,6 +74,7 @@ class Wire:
         app: ASGIApp,
         lifespan: ASGIApp,
         hot: dict[tuple[str, str], HotRoute],
+        mounted: dict[str, Mounted] | None = None,
         *,
         hosts: frozenset[str],
         origins: frozenset[str],
@@ -80,6 +85,7 @@ class Wire:
         self._app = app
         self._lifespan = lifespan
         self._hot = hot
+        self._mounted = mounted if mounted is not None else {}
         self._hosts = hosts
         self._origins = origins
         self._max_body_bytes = max_body_bytes
@@ -96,6 +102,10 @@ class Wire:
         request = Request(scope, {}, b"")
         try:
             self._read_head(request)
+            mounted = self._mounted.get(scope["path"])
+            if mounted is not None:
+                await self._stream(request, send, lambda sending: mounted(request, receive, sending))
+                return
             if scope["method"] == "HEAD":  # answered as GET; the server leaves the body out
                 request.scope = scope = {**scope, "method": "GET"}
             hot = self._hot.get((scope["method"], scope["path"]))
@@ -143,11 +153,14 @@ class Wire:
 
     async def _framework(self, request: Request, receive: Receive, send: Send) -> None:
         """Everything but the hot routes: the body is read and checked here and replayed to the framework."""
-        started = False
-        replay = receive
         if request.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
             body = await read_json_body(request, receive, self._max_body_bytes, may_be_empty=True)
-            replay = _replay(body, receive)
+            receive = replay(body, receive)
+        await self._stream(request, send, lambda sending: self._app(request.scope, receive, sending))
+
+    async def _stream(self, request: Request, send: Send, run: Callable[[Send], Awaitable[None]]) -> None:
+        """An answer that somebody else sends, piece by piece."""
+        started = False
 
         async def sending(message: Message) -> None:
             nonlocal started
@@ -157,12 +170,17 @@ class Wire:
             await send(message)
 
         try:
-            await self._app(request.scope, replay, sending)
+            await run(sending)
         except Exception:  # the edge's last handler: an answer that has begun can only be cut off
             if not started:
                 raise
             self._on_fault()
             logger.exception("an answer broke off", extra={"path": request.scope["path"]})
+
+
+def is_traceparent(value: str) -> bool:
+    """Whether it is a trace context as W3C's Trace Context defines it (version 00)."""
+    return _TRACEPARENT.fullmatch(value) is not None
 
 
 async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
@@ -229,17 +247,18 @@ def _too_large(limit: int) -> Problem:
     )
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
+    """A body that was read here, for whoever reads it again."""
     sent = False
 
-    async def replay() -> Message:
+    async def again() -> Message:
         nonlocal sent
         if sent:
             return await receive()
         sent = True
         return {"type": "http.request", "body": body, "more_body": False}
 
-    return replay
+    return again
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import hmac
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from agentgate.core.approval import Approval, ApprovalId, State, carries, from_row
 from agentgate.core.call import Call, Principal, PrincipalKind, Role
@@ -17,6 +19,9 @@ from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.keys import Sealer
 from agentgate.ports.log import AlreadySpent, LogReader, Spend
+
+_LOOK_AGAIN_S: Final = 0.5
+"""Another member's answer is found by looking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,7 @@ class ApprovalDesk:
         self._entropy = entropy
         self._ttl = timedelta(seconds=ttl_s)
         self._static_token = static_token.encode() if static_token else None
+        self._awaited: dict[str, list[asyncio.Event]] = {}
 
     def is_static_token(self, token: str | None) -> bool:
         """v0.2's shared token, where one is configured; compared in constant time."""
@@ -130,6 +136,36 @@ class ApprovalDesk:
         )
         return Found(approval_id, expires_at)
 
+    async def answered(self, call: Call, approval_id: str, within_s: float) -> bool:
+        """Wait until somebody has answered; whether that was so in time.
+
+        An answer given in this process is heard at once, another member's within half a second.
+
+        Raises:
+            LogUnavailable
+        """
+        heard = asyncio.Event()
+        self._awaited.setdefault(approval_id, []).append(heard)
+        time = asyncio.get_running_loop().time
+        until = time() + within_s
+        try:
+            while await self._is_pending(call, approval_id):
+                left = until - time()
+                if left <= 0:
+                    return False
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(heard.wait(), min(left, _LOOK_AGAIN_S))
+        finally:
+            waiting = self._awaited[approval_id]
+            waiting.remove(heard)
+            if not waiting:
+                del self._awaited[approval_id]
+        return True
+
+    async def _is_pending(self, call: Call, approval_id: str) -> bool:
+        rows = await self._reader.projection("approvals", id=approval_id)
+        return any(one.is_about(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
+
     # --- the approver's side ---
 
     async def list(self, viewer: Principal, state: State | None) -> list[Approval]:
@@ -187,6 +223,8 @@ class ApprovalDesk:
         receipt = await self._recorder.write(event, (Spend("verdict", approval.id),))
         if isinstance(receipt, AlreadySpent):
             return CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+        for heard in self._awaited.get(approval_id, ()):
+            heard.set()
         return Verdict(approval, state, token)
 
     async def close_expired(self) -> int:

@@ -21,6 +21,7 @@ from agentgate.core.event import Kind, Record, rfc3339
 from agentgate.core.evidence import About, Pack, Scope, Seals
 from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
+from agentgate.core.sections import OF_TOOLS
 from agentgate.core.tiles import consistency_body, tlog_proof
 from agentgate.pipeline.control import Books
 from agentgate.pipeline.orders import Refused
@@ -196,7 +197,7 @@ class EvidenceDesk:
         own = await self._own(scope, size)
         if isinstance(own, Refused):
             return own
-        wider = await self._wider(scope, size)
+        wider = await self._wider(scope, size, evidence.called(own))
         return wider if isinstance(wider, Refused) else _Found(own, wider, note)
 
     async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
@@ -210,10 +211,16 @@ class EvidenceDesk:
         found = self._reader.search(timeless, first=first, below=below)
         return await self._within_limits(found, lambda record: scope.owns(record, sessions))
 
-    async def _wider(self, scope: Scope, size: int) -> list[Record] | Refused:
-        """What may concern the scope without being in its sessions: of its tenant, or of no tenant."""
-        found = self._reader.search(Query(kinds=evidence.WIDER), below=size)
-        return await self._within_limits(found, lambda record: record.fields.get("tenant", "") in ("", scope.tenant))
+    async def _wider(self, scope: Scope, size: int, tools: frozenset[str]) -> list[Record] | Refused:
+        """What may concern the scope without being in its sessions: of its tenant, or of no tenant. Of other tools than
+        `tools` it is not what was accepted, which may be long."""
+
+        def belongs(record: Record) -> bool:
+            if record.kind in OF_TOOLS:
+                return record.fields["tool"] in tools
+            return record.fields.get("tenant", "") in ("", scope.tenant)
+
+        return await self._within_limits(self._reader.search(Query(kinds=evidence.WIDER), below=size), belongs)
 
     async def _within_limits(
         self, found: AsyncIterator[Record], belongs: Callable[[Record], bool]

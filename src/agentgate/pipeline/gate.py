@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from agentgate.core.approval import ApprovalId
@@ -144,8 +144,11 @@ class Gate:
         self.closing = False
         """Set when the process is about to end: no new call is taken."""
 
-    async def pass_through(self, call: Call) -> Answer:
-        """Decide on a call and, if it is allowed, run it. Never raises but CancelledError."""
+    async def pass_through(self, call: Call, refused: Decision | None = None) -> Answer:
+        """Decide on a call and, if it is allowed, run it. Never raises but CancelledError.
+
+        `refused` is why the door itself does not want it: then it is only recorded.
+        """
         started_ns = self._clock.ticks_ns()
         task = asyncio.current_task()
         if task is None:
@@ -153,7 +156,7 @@ class Gate:
         flight = self._replica.enter(call, task, started_ns)
         passage = _Passage(call, flight, started_ns)
         try:
-            answer = await self._pass(passage)
+            answer = await self._pass(passage, refused)
         except LogUnavailable:
             self._meter.count("log_unavailable")
             answer = self._outage(passage, ReasonCode.LOG_UNAVAILABLE, "The log cannot be written; nothing runs")
@@ -169,8 +172,10 @@ class Gate:
         self._tell(answer, started_ns)
         return answer
 
-    async def _pass(self, passage: _Passage) -> Answer:
-        decision = await self._admit(passage) or first_refusal(passage.call)
+    async def _pass(self, passage: _Passage, refused: Decision | None) -> Answer:
+        if refused is not None and refused.allowed:
+            raise ValueError("a door decides on nothing but refusals")
+        decision = await self._admit(passage) or refused or first_refusal(passage.call)
         if decision is None:
             decision = await self._decide(passage)
         shown = self._redact(passage.call)
@@ -236,7 +241,7 @@ class Gate:
         static = self._approvals.is_static_token(passage.call.approval_token)
         decision = await self._ask(passage, has_approval_token=static)
         if decision.allowed and static and decision.is_write_action:
-            return replace(decision, approved_by="static token")
+            return decision._replace(approved_by="static token")
         if decision.verdict is not Verdict.REQUIRE_APPROVAL:
             return decision
         return await self._approve(passage, decision)
@@ -245,18 +250,15 @@ class Gate:
         """Let an approval of exactly this call make policy decide again; else leave a pending one."""
         found = await self._approvals.find(passage.call, asked.policy_revision)
         if found.denied_by is not None:
-            return replace(
-                refusal(ReasonCode.APPROVAL_DENIED, "Approval denied", revision=asked.policy_revision),
-                approval_id=found.id,
-                approved_by=found.denied_by,
-            )
+            denied = refusal(ReasonCode.APPROVAL_DENIED, "Approval denied", revision=asked.policy_revision)
+            return denied._replace(approval_id=found.id, approved_by=found.denied_by)
         if found.approved_by is None:
             passage.approval = PendingApproval(found.id, "pending", rfc3339(found.expires_at))
-            return replace(asked, approval_id=found.id)
+            return asked._replace(approval_id=found.id)
         decision = await self._ask(passage, has_approval_token=True)
         if decision.allowed:
             passage.spends = (Spend("approval", found.id),)
-            return replace(decision, approval_id=found.id, approved_by=found.approved_by)
+            return decision._replace(approval_id=found.id, approved_by=found.approved_by)
         return decision
 
     async def _ask(self, passage: _Passage, *, has_approval_token: bool) -> Decision:
@@ -285,7 +287,7 @@ class Gate:
         event = decided(
             self._recorder.origin(),
             call,
-            decision if reason == decision.reason else replace(decision, reason=reason),
+            decision if reason == decision.reason else decision._replace(reason=reason),
             position=passage.position,
             arguments=passage.arguments,
             context=passage.context,
@@ -335,7 +337,7 @@ class Gate:
         else:
             refused = refusal(ReasonCode.FOREIGN_SESSION, "The session belongs to another principal")
         passage.spends, passage.approval = (), None
-        await self._record(passage, replace(refused, approval_id=decision.approval_id))
+        await self._record(passage, refused._replace(approval_id=decision.approval_id))
         return self._refused(passage, refused)
 
     def _killed(self, passage: _Passage) -> Decision | None:

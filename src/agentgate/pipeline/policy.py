@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from agentgate.core.call import Principal, Tool
 from agentgate.core.decision import Ruling
@@ -26,6 +27,10 @@ logger = logging.getLogger("agentgate.policy")
 
 
 _START = "start"
+TOOLS = "tools"
+"""Why policy is loaded again when what tool servers bring has changed."""
+_EVER = ("allow", "approval")
+"""What policy's `tools` document says of a tool that may be called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class _Awaited:
 
     revision: str
     limits: Mapping[str, int]
+    tools: Mapping[str, Any]
     actor: str
     what: str
 
@@ -80,6 +86,8 @@ class PolicyDesk:
         """The index of that event."""
         self.behind: str | None = None
         """The revision that the other members enforce and this one cannot; for health."""
+        self.known_tools: Mapping[str, Any] | None = {}
+        """What the policy in force knows of tools, by their names; None where the engine has policies of its own."""
 
     async def load(self, actor: str, what: str) -> Enforced:
         """Read the policy directory and enforce what it says.
@@ -90,7 +98,7 @@ class PolicyDesk:
         """
         async with self._loading:
             bundle = await self._read()
-            awaited = _Awaited(bundle.revision, _limits(bundle), actor, what)
+            awaited = _Awaited(bundle.revision, _limits(bundle), bundle.data.get("tools", {}), actor, what)
             try:
                 await self._engine.enforce(bundle)
             except PolicyNotEnforced:
@@ -139,7 +147,7 @@ class PolicyDesk:
             if bundle.revision == revision:
                 limits = _limits(bundle)
                 await self._engine.enforce(bundle)
-                self._take(revision, limits)
+                self._take(revision, limits, bundle.data.get("tools", {}))
                 logger.info("policy %s is enforced, as another member does", revision)
                 return
             trouble = f"the policy directory here gives {bundle.revision}"
@@ -151,17 +159,19 @@ class PolicyDesk:
             )
         self.behind = revision
 
-    def _take(self, revision: str, limits: Mapping[str, int]) -> None:
+    def _take(self, revision: str, limits: Mapping[str, int], tools: Mapping[str, Any]) -> None:
         self._limits.load(limits)
+        self.known_tools = tools
         self._revision = revision
         self.behind = None
 
     async def _in_force(self, awaited: _Awaited) -> None:
-        self._take(awaited.revision, awaited.limits)
+        self._take(awaited.revision, awaited.limits, awaited.tools)
         self._awaited = awaited
-        if awaited.what == _START:
+        is_own_act = awaited.what not in (_START, TOOLS)
+        if not is_own_act:
             await self._hear()
-        if awaited.what != _START or self._told != awaited.revision:  # else another member has said so at its start
+        if is_own_act or self._told != awaited.revision:  # else another member has said so
             await self._books.policy(awaited.actor, awaited.revision, awaited.what)
             self._told = awaited.revision
         self._awaited = None
@@ -171,30 +181,35 @@ class PolicyDesk:
         try:
             await self.load("", _START)
         except PolicyExternal:
+            self.known_tools = None
             await self.prepare()
 
     async def tools_for(self, caller: Principal) -> list[str] | None:
         """Names the caller may call without approval and that no kill covers; None when policy does not say."""
-        question = canonical_plain(
-            {
-                "input": {
-                    "agent": {
-                        "id": caller.name,
-                        "kind": caller.kind.value,
-                        "roles": sorted(role.value for role in caller.roles),
-                        "tenant": caller.tenant,
-                    }
-                }
-            }
-        )
+        visible = await self.visible_to(caller)
+        return None if visible is None else [name for name, how in visible.items() if how == "allow"]
+
+    async def visible_to(self, caller: Principal) -> Mapping[str, str] | None:
+        """Names the caller may ever call and that neither a kill nor a quarantine covers, each with `allow` or
+        `approval`; None when policy does not say."""
+        ruled = await self.ruled_for(caller)
+        if ruled is None:
+            return None
+        kills = self._containment.kills_tool
+        return {
+            name: how
+            for name, how in ruled.items()
+            if (tool := self._tools[name]).quarantine is None and not kills(caller, name, tool.upstream)
+        }
+
+    async def ruled_for(self, caller: Principal) -> Mapping[str, str] | None:
+        """As `visible_to`, killed or not: what a caller whose call was stopped may know of."""
+        question = canonical_plain({"input": {"agent": caller.for_policy}})
         answer = await self._engine.query("tools", question)
         if not isinstance(answer, Ruling) or not isinstance(answer.value, dict):
             return None
-        return [
-            name
-            for name, tool in self._tools.items()
-            if answer.value.get(name) == "allow" and not self._containment.kills_tool(caller, name, tool.upstream)
-        ]
+        how = answer.value
+        return {name: how[name] for name in self._tools if how.get(name) in _EVER}
 
 
 def _limits(bundle: PolicyBundle) -> dict[str, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from agentgate.core import strict_json
 from agentgate.core.call import Call
@@ -29,8 +29,7 @@ _UNHEARD: Final = frozenset({ReasonCode.UPSTREAM_TIMEOUT, ReasonCode.UPSTREAM_UN
 """Failures in which the upstream said nothing of what it did with the call."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """How a sent call ended, as the caller may know it."""
 
     outcome: Outcome

@@ -1,0 +1,247 @@
+"""From a client's request to a `Call`, through the gate in a task of its own, and through the rounds of an approval.
+
+A task of its own, because a kill cancels the task of its call, and the SDK cancels its handlers by scopes that must
+not be mixed with that. Whichever comes first, the handler ends only when the call has ended and is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import anyio
+import orjson
+from mcp.shared.exceptions import MCPError
+
+from agentgate.core.call import Call, Door, Tool, ToolName
+from agentgate.core.decision import Decision, refusal
+from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.strict_json import canonical
+from agentgate.edges._mcp_parts import INVALID_PARAMS, OURS, Parts
+from agentgate.edges._mcp_peer import ClientPeer
+from agentgate.edges._mcp_states import BadState, Round, States
+from agentgate.pipeline.gate import Answer, PendingApproval
+from agentgate.pipeline.record import new_trace_id
+from agentgate.ports.peer import PeerUnable
+
+_T = TypeVar("_T")
+
+_APPROVAL: Final = OURS + "approval"
+"""The gateway's own question among those of a result that wants input."""
+_MOST_WAITS: Final = 6
+"""Rounds in which a client only waits; the SDK's own gives up after ten."""
+_CONSENT_WITHIN_S: Final = 45.0
+"""For a client of the handshake era to say that its user opens the page. Most clients give up after 60 s."""
+_MOST_CARRIED: Final = 65_536
+"""Bytes of answers that a state carries."""
+
+
+@dataclass(slots=True)
+class Target:
+    """What a request wants to call. `refused` is why the door does not want that."""
+
+    name: str
+    tool: Tool | None
+    arguments: Mapping[str, Any]
+    refused: Decision | None = None
+
+    def about(self, peer: ClientPeer) -> str:
+        """The digest of what every round of one call has in common."""
+        whole = {
+            "arguments": self.arguments,
+            "definition": self.tool.definition_sha256 if self.tool is not None else "",
+            "session": peer.session,
+            "tool": self.name,
+        }
+        return hashlib.sha256(canonical(whole)).hexdigest()
+
+
+class Calls:
+    """Passes what clients want through the gate."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._served: set[tuple[str | None, str]] = set()
+        self._states = States(parts.sealer, parts.clock, parts.entropy, ttl_s=parts.rules.state_ttl_s)
+
+    async def apart(self, peer: ClientPeer, work: Coroutine[Any, Any, _T]) -> _T:
+        """Do `work` in a task of its own. Cancelled, it is ended first, as withdrawn by its caller."""
+        task = asyncio.create_task(work)
+        here = (peer.session_key, str(peer.ctx.request_id))
+        self._served.add(here)
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            peer.withdrawn = not self._parts.is_closing()
+            task.cancel()
+            with anyio.CancelScope(shield=True):
+                await asyncio.wait({task})
+            raise
+        finally:
+            self._served.discard(here)
+        return task.result()
+
+    def serves(self, session_key: str, request_id: str) -> bool:
+        """Whether a request of a session is served still, its client listening or not."""
+        return (session_key, request_id) in self._served
+
+    async def once(self, peer: ClientPeer, target: Target) -> Answer:
+        """One passage through the gate, without anything that follows from it."""
+        return await self._parts.through(self._call(peer, target, None), target.refused)
+
+    async def asked(self, peer: ClientPeer, target: Target) -> Answer | dict[str, Any]:
+        """The answer to a request of the client, or the result that wants its input first.
+
+        Raises:
+            MCPError: the request state is not one to take.
+        """
+        params = peer.ctx.params or {}
+        given = params.get("requestState")
+        state = given if isinstance(given, str) else None
+        about = target.about(peer)
+        try:
+            before = self._states.take(peer.caller, state, about) if state is not None else Round(about)
+        except BadState as error:
+            return await self._turned_away(peer, target, error)
+        answers = params.get("inputResponses")
+        answers = dict(answers) if isinstance(answers, Mapping) else None
+        consent = (answers or {}).pop(_APPROVAL, None)
+        if before.approval is not None:
+            answers = dict(before.answers) if before.answers is not None else None
+        peer.extra = {
+            key: value for key, value in (("inputResponses", answers), ("requestState", before.upstream_state)) if value
+        }
+        call = self._call(peer, target, answers)
+        if before.approval is not None:
+            if isinstance(consent, Mapping) and consent.get("action") != "accept":
+                why = refusal(ReasonCode.APPROVAL_REQUIRED, "The user did not open the approval page")
+                return await self._parts.through(call, why)
+            await self._hold(call, before.approval)
+        answer = await self._parts.through(call, target.refused)
+        if answer.approval is None:
+            return self._carried(peer, about, answer)
+        climbed = await self._climb(peer, before, answers, answer)
+        if isinstance(climbed, Answer) and climbed.approval is not None and state is not None:
+            self._states.give_back(peer.caller, state)  # "repeat exactly the same call" must not fail for its state
+        return climbed
+
+    async def _turned_away(self, peer: ClientPeer, target: Target, error: BadState) -> Answer:
+        """Refused and recorded, whatever the gate thinks of the call."""
+        why = refusal(ReasonCode.INVALID_REQUEST, f"Not taken: {error}", "request_state")
+        answer = await self._parts.through(self._call(peer, target, None), why)
+        if answer.reason_code is not ReasonCode.INVALID_REQUEST:
+            return answer
+        raise MCPError(INVALID_PARAMS, str(error), {f"{OURS}traceId": answer.call.trace_id})
+
+    def _carried(self, peer: ClientPeer, about: str, answer: Answer) -> Answer | dict[str, Any]:
+        """An answer in which the upstream's own state, if it has one, is sealed in one of ours."""
+        if not answer.success or b"requestState" not in (answer.result_json or b""):
+            return answer
+        value = orjson.loads(answer.result_json or b"null")
+        if not isinstance(value, dict) or value.get("resultType") != "input_required" or not peer.is_modern:
+            return answer
+        given = value.get("requestState")
+        if isinstance(given, str):
+            value["requestState"] = self._states.seal(peer.caller, Round(about, upstream_state=given))
+        return value
+
+    # --- the ladder of an approval: by what the client declared, never by its name ---
+
+    async def _climb(
+        self,
+        peer: ClientPeer,
+        before: Round,
+        answers: dict[str, Any] | None,
+        answer: Answer,
+    ) -> Answer | dict[str, Any]:
+        pending = answer.approval
+        if pending is None:
+            return answer
+        if peer.opens_urls():
+            if peer.is_modern:
+                wanted = self._wanted(peer, before, answers, pending)
+                return wanted if wanted is not None else answer
+            if not await self._consents(peer, pending):
+                return answer
+        if not await self._hold(answer.call, pending.id):
+            return answer
+        return self._carried(peer, before.about, await self.again(peer, answer.call))
+
+    async def again(self, peer: ClientPeer, call: Call) -> Answer:
+        """The same call once more, with a trace of its own."""
+        anew = Call(
+            trace_id=new_trace_id(self._parts.entropy),
+            door=call.door,
+            caller=call.caller,
+            session=call.session,
+            tool_name=call.tool_name,
+            tool=call.tool,
+            arguments=call.arguments,
+            context=call.context,
+            traceparent=call.traceparent,
+            peer=peer,
+        )
+        return await self._parts.through(anew, None)
+
+    def _wanted(
+        self, peer: ClientPeer, before: Round, answers: dict[str, Any] | None, pending: PendingApproval
+    ) -> dict[str, Any] | None:
+        """A result that has the client open the approval's page, or only come back; None when it has done so enough."""
+        waited = before.number + 1 if before.approval == pending.id else 0
+        too_much = answers is not None and len(orjson.dumps(answers)) > _MOST_CARRIED
+        if too_much or waited > (_MOST_WAITS if self._parts.rules.hold_s else 0):
+            return None
+        state = Round(before.about, pending.id, waited, before.upstream_state, answers)
+        result: dict[str, Any] = {
+            "resultType": "input_required",
+            "requestState": self._states.seal(peer.caller, state),
+        }
+        if not waited:
+            question = {"method": "elicitation/create", "params": self._question(peer, pending, with_id=False)}
+            result["inputRequests"] = {_APPROVAL: question}
+        return result
+
+    async def _consents(self, peer: ClientPeer, pending: PendingApproval) -> bool:
+        """Whether the client's user opens the approval's page. It is no approval."""
+        try:
+            async with asyncio.timeout(_CONSENT_WITHIN_S):
+                said = await peer.ask("elicitation/create", self._question(peer, pending, with_id=True))
+        except (PeerUnable, TimeoutError):
+            return False
+        return said.get("action") == "accept"
+
+    def _question(self, peer: ClientPeer, pending: PendingApproval, *, with_id: bool) -> dict[str, Any]:
+        params = {
+            "mode": "url",
+            "message": "This call needs the approval of a person. Open its page?",
+            "url": self.approval_url(peer, pending),
+        }
+        return {**params, "elicitationId": pending.id} if with_id else params
+
+    def approval_url(self, peer: ClientPeer, pending: PendingApproval) -> str:
+        return f"{(self._parts.rules.base_url or peer.guest.address).rstrip('/')}/approvals/{pending.id}"
+
+    async def _hold(self, call: Call, approval_id: str) -> bool:
+        """Whether the approval was answered while the call could wait for it."""
+        hold_s = self._parts.rules.hold_s
+        with contextlib.suppress(LogUnavailable):  # the gate will say so
+            return bool(hold_s) and await self._parts.approvals.answered(call, approval_id, hold_s)
+        return False
+
+    def _call(self, peer: ClientPeer, target: Target, answers: Mapping[str, Any] | None) -> Call:
+        return Call(
+            trace_id=new_trace_id(self._parts.entropy),
+            door=Door.MCP,
+            caller=peer.caller,
+            session=peer.session,
+            tool_name=ToolName(target.name),
+            tool=target.tool,
+            arguments=target.arguments,
+            context={"mcp": {"input_responses": answers}} if answers else {},
+            traceparent=peer.traceparent,
+            peer=peer,
+        )

@@ -1,0 +1,87 @@
+"""What a message must be before the SDK sees it, and how a refusal of it is said: JSON-RPC, as its client expects.
+
+The SDK's parsers take the last of two equal names, and batches in one of the eras; what policy sees must be what the
+client's own log shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any, Final
+
+import orjson
+
+from agentgate.core.errors import ReasonCode
+from agentgate.core.strict_json import NotStrictJson, parse
+from agentgate.edges._mcp_parts import OURS
+from agentgate.edges.problem import Problem
+from agentgate.edges.wire import Receive, Request, Send, read_body, require_json_type
+
+PARSE_ERROR: Final = -32700
+INVALID_REQUEST: Final = -32600
+_ONCE: Final = frozenset({b"mcp-session-id", b"agentgate-session"})
+"""Headers that choose whose session it is: sent twice, they are refused rather than chosen from."""
+
+
+class Unserved(Exception):
+    """A message that is not served, as HTTP status and JSON-RPC error."""
+
+    def __init__(self, status: int, code: int, message: str, reason: ReasonCode, request_id: Any = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.reason = reason
+        self.request_id = request_id
+
+    def body(self) -> bytes:
+        error = {"code": self.code, "message": self.message, "data": {f"{OURS}reasonCode": self.reason.value}}
+        return orjson.dumps({"jsonrpc": "2.0", "id": self.request_id, "error": error})
+
+    async def answer(self, send: Send) -> None:
+        body = self.body()
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def require_single_headers(request: Request) -> None:
+    """Raises Unserved where a header that chooses a session was sent twice."""
+    counts = Counter(name for name, _ in request.scope["headers"] if name in _ONCE)
+    for name, count in counts.items():
+        if count > 1:
+            text = f"Header {name.decode()} was sent twice"
+            raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
+
+
+async def read_message(request: Request, receive: Receive, limit: int) -> tuple[bytes, dict[str, Any]]:
+    """One JSON-RPC message: as it came, and parsed.
+
+    Raises:
+        Unserved
+    """
+    try:
+        require_json_type(request)
+        body = await read_body(request, receive, limit)
+    except Problem as problem:
+        raise Unserved(problem.status, INVALID_REQUEST, problem.detail, problem.reason) from None
+    try:
+        message = parse(body)
+    except NotStrictJson as error:
+        raise Unserved(400, PARSE_ERROR, f"Not strict JSON: {error}", ReasonCode.MALFORMED_JSON) from None
+    if isinstance(message, list):
+        text = "Batches are not served: send one message at a time"
+        raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
+    if not isinstance(message, dict):
+        raise Unserved(400, INVALID_REQUEST, "The body must be one JSON-RPC message", ReasonCode.INVALID_REQUEST)
+    return body, message
+
+
+def request_id_of(message: dict[str, Any]) -> str | None:
+    """How a request is told from others of its session; None for a notification or a response.
+
+    As text: the SDK does not tell 7 from "7" either.
+    """
+    if "method" not in message or "id" not in message:
+        return None
+    return str(message["id"])

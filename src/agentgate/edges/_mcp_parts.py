@@ -1,0 +1,118 @@
+"""What the parts of the MCP door share: its rules, what it knows of the tool servers, and the names of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from agentgate.core.call import Call, Principal, Tool
+from agentgate.core.decision import Decision
+from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.gate import Answer
+from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.refusals import RefusalLimiter
+from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.keys import Sealer
+
+OURS: Final = "dev.agentgate/"
+"""Before every `_meta` key of ours. What a client sends under it is for us and goes no further."""
+SESSION: Final = OURS + "session"
+CALLER: Final = "agentgate.caller"
+"""Where a request's ASGI scope carries its `Guest`."""
+
+INVALID_PARAMS: Final = -32602
+REFUSED: Final = -32001
+"""JSON-RPC code of a refusal where no result can carry it: of the range that the protocol leaves to servers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The configured part of the door."""
+
+    hold_s: float
+    """How long a call may wait for its approval; 0: not at all."""
+    session_idle_s: float
+    max_sessions: int
+    max_body_bytes: int
+    state_ttl_s: float
+    """How long a client may take for its answer to what it was asked."""
+    instructions: str | None = None
+    base_url: str | None = None
+    is_shared: bool = False
+    """Whether other processes serve the same address, so that a client's next request may reach another one."""
+
+
+class Catalogue(Protocol):
+    """What the tool servers said of themselves when they were last heard."""
+
+    def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
+        """MCP's ServerCapabilities in JSON of every server that is connected."""
+        ...
+
+    def instructions(self) -> str:
+        """Of the one transparent server; empty if there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """Who sent a request, as the door found out before any of it was understood."""
+
+    principal: Principal
+    session: str | None
+    """What its `AgentGate-Session` header asks for."""
+    traceparent: str | None
+    address: str
+    """`http://host`, as the client addressed us; the host was allow-listed."""
+
+
+Through = Callable[[Call, Decision | None], Awaitable[Answer]]
+
+
+async def _nowhere(call: Call, refused: Decision | None) -> Answer:
+    raise RuntimeError("only the door passes calls through the gate")
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the door works with."""
+
+    tools: Mapping[str, Tool]
+    policy: PolicyDesk
+    approvals: ApprovalDesk
+    refusals: RefusalLimiter
+    sealer: Sealer
+    clock: Clock
+    entropy: Entropy
+    catalogue: Catalogue
+    rules: Rules
+    through: Through = _nowhere
+    """The gate, as `Gate.pass_through`; the door puts it here."""
+    is_closing: Callable[[], bool] = lambda: False
+
+
+# What is not a tool of a server but belongs to it, by the method; DESIGN has the names under `mcp.`.
+OPERATIONS: Final = {
+    "resources/list": "mcp.resources.list",
+    "resources/templates/list": "mcp.resources.templates.list",
+    "resources/read": "mcp.resources.read",
+    "resources/subscribe": "mcp.resources.subscribe",
+    "resources/unsubscribe": "mcp.resources.unsubscribe",
+    "prompts/list": "mcp.prompts.list",
+    "prompts/get": "mcp.prompts.get",
+    "completion/complete": "mcp.completion.complete",
+    "logging/setLevel": "mcp.logging.level",
+}
+
+
+def operation_of(tool: Tool) -> str | None:
+    """The MCP method that a tool stands for; None for tools proper."""
+    method = tool.options.get("method")  # kind `http` has a method too: GET, POST, …
+    return method if method in OPERATIONS else None
+
+
+def definition_of(tool: Tool) -> Mapping[str, Any] | None:
+    """The accepted definition of a tool that a tool server brought; its result is MCP's as well."""
+    definition = tool.options.get("definition")
+    return definition if isinstance(definition, Mapping) else None

@@ -1,0 +1,151 @@
+"""The client behind one MCP request, as the upstream of its call sees it (`ports.peer.Peer`), in both eras."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import anyio
+from mcp.shared.exceptions import MCPError
+from mcp.types import (
+    CLIENT_CAPABILITIES_META_KEY,
+    CLIENT_INFO_META_KEY,
+    PROTOCOL_VERSION_META_KEY,
+    SERVER_INFO_META_KEY,
+)
+from mcp.types.version import MODERN_PROTOCOL_VERSIONS
+
+from agentgate.core.call import SessionId, is_id
+from agentgate.edges import _mcp_sdk as sdk
+from agentgate.edges._mcp_parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
+from agentgate.edges.wire import is_traceparent
+from agentgate.ports.peer import PeerUnable
+
+_STAYS_HERE: Final = frozenset(
+    {
+        "progressToken",
+        PROTOCOL_VERSION_META_KEY,
+        CLIENT_INFO_META_KEY,
+        CLIENT_CAPABILITIES_META_KEY,
+        SERVER_INFO_META_KEY,
+    }
+)
+"""`_meta` of this hop alone."""
+_ANNOUNCED: Final = frozenset(
+    {
+        "notifications/message",
+        "notifications/tools/list_changed",
+        "notifications/prompts/list_changed",
+        "notifications/resources/list_changed",
+        "notifications/resources/updated",
+        "notifications/elicitation/complete",
+    }
+)
+_DECLARED_AS: Final = {"sampling/createMessage": "sampling", "roots/list": "roots"}
+_ASK_WITHIN_S: Final = 300.0
+"""At most, for a question to somebody before the screen; the call's own deadline is usually nearer."""
+_GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
+
+
+class ClientPeer:
+    """One request: who sent it, in which session of ours, and the way back."""
+
+    def __init__(self, ctx: sdk.Context) -> None:
+        """Raises MCPError where what it says of its session cannot be one."""
+        self.ctx = ctx
+        self.guest: Guest = ctx.request.scope[CALLER]  # type: ignore[union-attr]
+        self.caller = self.guest.principal
+        self.withdrawn = False
+        """Set when the client cancelled the request or closed its stream."""
+        self.is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
+        given = (ctx.params or {}).get("_meta")
+        self._given: Mapping[str, Any] = given if isinstance(given, Mapping) else {}
+        self.meta: Mapping[str, Any] = {
+            key: value for key, value in self._given.items() if key not in _STAYS_HERE and not key.startswith(OURS)
+        }
+        self.extra: Mapping[str, Any] = {}
+        """What of the request's params is the upstream's; set before the call goes out."""
+        self.session = self._session()
+
+    def _session(self) -> SessionId:
+        """The session of ours that the request belongs to, by the order that docs/mcp.md states."""
+        if self.caller.session is not None:
+            return SessionId(self.caller.session)
+        named = self._given.get(SESSION)
+        if named is not None:
+            if not isinstance(named, str) or not is_id(named):
+                raise MCPError(INVALID_PARAMS, f"_meta {SESSION} must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{{0,255}}$")
+            return SessionId(named)
+        if self.guest.session is not None:
+            return SessionId(self.guest.session)
+        return SessionId(f"mcp-{self.session_key or self.caller.name}"[:256])
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context: of the message, else of its transport."""
+        given = self._given.get("traceparent")
+        return given if isinstance(given, str) and is_traceparent(given) else self.guest.traceparent
+
+    @property
+    def session_key(self) -> str | None:
+        return sdk.connection_of(self.ctx).session_id
+
+    @property
+    def capabilities(self) -> Mapping[str, Any]:
+        if self.is_modern:
+            declared = self._given.get(CLIENT_CAPABILITIES_META_KEY)
+            return declared if isinstance(declared, Mapping) else {}
+        known = self.ctx.session.client_capabilities
+        return known.model_dump(by_alias=True, mode="json", exclude_none=True) if known is not None else {}
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        pairs = self.ctx.request.scope["headers"]  # type: ignore[union-attr]
+        return {name.decode(): value.decode("latin-1") for name, value in pairs if name.startswith(b"mcp-param-")}
+
+    @property
+    def wants_progress(self) -> bool:
+        return "progressToken" in self._given
+
+    def opens_urls(self) -> bool:
+        """Whether the client can be asked to have its user open a page."""
+        elicitation = self.capabilities.get("elicitation")
+        return isinstance(elicitation, Mapping) and isinstance(elicitation.get("url"), Mapping)
+
+    async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        with contextlib.suppress(*_GONE):
+            await self.ctx.session.report_progress(progress, total, message)
+
+    async def notify(self, method: str, params: Mapping[str, Any]) -> None:
+        if method == "notifications/message" and sdk.takes_log_message(self.ctx, params.get("level")):
+            with contextlib.suppress(*_GONE):
+                await sdk.send_notification(self.ctx, method, params)
+
+    async def announce(self, method: str, params: Mapping[str, Any]) -> None:
+        if method in _ANNOUNCED and not self.is_modern:  # a modern client hears on the stream that it opened for it
+            await sdk.connection_of(self.ctx).notify(method, params)
+
+    async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self.is_modern:
+            raise PeerUnable("this client takes questions as results that want input")
+        if not self._can_be_asked(method, params):
+            raise PeerUnable(f"the client did not declare that it takes {method}")
+        try:
+            return await sdk.send_request(self.ctx, method, params, _ASK_WITHIN_S)
+        except MCPError as error:
+            raise PeerUnable(error.message, error.code) from None
+        except _GONE:
+            raise PeerUnable("the client has gone away") from None
+
+    def _can_be_asked(self, method: str, params: Mapping[str, Any]) -> bool:
+        declared = self.capabilities
+        if method == "elicitation/create":
+            if params.get("mode") == "url":
+                return self.opens_urls()
+            modes = declared.get("elicitation")
+            return isinstance(modes, Mapping) and ("form" in modes or "url" not in modes)
+        return _DECLARED_AS.get(method) in declared
+
+    def on_session_end(self, close: Callable[[], Awaitable[None]]) -> None:
+        sdk.connection_of(self.ctx).exit_stack.push_async_callback(close)

@@ -1,0 +1,386 @@
+"""The MCP server itself: the SDK's low-level one, with every request passed through the gate.
+
+The SDK serves both eras on one address; nothing here asks which client it is, only what it declared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import anyio
+import orjson
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
+from mcp.server.auth.provider import AccessToken
+from mcp.server.connection import Connection
+from mcp.server.lowlevel.server import NotificationOptions, Server
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import (
+    PromptsListChanged,
+    ResourcesListChanged,
+    ResourceUpdated,
+    ServerEvent,
+    ToolsListChanged,
+)
+from mcp.types import (
+    METHOD_NOT_FOUND,
+    CallToolRequestParams,
+    CompletionsCapability,
+    LoggingCapability,
+    NotificationParams,
+    PromptsCapability,
+    ResourcesCapability,
+    ServerCapabilities,
+    SetLevelRequestParams,
+    SubscriptionsListenRequestParams,
+    SubscriptionsListenResult,
+    ToolsCapability,
+)
+from mcp.types.version import MODERN_PROTOCOL_VERSIONS
+
+from agentgate import __version__
+from agentgate.core.call import Principal, is_tool_name
+from agentgate.core.decision import refusal
+from agentgate.core.errors import ReasonCode
+from agentgate.edges import _mcp_answers as answers
+from agentgate.edges import _mcp_sdk as sdk
+from agentgate.edges._mcp_calls import Calls, Target
+from agentgate.edges._mcp_lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
+from agentgate.edges._mcp_parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
+from agentgate.edges._mcp_peer import ClientPeer
+from agentgate.edges.wire import Receive, Scope, Send
+from agentgate.pipeline.gate import Answer
+
+_TELL_WITHIN_S: Final = 1.0
+"""For a client to take an announcement; one that does not read has itself to ask again."""
+_UNSUBSCRIBE_WITHIN_S: Final = 5.0
+_MOST_URIS: Final = 100
+_MOST_LISTENING: Final = 32
+"""Streams of announcements for one caller, so that nobody takes all there are."""
+
+# It writes every session's id down, which is nobody's business but its client's.
+logging.getLogger("mcp").setLevel(logging.WARNING)
+
+Handler = Callable[[sdk.Context, Any], Awaitable[dict[str, Any]]]
+Work = Callable[[ClientPeer], Awaitable[dict[str, Any]]]
+
+
+class Hall:
+    """Everything behind the door. `open` once."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._calls = Calls(parts)
+        self._lists = Lists(parts, self._calls)
+        self._bus = InMemorySubscriptionBus()
+        self._listen = ListenHandler(self._bus)
+        self._connections: set[Connection] = set()
+        self._listening: Counter[tuple[str, str]] = Counter()
+        rules = parts.rules
+        self._server = self._make_server()
+        self._manager = StreamableHTTPSessionManager(
+            self._server,
+            # another process does not know this one's sessions
+            stateless=rules.is_shared,
+            session_idle_timeout=rules.session_idle_s,
+            max_sessions=rules.max_sessions,
+            max_request_body_size=rules.max_body_bytes,
+        )
+
+    def _make_server(self) -> Mirror:
+        server = Mirror(
+            self._parts,
+            get_tool_input_schema=self._schema_of,
+            on_list_tools=self._served(self._list_tools),
+            on_call_tool=self._call_tool,
+            on_list_resources=self._lister(RESOURCES),
+            on_list_resource_templates=self._lister(TEMPLATES),
+            on_list_prompts=self._lister(PROMPTS),
+            on_read_resource=self._on_resource("resources/read"),
+            on_subscribe_resource=self._on_resource("resources/subscribe"),
+            on_unsubscribe_resource=self._on_resource("resources/unsubscribe"),
+            on_get_prompt=self._served(self._get_prompt),
+            on_completion=self._served(self._complete),
+            on_subscriptions_listen=self._on_listen,
+        )
+        server.middleware.clear()  # only the SDK's own traces, whose exporter nobody configures here
+        # not as an argument: the SDK warns of what the newest revision left out, and the older ones have it
+        server.add_request_handler("logging/setLevel", SetLevelRequestParams, self._served(self._set_level))
+        server.add_notification_handler("notifications/initialized", NotificationParams, self._remember)
+        return server
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        async with self._manager.run():
+            yield
+
+    def serves(self, session_key: str, request_id: str) -> bool:
+        """Whether a request of the handshake era is served still; its client may have gone away since."""
+        return self._calls.serves(session_key, request_id)
+
+    def end_listening(self) -> None:
+        """End the streams on which nothing but announcements come: what shuts down would wait for them."""
+        self._listen.close()
+
+    async def serve(self, scope: Scope, guest: Guest, receive: Receive, send: Send) -> None:
+        self._server.instructions = self._parts.rules.instructions or self._parts.catalogue.instructions() or None
+        user = AuthenticatedUser(_token_of(guest.principal))
+        await self._manager.handle_request({**scope, CALLER: guest, "user": user}, receive, send)
+
+    def _schema_of(self, name: str) -> Mapping[str, Any] | None:
+        tool = self._parts.tools.get(name)
+        return tool.input_schema if tool is not None else None
+
+    # --- every request ---
+
+    def _served(self, work: Work) -> Handler:
+        """A handler that turns away who is refused too often, and works in a task of its own."""
+
+        async def handle(ctx: sdk.Context, _: Any) -> dict[str, Any]:
+            peer = ClientPeer(ctx)
+            if self._parts.refusals.is_over(peer.caller):
+                raise MCPError(REFUSED, answers.TOO_MANY, {f"{OURS}reasonCode": ReasonCode.TOO_MANY_REFUSALS.value})
+            return await self._calls.apart(peer, _awaited(work(peer)))
+
+        return handle
+
+    # --- tools ---
+
+    async def _list_tools(self, peer: ClientPeer) -> dict[str, Any]:
+        tools = await self._lists.tools(peer)
+        if tools is None:
+            data = {f"{OURS}reasonCode": ReasonCode.POLICY_UNAVAILABLE.value}
+            raise MCPError(REFUSED, "Policy does not say which tools there are. Try again later.", data)
+        return {"resultType": "complete", "tools": tools, "ttlMs": 0, "cacheScope": "private"}
+
+    async def _call_tool(self, ctx: sdk.Context, params: CallToolRequestParams) -> dict[str, Any]:
+        peer = ClientPeer(ctx)
+        if self._parts.refusals.is_over(peer.caller):
+            return answers.too_many()
+        return await self._calls.apart(peer, self._call(peer, params.name))
+
+    async def _call(self, peer: ClientPeer, name: str) -> dict[str, Any]:
+        if not is_tool_name(name):
+            self._parts.refusals.refused(peer.caller)
+            raise _unknown(name)
+        arguments = (peer.ctx.params or {}).get("arguments")
+        target = Target(name, self._parts.tools.get(name), arguments if arguments is not None else {})
+        if target.tool is not None and operation_of(target.tool) is not None:
+            target.refused = refusal(ReasonCode.UNKNOWN_TOOL, "This is no tool, but an operation of a tool server")
+        answer = await self._calls.asked(peer, target)
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.success:
+            return answers.tool_result(answer, is_modern=peer.is_modern)
+        if answer.outcome is None and not answer.is_outage and await self._is_hidden(peer, answer):
+            raise _unknown(name)
+        return self._unsuccessful(peer, answer)
+
+    async def _is_hidden(self, peer: ClientPeer, answer: Answer) -> bool:
+        """Whether a refusal must look like that of a name that nobody has."""
+        if answer.reason_code is ReasonCode.UNKNOWN_TOOL:
+            return True
+        ruled = await self._parts.policy.ruled_for(peer.caller)
+        return ruled is not None and answer.call.tool_name not in ruled
+
+    def _unsuccessful(self, peer: ClientPeer, answer: Answer) -> dict[str, Any]:
+        """A result for what was refused or failed. Raises MCPError for an upstream's own error."""
+        if answer.fault_json is not None:
+            raise _fault(answer)
+        pending = answer.approval
+        url = self._calls.approval_url(peer, pending) if pending is not None else None
+        return answers.unsuccessful(answer, approval_url=url, now_s=self._parts.clock.now().timestamp())
+
+    # --- what is no tool ---
+
+    def _lister(self, kind: Kind) -> Handler:
+        return self._served(lambda peer: self._lists.whole(peer, kind))
+
+    def _on_resource(self, method: str) -> Handler:
+        async def work(peer: ClientPeer) -> dict[str, Any]:
+            uri = str((peer.ctx.params or {}).get("uri"))
+            operation = await self._lists.by_uri(peer, method, uri)
+            if operation is None:
+                raise MCPError(INVALID_PARAMS, "Resource not found", {"uri": uri})
+            result = await self._operate(peer, operation, {"uri": uri})
+            if method == "resources/read":
+                return {"ttlMs": 0, **result, "cacheScope": "private"} if _is_complete(result) else result
+            return {}
+
+        return self._served(work)
+
+    async def _get_prompt(self, peer: ClientPeer) -> dict[str, Any]:
+        params = peer.ctx.params or {}
+        found = self._lists.by_prefix("prompts/get", str(params.get("name")))
+        if found is None:
+            raise MCPError(INVALID_PARAMS, f"Unknown prompt: {str(params.get('name'))[:256]}")
+        operation, name = found
+        given = params.get("arguments")
+        return await self._operate(peer, operation, {"name": name, **({"arguments": given} if given else {})})
+
+    async def _complete(self, peer: ClientPeer) -> dict[str, Any]:
+        params = peer.ctx.params or {}
+        ref = dict(params.get("ref") or {})
+        operation: Operation | None
+        if ref.get("type") == "ref/prompt":
+            found = self._lists.by_prefix("completion/complete", str(ref.get("name")))
+            operation = found[0] if found is not None else None
+            ref["name"] = found[1] if found is not None else ref.get("name")
+        else:
+            operation = await self._lists.by_uri(peer, "completion/complete", str(ref.get("uri")))
+        if operation is None:
+            raise MCPError(INVALID_PARAMS, "There is nothing of that name to complete for")
+        context = params.get("context")
+        arguments = {"ref": ref, "argument": params.get("argument"), **({"context": context} if context else {})}
+        return await self._operate(peer, operation, arguments)
+
+    async def _set_level(self, peer: ClientPeer) -> dict[str, Any]:
+        operations = self._lists.operations("logging/setLevel")
+        if not operations:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found", "logging/setLevel")
+        level = {"level": (peer.ctx.params or {}).get("level")}
+        allowed = await self._lists.allowed(peer, "logging/setLevel")
+        await asyncio.gather(*(self._calls.once(peer, one.target(level)) for one in allowed))
+        return {}
+
+    async def _operate(self, peer: ClientPeer, operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The raw result of one server. Raises MCPError where it was refused or failed: no result could say so."""
+        answer = await self._calls.asked(peer, operation.target(arguments))
+        if not isinstance(answer, Answer):
+            return answer
+        if answer.success:
+            value = orjson.loads(answer.result_json or b"null")
+            return answers.stamped(value if isinstance(value, dict) else {}, answer)
+        if answer.fault_json is not None:
+            raise _fault(answer)
+        refused = self._unsuccessful(peer, answer)
+        raise MCPError(REFUSED, refused["content"][0]["text"], refused["_meta"])
+
+    # --- changes ---
+
+    async def _remember(self, ctx: sdk.Context, _: NotificationParams) -> None:
+        """A client of the handshake era is ready to hear of changes."""
+        connection = sdk.connection_of(ctx)
+        self._connections.add(connection)
+        connection.exit_stack.callback(self._connections.discard, connection)
+
+    async def _on_listen(self, ctx: sdk.Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
+        """Changes for a modern client: of the resources that it may subscribe to, and of lists."""
+        peer = ClientPeer(ctx)
+        asked = params.notifications.resource_subscriptions or []
+        whose = (peer.caller.tenant, peer.caller.id)
+        if len(asked) > _MOST_URIS or self._listening[whose] >= _MOST_LISTENING:
+            text = f"At most {_MOST_URIS} resources on a stream, and {_MOST_LISTENING} streams"
+            raise MCPError(INVALID_PARAMS, text)
+        taken: list[str] = []
+        self._listening[whose] += 1
+        try:
+            for uri in asked:
+                if await self._calls.apart(peer, self._subscribe(peer, "resources/subscribe", uri)):
+                    taken.append(uri)  # noqa: PERF401 - what was subscribed to is given up again, however it goes on
+            honoured = params.notifications.model_copy(update={"resource_subscriptions": taken or None})
+            return await self._listen(ctx, params.model_copy(update={"notifications": honoured}))
+        finally:
+            self._listening[whose] -= 1
+            if not self._listening[whose]:
+                del self._listening[whose]
+            with anyio.move_on_after(_UNSUBSCRIBE_WITHIN_S, shield=True):
+                for uri in taken:
+                    await self._calls.apart(peer, self._subscribe(peer, "resources/unsubscribe", uri))
+
+    async def _subscribe(self, peer: ClientPeer, method: str, uri: str) -> bool:
+        operation = await self._lists.by_uri(peer, method, uri)
+        return operation is not None and (await self._calls.once(peer, operation.target({"uri": uri}))).success
+
+    async def announce(self, method: str, params: Mapping[str, Any]) -> None:
+        """What changed, to everybody who listens; of a resource, to those who subscribed to it."""
+        event = _event(method, params.get("uri"))
+        if event is None:
+            return
+        await self._bus.publish(event)
+        if not isinstance(event, ResourceUpdated):  # a client of the handshake era hears of those from its own session
+            await asyncio.gather(*(_tell(one, method) for one in tuple(self._connections)))
+
+
+class Mirror(Server[Any]):
+    """Declares what the connected tool servers declare, when it is asked, and nothing else."""
+
+    def __init__(self, parts: Parts, **handlers: Any) -> None:
+        super().__init__("agentgate", version=__version__, title="AgentGate", **handlers)
+        self._parts = parts
+
+    def get_capabilities(
+        self,
+        notification_options: NotificationOptions | None = None,
+        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
+        extensions: dict[str, dict[str, Any]] | None = None,
+        *,
+        protocol_version: str | None = None,
+    ) -> ServerCapabilities:
+        declared = list(self._parts.catalogue.capabilities().values())
+        hears = protocol_version in MODERN_PROTOCOL_VERSIONS
+
+        def flag(capability: str, name: str) -> bool:
+            return any((one.get(capability) or {}).get(name) for one in declared if capability in one)
+
+        def has(capability: str) -> bool:
+            return any(capability in one for one in declared)
+
+        return ServerCapabilities(
+            tools=ToolsCapability(list_changed=True),
+            prompts=PromptsCapability(list_changed=hears or flag("prompts", "listChanged")) if has("prompts") else None,
+            resources=ResourcesCapability(
+                subscribe=flag("resources", "subscribe"), list_changed=hears or flag("resources", "listChanged")
+            )
+            if has("resources")
+            else None,
+            completions=CompletionsCapability() if has("completions") else None,
+            logging=LoggingCapability() if has("logging") else None,
+        )
+
+
+async def _awaited(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
+    return await work
+
+
+async def _tell(connection: Connection, method: str) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(_TELL_WITHIN_S):
+            await connection.notify(method, None)
+
+
+def _event(method: str, uri: Any) -> ServerEvent | None:
+    if method == "notifications/resources/updated":
+        return ResourceUpdated(uri=uri) if isinstance(uri, str) else None
+    lists: dict[str, ServerEvent] = {
+        "notifications/tools/list_changed": ToolsListChanged(),
+        "notifications/prompts/list_changed": PromptsListChanged(),
+        "notifications/resources/list_changed": ResourcesListChanged(),
+    }
+    return lists.get(method)
+
+
+def _token_of(principal: Principal) -> AccessToken:
+    """By which the SDK knows whose session is whose. No secret is in it: handlers could not leak it."""
+    return AccessToken(token="", client_id=f"{principal.tenant}/{principal.id}", scopes=[])
+
+
+def _is_complete(result: Mapping[str, Any]) -> bool:
+    return bool(result.get("resultType", "complete") == "complete")
+
+
+def _unknown(name: str) -> MCPError:
+    return MCPError(INVALID_PARAMS, f"Unknown tool: {name[:128]}")
+
+
+def _fault(answer: Answer) -> MCPError:
+    """The upstream's own error, as it came."""
+    fault = orjson.loads(answer.fault_json or b"{}")
+    code, message = fault.get("code"), fault.get("message")
+    return MCPError(code if type(code) is int else REFUSED, str(message), fault.get("data"))

@@ -1,0 +1,150 @@
+"""The MCP door: `/mcp`, Streamable HTTP for every protocol revision since 2024-11-05 (docs/mcp.md).
+
+This module knows who is calling and that the message is one; what it says is read by the SDK, behind `_mcp_server.py`.
+The SDK takes half a second to import, so that waits for the first request, or for a start with tool servers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from agentgate.core.call import Call, Principal, is_id
+from agentgate.core.decision import Decision
+from agentgate.core.errors import ReasonCode
+from agentgate.edges._mcp_message import (
+    INVALID_REQUEST,
+    Unserved,
+    read_message,
+    request_id_of,
+    require_single_headers,
+)
+from agentgate.edges._mcp_parts import Guest, Parts
+from agentgate.edges.caller import Callers
+from agentgate.edges.problem import Problem, method_not_allowed
+from agentgate.edges.wire import Message, Receive, Request, Send, replay
+from agentgate.pipeline.gate import Answer, Gate
+
+if TYPE_CHECKING:
+    from agentgate.edges._mcp_server import Hall
+
+PATH: Final = "/mcp"
+_METHODS: Final = ("DELETE", "GET", "POST")
+_LOOK_EVERY_S: Final = 0.25
+
+
+class McpDoor:
+    """Admits requests, and keeps what serves them for as long as `run` runs."""
+
+    def __init__(self, gate: Gate, callers: Callers, parts: Parts, *, is_wanted: bool) -> None:
+        """`parts` without its way through the gate, which is this door's. `is_wanted`: load the SDK at once."""
+        self._gate = gate
+        self._callers = callers
+        self._parts = replace(parts, through=self._through, is_closing=lambda: gate.closing)
+        self._wanted = asyncio.Event()
+        if is_wanted:
+            self._wanted.set()
+        self._opened = asyncio.Event()
+        self._hall: Hall | None = None
+        self._in_flight: set[tuple[bytes, str]] = set()
+
+    async def run(self) -> None:
+        """Serve until cancelled."""
+        await self._wanted.wait()
+        # in a thread, because calls through other doors and kills go on meanwhile
+        hall = await asyncio.to_thread(_load, self._parts)
+        async with hall.open():
+            self._hall = hall
+            self._opened.set()
+            try:
+                while not self._gate.closing:  # noqa: ASYNC110 - a signal sets it, and nobody is told
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                hall.end_listening()
+                await asyncio.Event().wait()
+            finally:
+                self._hall = None
+
+    async def announce(self, server: str, method: str, params: Mapping[str, Any]) -> None:
+        """Tell clients what a tool server announced. Never raises but CancelledError."""
+        if self._hall is not None:
+            await self._hall.announce(method, params)
+
+    async def serve(self, request: Request, receive: Receive, send: Send) -> None:
+        """GET, POST and DELETE on `/mcp`.
+
+        Raises:
+            Problem: nobody of ours, or no method of the path.
+        """
+        if request.scope["method"] not in _METHODS:
+            raise method_not_allowed(_METHODS)
+        principal = await self._callers.agent(request.headers, request.client_host)
+        try:
+            require_single_headers(request)
+            guest = _guest(request, principal)
+            if request.scope["method"] != "POST":
+                await self._pass_on(request, guest, receive, send)
+                return
+            body, message = await read_message(request, receive, self._parts.rules.max_body_bytes)
+            await self._pass_on_once(request, guest, request_id_of(message), replay(body, receive), send)
+        except Unserved as unserved:
+            self._parts.refusals.refused(principal)
+            await unserved.answer(send)
+
+    async def _pass_on_once(
+        self, request: Request, guest: Guest, request_id: str | None, receive: Receive, send: Send
+    ) -> None:
+        """In a session an id names one request at a time: the SDK would mix up the answers of two."""
+        session = request.headers.get(b"mcp-session-id")
+        if session is None or request_id is None:
+            await self._pass_on(request, guest, receive, send)
+            return
+        here = (session, request_id)
+        if here in self._in_flight or (
+            self._hall is not None and self._hall.serves(session.decode("latin-1"), request_id)
+        ):
+            text = "A request with this id is being served in this session"
+            raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST, request_id=None)
+
+        async def sending(message: Message) -> None:
+            if not message.get("more_body", True):  # from its last byte on the client may think that it is over
+                self._in_flight.discard(here)
+            await send(message)
+
+        self._in_flight.add(here)
+        try:
+            await self._pass_on(request, guest, receive, sending)
+        finally:
+            self._in_flight.discard(here)
+
+    async def _pass_on(self, request: Request, guest: Guest, receive: Receive, send: Send) -> None:
+        if self._hall is None:
+            self._wanted.set()
+            await self._opened.wait()
+        hall = self._hall
+        if hall is None:
+            raise Problem(503, ReasonCode.SHUTTING_DOWN, "The gateway is shutting down", headers={"Retry-After": "1"})
+        await hall.serve(request.scope, guest, receive, send)
+
+    async def _through(self, call: Call, refused: Decision | None) -> Answer:
+        answer = await self._gate.pass_through(call, refused)
+        if answer.outcome is None:
+            self._parts.refusals.refused(call.caller)
+        return answer
+
+
+def _guest(request: Request, principal: Principal) -> Guest:
+    session = request.headers.get(b"agentgate-session")
+    named = session.decode("latin-1") if session is not None else None
+    if named is not None and not is_id(named):
+        text = "AgentGate-Session must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
+        raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
+    address = f"{request.scope.get('scheme', 'http')}://{request.headers[b'host'].decode('latin-1')}"
+    return Guest(principal, named, request.traceparent, address)
+
+
+def _load(parts: Parts) -> Hall:
+    from agentgate.edges._mcp_server import Hall  # half a second, which no start without MCP should pay
+
+    return Hall(parts)

@@ -1,0 +1,775 @@
+"""The MCP door over a real wire, before a whole gate on ports in memory. Tests choose what its two servers say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import httpx
+import pytest
+import uvicorn
+from mcp import Client
+from mcp.shared.exceptions import MCPError
+from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
+from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PromptReference, TextContent
+
+from agentgate.core.approval import State
+from agentgate.core.call import Access, Call, Tool, ToolName
+from agentgate.core.decision import Grant, NoRuling
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Kind
+from agentgate.edges._mcp_parts import OPERATIONS, Parts, Rules
+from agentgate.edges.caller import Callers, Keyring
+from agentgate.edges.mcp import McpDoor
+from agentgate.edges.wire import Wire
+from agentgate.pipeline.gate import Gate, RateLimits
+from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.registry import Registry
+from agentgate.pipeline.run import Route, Runner
+from agentgate.ports.peer import Peer, PeerUnable, peer_of
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
+from tests.fakes import ADMIN, ALLOW, ASK, DENY, FakeEntropy, PlainSealer
+from tests.pipeline.conftest import House
+
+MODERN, LEGACY = "2026-07-28", "legacy"
+both_eras = pytest.mark.parametrize("mode", [MODERN, LEGACY])
+EVERYTHING = {
+    "tools": {"listChanged": True},
+    "resources": {"subscribe": True, "listChanged": True},
+    "prompts": {},
+    "completions": {},
+    "logging": {},
+}
+
+Say = Callable[[Mapping[str, Any], Peer], Any]
+"""What a server answers: to arguments, for a client. A coroutine is awaited."""
+
+
+@dataclass
+class FakeServer:
+    """A tool server: `says` has an answer for each method, and for each of its tools by name."""
+
+    name: str
+    says: dict[str, Any] = field(default_factory=dict)
+    asked: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+
+    def validate_options(self, options: Mapping[str, Any]) -> None: ...
+
+    async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
+        call = grant.call
+        assert call.tool is not None
+        what = call.tool.options.get("method") or call.tool.options["tool"]
+        self.asked.append((what, call.arguments))
+        self.calls.append(call)
+        answer = self.says.get(what, {"content": []})
+        if callable(answer):
+            answer = answer(call.arguments, peer_of(call))
+            if asyncio.iscoroutine(answer):
+                answer = await answer
+        return answer if isinstance(answer, Undelivered) else Delivered(answer)
+
+    async def aclose(self) -> None: ...
+
+    def tools(self) -> dict[str, Tool]:
+        """An echo and every operation."""
+        definition = {"name": "echo", "description": "As accepted.", "inputSchema": {"type": "object"}}
+        made = {f"{self.name}__echo": {"tool": "echo", "pin": "0", "definition": definition}}
+        made |= {f"{self.name}__{name}": {"method": method} for method, name in OPERATIONS.items()}
+        return {
+            name: Tool(ToolName(name), self.name, Access.READ, {"type": "object"}, options=options)
+            for name, options in made.items()
+        }
+
+
+@dataclass
+class Room:
+    """A door and what it leads to."""
+
+    house: House
+    servers: dict[str, FakeServer]
+    declared: dict[str, Mapping[str, Any]]
+    rules: Rules
+    registry: Registry
+    told: str = ""
+    """The transparent server's instructions."""
+    url: str = ""
+    running: asyncio.Task[None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        house = self.house
+        runner = Runner(
+            {name: Route(server) for name, server in self.servers.items()}, house.recorder, house.clock, house.meter
+        )
+        self.gate = Gate(
+            admission=house.admission,
+            engine=house.engine,
+            replica=house.replica,
+            recorder=house.recorder,
+            approvals=house.approvals,
+            runner=runner,
+            limits=RateLimits(60),
+            clock=house.clock,
+            meter=house.meter,
+            notifier=house.notifier,
+        )
+        policy = PolicyDesk(
+            engine=house.engine,
+            source=cast("Any", None),
+            limits=RateLimits(60),
+            books=cast("Any", None),
+            others=None,
+            containment=house.containment,
+            tools=self.registry,
+            label="",
+        )
+        parts = Parts(
+            tools=self.registry,
+            policy=policy,
+            approvals=house.approvals,
+            refusals=house.refusals,
+            sealer=PlainSealer(),
+            clock=house.clock,
+            entropy=FakeEntropy(),
+            catalogue=self,
+            rules=self.rules,
+        )
+        keyring = Keyring((), admin_key="unused", now=house.clock.now)
+        self.door = McpDoor(self.gate, Callers(keyring), parts, is_wanted=False)
+
+    def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
+        return self.declared
+
+    def instructions(self) -> str:
+        return self.told
+
+    @contextlib.asynccontextmanager
+    async def client(self, mode: Any = MODERN, **more: Any) -> AsyncIterator[Client]:
+        async with Client(f"{self.url}/mcp", mode=mode, cache=None, **more) as client:
+            yield client
+
+
+def rules(**other: Any) -> Rules:
+    return Rules(
+        **{"hold_s": 0.0, "session_idle_s": 60, "max_sessions": 10, "max_body_bytes": 100_000, "state_ttl_s": 60}
+        | other
+    )
+
+
+@contextlib.asynccontextmanager
+async def opened(**other: Any) -> AsyncIterator[Room]:
+    """A room with the servers `a` and `b`, whose callers may do everything."""
+    servers = {name: FakeServer(name) for name in "ab"}
+    registry = Registry({})
+    for server in servers.values():
+        registry.serve(server.name, server.tools())
+    room = Room(House(), servers, dict.fromkeys(servers, EVERYTHING), rules(**other), registry)
+    allow(room)
+
+    async def nothing(*_: Any) -> None: ...
+
+    wire = Wire(
+        nothing,
+        nothing,
+        {},
+        {"/mcp": room.door.serve},
+        hosts=frozenset({"127.0.0.1"}),
+        origins=frozenset(),
+        max_body_bytes=100_000,
+        on_fault=lambda: None,
+        new_id=lambda: "id",
+    )
+    server = uvicorn.Server(uvicorn.Config(wire, port=0, lifespan="off", log_config=None))
+    serving = asyncio.create_task(server.serve())
+    room.running = asyncio.create_task(room.door.run())
+    while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+        await asyncio.sleep(0.01)
+    room.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        yield room
+    finally:
+        server.should_exit = server.force_exit = True
+        room.running.cancel()
+        await asyncio.gather(room.running, serving, return_exceptions=True)
+
+
+@pytest.fixture
+async def room() -> AsyncIterator[Room]:
+    async with opened() as made:
+        yield made
+
+
+def allow(room: Room, **decided: Mapping[str, Any]) -> None:
+    """Every call is allowed, but those named here are decided so (`a__echo=DENY`); `tools` says the same."""
+    of_verdict = {"ALLOW": "allow", "REQUIRE_APPROVAL": "approval"}
+
+    def answer(question: Mapping[str, Any]) -> Any:
+        if "tool_name" not in question:
+            return {
+                name: of_verdict[how["action"]]
+                for name in room.registry
+                if (how := decided.get(name, ALLOW))["action"] in of_verdict
+            }
+        if question["has_approval_token"]:
+            return ALLOW
+        return decided.get(question["tool_name"], ALLOW)
+
+    room.house.engine.answer = answer
+
+
+def said(result: CallToolResult) -> str:
+    return "".join(part.text for part in result.content if isinstance(part, TextContent))
+
+
+def sent(room: Room, method: str) -> dict[str, list[Mapping[str, Any]]]:
+    """What each server was asked by a method."""
+    return {name: [args for what, args in one.asked if what == method] for name, one in room.servers.items()}
+
+
+# --- tools --------------------------------------------------------------------------------------------------------
+
+
+@both_eras
+async def test_a_servers_tool_is_shown_as_it_was_accepted_under_its_name_here(room: Room, mode: str) -> None:
+    async with room.client(mode) as client:
+        tools = (await client.list_tools()).tools
+    assert [(tool.name, tool.description) for tool in tools] == [
+        ("a__echo", "As accepted."),
+        ("b__echo", "As accepted."),
+    ]
+
+
+async def test_a_quarantined_tool_is_not_shown(room: Room) -> None:
+    tools = room.servers["a"].tools()
+    object.__setattr__(tools["a__echo"], "quarantine", "it changed")
+    room.registry.serve("a", tools)
+    async with room.client() as client:
+        assert [tool.name for tool in (await client.list_tools()).tools] == ["b__echo"]
+        result = await client.call_tool("a__echo", {})
+    assert "quarantined" in said(result)
+
+
+@both_eras
+async def test_a_servers_result_arrives_as_it_is(room: Room, mode: str) -> None:
+    whole = {
+        "content": [{"type": "image", "data": "AAAA", "mimeType": "image/png"}],
+        "structuredContent": {"n": [1, 2]},
+        "isError": True,
+        "_meta": {"theirs": 1},
+    }
+    room.servers["a"].says["echo"] = whole
+    async with room.client(mode) as client:
+        result = await client.call_tool("a__echo", {"x": 1})
+    found = result.model_dump(by_alias=True, exclude_none=True, mode="json")
+    assert {name: found[name] for name in ("content", "structuredContent", "isError")} == {
+        name: whole[name] for name in ("content", "structuredContent", "isError")
+    }
+    assert found["_meta"]["theirs"] == 1
+    assert room.servers["a"].asked == [("echo", {"x": 1})]
+
+
+@both_eras
+async def test_a_servers_own_error_arrives_as_it_is(room: Room, mode: str) -> None:
+    fault = {"code": -32042, "message": "mine", "data": {"x": 1}}
+    room.servers["a"].says["echo"] = Undelivered(ReasonCode.UPSTREAM_ERROR, "mine", fault=fault)
+    async with room.client(mode) as client:
+        with pytest.raises(MCPError) as error:
+            await client.call_tool("a__echo", {})
+    assert (error.value.code, error.value.message, error.value.data) == (-32042, "mine", {"x": 1})
+
+
+async def test_what_is_no_tool_result_is_a_result_that_says_so(room: Room) -> None:
+    room.servers["a"].says["echo"] = ["nonsense"]
+    async with room.client() as client:
+        result = await client.call_tool("a__echo", {})
+    assert result.is_error
+    assert "no tool result" in said(result)
+
+
+async def test_an_operation_is_no_tool(room: Room) -> None:
+    """Policy allows it, but only as what it is: a server would be read past the lists otherwise."""
+    async with room.client() as client:
+        with pytest.raises(MCPError) as error:
+            await client.call_tool("a__mcp.resources.read", {"uri": "x://1"})
+    assert error.value.message == "Unknown tool: a__mcp.resources.read"
+    assert room.servers["a"].asked == []
+
+
+async def test_no_list_is_given_that_policy_does_not_give(room: Room) -> None:
+    room.house.engine.answer = ["nonsense"]
+    async with room.client() as client:
+        with pytest.raises(MCPError):
+            await client.list_tools()
+
+
+@both_eras
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        (lambda room: room.house.log.fail_next(), "log_unavailable"),
+        (lambda room: setattr(room.house.admission, "is_down", True), "kill_state_unknown"),
+        (lambda room: setattr(room.gate, "closing", True), "shutting_down"),
+        (lambda room: setattr(room.house.engine, "answer", NoRuling(ReasonCode.POLICY_TIMEOUT, "")), "policy_timeout"),
+    ],
+)
+async def test_an_outage_is_a_result_that_says_to_come_back(
+    room: Room, mode: str, trouble: Callable[[Room], None], reason: str
+) -> None:
+    async with room.client(mode) as client:
+        trouble(room)
+        result = await client.call_tool("a__echo", {})
+    assert result.is_error
+    assert said(result).startswith("UNAVAILABLE")
+    assert (result.meta or {})["dev.agentgate/reasonCode"] == reason
+    assert (result.meta or {})["dev.agentgate/retryAfterMs"] == 1000
+    assert room.servers["a"].asked == []
+
+
+async def test_an_outcome_that_cannot_be_recorded_is_not_said_to_be_nothing(room: Room) -> None:
+    room.servers["a"].says["echo"] = lambda *_: room.house.log.fail_next() or {"content": []}
+    async with room.client() as client:
+        result = await client.call_tool("a__echo", {})
+    assert result.is_error
+    assert "effect unknown" in said(result)
+    assert "Nothing was executed" not in said(result)
+
+
+# --- what a client tells, and is told -----------------------------------------------------------------------------
+
+
+async def test_a_requests_meta_goes_on_without_what_is_for_this_hop(room: Room) -> None:
+    seen: list[Mapping[str, Any]] = []
+    room.servers["a"].says["echo"] = lambda _, peer: seen.append(peer.meta) or {"content": []}
+    async with room.client() as client:
+        await client.call_tool("a__echo", {}, meta={"theirs": 1, "dev.agentgate/session": "s-1"})
+    (meta,) = seen
+    assert {name for name in meta if not name.startswith("trace")} == {"theirs"}
+
+
+async def test_the_trace_context_of_a_message_is_the_calls(room: Room) -> None:
+    traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
+    async with room.client() as client:
+        await client.call_tool("a__echo", {}, meta={"traceparent": traceparent})
+    assert room.servers["a"].calls[0].traceparent == traceparent
+
+
+@both_eras
+async def test_progress_reaches_who_asked_for_it(room: Room, mode: str) -> None:
+    async def work(_: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        assert peer.wants_progress
+        for step in (1, 2):
+            await peer.progress(step, 2, "on its way")
+        return {"content": []}
+
+    room.servers["a"].says["echo"] = work
+    heard: list[tuple[float, float | None, str | None]] = []
+
+    async def hear(progress: float, total: float | None, message: str | None) -> None:
+        heard.append((progress, total, message))
+
+    async with room.client(mode) as client:
+        await client.call_tool("a__echo", {}, progress_callback=hear)
+    assert heard == [(1, 2, "on its way"), (2, 2, "on its way")]
+
+
+@pytest.mark.parametrize(
+    ("mode", "meta", "count"),
+    [
+        (LEGACY, {}, 1),
+        (MODERN, {}, 0),
+        (MODERN, {"io.modelcontextprotocol/logLevel": "info"}, 1),
+        (MODERN, {"io.modelcontextprotocol/logLevel": "error"}, 0),
+    ],
+)
+async def test_a_log_message_reaches_who_wants_it(room: Room, mode: str, meta: dict[str, Any], count: int) -> None:
+    async def work(_: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        await peer.notify("notifications/message", {"level": "info", "data": "x"})
+        await peer.notify("notifications/cancelled", {"requestId": 1})
+        return {"content": []}
+
+    room.servers["a"].says["echo"] = work
+    heard: list[Any] = []
+
+    async def hear(params: Any) -> None:
+        heard.append(params.data)
+
+    async with room.client(mode, logging_callback=hear) as client:
+        await client.call_tool("a__echo", {}, meta=meta)
+    assert heard == ["x"] * count
+
+
+async def test_a_server_asks_a_client_only_what_it_declared(room: Room) -> None:
+    refused: list[str] = []
+
+    async def work(_: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        asked = {"message": "?", "requestedSchema": {"type": "object", "properties": {}}}
+        answer = await peer.ask("elicitation/create", asked)
+        for method in ("sampling/createMessage", "roots/list", "ping"):
+            try:
+                await peer.ask(method, {})
+            except PeerUnable as error:
+                refused.append(str(error))
+        return {"content": [{"type": "text", "text": answer["action"]}]}
+
+    async def user(*_: Any) -> ElicitResult:
+        return ElicitResult(action="accept", content={})
+
+    room.servers["a"].says["echo"] = work
+    async with room.client(LEGACY, elicitation_callback=user) as client:
+        result = await client.call_tool("a__echo", {})
+    assert said(result) == "accept"
+    assert len(refused) == 3
+
+
+async def test_a_modern_client_is_never_asked_on_its_stream(room: Room) -> None:
+    async def work(_: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        assert peer.is_modern
+        assert peer.session_key is None
+        await peer.ask("roots/list", {})
+        return {"content": []}
+
+    room.servers["a"].says["echo"] = work
+    async with room.client() as client:
+        assert said(await client.call_tool("a__echo", {})).startswith("UNAVAILABLE"), "a fake may raise, a server not"
+
+
+async def test_a_session_that_ends_is_told_to_its_upstreams(room: Room) -> None:
+    ended = asyncio.Event()
+    keys: list[str | None] = []
+
+    def work(_: Mapping[str, Any], peer: Peer) -> dict[str, Any]:
+        async def close() -> None:
+            ended.set()
+
+        keys.append(peer.session_key)
+        peer.on_session_end(close)
+        return {"content": []}
+
+    room.servers["a"].says["echo"] = work
+    async with room.client(LEGACY) as client:
+        await client.call_tool("a__echo", {})
+        assert not ended.is_set()
+    await asyncio.wait_for(ended.wait(), 5)
+    assert len(keys[0] or "") == 32
+
+
+# --- rounds -------------------------------------------------------------------------------------------------------
+
+
+def wanting(state: str) -> dict[str, Any]:
+    question = {"method": "roots/list", "params": {}}
+    return {"resultType": "input_required", "inputRequests": {"r": question}, "requestState": state}
+
+
+async def test_a_servers_request_state_travels_sealed_and_comes_back_open(room: Room) -> None:
+    def work(_: Mapping[str, Any], peer: Peer) -> Any:
+        return wanting("its own") if "requestState" not in peer.extra else {"content": [{"type": "text", "text": "ok"}]}
+
+    extras: list[Mapping[str, Any]] = []
+    room.servers["a"].says["echo"] = lambda args, peer: extras.append(dict(peer.extra)) or work(args, peer)
+    async with room.client() as client:
+        asked = await client.session.call_tool("a__echo", {}, allow_input_required=True)
+        assert isinstance(asked, InputRequiredResult)
+        assert asked.request_state != "its own"
+        given = {"r": {"roots": []}}
+        done = await client.session.call_tool(
+            "a__echo",
+            {},
+            input_responses=cast("Any", given),
+            request_state=asked.request_state,
+            allow_input_required=True,
+        )
+    assert isinstance(done, CallToolResult)
+    assert extras == [{}, {"inputResponses": given, "requestState": "its own"}]
+    assert room.servers["a"].calls[1].context == {"mcp": {"input_responses": given}}, "policy and log see the answers"
+
+
+async def test_an_approval_between_two_rounds_of_a_server_loses_neither(room: Room) -> None:
+    """The answers that came before the gateway had to ask are what is approved, and what is sent."""
+    server = room.servers["a"]
+    server.says["echo"] = wanting("its own")
+    given = {"r": {"roots": []}}
+
+    async def user(*_: Any) -> ElicitResult:
+        return ElicitResult(action="accept")
+
+    async with room.client(elicitation_callback=user) as client:
+        ask = client.session.call_tool
+        first = await ask("a__echo", {}, allow_input_required=True)
+        assert isinstance(first, InputRequiredResult)
+        allow(room, a__echo=ASK)
+        more: dict[str, Any] = {"input_responses": given, "allow_input_required": True}
+        second = await ask("a__echo", {}, request_state=first.request_state, **more)
+        assert isinstance(second, InputRequiredResult)
+        assert list(second.input_requests or {}) == ["dev.agentgate/approval"]
+        await approve(room)
+        server.says["echo"] = {"content": [{"type": "text", "text": "done"}]}
+        more = {"input_responses": {"dev.agentgate/approval": ElicitResult(action="accept")}}
+        third = await ask("a__echo", {}, request_state=second.request_state, allow_input_required=True, **more)
+    assert isinstance(third, CallToolResult)
+    assert said(third) == "done"
+    call = server.calls[-1]
+    assert call.context == {"mcp": {"input_responses": given}}
+    assert peer_of(call).extra == {"inputResponses": given, "requestState": "its own"}  # type: ignore[union-attr]
+
+
+async def approve(room: Room) -> None:
+    """Whatever waits for an approval."""
+    desk = room.house.approvals
+    for approval in await desk.list(ADMIN, State.PENDING):
+        await desk.decide(ADMIN, approval.id, State.APPROVED)
+
+
+async def test_a_server_that_wants_input_of_a_client_that_cannot_give_it_has_failed(room: Room) -> None:
+    room.servers["a"].says["echo"] = wanting("x")
+    async with room.client(LEGACY) as client:
+        result = await client.call_tool("a__echo", {})
+    assert result.is_error
+    assert "cannot give" in said(result)
+
+
+async def test_a_request_state_expires(room: Room) -> None:
+    room.servers["a"].says["echo"] = wanting("x")
+    async with room.client() as client:
+        asked = await client.session.call_tool("a__echo", {}, allow_input_required=True)
+        assert isinstance(asked, InputRequiredResult)
+        room.house.clock.move(61)
+        room.house.replica.lease.renew(room.house.clock.boot_s())
+        with pytest.raises(MCPError, match="expired"):
+            await client.session.call_tool("a__echo", {}, request_state=asked.request_state, allow_input_required=True)
+
+
+# --- resources, prompts, completion -------------------------------------------------------------------------------
+
+
+def resources(*uris: str, **more: Any) -> dict[str, Any]:
+    return {"resources": [{"uri": uri, "name": uri} for uri in uris], **more}
+
+
+@both_eras
+async def test_lists_of_all_servers_are_one_whole_list(room: Room, mode: str) -> None:
+    pages = {None: resources("a://1", nextCursor="2", ttlMs=9000), "2": resources("a://2", ttlMs=5000)}
+    room.servers["a"].says["resources/list"] = lambda args, _: pages[args.get("cursor")]
+    room.servers["b"].says["resources/list"] = resources("b://1", ttlMs=7000, cacheScope="public")
+    async with room.client(mode) as client:
+        found = await client.list_resources()
+    assert [str(one.uri) for one in found.resources] == ["a://1", "a://2", "b://1"]
+    assert found.next_cursor is None
+    if mode == MODERN:
+        assert (found.ttl_ms, found.cache_scope) == (5000, "private")
+
+
+async def test_a_server_that_fails_is_refused_or_says_nonsense_is_left_out(room: Room) -> None:
+    room.servers["b"].says["resources/list"] = resources("b://1")
+    for trouble in (
+        Undelivered(ReasonCode.UPSTREAM_UNAVAILABLE, "down"),
+        {"resources": "nonsense"},
+        {"resources": [{"no": "uri"}, 7]},
+        ["nonsense"],
+    ):
+        room.servers["a"].says["resources/list"] = trouble
+        async with room.client() as client:
+            assert [str(one.uri) for one in (await client.list_resources()).resources] == ["b://1"]
+    allow(room, **{"b__mcp.resources.list": DENY})
+    before = len(room.house.log.of(Kind.DECIDED))
+    async with room.client() as client:
+        assert (await client.list_resources()).resources == []
+    assert len(room.house.log.of(Kind.DECIDED)) == before + 1, "what would be refused is not asked for"
+
+
+async def test_made_up_uris_do_not_have_every_list_read_each_time(room: Room) -> None:
+    async with room.client() as client:
+        for number in range(3):
+            with pytest.raises(MCPError):
+                await client.read_resource(f"x://{number}")
+    assert [len(asked) for asked in sent(room, "resources/list").values()] == [1, 1]
+
+
+async def test_a_list_without_end_ends(room: Room) -> None:
+    room.servers["a"].says["resources/list"] = lambda *_: resources("a://1", nextCursor="again")
+    async with room.client() as client:
+        assert len((await client.list_resources()).resources) == 100
+
+
+async def test_a_resource_is_read_where_it_was_listed(room: Room) -> None:
+    def read(server: str) -> Say:
+        return lambda args, _: {"contents": [{"uri": args["uri"], "text": server}]}
+
+    for name, server in room.servers.items():
+        server.says |= {
+            "resources/list": resources(f"x://{name}"),
+            "resources/templates/list": {
+                "resourceTemplates": [{"uriTemplate": f"t://{name}/{{id}}", "name": name}],
+            },
+            "resources/read": read(name),
+        }
+    async with room.client() as client:
+        # nothing was listed by this client yet
+        texts = [
+            (await client.read_resource(uri)).contents[0].text  # type: ignore[union-attr]
+            for uri in ("x://b", "x://a", "t://b/7", "t://a/7")
+        ]
+        with pytest.raises(MCPError) as error:
+            await client.read_resource("x://nobodys")
+    assert texts == ["b", "a", "b", "a"]
+    assert (error.value.code, error.value.data) == (-32602, {"uri": "x://nobodys"})
+    assert sent(room, "resources/read") == {
+        "a": [{"uri": "x://a"}, {"uri": "t://a/7"}],
+        "b": [{"uri": "x://b"}, {"uri": "t://b/7"}],
+    }
+
+
+async def test_the_only_server_with_resources_is_asked_for_every_one(room: Room) -> None:
+    room.declared["b"] = {"tools": {}}
+    room.servers["a"].says["resources/read"] = {"contents": []}
+    async with room.client() as client:
+        await client.read_resource("x://unlisted")
+    assert room.servers["a"].asked == [("resources/read", {"uri": "x://unlisted"})]
+
+
+async def test_a_refused_read_is_an_error_with_the_reason(room: Room) -> None:
+    room.declared["b"] = {}
+    allow(room, **{"a__mcp.resources.read": DENY})
+    async with room.client() as client:
+        with pytest.raises(MCPError) as error:
+            await client.read_resource("x://1")
+    assert "DENIED by policy" in error.value.message
+    assert error.value.data["dev.agentgate/reasonCode"] == "policy_deny"
+    assert room.servers["a"].asked == []
+
+
+@both_eras
+async def test_prompts_have_their_servers_prefix(room: Room, mode: str) -> None:
+    for server in room.servers.values():
+        server.says |= {
+            "prompts/list": {"prompts": [{"name": "hello"}]},
+            "prompts/get": {"messages": []},
+            "completion/complete": {"completion": {"values": ["x"]}},
+        }
+    async with room.client(mode) as client:
+        assert [one.name for one in (await client.list_prompts()).prompts] == ["a__hello", "b__hello"]
+        await client.get_prompt("b__hello", {"who": "me"})
+        await client.complete(PromptReference(type="ref/prompt", name="b__hello"), {"name": "who", "value": "m"})
+        with pytest.raises(MCPError, match="Unknown prompt"):
+            await client.get_prompt("c__hello")
+    assert sent(room, "prompts/get") == {"a": [], "b": [{"name": "hello", "arguments": {"who": "me"}}]}
+    ((asked),) = sent(room, "completion/complete")["b"]
+    assert asked == {"ref": {"type": "ref/prompt", "name": "hello"}, "argument": {"name": "who", "value": "m"}}
+
+
+@pytest.mark.filterwarnings("ignore:The logging capability is deprecated")
+async def test_a_level_goes_to_every_server_that_logs(room: Room) -> None:
+    room.declared["b"] = {"tools": {}}
+    async with room.client(LEGACY) as client:
+        await client.set_logging_level("warning")
+        room.declared["a"] = {}
+        with pytest.raises(MCPError):
+            await client.set_logging_level("warning")
+    assert sent(room, "logging/setLevel") == {"a": [{"level": "warning"}], "b": []}
+
+
+@both_eras
+async def test_capabilities_and_instructions_are_the_servers(room: Room, mode: str) -> None:
+    room.declared = {"a": {"tools": {}, "prompts": {}}, "b": {"resources": {"subscribe": True}}}
+    room.told = "What this is for."
+    async with room.client("auto" if mode == MODERN else mode) as client:
+        declared = client.server_capabilities
+        assert client.instructions == "What this is for."
+    assert declared.tools is not None
+    assert declared.prompts is not None
+    assert declared.resources is not None
+    assert declared.resources.subscribe
+    assert (declared.completions, declared.logging) == (None, None)
+
+
+# --- changes ------------------------------------------------------------------------------------------------------
+
+CHANGES = [
+    "notifications/tools/list_changed",
+    "notifications/prompts/list_changed",
+    "notifications/resources/list_changed",
+]
+
+
+async def test_a_session_hears_of_changed_lists(room: Room) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+
+    async def hear(message: Any) -> None:
+        heard.put_nowait(message.method)
+
+    async with room.client(LEGACY, message_handler=hear) as client:
+        await client.list_tools()  # by now its stream is open
+
+        async def tell() -> None:
+            while True:  # the stream opens when the client gets round to it
+                for change in CHANGES:
+                    await room.door.announce("a", change, {})
+                await asyncio.sleep(0.05)
+
+        telling = asyncio.create_task(tell())
+        found: set[str] = set()
+        while found != set(CHANGES):
+            found.add(await asyncio.wait_for(heard.get(), 5))
+        telling.cancel()
+
+
+async def test_a_listener_hears_of_what_it_asked_for_and_may_have(room: Room) -> None:
+    room.declared["b"] = {}
+    allowed, refused = "x://may", "x://may-not"
+
+    def subscribe(args: Mapping[str, Any], _: Peer) -> Any:
+        return {} if args["uri"] == allowed else Undelivered(ReasonCode.UPSTREAM_ERROR, "no", fault={"code": 1})
+
+    given_up = asyncio.Event()
+    room.servers["a"].says["resources/subscribe"] = subscribe
+    room.servers["a"].says["resources/unsubscribe"] = lambda *_: given_up.set() or {}
+    async with room.client() as client:
+        async with client.listen(resource_subscriptions=[allowed, refused], tools_list_changed=True) as changes:
+            for uri in (refused, allowed):
+                await room.door.announce("a", "notifications/resources/updated", {"uri": uri})
+            await room.door.announce("a", "notifications/prompts/list_changed", {})
+            await room.door.announce("a", "notifications/tools/list_changed", {})
+            heard = [await asyncio.wait_for(anext(changes), 5) for _ in range(2)]
+        await asyncio.wait_for(given_up.wait(), 5)
+    assert heard == [ResourceUpdated(uri=allowed), ToolsListChanged()]
+    assert sent(room, "resources/unsubscribe")["a"] == [{"uri": allowed}]
+
+
+async def test_nothing_is_announced_to_nobody(room: Room) -> None:
+    await room.door.announce("a", "notifications/tools/list_changed", {})
+
+
+# --- one of several processes -------------------------------------------------------------------------------------
+
+
+async def test_a_call_that_a_shutdown_cuts_is_not_said_to_be_withdrawn(room: Room) -> None:
+    started = asyncio.Event()
+
+    async def hang(*_: Any) -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    room.servers["a"].says["echo"] = hang
+    async with room.client(LEGACY) as client:
+        call = asyncio.create_task(client.call_tool("a__echo", {}))
+        await started.wait()
+        room.gate.closing = True
+        room.running.cancel()
+        await asyncio.gather(room.running, call, return_exceptions=True)
+    ((finished),) = room.house.log.of(Kind.FINISHED)
+    assert (finished["outcome"], finished["reason_code"]) == ("cancelled", "shutting_down")
+
+
+async def test_one_of_several_processes_keeps_no_sessions() -> None:
+    async with opened(is_shared=True) as room, room.client(LEGACY) as client:
+        await client.call_tool("a__echo", {})
+        headers = {"Accept": "application/json, text/event-stream"}
+        async with httpx.AsyncClient(base_url=room.url, headers=headers, trust_env=False) as http:
+            body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+            answer = await http.post("/mcp", json=body)
+    assert room.servers["a"].calls[0].session == "mcp-local"
+    assert answer.status_code == 200
+    assert "mcp-session-id" not in answer.headers

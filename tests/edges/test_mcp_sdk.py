@@ -1,0 +1,34 @@
+"""The private names of the SDK that the MCP door uses. One that is gone or means something else fails here first."""
+
+from __future__ import annotations
+
+import inspect
+
+from mcp.server.connection import Connection, allowed_log_levels
+from mcp.server.session import ServerSession
+
+
+def test_a_servers_session_knows_its_connection_and_its_requests_stream() -> None:
+    class Stream:
+        async def send_raw_request(self, method: str, params: object, opts: object = None) -> None: ...
+
+        async def notify(self, method: str, params: object, opts: object = None) -> None: ...
+
+    connection = Connection.from_envelope("2026-07-28", None, None)
+    stream = Stream()
+    session = ServerSession(stream, connection)  # type: ignore[arg-type]
+    assert session._connection is connection
+    assert session._request_outbound is stream  # type: ignore[comparison-overlap]
+
+
+def test_a_connection_has_an_id_an_end_and_a_voice() -> None:
+    connection = Connection.from_envelope("2026-07-28", None, None)
+    assert connection.session_id is None
+    assert connection.exit_stack.push_async_callback
+    assert list(inspect.signature(connection.notify).parameters)[:2] == ["method", "params"]
+
+
+def test_log_messages_are_wanted_by_version_and_request() -> None:
+    assert "debug" in allowed_log_levels("2025-11-25", None)
+    assert "debug" not in allowed_log_levels("2026-07-28", None)
+    assert "error" in allowed_log_levels("2026-07-28", {"io.modelcontextprotocol/logLevel": "info"})
