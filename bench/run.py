@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import admission, calls, kills, log, packs, redaction, replicas
+from bench import admission, calls, kills, log, mcp, packs, redaction, replicas
 
 HERE = Path(__file__).parent
 HEAD = """# What containment costs, and how fast it stops things
@@ -38,6 +38,7 @@ def main() -> None:
         "admission": lambda: admission.measure(rounds=3 * rounds, seconds=seconds),
         "replicas": lambda: replicas.measure(rounds=rounds, seconds=seconds),
         "kills": lambda: kills.measure(trials=options.trials),
+        "mcp": lambda: mcp.measure(rounds=rounds, seconds=seconds),
         "log": lambda: log.measure(rounds=rounds, seconds=seconds),
         "packs": lambda: packs.measure(rounds=rounds),
         "redaction": lambda: redaction.measure(rounds=3 * rounds),
@@ -59,6 +60,7 @@ TITLES = {
     "admission": "What admission costs",
     "replicas": "One, two, three replicas",
     "kills": "How fast a kill is",
+    "mcp": "What a governed call over MCP costs",
     "log": "What the log does",
     "packs": "How long a pack takes",
     "redaction": "What redaction costs",

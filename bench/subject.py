@@ -24,6 +24,9 @@ class Subject:
     servers: Sequence[Server]
     helpers: Sequence[int] = ()
     """Processes whose processor time is counted beside the servers' own."""
+    path: str = "/tools/call"
+    script: Path = SCRIPT
+    script_arguments: Sequence[str] = ()
     rounds: dict[int, list[dict[str, float]]] = field(default_factory=dict)
 
     def median(self, connections: int, value: str) -> float:
@@ -36,7 +39,7 @@ class Subject:
         """
         before_s, helpers_before_s = self._cpu_s(), sum(map(cpu_s, self.helpers))
         share = connections // len(self.servers)
-        running = [_start(server, share, seconds) for server in self.servers]
+        running = [self._start(server, share, seconds) for server in self.servers]
         told = [_told(wrk) for wrk in running]
         calls = sum(one["requests"] for one in told)
         result = {
@@ -45,8 +48,8 @@ class Subject:
             "p50_us": statistics.fmean(one["p50_us"] for one in told),
             "p99_us": max(one["p99_us"] for one in told),
             "bad": sum(one["bad"] + one["errors"] for one in told),
-            "cpu_us": (self._cpu_s() - before_s) / calls * 1e6,
-            "helpers_cpu_us": (sum(map(cpu_s, self.helpers)) - helpers_before_s) / calls * 1e6,
+            "cpu_us": (self._cpu_s() - before_s) / max(calls, 1) * 1e6,
+            "helpers_cpu_us": (sum(map(cpu_s, self.helpers)) - helpers_before_s) / max(calls, 1) * 1e6,
         }
         if keep:
             self.rounds.setdefault(connections, []).append(result)
@@ -57,11 +60,10 @@ class Subject:
     def _cpu_s(self) -> float:
         return sum(cpu_s(server.pid) for server in self.servers)
 
-
-def _start(server: Server, connections: int, seconds: float) -> subprocess.Popen[str]:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency"]
-    command += ["-s", str(SCRIPT), f"{server.url}/tools/call"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    def _start(self, server: Server, connections: int, seconds: float) -> subprocess.Popen[str]:
+        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "10s", "--latency"]
+        command += ["-s", str(self.script), server.url + self.path, "--", *self.script_arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def _told(wrk: subprocess.Popen[str]) -> dict[str, float]:

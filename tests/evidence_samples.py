@@ -153,20 +153,20 @@ def _read(story: Story) -> None:
 
 
 def _write(story: Story) -> None:
-    ask = replace(allow(ASK), approval_id="apr-41d0c7")
+    ask = allow(ASK)._replace(approval_id="apr-41d0c7")
     asked = story.call("crm.update_account", ask, after=25)
     story.ask(asked, "apr-41d0c7")
     story.wait(74)
     story.answer("apr-41d0c7", "approved", "person:alice.meyer")
-    granted = replace(allow(ALLOW_WRITE), approval_id="apr-41d0c7", approved_by="person:alice.meyer")
+    granted = allow(ALLOW_WRITE)._replace(approval_id="apr-41d0c7", approved_by="person:alice.meyer")
     story.finish(story.call("crm.update_account", granted, after=6), ms=410, credential="crm-writer")
-    refund = story.call("payments.refund", replace(allow(ASK), approval_id="apr-93be02"), after=18)
+    refund = story.call("payments.refund", allow(ASK)._replace(approval_id="apr-93be02"), after=18)
     story.ask(refund, "apr-93be02")
     story.wait(41)
     story.answer("apr-93be02", "denied", "person:bob.tan")
-    no = replace(refusal(ReasonCode.APPROVAL_DENIED, "person:bob.tan said no"), approval_id="apr-93be02")
+    no = refusal(ReasonCode.APPROVAL_DENIED, "person:bob.tan said no")._replace(approval_id="apr-93be02")
     story.call("payments.refund", no, after=4)
-    mail = story.call("send_email", replace(allow(ASK), approval_id="apr-c05512"), after=15)
+    mail = story.call("send_email", allow(ASK)._replace(approval_id="apr-c05512"), after=15)
     story.ask(mail, "apr-c05512")
 
 
@@ -341,9 +341,9 @@ def hostile(texts: Sequence[str], names: Sequence[str] = ()) -> tuple[Record, ..
     story = Story()
     for number, text in enumerate(texts):
         name = names[number % len(names)] if names else "db_query"
-        decision = replace(_denied(text, text[:128]), policy_revision=text[:128], approval_id=text)
+        decision = _denied(text, text[:128])._replace(policy_revision=text[:128], approval_id=text)
         call = story.call(name, decision, agent=name if names else "bot", session=story.session)
-        allowed = replace(allow(), matched_rule=text, policy_revision=text, approved_by=text, approval_id=text)
+        allowed = allow()._replace(matched_rule=text, policy_revision=text, approved_by=text, approval_id=text)
         call = story.call(name, allowed, agent=name if names else "bot")
         story.finish(call, Outcome.ERROR, ReasonCode.UPSTREAM_ERROR, error=text, credential=text, kill_id=text)
         story.ask(call, text)

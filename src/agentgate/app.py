@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from agentgate import __version__
+from agentgate import __version__, toolservers
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.slot import Slot
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
@@ -19,7 +19,7 @@ from agentgate.adapters.upstreams.demo import DemoUpstream
 from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
 from agentgate.edges.framework import make_framework
-from agentgate.edges.wire import HotRoute, Receive, Scope, Send, Wire
+from agentgate.edges.wire import HotRoute, Mounted, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
 from agentgate.kinds import (
     containment_id,
@@ -62,9 +62,10 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
         stack.push_async_callback(engine.aclose)
         notifier = make_notifier(config, clock)
         stack.push_async_callback(notifier.aclose)
-        names = config.upstreams if config.tools else {}
+        has_tools = bool(config.tools) or bool(toolservers.names(config))
+        names = config.upstreams if has_tools else {}
         ours: dict[str, Upstream] = {name: make_upstream(name, config) for name in names}
-        if not config.tools:
+        if not has_tools:
             ours["demo"] = DemoUpstream(config.data_dir / "demo")
         ours |= upstreams or {}
         for upstream in ours.values():
@@ -119,6 +120,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
     startup = startup or Startup()
     framework = make_framework(__version__)
     hot: dict[tuple[str, str], HotRoute] = {}
+    mounted: dict[str, Mounted] = {}
 
     async def lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
@@ -130,6 +132,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
                 framework.state.metrics = gateway.meter.render
                 framework.state.metrics_type = gateway.meter.content_type
                 hot.update(gateway.hot_routes())
+                mounted.update(gateway.mounted())
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except AgentGateError as error:
@@ -149,6 +152,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         framework,
         lifespan,
         hot,
+        mounted,
         hosts=_hosts(config),
         origins=frozenset(origin.lower().rstrip("/") for origin in config.server.origins),
         max_body_bytes=config.server.max_body_bytes,

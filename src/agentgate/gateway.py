@@ -8,7 +8,7 @@ import logging
 import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agentgate import __version__, keyfile
 from agentgate import settings as configuration
@@ -18,15 +18,21 @@ from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.adapters.policy.directory import PolicyDirectory
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
+from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.core.call import MemberId
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
 from agentgate.core.retention import Rule
+from agentgate.edges._mcp_parts import Parts
+from agentgate.edges._mcp_parts import Rules as McpRules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.desks import Desks
+from agentgate.edges.mcp import PATH as MCP_PATH
+from agentgate.edges.mcp import McpDoor
 from agentgate.edges.tools import ToolsDoor
-from agentgate.edges.wire import HotRoute
+from agentgate.edges.wire import HotRoute, Mounted
+from agentgate.identity import make_tokens
 from agentgate.kinds import (
     EXPORTS,
     KillStore,
@@ -52,6 +58,7 @@ from agentgate.pipeline.evidence import EvidenceDesk, Seal
 from agentgate.pipeline.evidence import Rules as PackRules
 from agentgate.pipeline.gate import Gate, RateLimits
 from agentgate.pipeline.members import Membership
+from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
@@ -62,8 +69,10 @@ from agentgate.pipeline.run import Runner
 from agentgate.pipeline.tree import TreeDesk
 from agentgate.pipeline.upkeep import Upkeep
 from agentgate.ports.notices import Notifier
-from agentgate.ports.upstreams import Upstream
+from agentgate.ports.upstreams import ToolServer, Upstream
 from agentgate.settings import Settings
+from agentgate.toolservers import make_servers
+from agentgate.toolservers import names as names_of_servers
 
 logger = logging.getLogger("agentgate")
 
@@ -127,15 +136,22 @@ class Gateway:
         self._well: dict[str, bool] = {}
         self._failures_told: dict[str, int] = {}
         self.read_keys()
-        self.callers = Callers(self.keyring)
+        self.tokens = make_tokens(config, clock, self.meter)
+        self.callers = Callers(self.keyring, self.tokens)
         self.containment = self._make_containment()
+        self.tool_servers = {name: cast(ToolServer, upstreams[name]) for name in names_of_servers(config)}
+        self._facts: dict[str, dict[str, Any]] = {}
         self.policy = self._make_policy()
+        self.pins = self._make_pins()
         self.gate = self._make_gate()
         self.upkeep = self._make_upkeep()
         self.retention = self._make_retention()
         self.worker = ThreadWorker()
         self.timestamps = make_timestamps(config)
         self.evidence = self._make_evidence()
+        self.sealer = sealer
+        self._mcp_door = self._make_mcp_door()
+        self.pins.on_change(self._mcp_door.announce)
 
     def _make_evidence(self) -> EvidenceDesk:
         config = self.config.evidence
@@ -205,16 +221,12 @@ class Gateway:
         )
 
     def _make_policy(self) -> PolicyDesk:
-        tools = {
-            name: {"name": name, "access": tool.access.value, "upstream": tool.upstream}
-            for name, tool in self.tools.items()
-        }
         return PolicyDesk(
             engine=self.engine,
             # an OPA server takes the Rego itself: only the engine in process needs it compiled
             source=PolicyDirectory(
                 policy_path(self.config),
-                tools,
+                self._facts,  # which the desk for pins keeps
                 compiler=make_compiler() if isinstance(self.engine, WasmPolicyEngine) else None,
             ),
             limits=self.limits,
@@ -223,6 +235,18 @@ class Gateway:
             containment=self.containment,
             tools=self.tools,
             label=self.config.policy.label,
+        )
+
+    def _make_pins(self) -> PinDesk:
+        return PinDesk(
+            servers=make_servers(self.config, tuple(self.tools)),
+            registry=self.tools,
+            policy=self.policy,
+            facts=self._facts,
+            reader=self.log,
+            recorder=self.recorder,
+            schemas=JsonSchemas(),
+            is_shared=self.log.is_shared,
         )
 
     def _make_gate(self) -> Gate:
@@ -263,6 +287,41 @@ class Gateway:
             max_body_bytes=self.config.server.max_body_bytes,
         )
 
+    def _make_mcp_door(self) -> McpDoor:
+        config = self.config
+        return McpDoor(
+            self.gate,
+            self.callers,
+            Parts(
+                tools=self.tools,
+                policy=self.policy,
+                approvals=self.approvals,
+                refusals=self.refusals,
+                sealer=self.sealer,
+                clock=self.clock,
+                entropy=self.entropy,
+                catalogue=self.pins,
+                rules=McpRules(
+                    hold_s=config.mcp.hold_s,
+                    session_idle_s=config.mcp.session_idle_s,
+                    max_sessions=config.mcp.max_sessions,
+                    max_body_bytes=config.server.max_body_bytes,
+                    state_ttl_s=config.approvals.ttl_s,
+                    instructions=config.mcp.instructions,
+                    base_url=config.server.base_url,
+                    is_shared=config.server.workers > 1,
+                ),
+            ),
+            is_wanted=any(part.kind == "mcp" for part in config.upstreams.values()),
+        )
+
+    def mcp_door(self) -> McpDoor:
+        """The MCP door."""
+        return self._mcp_door
+
+    def mounted(self) -> dict[str, Mounted]:
+        return {MCP_PATH: self._mcp_door.serve}
+
     def desks(self) -> Desks:
         """What the control routes work with."""
         return Desks(
@@ -277,6 +336,9 @@ class Gateway:
             bundle=self._bundle,
             policy_path=str(policy_path(self.config)),
             tree=TreeDesk(self.log, self.log, self.log.keys, self.log.witnesses),
+            resource=self.tokens.resource if self.tokens is not None else None,
+            pins=self.pins,
+            server_states=lambda: {name: server.state() for name, server in self.tool_servers.items()},
         )
 
     def _active_sessions(self) -> int:
@@ -310,7 +372,8 @@ class Gateway:
         Raises:
             UnsafeConfiguration, LogUnavailable, PolicyInvalid
         """
-        configuration.refuse_public_without_keys(self.config, has_agent_keys=self.keyring.has_agent_keys)
+        knows_agents = self.keyring.has_agent_keys or self.tokens is not None
+        configuration.refuse_public_without_keys(self.config, has_agent_keys=knows_agents)
         await self.admission.start()
         self.admission.listen(self.replica.woken)
         closed = await self.membership.join(predecessors)
@@ -318,10 +381,14 @@ class Gateway:
             logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
         if self.log.is_newly_keyed:
             await Books(self.recorder).checkpoints_keyed(self.log.keys[0])
+        await self.pins.start()
         if isinstance(self.engine, WasmPolicyEngine):
             await self.policy.start()
+            await self.pins.settle()
         else:
             await self.policy.prepare()
+        if self.tokens is not None:
+            await self.tokens.verifier.start()
 
     async def enforce_remote(self) -> None:
         """An OPA server pulls its bundle from this very process, so it can only be waited for once we serve."""
@@ -346,6 +413,8 @@ class Gateway:
         await self.worker.aclose()
         if self.timestamps is not None:
             await self.timestamps.aclose()
+        if self.tokens is not None:
+            await self.tokens.verifier.aclose()
 
     def life(self) -> list[Coroutine[Any, Any, None]]:
         """What runs beside the calls for as long as the process lives."""
@@ -354,6 +423,9 @@ class Gateway:
             self.membership.watch_lease(),
             self.look_after(),
             self.keep_policy(),
+            self._mcp_door.run(),
+            self.pins.announce(),
+            *(server.run(self.pins) for server in self.tool_servers.values()),
             self.retention.look_after(lambda: self.membership.is_eldest),
         ]
 
@@ -374,6 +446,7 @@ class Gateway:
         while True:
             await asyncio.sleep(1)
             with contextlib.suppress(LogUnavailable):  # the next round tries again
+                await self.pins.settle()  # first: what another member has accepted is in the policy that it enforces
                 await self.policy.settle()
 
     def stop_unless_asked(self, task: asyncio.Task[None]) -> None:
@@ -398,6 +471,17 @@ class Gateway:
                 self.meter.count("checkpoint_failures", standing.kind, standing.failures - told)
                 self._failures_told[standing.name] = standing.failures
         return {"behind": lag.events, "signed": lag.trouble is None, "kept": kept}
+
+    def _servers_health(self) -> dict[str, Any]:
+        """Which tool servers are up. One that is down is no reason to send calls elsewhere."""
+        states = {name: server.state() for name, server in self.tool_servers.items()}
+        for name, state in states.items():
+            self.meter.health(f"server/{name}", is_well=state.is_up)
+        self.meter.quarantined.set(self.pins.quarantined)
+        if not states:
+            return {}
+        told: dict[str, Any] = {name: {"up": state.is_up, "detail": state.detail} for name, state in states.items()}
+        return {"servers": told} | ({"tools_behind": self.pins.trouble} if self.pins.trouble is not None else {})
 
     async def _tell_health(self) -> None:
         """v0.2's `health.degraded` and `health.recovered`, for each dependency that changed."""
@@ -437,4 +521,5 @@ class Gateway:
             "checkpoint": checkpoint,
             # no reason to send calls elsewhere: the old policy is a policy, and a rollout passes through this
             **({"policy_behind": behind} if behind is not None else {}),
+            **self._servers_health(),
         }

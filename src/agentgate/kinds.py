@@ -10,9 +10,10 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from agentgate import settings as configuration
+from agentgate import toolservers
 from agentgate.adapters.ambient.system import SystemClock
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.adapters.containment.redis import RedisAdmission
@@ -34,7 +35,7 @@ from agentgate.adapters.log._reader import Reader
 from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.log.sqlite import open_reader as read_sqlite
 from agentgate.adapters.log.sqlite import verify as verify_sqlite
-from agentgate.adapters.notify.webhook import SilentNotifier, WebhookNotifier
+from agentgate.adapters.notify.silent import SilentNotifier
 from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
@@ -43,7 +44,6 @@ from agentgate.adapters.signers.ecdsa import EcdsaSigner
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
-from agentgate.adapters.upstreams.http import HttpUpstream
 from agentgate.core.audit import Report
 from agentgate.core.call import MemberId, Tool, ToolName
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
@@ -321,18 +321,39 @@ def make_upstream(name: str, config: Settings) -> Upstream:
             case "demo":
                 return DemoUpstream(config.data_dir / "demo")
             case "http":
+                from agentgate.adapters.upstreams.http import HttpUpstream  # its client is for who has such an upstream
+
                 options = {"timeout_s": part.timeout_ms / 1000, **part.options}
                 return HttpUpstream(**options)
+            case toolservers.KIND:
+                return _make_mcp(name, config)
             case _:
-                raise _unknown(f"upstreams.{name}", part.kind, ("demo", "http"))
+                raise _unknown(f"upstreams.{name}", part.kind, ("demo", "http", "mcp"))
     except (TypeError, ValueError) as error:
         raise UnsafeConfiguration(f"upstreams.{name}: {error}") from None
+
+
+def _make_mcp(name: str, config: Settings) -> Upstream:
+    """Raises TypeError, ValueError: with a sentence, or naming a member that there is not."""
+    from agentgate.adapters.upstreams.mcp import McpUpstream  # the SDK takes half a second: for who has such a server
+
+    part = config.upstreams[name]
+    options: dict[str, Any] = {"timeout_s": part.timeout_ms / 1000, **part.options}
+    if "connect_timeout_ms" in options:
+        options["connect_timeout_s"] = options.pop("connect_timeout_ms") / 1000
+    alias = part.credential
+    if alias is not None:
+        source = _credentials(config)
+        options["credential"] = lambda: source.credential(alias, scope=None, ttl_s=None)
+    return McpUpstream(name, schemas=JsonSchemas(), **options)
 
 
 def make_notifier(config: Settings, clock: SystemClock) -> Notifier:
     """v0.2's webhook where one is configured. Raises UnsafeConfiguration."""
     if config.webhook.url is None:
         return SilentNotifier()
+    from agentgate.adapters.notify.webhook import WebhookNotifier  # its client is for who has a webhook
+
     try:
         return WebhookNotifier(config.webhook.url, config.webhook.secret, clock)
     except ValueError as error:
@@ -355,19 +376,24 @@ def make_redactor(config: Settings) -> Redactor:
 
 
 def make_tools(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str, Tool]:
-    """Every tool that can be called: the declared ones, or v0.2's demo tools when none is declared.
+    """Every tool that the configuration declares, or v0.2's demo tools when there is none of any kind.
 
     Raises:
         UnsafeConfiguration: naming the tool and what is wrong with it.
     """
     schemas = JsonSchemas()
     if not config.tools:
+        if toolservers.names(config):
+            return {}
         return {tool.name: _demo_tool(tool, schemas) for tool in DEMO_TOOLS}
     tools: dict[str, Tool] = {}
     for name, part in config.tools.items():
         upstream = upstreams.get(part.upstream)
         if upstream is None:
             raise UnsafeConfiguration(f"tools.{name}: there is no upstream {part.upstream!r}")
+        if part.upstream in toolservers.names(config):
+            text = f"{part.upstream} is an MCP server, which brings its tools itself (upstreams.{part.upstream}.tools)"
+            raise UnsafeConfiguration(f"tools.{name}: {text}")
         try:
             upstream.validate_options(part.options)
             check = schemas.compile(part.input_schema)
@@ -401,15 +427,7 @@ def _demo_tool(tool: DemoTool, schemas: JsonSchemas) -> Tool:
 
 def make_routes(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str, Route]:
     """Upstreams with their credentials. Raises UnsafeConfiguration."""
-    names: dict[str, str] = {}
-    for alias, part in config.credentials.items():
-        if part.kind != "env":
-            raise _unknown(f"credentials.{alias}", part.kind, ("env",))
-        names[alias] = str(part.options.get("name", ""))
-    try:
-        source: CredentialSource = EnvCredentials(names, configuration.environment())
-    except ValueError as error:
-        raise UnsafeConfiguration(f"credentials: {error}") from None
+    source = _credentials(config)
     routes = {}
     for name, upstream in upstreams.items():
         part_of = config.upstreams.get(name)
@@ -418,6 +436,18 @@ def make_routes(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str
             raise UnsafeConfiguration(f"upstreams.{name}: there is no credential {alias_of!r}")
         routes[name] = Route(upstream, alias_of, source)
     return routes
+
+
+def _credentials(config: Settings) -> CredentialSource:
+    names: dict[str, str] = {}
+    for alias, part in config.credentials.items():
+        if part.kind != "env":
+            raise _unknown(f"credentials.{alias}", part.kind, ("env",))
+        names[alias] = str(part.options.get("name", ""))
+    try:
+        return EnvCredentials(names, configuration.environment())
+    except ValueError as error:
+        raise UnsafeConfiguration(f"credentials: {error}") from None
 
 
 def policy_path(config: Settings) -> Path:

@@ -95,9 +95,32 @@ class Key(_Part):
         return KnownKey(self.sha256, principal, self.expires)
 
 
+class OAuth(_Part):
+    """Whose access tokens are taken; identity.py checks what belongs together."""
+
+    issuer: str
+    audience: tuple[str, ...] = ()
+    """Empty: `server.base_url` with `/mcp`."""
+    jwks_url: str | None = None
+    jwks_file: Path | None = None
+    algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
+    required_scopes: tuple[str, ...] = ()
+    agent_claim: str | None = None
+    """None: `azp`, `client_id`, `sub`, whichever is there first."""
+    tenant_claim: str | None = None
+    session_claim: str = "agentgate_session"
+    leeway_s: float = Field(default=10.0, ge=0, le=30)
+
+    @field_validator("audience", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+
 class Auth(_Part):
     keys: tuple[Key, ...] = ()
     admin_key: str | None = None
+    oauth: OAuth | None = None
 
 
 class Policy(_Part):
@@ -200,6 +223,16 @@ class Approvals(_Part):
     static_token: str | None = None
 
 
+class McpPart(_Part):
+    """The door `/mcp`."""
+
+    hold_s: float = Field(default=3.0, ge=0, le=50)
+    """For how long a call may wait for its approval. Most clients give up after 60 s, some after 5."""
+    session_idle_s: float = Field(default=1800.0, ge=1, le=604_800)
+    max_sessions: int = Field(default=1000, ge=1, le=100_000)
+    instructions: str | None = None
+
+
 class Redaction(_Part):
     """What stands in the log instead of secrets and personal data."""
 
@@ -267,6 +300,7 @@ class Settings(_Part):
     retention: Retention = Retention()
     evidence: Evidence = Evidence()
     approvals: Approvals = Approvals()
+    mcp: McpPart = McpPart()
     redaction: Redaction = Redaction()
     upstreams: dict[str, UpstreamPart] = {}
     tools: dict[Annotated[str, Field(min_length=1)], ToolPart] = {}

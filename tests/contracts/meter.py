@@ -19,6 +19,7 @@ class MeterContract:
             ("rate_limited", "db_query"),
             ("kills", "session"),
             ("exports", "json"),
+            ("tokens_refused", "invalid_token"),
             ("log_unavailable", ""),
             ("kill_state_unknown", ""),
             ("faults", ""),

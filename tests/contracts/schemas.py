@@ -54,13 +54,28 @@ class SchemasContract:
             {"properties": []},
             {"pattern": "(unclosed"},
             {"$ref": "#/$defs/missing"},
-            {"$schema": "http://json-schema.org/draft-07/schema#", "type": "object"},
+            {"$schema": "http://json-schema.org/draft-04/schema#", "type": "object"},
+            {"$schema": 7, "type": "object"},
             {"maximum": float("nan")},
         ],
     )
     def test_what_is_no_schema_is_refused(self, schemas: Schemas, schema: Mapping[str, Any]) -> None:
         with pytest.raises(ValueError, match=r"schema|Schema"):
             schemas.compile(schema)
+
+    def test_an_older_draft_is_read_as_what_it_says(self, schemas: Schemas) -> None:
+        """`dependencies` and a list of `items` mean nothing in 2020-12: read as that, they would be ignored."""
+        draft7 = {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "properties": {"pair": {"items": [{"type": "integer"}], "additionalItems": False}},
+            "dependencies": {"a": ["b"]},
+        }
+        check = schemas.compile(draft7)
+        assert check({"pair": [1]}) is None
+        assert check({"pair": [1, 2]}) is not None
+        assert check({"a": 1}) is not None
+        newer = schemas.compile({"$schema": "https://json-schema.org/draft/2019-09/schema", "required": ["a"]})
+        assert newer({}) is not None
 
     def test_references_inside_the_schema_work(self, schemas: Schemas) -> None:
         check = schemas.compile({"$defs": {"id": {"type": "integer"}}, "properties": {"id": {"$ref": "#/$defs/id"}}})

@@ -14,18 +14,18 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def _cache() -> Path:
+def cache() -> Path:
     named = os.environ.get("AGENTGATE_CACHE")
     return Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "agentgate"
 
 
-def _digest(folder: str, *names: str) -> str:
+def digest(folder: Path, *names: str) -> str:
     """As scripts/services names what it makes of these files."""
-    content = b"".join((HERE / folder / name).read_bytes() for name in names)
+    content = b"".join((folder / name).read_bytes() for name in names)
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def _found(path: Path | str | None, what: str) -> str:
+def found(path: Path | str | None, what: str) -> str:
     if path is None or not Path(path).exists():
         pytest.skip(f"{what} is not there: run scripts/services")
     return str(path)
@@ -33,18 +33,18 @@ def _found(path: Path | str | None, what: str) -> str:
 
 def go() -> str:
     """Go's sumdb: tests/outside/go/main.go."""
-    return _found(_cache() / "bin" / f"outside-{_digest('go', 'go.mod', 'go.sum', 'main.go')}", "Go's sumdb")
+    return found(cache() / "bin" / f"outside-{digest(HERE / 'go', 'go.mod', 'go.sum', 'main.go')}", "Go's sumdb")
 
 
 def sigstore() -> tuple[str, str]:
     """Sigstore's JavaScript: tests/outside/node/verify.mjs."""
-    digest = _digest("node", ".node-version", "package.json", "package-lock.json", "verify.mjs")
-    folder = _cache() / f"outside-node-{digest}"
-    return _found(folder / "node", "@sigstore/verify"), _found(folder / "verify.mjs", "@sigstore/verify")
+    names = (".node-version", "package.json", "package-lock.json", "verify.mjs")
+    folder = cache() / f"outside-node-{digest(HERE / 'node', *names)}"
+    return found(folder / "node", "@sigstore/verify"), found(folder / "verify.mjs", "@sigstore/verify")
 
 
 def openssl() -> str:
-    return _found(shutil.which("openssl"), "openssl")
+    return found(shutil.which("openssl"), "openssl")
 
 
 def run(

@@ -212,6 +212,20 @@ class Remote:
         path = f"/holds/{quote(hold_id, safe='')}/release"
         return self._ask("POST", path, {"reason": reason}, wants=("id", "status"))
 
+    # --- tools ---
+
+    def tools(self, asked: Mapping[str, str]) -> Answer:
+        """`tools` and `servers`; of one `name` with its definitions. Raises as `kill` does."""
+        return _fitting(self._answer(self._send("GET", "/tools", params=asked)), ("tools", "servers"))
+
+    def accept_tool(self, name: str, order: Mapping[str, Any]) -> Answer:
+        """Raises as `kill` does."""
+        return self._ask("POST", f"/tools/{quote(name, safe='')}/accept", dict(order), wants=("name", "served"))
+
+    def reject_tool(self, name: str) -> Answer:
+        """Raises as `kill` does."""
+        return self._ask("POST", f"/tools/{quote(name, safe='')}/reject", {}, wants=("name", "state"))
+
     # --- the wire ---
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, wants: tuple[str, ...]) -> Answer:

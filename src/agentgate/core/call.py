@@ -82,11 +82,22 @@ class Principal:
     auth_method: str
     key_id: str | None = None
     tenants_all: bool = False
+    scopes: frozenset[str] = frozenset()
+    """What an access token was issued for; policy sees them."""
+    session: SessionId | None = None
+    """The one session that an access token is good for, whatever its bearer asks for. None: any of the bearer's own."""
     id: str = field(init=False)
     """`agent:research-bot` or `person:alice`: what sessions, approvals and quorums are bound to."""
+    for_policy: Mapping[str, Any] = field(init=False, repr=False, compare=False)
+    """The `agent` of every question that policy is asked."""
 
     def __post_init__(self) -> None:
+        roles = sorted(map(str, self.roles))
+        about: dict[str, Any] = {"id": self.name, "kind": str(self.kind), "roles": roles, "tenant": self.tenant}
+        if self.scopes:
+            about["scopes"] = sorted(self.scopes)
         object.__setattr__(self, "id", f"{self.kind}:{self.name}")
+        object.__setattr__(self, "for_policy", about)
 
     def has(self, role: Role) -> bool:
         return role in self.roles or Role.ADMIN in self.roles
@@ -224,13 +235,8 @@ def policy_question(call: Call, *, has_approval_token: bool, now: str) -> bytes:
     tool = call.tool
     about = canonical_plain(
         {
-            "agent": {
-                "id": call.agent,
-                "kind": call.caller.kind.value,
-                "roles": sorted(role.value for role in call.caller.roles),
-                "tenant": call.tenant,
-            },
-            "door": call.door.value,
+            "agent": call.caller.for_policy,
+            "door": str(call.door),
             "has_approval_token": has_approval_token,
             "session": {"id": call.session},
             "session_id": call.session,
@@ -243,7 +249,7 @@ def policy_question(call: Call, *, has_approval_token: bool, now: str) -> bytes:
 
 
 def _for_policy(tool: Tool) -> dict[str, Any]:
-    about: dict[str, Any] = {"access": tool.access.value, "name": tool.name, "upstream": tool.upstream}
+    about: dict[str, Any] = {"access": str(tool.access), "name": tool.name, "upstream": tool.upstream}
     if tool.labels:
         about["labels"] = list(tool.labels)
     return about

@@ -63,6 +63,7 @@ class ReasonCode(StrEnum):
     INVALID_KEY = "invalid_key"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code, no token
     INSUFFICIENT_SCOPE = "insufficient_scope"
+    IDENTITY_UNAVAILABLE = "identity_unavailable"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
@@ -90,6 +91,7 @@ OUTAGE: Final = frozenset(
         ReasonCode.SHUTTING_DOWN,
         ReasonCode.REDACTION_FAILED,
         ReasonCode.INTERNAL,
+        ReasonCode.IDENTITY_UNAVAILABLE,
     }
 )
 """Refusals that a caller should retry later: the tool door answers them with 503 (DESIGN §6)."""

@@ -99,17 +99,18 @@ class Pack:
 
 # --- what belongs in --------------------------------------------------------------------------------------
 
-WIDER: Final = frozenset({*sections.OF_KILLS, *sections.OF_HOLDS, Kind.EXPORTED})
+WIDER: Final = frozenset({*sections.OF_KILLS, *sections.OF_HOLDS, *sections.OF_TOOLS, Kind.EXPORTED})
 """Kinds of events that concern a scope without being in its sessions."""
 
 
 def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> list[Record]:
-    """Of events of `WIDER` kinds, those that concern the scope: kills over its calls, holds on it, its exports.
+    """Of events of `WIDER` kinds, those that concern the scope: kills over its calls, holds on it, its exports, and
+    what was said of the tools that it called.
 
     A kill concerns whoever it covered while it was in force, whether or not it cut anything.
     """
     known = {record.fields["id"] for record in own}
-    covers = _covering(scope, own)
+    covers, tools = _covering(scope, own), called(own)
     last = max((record.fields["at"] for record in own), default="")
     chosen: dict[str, bool] = {}
     kept: list[Record] = []
@@ -122,9 +123,17 @@ def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> 
                 chosen[fields["kill_id"]] = covers(fields) and (scope.session is None or fields["at"] <= last)
             if chosen.get(fields["kill_id"]):
                 kept.append(record)
+        elif record.kind in sections.OF_TOOLS:
+            if fields["tool"] in tools and fields["at"] <= last:
+                kept.append(record)
         elif _is_about(scope, fields):
             kept.append(record)
     return _without_finished_kills(scope, own, kept)
+
+
+def called(own: Iterable[Record]) -> frozenset[str]:
+    """The names of the tools that were asked for."""
+    return frozenset(record.fields["tool"] for record in own if record.kind is Kind.DECIDED)
 
 
 def _covering(scope: Scope, own: Sequence[Record]) -> Callable[[Mapping[str, Any]], bool]:

@@ -22,6 +22,7 @@ Entry = Mapping[str, Any]
 OF_KILLS: Final = frozenset({Kind.KILLED, Kind.DRAINED, Kind.RELEASE_ASKED, Kind.RELEASED})
 OF_APPROVALS: Final = frozenset({Kind.APPROVAL_REQUESTED, Kind.APPROVAL_DECIDED, Kind.APPROVAL_CLOSED})
 OF_HOLDS: Final = frozenset({Kind.HELD, Kind.UNHELD})
+OF_TOOLS: Final = frozenset({Kind.TOOL_ACCEPTED, Kind.TOOL_QUARANTINED, Kind.TOOL_REJECTED})
 
 
 def outcomes(records: Iterable[Record]) -> dict[str, Record]:
@@ -98,7 +99,8 @@ def _entry(record: Record, finished: Record | None) -> dict[str, Any]:
 
 
 def summary(records: Sequence[Record], calls: Sequence[Entry]) -> dict[str, Any]:
-    """Counts, and the acts of people: kills, approvals, exports, holds and prunes."""
+    """Counts, and the acts of people: kills, approvals, exports, holds, prunes, and what was said of tools."""
+    tools = [_tool(r) for r in records if r.kind in OF_TOOLS]
     by_decision = Counter(entry["decision"] for entry in calls)
     writes = sum(1 for entry in calls if entry["is_write_action"] and entry["outcome"] == Outcome.OK)
     return {
@@ -117,6 +119,7 @@ def summary(records: Sequence[Record], calls: Sequence[Entry]) -> dict[str, Any]
         "exports": [_export(r) for r in records if r.kind is Kind.EXPORTED],
         "holds": [_hold(r) for r in records if r.kind in OF_HOLDS],
         "prunes": [_prune(r) for r in records if r.kind is Kind.PRUNED],
+        **({"tools": tools} if tools else {}),  # where no server brings tools, a pack is what it was before there were
     }
 
 
@@ -179,6 +182,13 @@ def _hold(record: Record) -> dict[str, Any]:
     fields = record.fields
     told = {"what": record.kind.value, "hold_id": fields["hold_id"], "of_session": fields["of_session"] or None}
     return _act(record) | told | {"reason": (record.body or {}).get("reason")}
+
+
+def _tool(record: Record) -> dict[str, Any]:
+    """Of a server's tool: what it is from now on (`pin`), or was found to be (`found`)."""
+    fields = record.fields
+    told = {"what": record.kind.value, "tool_name": fields["tool"], "server": fields["server"]}
+    return _act(record) | told | {name: fields.get(name) for name in ("pin", "found", "access", "trust")}
 
 
 def _prune(record: Record) -> dict[str, Any]:

@@ -59,10 +59,12 @@ def check(value: Any) -> None:
         for item in level:
             kind = type(item)
             if kind is str:
-                _check_text(item)
+                if not item.isascii():
+                    _check_text(item)
             elif kind is dict:
                 for key, inner in item.items():
-                    _check_text(key)
+                    if not key.isascii():
+                        _check_text(key)
                     deeper.append(inner)
             elif kind is list:
                 deeper.extend(item)
@@ -80,8 +82,6 @@ def check(value: Any) -> None:
 
 
 def _check_text(text: str) -> None:
-    if text.isascii():
-        return
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agentgate.core.call import Call
 from agentgate.core.containment import FlagChange, KillState
@@ -28,8 +28,7 @@ class LimitState:
     reset_at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(NamedTuple):
     """The call may go on, as far as flags and limits known at `position` say."""
 
     position: int

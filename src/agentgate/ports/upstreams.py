@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from agentgate.core.call import ArgumentCheck
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 
 
-@dataclass(frozen=True, slots=True)
-class Delivered:
+class Delivered(NamedTuple):
     """The upstream answered. `value` is JSON; `status` its own status where it has one (HTTP)."""
 
     value: Any
@@ -73,6 +72,9 @@ class Listing:
     capabilities: Mapping[str, Any]
     """MCP's ServerCapabilities in JSON."""
     instructions: str = ""
+    of_client: bool = False
+    """Heard in a session of one client's, where a server may list more or less than it does to others: a tool that is
+    not in it is not missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class CredentialSource(Protocol):
 
 
 class Schemas(Protocol):
-    """Compiles JSON Schemas (2020-12)."""
+    """Compiles JSON Schemas: 2020-12 unless they say an older draft."""
 
     def compile(self, schema: Mapping[str, Any]) -> ArgumentCheck:
         """Raises ValueError with a sentence when `schema` is not one."""

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from agentgate.adapters.evidence._model import COLUMNS, EFFECT_UNKNOWN, MAX_CALLS, Mark, View
 from agentgate.adapters.evidence._picture import MOST_BARS, MOST_LANES
 from agentgate.adapters.evidence._view import view
-from agentgate.adapters.evidence._words import REASONS, count, duration, listed, reason, visible
+from agentgate.adapters.evidence._words import REASONS, count, duration, listed, reason
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Kind, make
+from agentgate.core.event import Kind, OfTool, make, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.evidence import Pack
 from agentgate.core.strict_json import parse
+from agentgate.core.visible import visible
 from tests.evidence_samples import SAMPLES, Story, one_call, pack_of, rich, sample
 
 every_sample = pytest.mark.parametrize("name", SAMPLES)
@@ -244,7 +245,7 @@ def one_decision() -> Any:
     from tests.core.events import allow  # made anew for each
     from tests.fakes import ASK
 
-    return dataclasses.replace(allow(ASK), approval_id="apr-1")
+    return allow(ASK)._replace(approval_id="apr-1")
 
 
 def test_refusals_are_grouped_by_reason_and_rule_in_plain_words(shown: View) -> None:
@@ -299,6 +300,24 @@ def test_exports_holds_and_prunes_are_told(shown: View) -> None:
     ]
     (prune,) = view(sample("wide")).notes.rows
     assert prune.what.startswith("118 bodies of session sess-old given up (their time was over)")
+
+
+def test_what_was_said_of_tools_is_told() -> None:
+    story = Story()
+    of = OfTool("demo", "read\u202e", "read")
+    story.add(
+        tool_accepted, of, pin="a" * 64, access="read", trust="operator", subject=b"{}", actor="person:ann", auth="key"
+    )
+    story.add(tool_accepted, of, pin="b" * 64, access="read", trust="first_use", subject=b"{}")
+    story.add(tool_quarantined, of, pin="a" * 64, found="c" * 64, accepted=0, subject=b"{}", changes=["x"])
+    story.add(tool_rejected, of, found="c" * 64, subject=b"{}", actor="person:ann", auth="key")
+    notes = view(pack_of(story.records())).notes.rows
+    assert [(note.what.split(" of server demo ")[1][:33], note.by) for note in notes] == [
+        ("accepted as it was found (read), ", "person:ann"),
+        ("accepted by trust on first use: n", "the gateway"),
+        ("put into quarantine, because its ", "the gateway"),
+        ("rejected", "person:ann"),
+    ]
 
 
 def test_pruned_texts_are_said_to_be_pruned() -> None:

@@ -96,6 +96,22 @@ def test_whoever_is_scraped_answers_for_all_workers(tmp_path: Path) -> None:
         assert now['agentgate_request_duration_seconds_sum{endpoint="tools_call"}'] == pytest.approx(0.018)
 
 
+def test_tools_in_quarantine_are_counted_once_for_all_workers(tmp_path: Path) -> None:
+    workers = [worker(tmp_path, number) for number in range(3)]
+    for meter in workers:
+        meter.quarantined.set(2)
+        meter.publish()
+    assert series(workers[0])["agentgate_quarantined_tools"] == 2
+
+
+def test_a_tool_that_comes_later_gets_its_own_label() -> None:
+    tools = {"db_query"}
+    meter = PrometheusMeter(tools)
+    tools.add("files__read")
+    meter.call_finished("files__read", "ALLOW", 0.001)
+    assert series(meter)['agentgate_tool_calls_total{decision="ALLOW",tool="files__read"}'] == 1
+
+
 def test_one_worker_alone_says_the_same_as_a_process_alone(tmp_path: Path) -> None:
     meters = [PrometheusMeter(["db_query"]), worker(tmp_path, 0)]
     for meter in meters:

@@ -9,7 +9,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from agentgate.adapters.notify.webhook import MAX_WAITING, SilentNotifier, WebhookNotifier
+from agentgate.adapters.notify.webhook import MAX_WAITING, WebhookNotifier
 from agentgate.ports.notices import Notifier
 from tests.contracts.notifier import NotifierContract
 from tests.fakes import FakeClock
@@ -21,11 +21,6 @@ NOWHERE = "http://127.0.0.1:9/"
 class TestWebhook(NotifierContract):
     def make(self) -> Notifier:
         return WebhookNotifier(NOWHERE, SECRET, FakeClock())
-
-
-class TestSilent(NotifierContract):
-    def make(self) -> Notifier:
-        return SilentNotifier()
 
 
 class Receiver:

@@ -65,6 +65,17 @@ async def test_changed_rego_without_a_compiler_has_no_wasm(source: PolicyDirecto
     assert (await source.read()).wasm is None
 
 
+async def test_tools_are_those_of_the_moment(folder: Path) -> None:
+    tools = dict(TOOLS)
+    source = PolicyDirectory(folder, tools, compiler=None)
+    before = await source.read()
+    tools["files__read"] = {"name": "files__read", "access": "read", "upstream": "files", "labels": ["pii"]}
+    after = await source.read()
+    assert before.data["tools"] == TOOLS, "a bundle stays what it is"
+    assert after.data["tools"] == tools
+    assert after.revision != before.revision
+
+
 @needs_opa
 async def test_changed_rego_is_compiled_once(folder: Path) -> None:
     assert OPA is not None

@@ -16,8 +16,9 @@ from agentgate.adapters.evidence._model import (
     Signature,
     Step,
 )
-from agentgate.adapters.evidence._words import count, moment, visible
+from agentgate.adapters.evidence._words import count, moment
 from agentgate.core.evidence import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM
+from agentgate.core.visible import visible
 
 if TYPE_CHECKING:
     from agentgate.core.evidence import Pack

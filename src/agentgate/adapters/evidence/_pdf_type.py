@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from reportlab.pdfbase.pdfmetrics import registerFont
 from reportlab.pdfbase.ttfonts import TTFont
 
-from agentgate.adapters.evidence._words import visible
+from agentgate.core.visible import visible
 
 _ORDERED: Final = frozenset({"R", "AL", "AN"})
 # The fonts have letters of these, but not without the joining that a plain writer does not do.

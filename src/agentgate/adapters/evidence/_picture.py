@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from agentgate.adapters.evidence._model import COLUMNS, Bar, Bin, Chart, Kill, Line, Mark, Tick, Timeline
-from agentgate.adapters.evidence._words import count, duration, parsed, reason, short, visible
+from agentgate.adapters.evidence._words import count, duration, parsed, reason, short
+from agentgate.core.visible import visible
 
 MOST_LANES: Final = 12
 MOST_BARS: Final = 12

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from agentgate.adapters.evidence._model import EFFECT_UNKNOWN, Approval, Figure, Kill, Mark, Title
 from agentgate.adapters.evidence._picture import Marked, tally
-from agentgate.adapters.evidence._words import count, listed, reason, visible
+from agentgate.adapters.evidence._words import count, listed, reason
+from agentgate.core.visible import visible
 
 _MOST_KILLS: Final = 3
 

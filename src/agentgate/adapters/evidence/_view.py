@@ -29,10 +29,11 @@ from agentgate.adapters.evidence._model import (
 )
 from agentgate.adapters.evidence._picture import Entry, Marked, charts, tally, timeline
 from agentgate.adapters.evidence._story import figures, narrative
-from agentgate.adapters.evidence._words import count, duration, listed, moment, parsed, reason, visible
+from agentgate.adapters.evidence._words import count, duration, listed, moment, parsed, reason
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import parse
+from agentgate.core.visible import visible
 
 if TYPE_CHECKING:
     from agentgate.core.evidence import Pack
@@ -409,11 +410,12 @@ def _anomaly(row: Entry, numbers: Mapping[str, int]) -> Anomaly:
 
 
 def _notes(summary: Entry) -> list[Note]:
-    """Exports, legal holds and prunes, in the order of time."""
+    """Exports, legal holds, prunes, and what was said of tools, in the order of time."""
     rows = [
         *((row, _exported(row)) for row in summary["exports"]),
         *((row, _held(row)) for row in summary["holds"]),
         *((row, _pruned(row)) for row in summary["prunes"]),
+        *((row, _tool(row)) for row in summary.get("tools", ())),
     ]
     return [
         Note(moment(row["timestamp"]), text, _text(row["actor"]) or "the gateway")
@@ -433,6 +435,24 @@ def _held(row: Entry) -> str:
         return f"Legal hold {visible(row['hold_id'])} {whose} ended"
     why = f": {visible(row['reason'])}" if row["reason"] else ""
     return f"Legal hold {visible(row['hold_id'])} {whose}{why}"
+
+
+def _tool(row: Entry) -> str:
+    name, server = visible(row["tool_name"]), visible(row["server"])
+    match row["what"]:
+        case "tool_accepted":
+            who = "by trust on first use: nobody had looked at it" if row["trust"] == "first_use" else "as it was found"
+            return f"Tool {name} of server {server} accepted {who} ({visible(row['access'])}), pin {_pin(row['pin'])}"
+        case "tool_quarantined":
+            told = f"its server describes it otherwise: {_pin(row['found'])} instead of {_pin(row['pin'])}"
+            return f"Tool {name} of server {server} put into quarantine, because {told}"
+        case _:
+            return f"Tool {name} of server {server} rejected"
+
+
+def _pin(sha256: object) -> str:
+    """Enough of a pin to find it; the event has all of it."""
+    return visible(sha256)[:16]
 
 
 def _pruned(row: Entry) -> str:

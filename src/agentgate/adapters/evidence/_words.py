@@ -1,13 +1,13 @@
-"""What the codes of a pack mean in sentences, and text of strangers made safe to look at."""
+"""What the codes of a pack mean in sentences, and numbers and times as people say them."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
 from agentgate.core.errors import ReasonCode
+from agentgate.core.visible import visible
 
 REASONS: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.POLICY_ALLOW: "Policy allowed the call.",
@@ -53,6 +53,7 @@ REASONS: Final[Mapping[ReasonCode, str]] = {
     ReasonCode.INVALID_KEY: "The key is not known, or has expired.",
     ReasonCode.INVALID_TOKEN: "The access token is of no known issuer, not for this gateway, or not valid now.",
     ReasonCode.INSUFFICIENT_SCOPE: "The access token has not the scope that this needs.",
+    ReasonCode.IDENTITY_UNAVAILABLE: "The access token could not be checked: its issuer's keys cannot be read.",
     ReasonCode.FORBIDDEN: "The key does not carry the role that this needs.",
     ReasonCode.NOT_FOUND: "There is no such thing, or not for this principal.",
     ReasonCode.METHOD_NOT_ALLOWED: "The request used a method that the path does not take.",
@@ -77,29 +78,6 @@ def reason(code: str) -> str:
         return REASONS[ReasonCode(code)]
     except ValueError:
         return "A reason that this version does not know."
-
-
-# --- text of strangers ------------------------------------------------------------------------------------
-
-_HIDDEN: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
-# Letters, marks and symbols that draw nothing, or change what stands before them.
-_BLANK: Final = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0") | {chr(c) for c in range(0xFE00, 0xFE10)}
-_MOST_MARKS: Final = 3
-"""More combining marks on one letter than any script needs draw over the neighbouring lines."""
-
-
-def visible(text: object) -> str:
-    """`text` with everything that draws nothing, or turns the order of letters round, written out as `[U+202E]`."""
-    raw = str(text)
-    if raw.isascii() and raw.isprintable():
-        return raw
-    shown, marks = [], 0
-    for char in raw:
-        category = unicodedata.category(char)
-        marks = marks + 1 if category in ("Mn", "Me") else 0
-        hidden = category in _HIDDEN or char in _BLANK or marks > _MOST_MARKS
-        shown.append(f"[U+{ord(char):04X}]" if hidden else char)
-    return "".join(shown)
 
 
 def short(text: str, most: int = 64) -> str:

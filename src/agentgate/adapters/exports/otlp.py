@@ -17,7 +17,7 @@ from agentgate.core.event import Kind, Outcome, Record
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _INFO, _WARN, _ERROR = (9, "INFO"), (13, "WARN"), (17, "ERROR")
 _NOT_ATTRIBUTES: Final = frozenset({"v", "at", "kind", "traceparent", "version", "member"})
-_WARNINGS: Final = frozenset({Kind.KILLED, Kind.GONE, Kind.REFUSALS, Kind.REPAIRED, Kind.PRUNED})
+_WARNINGS: Final = frozenset({Kind.KILLED, Kind.GONE, Kind.REFUSALS, Kind.REPAIRED, Kind.PRUNED, Kind.TOOL_QUARANTINED})
 _BAD_OUTCOMES: Final = frozenset({Outcome.ERROR, Outcome.UNKNOWN})
 
 

@@ -84,6 +84,8 @@ def merged(several: Iterable[Families]) -> Families:
             for key, value in samples.items():
                 if name.endswith("_health_status"):
                     sums[key] = min(sums.get(key, value), value)
+                elif name.endswith("_quarantined_tools"):  # all workers count the same tools
+                    sums[key] = max(sums.get(key, value), value)
                 else:
                     sums[key] = sums.get(key, 0.0) + value
     return whole

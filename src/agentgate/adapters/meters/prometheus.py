@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -98,11 +98,16 @@ class PrometheusMeter:
 
     content_type = "text/plain; version=0.0.4; charset=utf-8"
 
-    def __init__(self, tools: Iterable[str], shared: Path | None = None) -> None:
-        """`shared` is this worker's file in the directory of all workers. Raises OSError when it cannot be made."""
+    def __init__(self, tools: Container[str], shared: Path | None = None) -> None:
+        """`tools` are the names that a label may have; a live set of them may grow. `shared` is this worker's file in
+        the directory of all workers.
+
+        Raises:
+            OSError: that file cannot be made.
+        """
         self.registry = CollectorRegistry()
         self._shared = SharedFile(shared) if shared is not None else None
-        self._tools = frozenset(tools)
+        self._tools = tools
         self._rules: set[str] = set()
         self._calls = _Counts("agentgate_tool_calls", "Tool calls by tool and decision", ("tool", "decision"))
         self._evaluations = _Counts("agentgate_policy_evaluations", "Policy evaluations", ("result", "rule"))
@@ -123,9 +128,15 @@ class PrometheusMeter:
         self._unkept = self._counter(
             "checkpoint_failures", "Checkpoints that a file, webhook or witness did not take", ("place",)
         )
+        self._tokens_refused = self._counter("tokens_refused", "Access tokens that were refused", ("reason",))
         self._plain = {name: self._counter(name, text, ()) for name, text in _PLAIN.items()}
         self.active_sessions = Gauge(
             "agentgate_active_sessions", "Sessions with a call in flight", registry=self.registry
+        )
+        self.quarantined = Gauge(
+            "agentgate_quarantined_tools",
+            "Tools that their servers describe otherwise than accepted",
+            registry=self.registry,
         )
         self._health = Gauge(
             "agentgate_health_status", "1 when a dependency answers", ("dependency",), registry=self.registry
@@ -155,6 +166,8 @@ class PrometheusMeter:
             self._kills.labels(label).inc(by)
         elif name == "exports":
             self._exports.labels(label).inc(by)
+        elif name == "tokens_refused":
+            self._tokens_refused.labels(label).inc(by)
         elif name == "checkpoint_failures":
             self._unkept.labels(label).inc(by)
         else:

@@ -94,12 +94,4 @@ class WebhookNotifier:
         logger.warning("a webhook notice was lost: %s", why)
 
 
-class SilentNotifier:
-    """Nobody asked to be told."""
-
-    def notify(self, kind: str, payload: Mapping[str, Any]) -> None: ...
-
-    async def aclose(self) -> None: ...
-
-
-_: tuple[type[Notifier], type[Notifier]] = (WebhookNotifier, SilentNotifier)
+_: type[Notifier] = WebhookNotifier

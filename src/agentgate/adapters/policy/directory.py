@@ -25,20 +25,22 @@ class PolicyDirectory:
     """A PolicySource.
 
     Reads every `*.rego` below `path` but `*_test.rego`, and `data.json`, and adds `tools` to the data as
-    `{name: {name, access, upstream}}`. The committed policy.wasm is used while it is of this very source;
-    otherwise `compiler` makes a new one, and without a compiler the bundle has none.
+    `{name: {name, access, upstream, labels?}}`, as the mapping has them at that moment. The committed policy.wasm
+    is used while it is of this very source; otherwise `compiler` makes a new one, and without a compiler the bundle
+    has none.
     """
 
-    def __init__(self, path: Path, tools: Mapping[str, Mapping[str, str]], *, compiler: OpaCompiler | None) -> None:
+    def __init__(self, path: Path, tools: Mapping[str, Mapping[str, Any]], *, compiler: OpaCompiler | None) -> None:
         self._path = path
-        self._tools = {name: dict(tool) for name, tool in tools.items()}
+        self._tools = tools
         self._compiler = compiler
         self._last_compiled: tuple[str, bytes] | None = None
 
     async def read(self) -> PolicyBundle:
         """Raises PolicyInvalid."""
         found = await asyncio.to_thread(_load, self._path)
-        bundle = PolicyBundle(found.modules, {**found.data, "tools": self._tools}, None)
+        tools = {name: dict(tool) for name, tool in self._tools.items()}
+        bundle = PolicyBundle(found.modules, {**found.data, "tools": tools}, None)
         return replace(bundle, wasm=await self._compiled(bundle, found))
 
     async def _compiled(self, bundle: PolicyBundle, found: _Found) -> bytes | None:

@@ -1,4 +1,4 @@
-"""JSON Schema 2020-12 on jsonschema-rs: compiled once, 0.1 µs a call, and nothing foreign gets to run.
+"""JSON Schema on jsonschema-rs: compiled once, 0.1 µs a call, and nothing foreign gets to run.
 
 Schemas are configuration, but arguments are hostile: patterns run on the linear-time engine, no `$ref` is
 ever fetched, and a refusal never repeats what the caller sent (it may be a secret, and refusals are written
@@ -17,6 +17,12 @@ from agentgate.core.call import ArgumentCheck
 from agentgate.core.strict_json import NotStrictJson, canonical, check
 
 _DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+_DRAFTS: Final = {
+    _DIALECT: jsonschema_rs.Draft202012Validator,
+    "https://json-schema.org/draft/2019-09/schema": jsonschema_rs.Draft201909Validator,
+    "http://json-schema.org/draft-07/schema": jsonschema_rs.Draft7Validator,
+}
+"""Each is read as what it says it is. Most MCP servers say draft 7."""
 _MAX_PATTERN_BYTES: Final = 1 << 20
 """Compiled size of one regular expression; a pattern that needs more is refused at start."""
 _MAX_SHOWN_CHARS: Final = 120
@@ -29,20 +35,20 @@ class JsonSchemas:
         """A check of arguments against `schema`.
 
         Raises:
-            ValueError: with a sentence: not a schema, another draft, a `$ref` that is not inside it, or a
+            ValueError: with a sentence: not a schema, an older draft, a `$ref` that is not inside it, or a
                 pattern that the linear engine cannot run (look-around, back-references).
         """
         document = dict(schema)
         _check_document(document)
         try:
-            validator = jsonschema_rs.Draft202012Validator(
+            validator = _DRAFTS[_dialect(document)](
                 document,
                 validate_formats=True,
                 retriever=_fetch_nothing,
                 pattern_options=jsonschema_rs.RegexOptions(size_limit=_MAX_PATTERN_BYTES),
             )
         except jsonschema_rs.ValidationError as error:
-            raise ValueError(f"not a usable JSON Schema (2020-12): {_first_line(error.message)}") from None
+            raise ValueError(f"not a usable JSON Schema: {_first_line(error.message)}") from None
         declared = frozenset(_declared_names(document))
 
         def misfit(arguments: Mapping[str, Any]) -> str | None:
@@ -58,10 +64,13 @@ def _check_document(document: dict[str, Any]) -> None:
         check(document)
     except NotStrictJson as error:
         raise ValueError(f"the schema is not strict JSON: {error}") from None
-    dialect = document.get("$schema", _DIALECT)
-    if not isinstance(dialect, str) or dialect.rstrip("#") != _DIALECT:
-        # Read as 2020-12, another draft's keywords would be ignored silently: a hole, not a convenience.
-        raise ValueError(f"the schema's $schema must be {_DIALECT} or left out")
+    if _dialect(document) not in _DRAFTS:
+        # Read as one of these, another draft's keywords would be ignored silently: a hole, not a convenience.
+        raise ValueError(f"the schema's $schema must be {_DIALECT}, draft 2019-09, draft 7, or left out")
+
+
+def _dialect(document: Mapping[str, Any]) -> str:
+    return str(document.get("$schema", _DIALECT)).rstrip("#")
 
 
 def _fetch_nothing(uri: str) -> NoReturn:
