@@ -271,6 +271,33 @@ async def test_the_write_ahead_log_does_not_grow_without_end(log: SqliteLog, aut
 # --- one process, one file --------------------------------------------------------------------------------
 
 
+async def test_what_killed_processes_left_in_the_write_ahead_log_is_moved_by_the_next(
+    opened: Opened, author: Author, path: Path, tmp_path: Path
+) -> None:
+    """One that is killed before it moves anything leaves its pages to the next, which may be killed as soon."""
+    async with opened():
+        pass
+    later = tmp_path / "later" / "log.db"
+    later.parent.mkdir()
+    with raw(path) as db:
+        db.execute("PRAGMA wal_autocheckpoint=0")
+        db.execute("CREATE TABLE junk (bytes BLOB)")
+        db.executemany("INSERT INTO junk VALUES (randomblob(4000))", [()] * 6_000)
+        db.execute("DROP TABLE junk")
+        for file in path.parent.iterdir():
+            shutil.copy2(file, later.parent)
+    wal = later.with_name("log.db-wal")
+    assert wal.stat().st_size > 20_000_000
+    log = await SqliteLog.open(later, SIGNER, ORIGIN, checkpoint_every_s=3600)
+    try:
+        await log.append(author.decided())
+        await until(lambda: later.stat().st_size > 4096 * 10)
+        await log.append(author.decided())
+        await until(lambda: wal.stat().st_size < 20_000_000)
+    finally:
+        await log.aclose()
+
+
 async def test_a_second_process_is_refused(log: SqliteLog, path: Path, processes: ForkServerContext) -> None:
     ours, theirs = processes.Pipe()
     child = processes.Process(target=crash_child.open_once, args=(str(path), theirs))

@@ -29,6 +29,9 @@ _CHUNKS: Final = (256, 64, 16, 4, 1)
 """Rows in one INSERT. sqlite3 lets go of the interpreter lock once per statement, so few statements are fast;
 a handful of sizes keeps them all prepared."""
 _CHECKPOINT_EVERY_PAGES: Final = 2_000
+_PAGE_BYTES: Final = 4_096
+_WAL_LIMIT_BYTES: Final = 2 * _CHECKPOINT_EVERY_PAGES * _PAGE_BYTES
+"""What the file of the write-ahead log is cut down to once all of it is in the database."""
 _PAGES_PER_COMMIT: Final = 7
 _EVENTS_PER_PAGE: Final = 2
 _PAGES_TO_FORGET: Final = 100
@@ -43,7 +46,7 @@ class SqliteStore:
     def __init__(self, path: Path, log_id: str) -> None:
         self.log_id = log_id
         self._path = path
-        self._pages = 0
+        self._pages = _pages_left(path)
         """About how many pages the write-ahead log has grown by since it was last moved into the database."""
         self._db = _connect(path)
         try:
@@ -293,12 +296,21 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
             db.execute(f"PRAGMA {pragma}")
+        db.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}")
         db.execute("PRAGMA trusted_schema=OFF")
         db.execute("PRAGMA temp_store=MEMORY")  # an INSERT of many rows on a table with triggers goes through one
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _pages_left(path: Path) -> int:
+    """What earlier processes have left in the write-ahead log: one that is killed before long moves nothing itself."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size // _PAGE_BYTES
+    except FileNotFoundError:
+        return 0
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
