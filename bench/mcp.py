@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 from mcp import Client, MCPDeprecationWarning
 
-from bench.services import HERE, Server, gateway, process, until
+from bench.services import HERE, READY_S, Server, gateway, process, until
 from bench.subject import Subject
 from tests.outside.tools import cache
 
@@ -137,7 +137,20 @@ def _gateway(directory: Path, upstream: Server, port: int) -> Iterator[Server]:
     echo = {"kind": "mcp", "url": upstream.url + "/mcp", "transparent": True, "trust": "first_use", "access": "read"}
     config.write_text(json.dumps({"upstreams": {"echo": echo}}), encoding="utf-8")
     with gateway(directory, "mcp", port, AGENTGATE_CONFIG=str(config)) as server:
+        asyncio.run(_heard(server))
         yield server
+
+
+async def _heard(server: Server) -> None:
+    """Wait until the gateway has heard what its upstream offers."""
+    ends_at = time.monotonic() + READY_S
+    while True:
+        async with Client(server.url + "/mcp", cache=None) as client:
+            if (await client.list_tools()).tools:
+                return
+        if time.monotonic() > ends_at:
+            raise SystemExit("bench: the gateway has not heard its upstream")
+        await asyncio.sleep(0.05)
 
 
 @contextmanager

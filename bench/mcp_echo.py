@@ -38,4 +38,4 @@ if __name__ == "__main__":
         on_list_tools=_list_tools,
         on_call_tool=_call_tool,
     )
-    uvicorn.run(server.streamable_http_app(), port=int(sys.argv[1]), log_level="warning", access_log=False)
+    uvicorn.run(server.streamable_http_app(), port=int(sys.argv[1]), log_level="critical", access_log=False)

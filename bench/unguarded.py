@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agentgate import app, cli
+from agentgate import app, starting
 from agentgate.core.call import Call
 from agentgate.core.containment import FlagChange, KillState
 from agentgate.ports.containment import Admitted, InFlight, RateLimit
@@ -57,4 +57,4 @@ def _make_admission(*_: Any, **__: Any) -> Unguarded:
 
 if __name__ == "__main__":
     app.make_admission = _make_admission
-    cli.main()
+    starting.cli()

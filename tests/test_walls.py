@@ -33,7 +33,9 @@ ROOMS = {
     "ports": room("core"),
     "pipeline": room("core ports"),
     "adapters": room("core ports", "*"),
-    "edges": room("core ports pipeline", "fastapi starlette mcp anyio httpx orjson prometheus_client pydantic"),
+    "edges": room(
+        "core ports pipeline", "fastapi starlette sse_starlette mcp anyio httpx orjson prometheus_client pydantic"
+    ),
     "settings": room("core", "pydantic pydantic_settings yaml"),
     "keyfile": room("core settings", "pydantic yaml"),
     "toolservers": room("core pipeline adapters settings"),

@@ -96,6 +96,7 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
             task.add_done_callback(gateway.stop_unless_asked)
         if isinstance(engine, OpaPolicyEngine):
             tasks.append(asyncio.create_task(gateway.enforce_remote()))
+        await gateway.hear_servers()
         try:
             yield gateway
         finally:

@@ -8,7 +8,7 @@ import logging
 import signal
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from agentgate import __version__, keyfile
 from agentgate import settings as configuration
@@ -63,7 +63,7 @@ from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.registry import Registry
-from agentgate.pipeline.replica import Replica
+from agentgate.pipeline.replica import IsOver, Replica
 from agentgate.pipeline.retention import Keeping, RetentionDesk
 from agentgate.pipeline.run import Runner
 from agentgate.pipeline.tree import TreeDesk
@@ -75,6 +75,8 @@ from agentgate.toolservers import make_servers
 from agentgate.toolservers import names as names_of_servers
 
 logger = logging.getLogger("agentgate")
+
+SERVERS_WITHIN_S: Final = 2.0
 
 
 class Gateway:
@@ -152,6 +154,12 @@ class Gateway:
         self.sealer = sealer
         self._mcp_door = self._make_mcp_door()
         self.pins.on_change(self._mcp_door.announce)
+        self.replica.on_cut = self._drop
+
+    def _drop(self, is_over: IsOver) -> None:
+        for server in self.tool_servers.values():
+            server.drop(is_over)
+        self._mcp_door.drop(is_over)
 
     def _make_evidence(self) -> EvidenceDesk:
         config = self.config.evidence
@@ -389,6 +397,13 @@ class Gateway:
             await self.policy.prepare()
         if self.tokens is not None:
             await self.tokens.verifier.start()
+
+    async def hear_servers(self) -> None:
+        """Have the tools of servers that are up before the first client asks. One that is down holds nobody up long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SERVERS_WITHIN_S):
+                while not all(server.state().is_up for server in self.tool_servers.values()):  # noqa: ASYNC110 - no event
+                    await asyncio.sleep(0.02)
 
     async def enforce_remote(self) -> None:
         """An OPA server pulls its bundle from this very process, so it can only be waited for once we serve."""

@@ -52,7 +52,10 @@ def _say_ready(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
     url = f"http://{host}:{address[1]}"
     near = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared with, not listened on
-    whereabouts.leave(settings.data_dir, f"http://{near}:{address[1]}")
+    try:
+        whereabouts.leave(settings.data_dir, f"http://{near}:{address[1]}")
+    except OSError as error:
+        logging.getLogger("agentgate").warning("`agentgate mcp` will not find this gateway: %s", error)
     parts = [f"policy {settings.policy.kind}", f"containment {settings.containment.kind}", f"log {settings.log.kind}"]
     if settings.server.workers > 1:
         parts.append(f"{settings.server.workers} workers")

@@ -21,8 +21,11 @@ def leave(data_dir: Path, url: str) -> int | None:
     """Say where to reach the gateway that serves `data_dir`; None where another one has said so already.
 
     The file handle that comes back holds the lock. It is meant to stay open until the process ends.
+
+    Raises:
+        OSError: the note cannot be written, or is somebody's link to another file.
     """
-    handle = os.open(data_dir / _NOTE, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(data_dir / _NOTE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -36,10 +39,12 @@ def leave(data_dir: Path, url: str) -> int | None:
 def find(data_dir: Path) -> str | None:
     """The URL of the gateway that serves `data_dir` now, if there is one and it is ready."""
     try:
-        handle = os.open(data_dir / _NOTE, os.O_RDONLY)
+        handle = os.open(data_dir / _NOTE, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
         return None
     try:
+        if os.fstat(handle).st_uid not in (os.geteuid(), 0):
+            return None  # whom it names would be told our key
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return _read(handle)

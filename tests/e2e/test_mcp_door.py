@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -473,6 +475,33 @@ async def test_a_stop_does_not_wait_for_those_who_only_listen() -> None:
             await asyncio.to_thread(gateway.stop)
             took_s = time.monotonic() - started
     assert took_s < GRACE_S, "its grace is for calls"
+
+
+def _answers(gateway: GatewayProcess) -> bool:
+    try:
+        httpx.get(f"{gateway.url}/livez", trust_env=False)
+    except httpx.TransportError:
+        return False
+    return True
+
+
+@both_eras
+async def test_a_stop_leaves_a_running_call_its_time(service: Service, mode: str) -> None:
+    config = {**service_config(service.port), "auth": {"keys": [key_entry(BOT, agent="bot")]}}
+    with GatewayProcess(config=config) as gateway:
+        if mode == LEGACY:
+            _, headers = handshake(gateway)
+            send = functools.partial(httpx.post, f"{gateway.url}/mcp", headers=headers, timeout=30, trust_env=False)
+            running = asyncio.create_task(asyncio.to_thread(send, json=legacy_call(1, "held_long", "1")))
+        else:
+            running = asyncio.create_task(asyncio.to_thread(post, gateway, a_call("held_long", {"n": "1"})))
+        await asyncio.to_thread(until, lambda: service.count("/held") == 1)
+        gateway.send(signal.SIGTERM)
+        await asyncio.to_thread(until, lambda: not _answers(gateway))
+        await asyncio.sleep(1)  # longer than streams last that nobody waits for
+        service.let_go()
+        answer = await running
+    assert '"result":{' in answer.text
 
 
 # --- bytes of our own ---------------------------------------------------------------------------------------------

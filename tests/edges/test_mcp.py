@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import httpx
@@ -632,13 +632,117 @@ async def test_the_only_server_with_resources_is_asked_for_every_one(room: Room)
 
 async def test_a_refused_read_is_an_error_with_the_reason(room: Room) -> None:
     room.declared["b"] = {}
-    allow(room, **{"a__mcp.resources.read": DENY})
+    allow(room)
+    may = room.house.engine.answer
+    room.house.engine.answer = lambda question: DENY if "tool_name" in question else may(question)
     async with room.client() as client:
         with pytest.raises(MCPError) as error:
             await client.read_resource("x://1")
     assert "DENIED by policy" in error.value.message
     assert error.value.data["dev.agentgate/reasonCode"] == "policy_deny"
     assert room.servers["a"].asked == []
+
+
+async def test_a_server_that_a_caller_may_never_ask_answers_as_one_that_does_not_exist(room: Room) -> None:
+    room.declared["b"] = {}
+    hidden = {f"a__{name}": DENY for name in OPERATIONS.values()}
+    allow(room, **hidden)
+    found = []
+    async with room.client() as client:
+        for server in ("a", "c"):
+            name = PromptReference(type="ref/prompt", name=f"{server}__hello")
+            with pytest.raises(MCPError) as error:
+                await client.get_prompt(f"{server}__hello")
+            found.append(error.value.message.replace(f"{server}__", ""))
+            with pytest.raises(MCPError) as error:
+                await client.complete(name, {"name": "who", "value": "m"})
+            found.append(error.value.message)
+        with pytest.raises(MCPError, match="Resource not found"):
+            await client.read_resource("x://1")
+    assert found[:2] == found[2:]
+    assert room.servers["a"].asked == []
+    assert len(room.house.log.events) >= 3, "what was tried is on record"
+
+
+async def test_headers_do_not_tell_of_a_tool_that_is_hidden(room: Room) -> None:
+    """A10: which tool takes which header, only those learn who may know of the tool; and the attempt is recorded."""
+    schema = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
+    tools = dict(room.servers["a"].tools())
+    tools["a__echo"] = replace(tools["a__echo"], input_schema=schema)
+    room.registry.serve("a", tools)
+    codes = []
+    for name, rules in (("a__echo", {}), ("a__echo", {"a__echo": DENY}), ("a__nobody", {})):
+        allow(room, **rules)
+        meta = {"protocolVersion": MODERN, "clientCapabilities": {}}
+        params = {
+            "name": name,
+            "arguments": {"region": "eu"},
+            "_meta": {f"io.modelcontextprotocol/{key}": value for key, value in meta.items()},
+        }
+        headers = {
+            "accept": "application/json, text/event-stream",
+            "mcp-protocol-version": MODERN,
+            "mcp-method": "tools/call",
+            "mcp-name": name,
+            "mcp-param-region": "us",
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        async with httpx.AsyncClient(trust_env=False) as http:
+            answer = await http.post(f"{room.url}/mcp", json=body, headers=headers)
+        codes.append((answer.status_code, answer.json()["error"]["code"]))
+    assert codes == [(400, -32020), (400, -32602), (400, -32602)]
+    assert room.servers["a"].asked == []
+    assert len(room.house.log.events) >= 3
+
+
+async def test_a_decision_that_has_answers_redacted_has_every_word_redacted(room: Room) -> None:
+    async def work(_: Mapping[str, Any], peer: Peer) -> Any:
+        await peer.progress(1, None, "ask ada@example.org")
+        await peer.notify("notifications/message", {"level": "info", "data": "ada@example.org"})
+        asked = {"message": "is it ada@example.org?", "requestedSchema": {"type": "object", "properties": {}}}
+        await peer.ask("elicitation/create", asked)
+        fault = {"code": -32001, "message": "not ada@example.org", "data": ["ada@example.org"]}
+        return Undelivered(ReasonCode.UPSTREAM_ERROR, fault["message"], fault=fault)  # type: ignore[arg-type]
+
+    allow(room, a__echo={**ALLOW, "obligations": [{"type": "redact_result"}]})
+    room.servers["a"].says["echo"] = work
+    heard: list[str] = []
+
+    async def user(_: Any, params: Any) -> ElicitResult:
+        heard.append(params.message)
+        return ElicitResult(action="accept", content={})
+
+    async def log(params: Any) -> None:
+        heard.append(params.data)
+
+    async def progress(_: float, __: float | None, message: str | None) -> None:
+        heard.append(message or "")
+
+    async with room.client(LEGACY, elicitation_callback=user, logging_callback=log) as client:
+        with pytest.raises(MCPError) as error:
+            await client.call_tool("a__echo", {}, progress_callback=progress)
+    heard += [error.value.message, str(error.value.data)]
+    assert len(heard) == 5
+    assert "ada@" not in "".join(heard)
+
+
+async def test_nobody_takes_all_sessions() -> None:
+    async with opened(max_sessions=4) as room:
+        opening = {
+            "jsonrpc": "2.0",
+            "id": 0,
+            "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": {"name": "x", "version": "1"},
+            },
+        }
+        async with httpx.AsyncClient(trust_env=False) as http:
+            headers = {"accept": "application/json, text/event-stream"}
+            answers = [await http.post(f"{room.url}/mcp", json=opening, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 503]
+    assert answers[2].json()["error"]["data"] == {"dev.agentgate/reasonCode": "rate_limited"}
 
 
 @both_eras

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import inspect
 
+from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
+from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection, allowed_log_levels
+from mcp.server.lowlevel.server import Server
 from mcp.server.session import ServerSession
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+
+from agentgate.edges._mcp_sdk import count_sessions
 
 
 def test_a_servers_session_knows_its_connection_and_its_requests_stream() -> None:
@@ -26,6 +32,14 @@ def test_a_connection_has_an_id_an_end_and_a_voice() -> None:
     assert connection.session_id is None
     assert connection.exit_stack.push_async_callback
     assert list(inspect.signature(connection.notify).parameters)[:2] == ["method", "params"]
+
+
+async def test_a_manager_knows_whose_its_sessions_are() -> None:
+    manager = StreamableHTTPSessionManager(Server("x"))
+    assert count_sessions(manager, "t/a") == 0
+    token = AccessToken(token="", client_id="t/a", scopes=[])
+    manager._admit_session(authorization_context(AuthenticatedUser(token)))
+    assert (count_sessions(manager, "t/a"), count_sessions(manager, "t/b")) == (1, 0)
 
 
 def test_log_messages_are_wanted_by_version_and_request() -> None:

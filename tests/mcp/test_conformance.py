@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gateway import GatewayProcess
+from tests.gateway import GatewayProcess, until
 from tests.mcp.peers import SUITES, Scenario, Suite, everything_server, run_suite
 
 PAGE = Path(__file__).parents[2] / "docs" / "mcp.md"
@@ -21,6 +21,7 @@ def gateway() -> Iterator[GatewayProcess]:
         upstream = {"kind": "mcp", "url": url, "transparent": True, "trust": "first_use", "access": "read"}
         config = {"upstreams": {"everything": upstream}, "server": {"refusals_per_second": 1_000_000}}
         with GatewayProcess(config=config) as process:
+            until(lambda: process.call("test_simple_text")["success"])  # the server has been heard
             yield process
 
 

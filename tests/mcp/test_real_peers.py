@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tests.gateway import GatewayProcess, key_entry, until
+from tests.gateway import GatewayProcess, call, key_entry, until
 from tests.mcp.peers import Framework, Inspector, Seen, filesystem_server, reference_everything_server
 
 POLICIES = Path(__file__).parents[2] / "policies"
@@ -89,6 +89,9 @@ def gateway(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
         },
     }
     with GatewayProcess(config=config, env={"AGENTGATE_POLICY_PATH": str(policies)}) as process:
+        agent = process.client("key-langchain")
+        for tool in ("files__list_allowed_directories", "everything__get-tiny-image"):
+            until(lambda of=tool: call(agent, of).json()["reason_code"] != "unknown_tool", timeout_s=20)
         yield process
 
 

@@ -533,3 +533,88 @@ async def test_a_server_that_nobody_configured_is_not_heard(office: Office) -> N
 async def test_admin_may_what_operators_of_all_tenants_may(office: Office) -> None:
     await office.lists(tool())
     assert isinstance(await office.desk.accept(ADMIN, "files__read", pin(tool())), Offer)
+
+
+# --- what a server tries ----------------------------------------------------------------------------------
+
+
+def twice() -> tuple[dict[str, Any], ...]:
+    return tool(), tool(description="Another of this name.")
+
+
+OTHERWISE = [(tool(description="Evil."),), twice(), (tool(description="Evil.", annotations={"x": float("nan")}),)]
+
+
+@pytest.mark.parametrize("of_client", [False, True])
+@pytest.mark.parametrize("changed", OTHERWISE, ids=["described otherwise", "listed twice", "no strict JSON"])
+async def test_a_change_that_is_taken_back_before_it_could_be_recorded_lifts_no_quarantine(
+    office: Office, changed: tuple[dict[str, Any], ...], of_client: bool
+) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    office.log.is_down = True
+    await office.lists(*changed, of_client=of_client)
+    await office.lists(tool(), of_client=of_client)
+    await office.lists(tool())
+    assert office.served["files__read"] is not None
+    office.log.is_down = False
+    await office.desk.settle()
+    await office.lists(tool())
+    assert office.served["files__read"] is not None
+    assert office.offer().state is State.QUARANTINED
+    await office.accept(tool())
+    await office.lists(tool())
+    assert office.served == {"files__read": None}
+
+
+async def test_a_change_that_was_taken_back_while_the_log_was_down_is_recorded(office: Office) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    office.log.is_down = True
+    await office.lists(tool(description="Evil."))
+    await office.lists(tool())
+    office.log.is_down = False
+    await office.desk.settle()
+    (event,) = office.log.of(Kind.TOOL_QUARANTINED)
+    assert event["found"] == pin(tool(description="Evil."))
+    again = await Office(office.log).open()
+    await again.lists(tool())
+    assert again.served["files__read"] is not None
+
+
+async def test_a_server_that_shows_every_client_other_tools_does_not_fill_the_memory(office: Office) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    for number in range(3):
+        await office.lists(*(tool(f"t{number}x{one}") for one in range(600)), of_client=True)
+    assert len(office.desk.offers()) == 1_001
+    await office.lists(tool(description="Evil."), of_client=True)
+    assert office.served["files__read"] is not None, "what was accepted is heard all the same"
+
+
+async def test_an_acceptance_that_seemed_to_fail_is_read_back(office: Office) -> None:
+    """A log that is cut off after it has committed."""
+    await office.lists(tool())
+    office.log.fail_next(persist=True)
+    with pytest.raises(LogUnavailable):
+        await office.desk.accept(OPERATOR, "files__read", pin(tool()))
+    await office.desk.settle()
+    assert office.served == {"files__read": None}
+    office.log.fail_next(persist=True)
+    with pytest.raises(LogUnavailable):
+        await office.desk.reject(OPERATOR, "files__read")
+    await office.desk.settle()
+    assert office.served == {}
+
+
+async def test_a_definition_that_nobody_reads_is_not_written_into_the_log(office: Office) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    await office.lists(tool(description="x" * 5 * MAX_DEFINITION_BYTES))
+    assert office.served["files__read"] is not None
+    assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1
+    assert len(office.log.events[-1][0].body or b"") < 1_000
+    assert office.desk.changes_of(office.offer()) == [f"its definition has more than {MAX_DEFINITION_BYTES} bytes"]
+    again = await Office(office.log).open()
+    await again.lists(tool())
+    assert again.served["files__read"] is not None

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
+import signal
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
@@ -45,6 +47,10 @@ _AGAIN: Final = "agentgate-initialize-again"
 _TIMEOUT: Final = httpx2.Timeout(30.0, read=None)
 """A call may run for as long as it may; a connection may not take that long."""
 _PAUSE_S: Final = 0.5
+_GOODBYE_S: Final = 3.0
+"""How long a gateway may take to hear that the window is closed."""
+_MOST_UNSENT: Final = 256
+"""Lines that are read ahead: the end of stdin is seen also when a gateway takes nothing."""
 _LOST: Final = "The gateway was lost; whether the call had an effect is unknown"
 
 RequestId = str | int
@@ -52,13 +58,13 @@ Lines = anyio.abc.ObjectSendStream[SessionMessage]
 
 
 def run(gateway: Callable[[], str], headers: Mapping[str, str]) -> None:
-    """Serve stdin until it ends. `gateway` names the one to use now; it may block, and end the process."""
+    """Serve stdin until it ends. `gateway` names the one to use now; it may block, and raise SystemExit."""
     anyio.run(_run, gateway, dict(headers), backend_options={"use_uvloop": False})
 
 
 async def _run(gateway: Callable[[], str], headers: dict[str, str]) -> None:
-    async with stdio_server() as (from_client, to_client), anyio.create_task_group() as tasks:
-        outgoing, queue = anyio.create_memory_object_stream[SessionMessage](0)
+    async with stdio_server() as (from_client, to_client), to_client, anyio.create_task_group() as tasks:
+        outgoing, queue = anyio.create_memory_object_stream[SessionMessage](_MOST_UNSENT)
         relay = Relay(to_client)
 
         async def read_client() -> None:
@@ -67,21 +73,49 @@ async def _run(gateway: Callable[[], str], headers: dict[str, str]) -> None:
                     await relay.refuse(None, PARSE_ERROR, "this line is no JSON-RPC message")
                 else:
                     await outgoing.send(message)
-            tasks.cancel_scope.cancel()  # stdin has ended: so does the window
+            await close()
+
+        async def close() -> None:
+            """The window is closed: so are its calls. A gateway is told, as far as it listens."""
+            relay.is_closed = True
+            outgoing.close()
+            await anyio.sleep(_GOODBYE_S)
+            tasks.cancel_scope.cancel()
+
+        async def hear_signals() -> None:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                async for number in signals:
+                    relay.ended_by = number
+                    tasks.start_soon(close)
 
         tasks.start_soon(read_client)
-        while True:
-            url = await anyio.to_thread.run_sync(gateway)
-            never_sent = False
-            try:
-                async with _connected(url, headers) as (from_gateway, to_gateway):
-                    await relay.carry(queue, from_gateway, to_gateway)
-            except* httpx2.ConnectError:
-                never_sent = True
-            except* (httpx2.TransportError, anyio.BrokenResourceError, anyio.ClosedResourceError) as lost:
-                logger.warning("the gateway at %s was lost: %s", url, lost.exceptions[0])
-            await relay.give_up(but_the_last=never_sent)
-            await anyio.sleep(_PAUSE_S)
+        tasks.start_soon(hear_signals)
+        try:
+            while not relay.is_closed:
+                url = await anyio.to_thread.run_sync(gateway, abandon_on_cancel=True)
+                await _serve(relay, queue, url, headers)
+        except SystemExit as end:
+            os._exit(end.code if isinstance(end.code, int) else 1)  # nobody can wake the thread that waits for stdin
+        finally:
+            if relay.ended_by is not None:
+                signal.signal(relay.ended_by, signal.SIG_DFL)
+                signal.raise_signal(relay.ended_by)  # for the same reason
+        tasks.cancel_scope.cancel()
+
+
+async def _serve(relay: Relay, queue: Any, url: str, headers: dict[str, str]) -> None:
+    """Use one gateway until it is lost, or the window is closed."""
+    never_sent = False
+    try:
+        async with _connected(url, headers) as (from_gateway, to_gateway):
+            await relay.carry(queue, from_gateway, to_gateway)
+    except* httpx2.ConnectError:
+        never_sent = True
+    except* (httpx2.TransportError, anyio.BrokenResourceError, anyio.ClosedResourceError) as lost:
+        logger.warning("the gateway at %s was lost: %s", url, lost.exceptions[0])
+    if not relay.is_closed:
+        await relay.give_up(but_the_last=never_sent)
+        await anyio.sleep(_PAUSE_S)
 
 
 @contextlib.asynccontextmanager
@@ -107,9 +141,12 @@ class Relay:
         """What tools' input schemas mark for headers, as far as the client has listed them."""
         self._was_lost = False
         self._introduced = anyio.Event()
+        self.is_closed = False
+        """Whether nothing more comes from the client."""
+        self.ended_by: signal.Signals | None = None
 
     async def carry(self, queue: Any, from_gateway: Any, to_gateway: Any) -> None:
-        """Both ways, until one of them ends."""
+        """Both ways, until one of them ends. Where the client's does, so do its session and its calls."""
         async with anyio.create_task_group() as tasks:
 
             async def back() -> None:
@@ -128,6 +165,7 @@ class Relay:
             async for message in queue:
                 self._last = self._noted(message)
                 await to_gateway.send(self._last)
+            tasks.cancel_scope.cancel()
 
     async def _introduce(self, hello: JSONRPCRequest, revision: str, to_gateway: Any) -> None:
         """Tell a gateway that came back what the client told the one before, and wait until it has a session for it."""
@@ -190,8 +228,10 @@ class Relay:
         if method == "initialize":
             self._revision = str(result.get("protocolVersion", ""))
         elif method == "tools/list":
-            for tool in result.get("tools", ()):
-                self._schemas[tool["name"]] = tool.get("inputSchema")
+            tools = result.get("tools")
+            for tool in tools if isinstance(tools, list) else ():
+                if isinstance(tool, dict) and isinstance(tool.get("name"), str):
+                    self._schemas[tool["name"]] = tool.get("inputSchema")
 
     async def give_up(self, *, but_the_last: bool) -> None:
         """Answer everything that waits: nobody else will. What certainly was not sent may wait for another gateway."""

@@ -24,7 +24,9 @@ from agentgate.core.call import is_id
 from agentgate.settings import Settings
 
 START_S: Final = 30.0
+OTHERS_S: Final = 3.0
 _LOG: Final = "gateway.log"
+_PROBLEM: Final = "application/problem+json"
 
 cli = typer.Typer()
 
@@ -51,18 +53,25 @@ def mcp(
 
     def gateway() -> str:
         if settings is None:
-            return (where or "").rstrip("/")
-        return whereabouts.find(settings.data_dir) or _started(settings, config, may_start=start)
+            url = (where or "").rstrip("/")
+        else:
+            url = whereabouts.find(settings.data_dir) or _started(settings, config, may_start=start)
+        _refuse_in_clear_text(url, key)
+        return url
 
-    first = gateway()
-    _refuse_in_clear_text(first, key)
-    _check(first, key)
+    def another() -> str:
+        try:
+            return gateway()
+        except typer.Exit as end:
+            raise SystemExit(end.exit_code) from None
+
+    _check(gateway(), key)
     headers = {"AgentGate-Session": session or f"window-{secrets.token_hex(8)}"}
     if key is not None:
         headers["X-API-Key"] = key
     from agentgate.commands import _bridge  # loads the MCP SDK, which takes longer than any other command runs
 
-    _bridge.run(gateway, headers)
+    _bridge.run(another, headers)
 
 
 def _started(settings: Settings, config: Path | None, *, may_start: bool) -> str:
@@ -76,12 +85,16 @@ def _started(settings: Settings, config: Path | None, *, may_start: bool) -> str
         process = _start(settings, config)
         ends_at = time.monotonic() + START_S
         while (found := whereabouts.find(home)) is None:
-            if process.poll() is not None:
+            has_died = process.poll() is not None
+            if has_died:  # maybe because somebody has started another at this moment: that one is as good
+                ends_at = min(ends_at, time.monotonic() + OTHERS_S)
+            if time.monotonic() > ends_at and has_died:
                 die(f"the gateway did not start; its last words: {_last_words(home / _LOG)}", EXIT_START)
             if time.monotonic() > ends_at:
                 die(f"the gateway was not ready within {START_S:.0f} s; see {home / _LOG}", EXIT_START)
             time.sleep(0.05)
-    err.print(f"agentgate: started a gateway on {found} (process {process.pid}, log {home / _LOG})")
+    if process.poll() is None:
+        err.print(f"agentgate: started a gateway on {found} (process {process.pid}, log {home / _LOG})")
     return found
 
 
@@ -105,7 +118,10 @@ def _last_words(log: Path) -> str:
 
 
 def _refuse_in_clear_text(url: str, key: str | None) -> None:
-    parts = httpx.URL(url)
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL:
+        die("the gateway's URL is none", EXIT_USAGE)
     if parts.scheme not in ("http", "https") or not parts.host:
         die("the gateway's URL must be http(s)://host[:port]", EXIT_USAGE)
     if key is not None and parts.scheme == "http" and not is_loopback(parts.host):
@@ -123,3 +139,16 @@ def _check(url: str, key: str | None) -> None:
     if answer.status_code in (401, 403):
         what = "does not take this key" if key is not None else "wants a key: set AGENTGATE_API_KEY"
         die(f"the gateway at {url} {what}", EXIT_REFUSED)
+    if not _is_ours(answer):
+        die(f"what answers at {url} is no AgentGate", EXIT_REFUSED)
+
+
+def _is_ours(answer: httpx.Response) -> bool:
+    """Whether it is a list of tools, or a refusal as a gateway words it."""
+    try:
+        said = answer.json()
+    except ValueError:
+        return False
+    return isinstance(said, dict) and (
+        "tools" in said if answer.is_success else answer.headers.get("content-type", "").startswith(_PROBLEM)
+    )

@@ -159,12 +159,21 @@ class Tool:
         object.__setattr__(self, "definition_sha256", Digest(hashlib.sha256(canonical(definition)).hexdigest()))
 
 
+Clean = Callable[[bytes], bytes]
+"""Takes out of canonical JSON what must not go back to a caller. Raises ValueError where that is not possible."""
+
+
 class Withdrawable(Protocol):
     """The caller's side of a call that may be taken back. Whoever talks to it knows it as `ports.peer.Peer`."""
 
     @property
     def withdrawn(self) -> bool:
         """Whether the caller cancelled the call or closed its stream."""
+        ...
+
+    def guard(self, tool: str, clean: Clean) -> None:
+        """Before a call of `tool` is sent: what its upstream says to the caller beside the answer goes through `clean`.
+        One caller's side may be that of several calls at a time."""
         ...
 
 

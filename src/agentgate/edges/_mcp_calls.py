@@ -85,13 +85,16 @@ class Calls:
             self._served.discard(here)
         return task.result()
 
+    def is_idle(self) -> bool:
+        return not self._served
+
     def serves(self, session_key: str, request_id: str) -> bool:
         """Whether a request of a session is served still, its client listening or not."""
         return (session_key, request_id) in self._served
 
     async def once(self, peer: ClientPeer, target: Target) -> Answer:
         """One passage through the gate, without anything that follows from it."""
-        return await self._parts.through(self._call(peer, target, None), target.refused)
+        return await self._parts.through(self.call_of(peer, target), target.refused)
 
     async def asked(self, peer: ClientPeer, target: Target) -> Answer | dict[str, Any]:
         """The answer to a request of the client, or the result that wants its input first.
@@ -115,7 +118,7 @@ class Calls:
         peer.extra = {
             key: value for key, value in (("inputResponses", answers), ("requestState", before.upstream_state)) if value
         }
-        call = self._call(peer, target, answers)
+        call = self.call_of(peer, target, answers)
         if before.approval is not None:
             if isinstance(consent, Mapping) and consent.get("action") != "accept":
                 why = refusal(ReasonCode.APPROVAL_REQUIRED, "The user did not open the approval page")
@@ -132,7 +135,7 @@ class Calls:
     async def _turned_away(self, peer: ClientPeer, target: Target, error: BadState) -> Answer:
         """Refused and recorded, whatever the gate thinks of the call."""
         why = refusal(ReasonCode.INVALID_REQUEST, f"Not taken: {error}", "request_state")
-        answer = await self._parts.through(self._call(peer, target, None), why)
+        answer = await self._parts.through(self.call_of(peer, target), why)
         if answer.reason_code is not ReasonCode.INVALID_REQUEST:
             return answer
         raise MCPError(INVALID_PARAMS, str(error), {f"{OURS}traceId": answer.call.trace_id})
@@ -232,7 +235,7 @@ class Calls:
             return bool(hold_s) and await self._parts.approvals.answered(call, approval_id, hold_s)
         return False
 
-    def _call(self, peer: ClientPeer, target: Target, answers: Mapping[str, Any] | None) -> Call:
+    def call_of(self, peer: ClientPeer, target: Target, answers: Mapping[str, Any] | None = None) -> Call:
         return Call(
             trace_id=new_trace_id(self._parts.entropy),
             door=Door.MCP,

@@ -19,8 +19,8 @@ from agentgate.edges.wire import Receive, Request, Send, read_body, require_json
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
-_ONCE: Final = frozenset({b"mcp-session-id", b"agentgate-session"})
-"""Headers that choose whose session it is: sent twice, they are refused rather than chosen from."""
+_ONCE: Final = (b"mcp-", b"agentgate-session")
+"""How headers begin that say what a message is and whose: sent twice, they are refused rather than chosen from."""
 
 
 class Unserved(Exception):
@@ -46,11 +46,11 @@ class Unserved(Exception):
 
 
 def require_single_headers(request: Request) -> None:
-    """Raises Unserved where a header that chooses a session was sent twice."""
-    counts = Counter(name for name, _ in request.scope["headers"] if name in _ONCE)
+    """Raises Unserved where a header that the protocol is read from was sent twice."""
+    counts = Counter(name for name, _ in request.scope["headers"] if name.startswith(_ONCE))
     for name, count in counts.items():
         if count > 1:
-            text = f"Header {name.decode()} was sent twice"
+            text = f"Header {name.decode('latin-1')} was sent twice"
             raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
 
 

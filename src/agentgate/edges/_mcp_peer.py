@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import anyio
+import orjson
 from mcp.shared.exceptions import MCPError
 from mcp.types import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -16,7 +17,8 @@ from mcp.types import (
 )
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
-from agentgate.core.call import SessionId, is_id
+from agentgate.core.call import Clean, SessionId, is_id
+from agentgate.core.strict_json import canonical
 from agentgate.edges import _mcp_sdk as sdk
 from agentgate.edges._mcp_parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
 from agentgate.edges.wire import is_traceparent
@@ -56,6 +58,7 @@ class ClientPeer:
         self.ctx = ctx
         self.guest: Guest = ctx.request.scope[CALLER]  # type: ignore[union-attr]
         self.caller = self.guest.principal
+        self._cleaners: dict[str, Clean] = {}
         self.withdrawn = False
         """Set when the client cancelled the request or closed its stream."""
         self.is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
@@ -87,6 +90,9 @@ class ClientPeer:
         given = self._given.get("traceparent")
         return given if isinstance(given, str) and is_traceparent(given) else self.guest.traceparent
 
+    def guard(self, tool: str, clean: Clean) -> None:
+        self._cleaners[tool] = clean
+
     @property
     def session_key(self) -> str | None:
         return sdk.connection_of(self.ctx).session_id
@@ -100,11 +106,6 @@ class ClientPeer:
         return known.model_dump(by_alias=True, mode="json", exclude_none=True) if known is not None else {}
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        pairs = self.ctx.request.scope["headers"]  # type: ignore[union-attr]
-        return {name.decode(): value.decode("latin-1") for name, value in pairs if name.startswith(b"mcp-param-")}
-
-    @property
     def wants_progress(self) -> bool:
         return "progressToken" in self._given
 
@@ -114,25 +115,44 @@ class ClientPeer:
         return isinstance(elicitation, Mapping) and isinstance(elicitation.get("url"), Mapping)
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+        shown = self._cleaned({"message": message}) if message is not None else None
         with contextlib.suppress(*_GONE):
-            await self.ctx.session.report_progress(progress, total, message)
+            await self.ctx.session.report_progress(progress, total, shown["message"] if shown is not None else None)
+
+    def _cleaned(self, params: Mapping[str, Any]) -> dict[str, Any] | None:
+        """What of it the client may be told; None: nothing."""
+        try:
+            raw = canonical(params)
+            for clean in self._cleaners.values():
+                raw = clean(raw)
+        except ValueError:
+            return None
+        cleaned: dict[str, Any] = orjson.loads(raw)
+        return cleaned
 
     async def notify(self, method: str, params: Mapping[str, Any]) -> None:
         if method == "notifications/message" and sdk.takes_log_message(self.ctx, params.get("level")):
+            shown = self._cleaned(params)
             with contextlib.suppress(*_GONE):
-                await sdk.send_notification(self.ctx, method, params)
+                if shown is not None:
+                    await sdk.send_notification(self.ctx, method, shown)
 
     async def announce(self, method: str, params: Mapping[str, Any]) -> None:
         if method in _ANNOUNCED and not self.is_modern:  # a modern client hears on the stream that it opened for it
-            await sdk.connection_of(self.ctx).notify(method, params)
+            shown = self._cleaned(params)
+            if shown is not None:
+                await sdk.connection_of(self.ctx).notify(method, shown)
 
     async def ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         if self.is_modern:
             raise PeerUnable("this client takes questions as results that want input")
         if not self._can_be_asked(method, params):
             raise PeerUnable(f"the client did not declare that it takes {method}")
+        shown = self._cleaned(params)
+        if shown is None:
+            raise PeerUnable("the question could not be redacted")
         try:
-            return await sdk.send_request(self.ctx, method, params, _ASK_WITHIN_S)
+            return await sdk.send_request(self.ctx, method, shown, _ASK_WITHIN_S)
         except MCPError as error:
             raise PeerUnable(error.message, error.code) from None
         except _GONE:

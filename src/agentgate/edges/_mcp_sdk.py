@@ -10,6 +10,9 @@ from typing import Any
 
 from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.context import ServerRequestContext
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from sse_starlette.sse import AppStatus
 
 Context = ServerRequestContext[Any, Any]
 
@@ -31,6 +34,29 @@ async def send_request(ctx: Context, method: str, params: Mapping[str, Any], wit
 async def send_notification(ctx: Context, method: str, params: Mapping[str, Any]) -> None:
     """A notification on the stream of the request that it belongs to."""
     await ctx.session._request_outbound.notify(method, params)
+
+
+def keep_streams() -> None:
+    """Have streams of the handshake era last until `end_streams`. By themselves they end with the signal to end, and
+    calls that are running then would lose their answers."""
+    AppStatus.enable_automatic_graceful_drain = False
+    AppStatus.should_exit = False
+
+
+def end_streams() -> None:
+    AppStatus.should_exit = True
+
+
+def is_opening(scope: Mapping[str, Any]) -> bool:
+    """Whether the SDK would open a session for a request with these headers."""
+    headers = dict(reversed(scope["headers"]))
+    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
+    return b"mcp-session-id" not in headers and version in ("", *HANDSHAKE_PROTOCOL_VERSIONS)
+
+
+def count_sessions(manager: StreamableHTTPSessionManager, client_id: str) -> int:
+    """How many sessions somebody has open."""
+    return sum(owner["client_id"] == client_id for owner in tuple(manager._session_owners.values()))
 
 
 def takes_log_message(ctx: Context, level: object) -> bool:

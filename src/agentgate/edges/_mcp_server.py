@@ -21,7 +21,9 @@ from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import validate_mcp_param_headers
 from mcp.shared.subscriptions import (
+    SUBSCRIPTION_ID_META_KEY,
     PromptsListChanged,
     ResourcesListChanged,
     ResourceUpdated,
@@ -29,6 +31,8 @@ from mcp.shared.subscriptions import (
     ToolsListChanged,
 )
 from mcp.types import (
+    HEADER_MISMATCH,
+    INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     CallToolRequestParams,
     CompletionsCapability,
@@ -45,17 +49,19 @@ from mcp.types import (
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate import __version__
-from agentgate.core.call import Principal, is_tool_name
+from agentgate.core.call import Call, Principal, is_tool_name
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.edges import _mcp_answers as answers
 from agentgate.edges import _mcp_sdk as sdk
 from agentgate.edges._mcp_calls import Calls, Target
 from agentgate.edges._mcp_lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
+from agentgate.edges._mcp_message import Unserved
 from agentgate.edges._mcp_parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
 from agentgate.edges._mcp_peer import ClientPeer
 from agentgate.edges.wire import Receive, Scope, Send
 from agentgate.pipeline.gate import Answer
+from agentgate.pipeline.replica import IsOver
 
 _TELL_WITHIN_S: Final = 1.0
 """For a client to take an announcement; one that does not read has itself to ask again."""
@@ -64,8 +70,8 @@ _MOST_URIS: Final = 100
 _MOST_LISTENING: Final = 32
 """Streams of announcements for one caller, so that nobody takes all there are."""
 
-# It writes every session's id down, which is nobody's business but its client's.
-logging.getLogger("mcp").setLevel(logging.WARNING)
+# It writes sessions' ids down, also in a warning of who tries another's; they are nobody's business but the client's.
+logging.getLogger("mcp").setLevel(logging.ERROR)
 
 Handler = Callable[[sdk.Context, Any], Awaitable[dict[str, Any]]]
 Work = Callable[[ClientPeer], Awaitable[dict[str, Any]]]
@@ -82,6 +88,8 @@ class Hall:
         self._listen = ListenHandler(self._bus)
         self._connections: set[Connection] = set()
         self._listening: Counter[tuple[str, str]] = Counter()
+        self._streams: dict[anyio.CancelScope, list[Call]] = {}
+        """What listens, each with the calls that a kill would have to cover to end it."""
         rules = parts.rules
         self._server = self._make_server()
         self._manager = StreamableHTTPSessionManager(
@@ -96,7 +104,9 @@ class Hall:
     def _make_server(self) -> Mirror:
         server = Mirror(
             self._parts,
-            get_tool_input_schema=self._schema_of,
+            get_tool_input_schema=lambda _: (
+                None
+            ),  # `_call` compares headers: only there is it known who may know the tool
             on_list_tools=self._served(self._list_tools),
             on_call_tool=self._call_tool,
             on_list_resources=self._lister(RESOURCES),
@@ -117,6 +127,7 @@ class Hall:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
+        sdk.keep_streams()
         async with self._manager.run():
             yield
 
@@ -128,14 +139,26 @@ class Hall:
         """End the streams on which nothing but announcements come: what shuts down would wait for them."""
         self._listen.close()
 
+    def is_idle(self) -> bool:
+        """Whether no request is being served."""
+        return self._calls.is_idle()
+
+    def end_streams(self) -> None:
+        """End what is still open in the handshake era: streams on which nobody waits for an answer."""
+        sdk.end_streams()
+
     async def serve(self, scope: Scope, guest: Guest, receive: Receive, send: Send) -> None:
         self._server.instructions = self._parts.rules.instructions or self._parts.catalogue.instructions() or None
         user = AuthenticatedUser(_token_of(guest.principal))
+        if sdk.is_opening(scope) and not self._has_place(guest.principal):
+            text = "Too many open sessions of this caller"
+            raise Unserved(503, INTERNAL_ERROR, text, ReasonCode.RATE_LIMITED)
         await self._manager.handle_request({**scope, CALLER: guest, "user": user}, receive, send)
 
-    def _schema_of(self, name: str) -> Mapping[str, Any] | None:
-        tool = self._parts.tools.get(name)
-        return tool.input_schema if tool is not None else None
+    def _has_place(self, principal: Principal) -> bool:
+        """Nobody takes more than half of the sessions that there may be: others want to come in as well."""
+        most = max(1, self._parts.rules.max_sessions // 2)
+        return sdk.count_sessions(self._manager, _token_of(principal).client_id) < most
 
     # --- every request ---
 
@@ -173,6 +196,9 @@ class Hall:
         target = Target(name, self._parts.tools.get(name), arguments if arguments is not None else {})
         if target.tool is not None and operation_of(target.tool) is not None:
             target.refused = refusal(ReasonCode.UNKNOWN_TOOL, "This is no tool, but an operation of a tool server")
+        mismatch = _mismatch(peer, target)
+        if mismatch is not None and target.refused is None:
+            target.refused = refusal(ReasonCode.INVALID_REQUEST, mismatch, "mcp_headers")
         answer = await self._calls.asked(peer, target)
         if not isinstance(answer, Answer):
             return answer
@@ -180,6 +206,8 @@ class Hall:
             return answers.tool_result(answer, is_modern=peer.is_modern)
         if answer.outcome is None and not answer.is_outage and await self._is_hidden(peer, answer):
             raise _unknown(name)
+        if mismatch is not None and answer.reason_code is ReasonCode.INVALID_REQUEST:
+            raise MCPError(HEADER_MISMATCH, mismatch, {f"{OURS}traceId": answer.call.trace_id})
         return self._unsuccessful(peer, answer)
 
     async def _is_hidden(self, peer: ClientPeer, answer: Answer) -> bool:
@@ -205,10 +233,9 @@ class Hall:
     def _on_resource(self, method: str) -> Handler:
         async def work(peer: ClientPeer) -> dict[str, Any]:
             uri = str((peer.ctx.params or {}).get("uri"))
+            unknown = MCPError(INVALID_PARAMS, "Resource not found", {"uri": uri})
             operation = await self._lists.by_uri(peer, method, uri)
-            if operation is None:
-                raise MCPError(INVALID_PARAMS, "Resource not found", {"uri": uri})
-            result = await self._operate(peer, operation, {"uri": uri})
+            result = await self._operate(peer, operation, {"uri": uri}, unknown)
             if method == "resources/read":
                 return {"ttlMs": 0, **result, "cacheScope": "private"} if _is_complete(result) else result
             return {}
@@ -217,12 +244,11 @@ class Hall:
 
     async def _get_prompt(self, peer: ClientPeer) -> dict[str, Any]:
         params = peer.ctx.params or {}
-        found = self._lists.by_prefix("prompts/get", str(params.get("name")))
-        if found is None:
-            raise MCPError(INVALID_PARAMS, f"Unknown prompt: {str(params.get('name'))[:256]}")
-        operation, name = found
+        unknown = MCPError(INVALID_PARAMS, f"Unknown prompt: {str(params.get('name'))[:256]}")
+        operation, name = self._lists.by_prefix("prompts/get", str(params.get("name"))) or (None, "")
         given = params.get("arguments")
-        return await self._operate(peer, operation, {"name": name, **({"arguments": given} if given else {})})
+        arguments = {"name": name, **({"arguments": given} if given else {})}
+        return await self._operate(peer, operation, arguments, unknown)
 
     async def _complete(self, peer: ClientPeer) -> dict[str, Any]:
         params = peer.ctx.params or {}
@@ -234,11 +260,10 @@ class Hall:
             ref["name"] = found[1] if found is not None else ref.get("name")
         else:
             operation = await self._lists.by_uri(peer, "completion/complete", str(ref.get("uri")))
-        if operation is None:
-            raise MCPError(INVALID_PARAMS, "There is nothing of that name to complete for")
+        unknown = MCPError(INVALID_PARAMS, "There is nothing of that name to complete for")
         context = params.get("context")
         arguments = {"ref": ref, "argument": params.get("argument"), **({"context": context} if context else {})}
-        return await self._operate(peer, operation, arguments)
+        return await self._operate(peer, operation, arguments, unknown)
 
     async def _set_level(self, peer: ClientPeer) -> dict[str, Any]:
         operations = self._lists.operations("logging/setLevel")
@@ -249,8 +274,13 @@ class Hall:
         await asyncio.gather(*(self._calls.once(peer, one.target(level)) for one in allowed))
         return {}
 
-    async def _operate(self, peer: ClientPeer, operation: Operation, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The raw result of one server. Raises MCPError where it was refused or failed: no result could say so."""
+    async def _operate(
+        self, peer: ClientPeer, operation: Operation | None, arguments: Mapping[str, Any], unknown: MCPError
+    ) -> dict[str, Any]:
+        """The raw result of one server. Raises MCPError where it was refused or failed: no result could say so. Where
+        there is no such server, or none that the caller may know of, it raises `unknown`."""
+        if operation is None:
+            raise unknown
         answer = await self._calls.asked(peer, operation.target(arguments))
         if not isinstance(answer, Answer):
             return answer
@@ -259,6 +289,8 @@ class Hall:
             return answers.stamped(value if isinstance(value, dict) else {}, answer)
         if answer.fault_json is not None:
             raise _fault(answer)
+        if answer.outcome is None and not answer.is_outage and await self._is_hidden(peer, answer):
+            raise unknown
         refused = self._unsuccessful(peer, answer)
         raise MCPError(REFUSED, refused["content"][0]["text"], refused["_meta"])
 
@@ -280,23 +312,39 @@ class Hall:
             raise MCPError(INVALID_PARAMS, text)
         taken: list[str] = []
         self._listening[whose] += 1
+        stream = anyio.CancelScope()
+        self._streams[stream] = [self._calls.call_of(peer, Target("subscriptions.listen", None, {}))]
         try:
-            for uri in asked:
-                if await self._calls.apart(peer, self._subscribe(peer, "resources/subscribe", uri)):
-                    taken.append(uri)  # noqa: PERF401 - what was subscribed to is given up again, however it goes on
-            honoured = params.notifications.model_copy(update={"resource_subscriptions": taken or None})
-            return await self._listen(ctx, params.model_copy(update={"notifications": honoured}))
+            with stream:
+                for uri in asked:
+                    if await self._calls.apart(peer, self._subscribe(peer, "resources/subscribe", uri, stream)):
+                        taken.append(uri)  # noqa: PERF401 - what was subscribed to is given up again, however it goes on
+                honoured = params.notifications.model_copy(update={"resource_subscriptions": taken or None})
+                return await self._listen(ctx, params.model_copy(update={"notifications": honoured}))
+            return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})
         finally:
+            del self._streams[stream]
             self._listening[whose] -= 1
             if not self._listening[whose]:
                 del self._listening[whose]
             with anyio.move_on_after(_UNSUBSCRIBE_WITHIN_S, shield=True):
                 for uri in taken:
-                    await self._calls.apart(peer, self._subscribe(peer, "resources/unsubscribe", uri))
+                    await self._calls.apart(peer, self._subscribe(peer, "resources/unsubscribe", uri, None))
 
-    async def _subscribe(self, peer: ClientPeer, method: str, uri: str) -> bool:
+    async def _subscribe(self, peer: ClientPeer, method: str, uri: str, stream: anyio.CancelScope | None) -> bool:
         operation = await self._lists.by_uri(peer, method, uri)
-        return operation is not None and (await self._calls.once(peer, operation.target({"uri": uri}))).success
+        if operation is None:
+            return False
+        answer = await self._calls.once(peer, operation.target({"uri": uri}))
+        if answer.success and stream is not None:
+            self._streams[stream].append(answer.call)
+        return answer.success
+
+    def drop(self, is_over: IsOver) -> None:
+        """End the streams of callers that are killed, and those on which a killed server would be heard."""
+        for stream, calls in tuple(self._streams.items()):
+            if any(map(is_over, calls)):
+                stream.cancel()
 
     async def announce(self, method: str, params: Mapping[str, Any]) -> None:
         """What changed, to everybody who listens; of a resource, to those who subscribed to it."""
@@ -369,6 +417,15 @@ def _event(method: str, uri: Any) -> ServerEvent | None:
 def _token_of(principal: Principal) -> AccessToken:
     """By which the SDK knows whose session is whose. No secret is in it: handlers could not leak it."""
     return AccessToken(token="", client_id=f"{principal.tenant}/{principal.id}", scopes=[])
+
+
+def _mismatch(peer: ClientPeer, target: Target) -> str | None:
+    """How the headers of a modern call contradict its arguments: what a proxy before us decides on must be what is
+    called."""
+    if not peer.is_modern or target.tool is None or peer.ctx.request is None:
+        return None
+    found = validate_mcp_param_headers(target.tool.input_schema, target.arguments, peer.ctx.request.headers)
+    return found.message if found is not None else None
 
 
 def _is_complete(result: Mapping[str, Any]) -> bool:

@@ -26,6 +26,7 @@ from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem, method_not_allowed
 from agentgate.edges.wire import Message, Receive, Request, Send, replay
 from agentgate.pipeline.gate import Answer, Gate
+from agentgate.pipeline.replica import IsOver
 
 if TYPE_CHECKING:
     from agentgate.edges._mcp_server import Hall
@@ -62,9 +63,18 @@ class McpDoor:
                 while not self._gate.closing:  # noqa: ASYNC110 - a signal sets it, and nobody is told
                     await asyncio.sleep(_LOOK_EVERY_S)
                 hall.end_listening()
+                while not hall.is_idle():  # noqa: ASYNC110 - as above
+                    await asyncio.sleep(_LOOK_EVERY_S)
+                await asyncio.sleep(_LOOK_EVERY_S)  # for the last answers to be written
+                hall.end_streams()
                 await asyncio.Event().wait()
             finally:
                 self._hall = None
+
+    def drop(self, is_over: IsOver) -> None:
+        """End the streams of announcements of callers that are killed."""
+        if self._hall is not None:
+            self._hall.drop(is_over)
 
     async def announce(self, server: str, method: str, params: Mapping[str, Any]) -> None:
         """Tell clients what a tool server announced. Never raises but CancelledError."""

@@ -130,6 +130,6 @@ def _view(desks: Desks, offer: Offer, ruled: Mapping[str, str], *, whole: bool) 
 
 
 def _found_definition(offer: Offer) -> Any:
-    if offer.found is not None and offer.found.subject:
-        return orjson.loads(offer.found.subject)["tool"]
+    if offer.found is not None:  # and nothing else, where that cannot be shown
+        return orjson.loads(offer.found.subject)["tool"] if offer.found.subject else None
     return offer.pin.found["tool"] if offer.pin is not None and offer.pin.found is not None else None

@@ -65,7 +65,7 @@ class Found:
     tool: str
     sha256: str
     subject: bytes
-    """`core.pin.subject` in its canonical form; empty where it has none."""
+    """`core.pin.subject` in its canonical form; empty where it has none, or more than anybody reads."""
     flaw: str | None
     """Why it cannot be offered, whoever accepts it."""
 
@@ -127,7 +127,9 @@ def _read(tool: str, prefix: str, identity: Mapping[str, Any], definition: Mappi
         subject = subject_json(identity, definition)
     except strict_json.NotStrictJson as error:
         return Found(tool, "", b"", f"its definition is not strict JSON: {error}")
-    return Found(tool, hashlib.sha256(subject).hexdigest(), subject, _flaw(tool, prefix, definition, len(subject)))
+    size, sha256 = len(subject), hashlib.sha256(subject).hexdigest()
+    kept = subject if size <= MAX_DEFINITION_BYTES else b""
+    return Found(tool, sha256, kept, _flaw(tool, prefix, definition, size))
 
 
 def _flaw(tool: str, prefix: str, definition: Mapping[str, Any], size: int) -> str | None:

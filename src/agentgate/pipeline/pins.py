@@ -19,9 +19,9 @@ from agentgate.core.call import Access, Principal, Tool
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.event import Event, Kind, OfTool, tool_accepted, tool_quarantined, tool_rejected
-from agentgate.core.pin import Pin, changes, pin_from_row
+from agentgate.core.pin import Pin, PinState, changes, pin_from_row
 from agentgate.core.projection import spendings
-from agentgate.pipeline.offers import Found, Offer, Offers, ServerRules, State, Workshop, read_listing
+from agentgate.pipeline.offers import MAX_TOOLS, Found, Offer, Offers, ServerRules, State, Workshop, read_listing
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.policy import TOOLS
 from agentgate.pipeline.record import Recorder
@@ -106,6 +106,9 @@ class PinDesk:
         self._found: dict[str, dict[str, Found]] = {}
         self._of_clients: dict[str, dict[str, Found]] = {}
         """Listed to a client in its own session, and not by the server's own connection."""
+        self._owed: dict[tuple[str, str], tuple[int, Found]] = {}
+        """Changes that were heard and are not in the log yet, with the acceptance they are of: taken back or not, they
+        are to be recorded, and until then the tool stays in quarantine."""
         self._first: dict[str, frozenset[str]] = {}
         """What each server listed when it was heard for the first time, if nothing of it was in the log then."""
         self._said: set[tuple[int, str]] = set()
@@ -147,7 +150,9 @@ class PinDesk:
         server = listing.server
         if listing.of_client:
             others = self._of_clients.setdefault(server, {})
-            others.update(found)
+            for name, one in found.items():
+                if name in others or (server, name) in self._pins or len(others) < MAX_TOOLS:
+                    others[name] = one
             return
         if server not in self._first:
             is_known = any(pin.server == server for pin in self._pins.values())
@@ -163,8 +168,12 @@ class PinDesk:
             tools = whole.setdefault(server, {})
             for name, found in others.items():
                 pin = self._pins.get((server, name))
-                if name not in tools or (pin is not None and found.sha256 != pin.sha256):
+                if name not in tools or (pin is not None and _differs(pin, found)):
                     tools[name] = found
+        for (server, name), (accepted, found) in self._owed.items():
+            pin = self._pins.get((server, name))
+            if pin is not None and pin.state is PinState.ACCEPTED and pin.index == accepted:
+                whole.setdefault(server, {})[name] = found
         return whole
 
     # --- what M2's door and health ask ---
@@ -239,6 +248,12 @@ class PinDesk:
 
     def _sort(self) -> None:
         self._sorted = self._offers.sort(self._pins, self._listed(), frozenset(self._found))
+        self._owed = {
+            (offer.server, offer.tool): (pin.index, found)
+            for offer in self._sorted
+            if (pin := offer.pin) is not None and pin.state is PinState.ACCEPTED
+            if (found := offer.found) is not None and _differs(pin, found)
+        }
         facts = self._declared | {offer.name: self._facts_of(offer) for offer in self._sorted if offer.in_policy}
         if facts != self._facts:
             self._facts.clear()
@@ -290,21 +305,16 @@ class PinDesk:
         said = sum(1 for index, _ in self._said if index == pin.index)
         if offer.state is not State.QUARANTINED or is_said or said >= _MAX_QUARANTINES:
             return None
-        told = [line[:_MAX_CHANGE_CHARS] for line in self._changes(pin, found)[:_MAX_CHANGES]]
+        told = [line[:_MAX_CHANGE_CHARS] for line in self.changes_of(offer)[:_MAX_CHANGES]]
         return lambda: tool_quarantined(
             self._recorder.origin(),
             of,
             pin=pin.sha256,
             found=found.sha256,
             accepted=pin.index,
-            subject=found.subject,
+            subject=found.subject or b"null",
             changes=told,
         )
-
-    @staticmethod
-    def _changes(pin: Pin, found: Found | None) -> list[str]:
-        now = strict_json.parse(found.subject) if found is not None and found.subject else pin.found
-        return changes(pin.subject, now) if pin.subject is not None and now is not None else []
 
     # --- serving ---
 
@@ -355,7 +365,13 @@ class PinDesk:
 
     def changes_of(self, offer: Offer) -> list[str]:
         """How what was found differs from what was accepted, for somebody to read."""
-        return self._changes(offer.pin, offer.found) if offer.pin is not None else []
+        pin, found = offer.pin, offer.found
+        if pin is None or pin.subject is None:
+            return []
+        if found is not None and not found.subject:
+            return [found.flaw or ""]
+        now = strict_json.parse(found.subject) if found is not None else pin.found
+        return changes(pin.subject, now) if now is not None else []
 
     async def accept(self, actor: Principal, name: str, sha256: str, access: Access | None = None) -> Offer | Refused:
         """Offer a tool as it was found, and in no other form: `sha256` says what was looked at.
@@ -376,6 +392,7 @@ class PinDesk:
             fixed = rules.access_of(offer.tool, access or offer.access)
             if access not in (None, fixed):
                 return Refused(ReasonCode.CONFLICT, f"the configuration says that its access is {fixed}")
+            self._is_stale = True  # before it is known: what a log says of a failure may be wrong
             await self._recorder.note(
                 lambda origin: tool_accepted(
                     origin,
@@ -388,7 +405,6 @@ class PinDesk:
                     auth=actor.auth_method,
                 )
             )
-            self._is_stale = True
             self._of_clients.get(offer.server, {}).pop(offer.tool, None)  # heard before this; it may be heard again
         return await self._after(offer)
 
@@ -405,6 +421,7 @@ class PinDesk:
             sha256, subject = next(iter(_reviewed(offer).items()), ("", b"null"))
             if not sha256 and offer.pin is None:
                 return Refused(ReasonCode.CONFLICT, f"it is not offered as it is: {offer.why}")
+            self._is_stale = True
             await self._recorder.note(
                 lambda origin: tool_rejected(
                     origin,
@@ -415,7 +432,6 @@ class PinDesk:
                     auth=actor.auth_method,
                 )
             )
-            self._is_stale = True
         return await self._after(offer)
 
     def _named(self, actor: Principal, name: str) -> Offer | Refused:
@@ -433,6 +449,10 @@ class PinDesk:
         except LogUnavailable as error:
             logger.warning("what was decided of %s takes effect when the log can be read: %s", offer.name, error)
         return next((one for one in self._sorted if (one.server, one.tool) == (offer.server, offer.tool)), offer)
+
+
+def _differs(pin: Pin, found: Found) -> bool:
+    return found.sha256 != pin.sha256 or found.flaw is not None
 
 
 def _reviewed(offer: Offer) -> dict[str, bytes]:

@@ -27,6 +27,10 @@ _READS_FOR_A_WAKE_UP = 3
 """A position that was heard of must be in the log; one that is not after so many reads is the heartbeat's affair."""
 
 
+IsOver = Callable[[Call], bool]
+"""Whether a call is one of those that are cut."""
+
+
 @dataclass(slots=True, eq=False)
 class Cutting:
     """One application of kills: the flights that were covered, until the last of them has left."""
@@ -120,6 +124,9 @@ class Replica:
         """Declared gone: the log takes no decision of this incarnation any more."""
         self.on_kills: Callable[[Cutting], None] = lambda _: None
         """Called for every application of new kills: somebody must acknowledge it."""
+        self.on_cut: Callable[[IsOver], None] = lambda _: None
+        """Called whenever calls are cut, before anybody acknowledges it: what is kept of calls that were answered
+        already (an upstream may hold one open for its next round) must end with those that are running."""
         self.state = KillState(-1, {})
         """Applied here; position -1 before the first."""
 
@@ -172,11 +179,13 @@ class Replica:
         for flight in self._flights.values():
             if kill.flag in flags_over(flight.call):
                 flight.cut(kill)
+        self.on_cut(lambda call: kill.flag in flags_over(call))
 
     def lapse(self) -> None:
         """Cut every flight: kills can no longer be heard here."""
         for flight in self._flights.values():
             flight.lapse()
+        self.on_cut(lambda _: True)
 
     def expel(self) -> None:
         """This incarnation was declared gone: cut everything, and grant nothing until a new one has joined."""
@@ -206,6 +215,7 @@ class Replica:
             if kill is not None:
                 flight.cut(kill)
                 covered.append(flight)
+        self.on_cut(lambda call: covering(by_flag, call) is not None)
         return self._follow(self.position, covered)
 
     def _follow(self, position: int, flights: list[Flight]) -> Cutting:

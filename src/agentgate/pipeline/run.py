@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from agentgate.core import strict_json
-from agentgate.core.call import Call
+from agentgate.core.call import Call, Clean
 from agentgate.core.decision import Grant
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Outcome, finished
 from agentgate.core.redaction.redactor import FAILED
-from agentgate.core.redaction.scrub import scrub, scrub_text
+from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Flight
 from agentgate.ports.ambient import Clock
@@ -77,6 +77,9 @@ class Runner:
                 await self.not_sent(call, ReasonCode.CREDENTIAL_UNAVAILABLE)
                 text = f"Credential broker unavailable: no secret for {route.credential}"
                 return Ending(Outcome.NOT_SENT, ReasonCode.CREDENTIAL_UNAVAILABLE, text)
+        clean = self._cleaner(granted, credential)
+        if call.peer is not None:
+            call.peer.guard(call.tool_name, clean)
         before = self._clock.ticks_ns()
         try:
             sent = await self._send(route, granted, flight, credential)
@@ -89,7 +92,23 @@ class Runner:
         took_ns = self._clock.ticks_ns() - before
         latency_us["upstream"] = took_ns // 1000
         self._meter.step("upstream", took_ns / 1e9)
-        return await self._end(granted, flight, credential, sent, latency_us)
+        return await self._end(granted, flight, credential, sent, clean, latency_us)
+
+    def _cleaner(self, granted: Grant, credential: Credential | None) -> Clean:
+        """Of the credential always; of secrets and personal data where a decision wants that."""
+        secrets = (credential.secret,) if credential is not None else ()
+        redacts = any(item["type"] == "redact_result" for item in granted.decision.obligations)
+
+        def clean(raw: bytes) -> bytes:
+            raw = scrub(raw, secrets)
+            if redacts and raw is not FAILED:
+                raw = self._recorder.redactor.json(raw)
+            if raw is FAILED:
+                self._meter.count("redaction_failed")
+                raise ValueError("what the upstream said could not be redacted")
+            return raw
+
+        return clean
 
     async def _send(
         self, route: Route, granted: Grant, flight: Flight, credential: Credential | None
@@ -116,6 +135,7 @@ class Runner:
         flight: Flight,
         credential: Credential | None,
         sent: Delivered | Undelivered | None,
+        clean: Clean,
         latency_us: dict[str, int],
     ) -> Ending:
         call = granted.call
@@ -123,18 +143,15 @@ class Runner:
         if sent is None or flight.is_cut():
             # an answer that raced with its kill is not released either: K1 says that nothing runs on
             return await self._cut(call, flight, alias, latency_us)
-        secrets = (credential.secret,) if credential is not None else ()
         if isinstance(sent, Delivered):
             sent = _strict(sent)
         if isinstance(sent, Undelivered):
-            return await self._failed(call, flight, sent, secrets, alias, latency_us)
-        result = scrub(strict_json.canonical(sent.value), secrets)
-        if any(item["type"] == "redact_result" for item in granted.decision.obligations):
-            result = self._recorder.redactor.json(result)
-        if result is FAILED:
-            self._meter.count("redaction_failed")
+            return await self._failed(call, flight, sent, clean, alias, latency_us)
+        try:
+            result = clean(strict_json.canonical(sent.value))
+        except ValueError:
             withheld = Undelivered(ReasonCode.REDACTION_FAILED, "the answer could not be redacted", status=sent.status)
-            return await self._failed(call, flight, withheld, secrets, alias, latency_us)
+            return await self._failed(call, flight, withheld, clean, alias, latency_us)
         flight.ending = Outcome.OK
         event = finished(
             self._recorder.origin(),
@@ -161,7 +178,7 @@ class Runner:
         call: Call,
         flight: Flight,
         sent: Undelivered,
-        secrets: tuple[str, ...],
+        clean: Clean,
         alias: str | None,
         latency_us: Mapping[str, int],
     ) -> Ending:
@@ -169,7 +186,7 @@ class Runner:
             outcome = Outcome.NOT_SENT
         else:
             outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
-        text = scrub_text(sent.detail.encode(errors="replace").decode(), secrets)
+        text = _cleaned(clean, sent.detail.encode(errors="replace").decode()) or "its words could not be redacted"
         flight.ending = outcome
         event = finished(
             self._recorder.origin(),
@@ -183,7 +200,7 @@ class Runner:
         )
         suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
         ending = Ending(
-            outcome, sent.reason, f"Tool execution failed: {text}{suffix}", fault_json=_fault(sent.fault, secrets)
+            outcome, sent.reason, f"Tool execution failed: {text}{suffix}", fault_json=_fault(sent.fault, clean)
         )
         return await self._recorded(event, ending)
 
@@ -247,12 +264,20 @@ def _strict(sent: Delivered) -> Delivered | Undelivered:
     return sent
 
 
-def _fault(fault: Mapping[str, Any] | None, secrets: tuple[str, ...]) -> bytes | None:
+def _cleaned(clean: Clean, text: str) -> str | None:
+    try:
+        cleaned: str = strict_json.parse(clean(strict_json.canonical({"text": text})))["text"]
+    except ValueError:
+        return None
+    return cleaned
+
+
+def _fault(fault: Mapping[str, Any] | None, clean: Clean) -> bytes | None:
     """An upstream's error object as it may be passed on; None where it has no canonical form."""
     if fault is None:
         return None
     try:
         strict_json.check(fault)
-    except strict_json.NotStrictJson:
+        return clean(strict_json.canonical(fault))
+    except ValueError:
         return None
-    return scrub(strict_json.canonical(fault), secrets)

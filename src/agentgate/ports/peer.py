@@ -53,11 +53,6 @@ class Peer(Withdrawable, Protocol):
         ...
 
     @property
-    def headers(self) -> Mapping[str, str]:
-        """`Mcp-Param-*` headers, lower case. No other header of a client ever goes on."""
-        ...
-
-    @property
     def wants_progress(self) -> bool: ...
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from agentgate.core.call import ArgumentCheck
+from agentgate.core.call import ArgumentCheck, Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 
@@ -111,6 +111,10 @@ class ToolServer(Upstream, Protocol):
         ...
 
     def state(self) -> ServerState: ...
+
+    def drop(self, is_over: Callable[[Call], bool]) -> None:
+        """End at once what is kept of calls beyond their answers: those that are `is_over` were killed."""
+        ...
 
 
 class CredentialSource(Protocol):

@@ -151,9 +151,14 @@ def call(request_id: Any, params: dict[str, Any]) -> None:
         time.sleep(arguments["s"])
         answer(request_id, text("rested"))
     elif name == "raw":
+        known = {"$ID": request_id, "$TOKEN": meta.get("progressToken")}
         for line in arguments["lines"]:
-            sys.stdout.write(line.replace("$ID", json.dumps(request_id)) + "\n")
-        sys.stdout.flush()
+            said = line.replace("$SECRET", os.environ.get("SECRET", ""))
+            for word, value in known.items():
+                said = said.replace(word, json.dumps(value))
+            sys.stdout.write(said + "\n")
+            sys.stdout.flush()
+            time.sleep(arguments.get("pause_s", 0))
     elif name == "shout":
         sys.stderr.write("a" * 10_000 + "\nplain words\n")
         sys.stderr.flush()

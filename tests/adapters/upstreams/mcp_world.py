@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgate.adapters.upstreams.mcp import McpUpstream
-from agentgate.core.call import Access, AgentId, Call, Door, SessionId, Tool, ToolName, TraceId
+from agentgate.core.call import Access, AgentId, Call, Clean, Door, SessionId, Tool, ToolName, TraceId
 from agentgate.core.decision import Decision, Grant, Receipt, Verdict, grant
 from agentgate.core.errors import ReasonCode
 from agentgate.core.pin import pin_sha256
@@ -60,7 +60,6 @@ class FakePeer:
         answers: Mapping[str, Mapping[str, Any]] | None = None,
         extra: Mapping[str, Any] | None = None,
         meta: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
         is_modern: bool | None = None,
     ) -> None:
         self.session_key = session_key
@@ -68,7 +67,6 @@ class FakePeer:
         self.capabilities = capabilities or {}
         self.meta = meta or {}
         self.extra = extra or {}
-        self.headers = headers or {}
         self.wants_progress = True
         self.withdrawn = False
         self.reports: list[tuple[float, float | None, str | None]] = []
@@ -78,6 +76,8 @@ class FakePeer:
         self.heard = asyncio.Event()
         self.enders: list[Callable[[], Awaitable[None]]] = []
         self._answers = answers or {}
+
+    def guard(self, tool: str, clean: Clean) -> None: ...
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.reports.append((progress, total, message))
@@ -139,9 +139,11 @@ class World:
         assert isinstance(answer, Delivered), answer
         return answer.value["structuredContent"]
 
-    async def operate(self, method: str, arguments: Mapping[str, Any], peer: FakePeer | None = None) -> Any:
+    async def operate(
+        self, method: str, arguments: Mapping[str, Any], peer: FakePeer | None = None, *, agent: str = "tester"
+    ) -> Any:
         made = make_tool("s__mcp." + method.replace("/", "."), options={"method": method})
-        return await self.upstream.send(grant_of(made, arguments, peer), None)
+        return await self.upstream.send(grant_of(made, arguments, peer, agent=agent), None)
 
     async def seen(self, method: str, peer: FakePeer | None = None) -> list[dict[str, Any]]:
         content = await self.content("seen", {}, peer)

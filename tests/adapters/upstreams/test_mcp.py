@@ -70,7 +70,8 @@ class TestModernKeepsTheContract(_Contract):
 
 
 @ERAS
-async def test_arguments_meta_and_trace_go_as_they_are(era: str) -> None:
+async def test_arguments_and_trace_go_as_they_are_and_no_other_meta(era: str) -> None:
+    """Policy and the log see arguments; what else a client says would be a way around them."""
     async with world(McpUpstream("s", command=script(era))) as w:
         peer = FakePeer(
             meta={"com.example/x": 1, "io.modelcontextprotocol/clientInfo": {"name": "agent"}, "progressToken": 9}
@@ -80,7 +81,7 @@ async def test_arguments_meta_and_trace_go_as_they_are(era: str) -> None:
         assert isinstance(answer, Delivered)
         content = answer.value["structuredContent"]
         assert content["arguments"] == {"a": [1, {"b": None}]}
-        assert content["meta"]["com.example/x"] == 1
+        assert "com.example/x" not in content["meta"]
         assert content["meta"]["traceparent"] == trace
         assert content["meta"]["progressToken"] != 9
         assert content["meta"].get("io.modelcontextprotocol/clientInfo", {}).get("name") in (None, "agentgate")
@@ -383,6 +384,69 @@ async def test_the_first_subscribes_and_the_last_ends_it(era: str) -> None:
             assert len(await w.seen("resources/subscribe")) == 1
             await w.operate("resources/unsubscribe", {"uri": "test://a"})
             assert len(await w.seen("resources/unsubscribe")) == 1
+
+
+async def test_nobody_ends_anothers_subscription_or_takes_all_there_are(legacy: World) -> None:
+    uri = {"uri": "test://a"}
+    await legacy.operate("resources/subscribe", uri)
+    assert await legacy.operate("resources/unsubscribe", uri, agent="other") == Delivered({})
+    assert await legacy.seen("resources/unsubscribe") == []
+    answers = [await legacy.operate("resources/subscribe", {"uri": f"x://{n}"}, agent="greedy") for n in range(251)]
+    assert [isinstance(answer, Undelivered) for answer in answers] == [False] * 250 + [True]
+    assert await legacy.operate("resources/subscribe", {"uri": "x://250"}) == Delivered({})
+
+
+async def test_what_a_killed_caller_subscribed_to_is_forgotten(legacy: World) -> None:
+    for agent in ("dead", "alive"):
+        await legacy.operate("resources/subscribe", {"uri": "test://a"}, agent=agent)
+    legacy.upstream.drop(lambda call: call.agent == "dead")
+    await legacy.operate("resources/unsubscribe", {"uri": "test://a"}, agent="alive")
+    assert len(await legacy.seen("resources/unsubscribe")) == 1, "the living was the last"
+
+
+async def test_a_killed_clients_session_with_the_server_ends_and_another_clients_does_not(legacy: World) -> None:
+    one, two = FakePeer(session_key="one"), FakePeer(session_key="two")
+    first, second = [(await legacy.content("spawn", {}, peer))["own"] for peer in (one, two)]
+    legacy.upstream.drop(lambda call: call.peer is one)
+    await _gone(first)
+    assert (await legacy.content("spawn", {}, two))["own"] == second
+    legacy.upstream.drop(lambda call: call.tool_name == "s__spawn")
+    assert (await legacy.content("spawn", {}, two))["own"] == second, "a killed tool kills nobody who uses it"
+
+
+async def test_words_after_a_withdrawn_call_reach_nobody(legacy: World) -> None:
+    """It may go on at the server: what is said then could be about it, and belongs to no later caller."""
+    withdrawn, later = FakePeer(), FakePeer()
+    task = asyncio.create_task(legacy.call("endless", {}, withdrawn))
+    await asyncio.wait_for(withdrawn.heard.wait(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    await legacy.call("log", {}, later)
+    await legacy.call("echo", {}, later)
+    assert later.notes == []
+
+
+async def test_a_session_in_which_a_call_was_withdrawn_is_not_lent_again(legacy: World) -> None:
+    can = {"elicitation": {"form": {}}}
+    peer = FakePeer(capabilities=can)
+    own = (await legacy.content("spawn", {}, peer))["own"]
+    assert (await legacy.content("spawn", {}, peer))["own"] == own
+    task = asyncio.create_task(legacy.call("endless", {}, peer))
+    await asyncio.wait_for(peer.heard.wait(), 5)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert (await legacy.content("spawn", {}, peer))["own"] != own
+
+
+async def test_a_question_beside_any_call_is_not_answered(legacy: World) -> None:
+    """Nothing was decided that an answer could be part of."""
+    peer = FakePeer(session_key="k", capabilities={"roots": {}}, answers={"roots/list": {"roots": []}})
+    late = ['{"jsonrpc":"2.0","id":$ID,"result":{"content":[]}}', '{"jsonrpc":"2.0","id":"q","method":"roots/list"}']
+    await legacy.call("raw", {"lines": late, "pause_s": 0.1}, peer)
+    await asyncio.sleep(1.3)  # for as long as it waits for a call that the question may be about
+    assert peer.questions == []
+    told = (await legacy.content("seen", {}, peer))["seen"]
+    assert [one["error"]["code"] for one in told if one.get("id") == "q"] == [-32601]
 
 
 async def test_a_list_in_pages_is_read_whole() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from aiohttp import web
 
 from agentgate.adapters.upstreams._mcp_http import Guard, open_client
+from agentgate.adapters.upstreams._mcp_network import Transport
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
@@ -134,27 +136,18 @@ def upstream_of(service: Service, **settings: Any) -> McpUpstream:
     return McpUpstream("s", url=service.url, max_response_bytes=10_000, **settings)
 
 
-async def test_the_credential_goes_as_a_header_on_every_request_and_no_other_header_of_a_client(
-    service: Service,
-) -> None:
+async def test_the_credential_goes_as_a_header_on_every_request(service: Service) -> None:
     async def credential() -> Credential:
         return Credential("a", "for-listing")
 
     async with world(upstream_of(service, credential=credential)) as w:
-        headers = {
-            "authorization": "Bearer of-the-client",
-            "x-foo": "1",
-            "mcp-param-region": "west",
-            "mcp-name": "evil",
-        }
-        grant = w.grant("echo", {"region": "eu"}, FakePeer(headers=headers))
+        grant = w.grant("echo", {"region": "eu"}, FakePeer())
         assert isinstance(await w.upstream.send(grant, Credential("a", "for-the-call")), Delivered)
     assert {headers["authorization"] for headers, _ in service.sent("tools/list")} == {"Bearer for-listing"}
     ((sent, _),) = service.sent("tools/call")
     assert sent["authorization"] == "Bearer for-the-call"
-    assert "x-foo" not in sent
     assert sent["mcp-name"] == "echo"
-    assert sent["mcp-param-region"] == "eu"  # what was decided on, not what the client's header says
+    assert sent["mcp-param-region"] == "eu"
     assert sent["accept-encoding"] == "identity"
 
 
@@ -191,7 +184,7 @@ async def test_neither_proxies_nor_netrc_nor_cookies_come_into_it(
 
 async def test_a_legacy_server_gets_no_parameter_headers(old: Service) -> None:
     async with world(upstream_of(old)) as w:
-        await w.call("echo", {"region": "eu"}, FakePeer(headers={"mcp-param-region": "eu"}))
+        await w.call("echo", {"region": "eu"}, FakePeer())
     ((sent, _),) = old.sent("tools/call")
     assert "mcp-param-region" not in sent
     assert sent["mcp-session-id"] == "sid"
@@ -378,18 +371,11 @@ async def test_a_credential_that_makes_no_header_is_not_sent(service: Service) -
     assert service.sent("tools/call") == []
 
 
-async def test_a_client_with_headers_that_cannot_be_sent_harms_nobody(service: Service) -> None:
+async def test_a_client_whose_words_cannot_be_sent_harms_nobody(service: Service) -> None:
     async with world(upstream_of(service)) as w:
-        headers = {"mcp-param-other": "\xfc\r\nx-evil: 1", "mcp-param-bad name": "x"}
-        for peer in (
-            FakePeer(headers=headers),
-            FakePeer(meta={"x": "\ud800"}),
-            FakePeer(extra={"requestState": "\ud800"}),
-        ):
-            await w.call("echo", {}, peer)
+        await w.call("echo", {}, FakePeer(extra={"requestState": "\ud800"}))
         assert isinstance(await w.call("echo"), Delivered)
         assert len(service.sent("server/discover")) == 1
-    assert all("x-evil" not in headers for _, headers, _ in service.requests)
 
 
 async def test_a_list_is_read_again_when_the_stream_of_changes_breaks(service: Service) -> None:
@@ -421,3 +407,67 @@ async def test_nobody_waits_long_for_the_answer_to_what_has_none(message: dict[s
     async with open_client(guard, connect_timeout_s=1) as client:
         await client.post("http://127.0.0.1/mcp", json=message)
     assert [read is not None for read in seen] == [is_bounded]
+
+
+async def test_an_answers_end_after_its_last_event_leaves_the_connection_to_later_calls(old: Service) -> None:
+    ports: list[int] = []
+
+    async def late_end(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        stream = await sse(request)
+        await event(stream, {"id": body["id"], "result": {"content": []}})
+        for _ in range(5):
+            await asyncio.sleep(0)
+        return stream
+
+    old.tools["say"] = late_end
+    async with world(upstream_of(old)) as w:
+        for _ in range(8):
+            assert isinstance(await w.call("say"), Delivered)
+    assert len(set(ports)) < len(ports)  # a call that comes before that end takes another one
+
+
+async def test_a_request_that_is_given_up_before_its_answer_closes_its_connection(old: Service) -> None:
+    begun = asyncio.Event()
+
+    async def never(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        begun.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            old.closed.set()
+
+    old.tools["never"] = never
+    transport = Transport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
+        call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "never"}}
+        asking = asyncio.create_task(client.post(old.url, json=call))
+        await begun.wait()
+        asking.cancel()
+        async with asyncio.timeout(10):
+            await old.closed.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+
+
+async def test_the_words_of_the_transport_are_those_of_the_client(service: Service) -> None:
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answers.pop())
+        writer.close()
+
+    answers = [b"", b"what?\r\n\r\n"]
+    server = await asyncio.start_server(garbage, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with httpx2.AsyncClient(transport=Transport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as client:
+        with pytest.raises(httpx2.RemoteProtocolError):
+            await client.post(url, json={})
+        with pytest.raises(httpx2.ReadError):
+            await client.post(url, json={})
+        with pytest.raises(httpx2.LocalProtocolError):
+            await client.post(url, headers={"x": "a\r\nb"}, json={})
+        server.close()
+        await server.wait_closed()
+        with pytest.raises(httpx2.ConnectError):
+            await client.post(url, json={})

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn
 
 import jsonschema_rs
 
+from agentgate.adapters.schema import _lookahead
 from agentgate.core.call import ArgumentCheck
 from agentgate.core.strict_json import NotStrictJson, canonical, check
 
@@ -36,19 +37,17 @@ class JsonSchemas:
 
         Raises:
             ValueError: with a sentence: not a schema, an older draft, a `$ref` that is not inside it, or a
-                pattern that the linear engine cannot run (look-around, back-references).
+                pattern that the linear engine cannot run (back-references; look-around but at its beginning).
         """
         document = dict(schema)
         _check_document(document)
         try:
-            validator = _DRAFTS[_dialect(document)](
-                document,
-                validate_formats=True,
-                retriever=_fetch_nothing,
-                pattern_options=jsonschema_rs.RegexOptions(size_limit=_MAX_PATTERN_BYTES),
-            )
+            validator = _validator(document)
         except jsonschema_rs.ValidationError as error:
-            raise ValueError(f"not a usable JSON Schema: {_first_line(error.message)}") from None
+            try:
+                validator = _validator(document, pattern=_lookahead.keyword(_linear))
+            except jsonschema_rs.ValidationError:
+                raise ValueError(f"not a usable JSON Schema: {_first_line(error.message)}") from None
         declared = frozenset(_declared_names(document))
 
         def misfit(arguments: Mapping[str, Any]) -> str | None:
@@ -67,6 +66,21 @@ def _check_document(document: dict[str, Any]) -> None:
     if _dialect(document) not in _DRAFTS:
         # Read as one of these, another draft's keywords would be ignored silently: a hole, not a convenience.
         raise ValueError(f"the schema's $schema must be {_DIALECT}, draft 2019-09, draft 7, or left out")
+
+
+def _validator(document: dict[str, Any], **keywords: type) -> jsonschema_rs.Validator:
+    return _DRAFTS[_dialect(document)](
+        document,
+        validate_formats=True,
+        retriever=_fetch_nothing,
+        pattern_options=jsonschema_rs.RegexOptions(size_limit=_MAX_PATTERN_BYTES),
+        keywords=keywords,
+    )
+
+
+def _linear(pattern: str) -> _lookahead.Finder:
+    """Raises ValueError."""
+    return _validator({"pattern": pattern}).is_valid
 
 
 def _dialect(document: Mapping[str, Any]) -> str:
@@ -139,7 +153,7 @@ _RULES: Final[dict[str, _Rule]] = {
     "propertyNames": lambda _: "has a property name that its schema does not allow",
     "enum": lambda d: f"must be one of {_shown(d['options'])}",
     "const": lambda d: f"must be {_shown(d['expected_value'])}",
-    "pattern": lambda d: f"must match the pattern {_shown(d['pattern'])}",
+    "pattern": lambda d: f"must match the pattern {_shown(d['pattern'] if 'pattern' in d else d['message'])}",
     "format": lambda d: f"must be a valid {d['format']}",
     "minLength": lambda d: f"must have at least {d['limit']} characters",
     "maxLength": lambda d: f"must have at most {d['limit']} characters",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -50,10 +51,10 @@ class Incoming:
 
 
 @dataclass(slots=True)
-class _Attempts:
+class Attempts:
     """The connections that one request was given."""
 
-    repeatable: bool
+    repeatable: bool = False
     transports: list[asyncio.Transport] = field(default_factory=list)
 
     def abort(self) -> None:
@@ -61,7 +62,17 @@ class _Attempts:
             transport.abort()
 
 
-_attempts: ContextVar[_Attempts] = ContextVar("_attempts")
+_attempts: ContextVar[Attempts] = ContextVar("_attempts")
+
+
+@contextmanager
+def noting(attempts: Attempts) -> Iterator[None]:
+    """Note there what connections a request of `open_session`'s is given meanwhile. It must have one."""
+    token = _attempts.set(attempts)
+    try:
+        yield
+    finally:
+        _attempts.reset(token)
 
 
 class _Connector(aiohttp.TCPConnector):
@@ -102,12 +113,12 @@ async def exchange(session: aiohttp.ClientSession, request: Outgoing) -> Incomin
 
     Details are fixed sentences: neither a URL nor a header value can get into them.
     """
-    attempts = _Attempts(request.repeatable)
-    token = _attempts.set(attempts)
+    attempts = Attempts(request.repeatable)
     read_to_end = False
     try:
-        async with asyncio.timeout(request.timeout_s):
-            answer = await _exchange(session, request)
+        with noting(attempts):
+            async with asyncio.timeout(request.timeout_s):
+                answer = await _exchange(session, request)
         read_to_end = isinstance(answer, Incoming)
         return answer
     except TimeoutError:
@@ -123,7 +134,6 @@ async def exchange(session: aiohttp.ClientSession, request: Outgoing) -> Incomin
         # aiohttp refusing what we ask (a header it finds malformed, a session that was closed meanwhile).
         reason, detail = ReasonCode.UPSTREAM_ERROR, f"the request could not be made ({type(error).__name__})"
     finally:
-        _attempts.reset(token)
         if not read_to_end:
             attempts.abort()
     return Undelivered(reason, detail, reached=bool(attempts.transports))

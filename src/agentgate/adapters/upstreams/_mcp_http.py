@@ -15,6 +15,8 @@ from typing import Final, TypeVar
 import httpx2
 import orjson
 
+from agentgate.adapters.upstreams._mcp_network import Transport
+
 _T = TypeVar("_T")
 
 _LOST: Final = -32000
@@ -197,7 +199,7 @@ def open_guard(
     on_lost: Callable[[], None],
 ) -> Guard:
     """The way out of one session: no proxy, whatever the environment says."""
-    inner = httpx2.AsyncHTTPTransport(verify=tls, trust_env=False)
+    inner = Transport(tls)
     return Guard(inner, credential=credential, most=most, say=say, on_lost=on_lost)
 
 

@@ -15,7 +15,7 @@ from mcp.client.streamable_http import streamable_http_client
 
 from agentgate.adapters.upstreams import _mcp_wire
 from agentgate.adapters.upstreams._mcp_http import Guard, open_client, open_guard
-from agentgate.adapters.upstreams._mcp_listening import Listening
+from agentgate.adapters.upstreams._mcp_listening import Listening, Wanted
 from agentgate.adapters.upstreams._mcp_listing import EndlessList, read_list
 from agentgate.adapters.upstreams._mcp_settings import ServerSettings
 from agentgate.adapters.upstreams._mcp_stdio import child_environment, child_process
@@ -48,6 +48,7 @@ _WITHDRAW_S: Final = 2.0
 _CLOSE_S: Final = 3.0
 _RELIST_PAUSE_S: Final = 0.2
 _CUT_AFTER_S: Final = 0.5
+_CALL_COMES_S: Final = 1.0
 
 _NEEDS: Final = {
     "sampling/createMessage": "sampling",
@@ -65,7 +66,7 @@ _CHANGES: Final = frozenset(
 
 _log = logging.getLogger(__name__)
 
-Ask = Callable[[str, Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
+Ask = Callable[[str, Mapping[str, Any]], Coroutine[Any, Any, Mapping[str, Any]]]
 
 
 class Running:
@@ -73,6 +74,8 @@ class Running:
 
     def __init__(self, peer: Peer | None, ask: Ask | None = None) -> None:
         self.peer = peer
+        self.asking: set[asyncio.Future[Mapping[str, Any]]] = set()
+        """The server's questions that nobody has answered yet. With the call they are over."""
         self.ask = ask
         """Who answers the server instead of the peer, where the peer answers by other means."""
         self.is_alone = True
@@ -102,7 +105,7 @@ class Link:
         capabilities: what is declared to the server.
         credential: awaited at each start; None where the server has none.
         named: the server's name as another session with it heard it, for servers that tell it only sometimes.
-        uris: the resources that somebody wants to hear of, each with how many do; kept up to date here.
+        wanted: the resources that somebody wants to hear of; kept up to date here.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class Link:
         capabilities: Mapping[str, Any] | None = None,
         credential: Callable[[], Awaitable[Credential | None]] | None = None,
         named: str = "",
-        uris: dict[str, int] | None = None,
+        wanted: Wanted | None = None,
     ) -> None:
         self._settings = settings
         self._audience = audience
@@ -138,8 +141,10 @@ class Link:
         self._unsaid: Listing | None = None
         self._nudge = asyncio.Event()
         self._withdrawn: asyncio.Queue[int] = asyncio.Queue(_MAX_WITHDRAWN)
-        self.listening = Listening(uris if uris is not None else {}, self._doubt)
+        self.listening = Listening(wanted if wanted is not None else {}, self._doubt)
         self._told = self._asked = 0
+        self._called = asyncio.Event()
+        self._has_strays = self._is_retired = False
         self._wire: Wire | None = None
         self._guard: Guard | None = None
         self._ended = asyncio.Event()
@@ -206,6 +211,15 @@ class Link:
     def end(self) -> None:
         """Have it end soon: for a session that no longer answers."""
         self._ended.set()
+
+    def retire(self) -> None:
+        """Have it end with the last of the calls that run in it. Its client hears nothing more beside those."""
+        self.peer, self._is_retired = None, True
+        self._rest()
+
+    def _rest(self) -> None:
+        if self._is_retired and not self.running:
+            self._stop.set()
 
     async def close(self) -> None:
         """End it: what runs in it ends with an error, and a child with all its own."""
@@ -411,6 +425,7 @@ class Link:
         for other in self.running.values():
             other.is_alone = running.is_alone = False
         self.running[request_id] = running
+        self._called.set()
         self.last_used = time.monotonic()
         wants_progress = running.peer is not None and running.peer.wants_progress
         token = _CURRENT.set(running)
@@ -428,6 +443,7 @@ class Link:
                 self.end()  # the SDK's own words; a server that borrows them loses its session
             raise
         except asyncio.CancelledError:
+            self._has_strays = True
             try:
                 self._withdrawn.put_nowait(request_id)
             except asyncio.QueueFull:
@@ -436,6 +452,9 @@ class Link:
         finally:
             _CURRENT.reset(token)
             self.running.pop(request_id, None)
+            for asking in running.asking:
+                asking.cancel()
+            self._rest()
 
     async def _withdraw(self) -> None:
         """Tell the server what nobody waits for any more. One that does not take it loses the session."""
@@ -461,7 +480,8 @@ class Link:
             return None
         if not self._is_shared:
             return calls[-1]
-        return calls[0] if len(calls) == 1 and calls[0].is_alone else None
+        # a call that was withdrawn may go on at the server, and speak
+        return calls[0] if len(calls) == 1 and calls[0].is_alone and not self._has_strays else None
 
     # --- what the server says ---------------------------------------------------------------------------------
 
@@ -469,26 +489,55 @@ class Link:
         """See `Handler`. Goes to the client whose call it is, where that client can do it."""
         if method == "ping":
             return {}
-        running = self._concerned()
-        peer = (running.peer if running is not None else None) or self.peer
         needed = _NEEDS.get(method)
-        if needed is None or needed not in self._capabilities or peer is None or needed not in peer.capabilities:
+        if needed is None or needed not in self._capabilities:
             raise Refused(METHOD_NOT_FOUND, "Method not found")
         if not _is_strict(params):
             raise Refused(INVALID_PARAMS, "Invalid params")
         if self._asked >= _MAX_ASKED:
             raise Refused(_INTERNAL, "too many questions at a time")
-        ask = running.ask if running is not None and running.ask is not None else peer.ask
         self._asked += 1
         try:
-            answer = dict(await ask(method, params))
-        except PeerUnable as unable:
-            raise Refused(unable.code or METHOD_NOT_FOUND, str(unable)) from None
+            running = self._concerned() or await self._next_call()
+            answer = await self._answer(running, needed, method, params)
         finally:
             self._asked -= 1
         if not _is_strict(answer):
             raise Refused(_INTERNAL, "the client's answer is not strict JSON")
         return answer
+
+    async def _next_call(self) -> Running | None:
+        """Beside a call nobody is asked: no decision would stand behind the answer. A session begins with a moment
+        before its first call, in which some servers ask."""
+        self._called.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CALL_COMES_S):
+                await self._called.wait()
+        return self._concerned()
+
+    async def _answer(
+        self, running: Running | None, needed: str, method: str, params: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What the client of a call says, for as long as the call runs: an answer after its end goes nowhere."""
+        peer = (running.peer or self.peer) if running is not None else None
+        if running is None or peer is None or needed not in peer.capabilities:
+            raise Refused(METHOD_NOT_FOUND, "Method not found")
+        asking = asyncio.ensure_future((running.ask or peer.ask)(method, params))
+        running.asking.add(asking)
+        try:
+            answer = dict(await asking)
+            if running not in self.running.values():
+                raise asyncio.CancelledError
+            return answer
+        except PeerUnable as unable:
+            raise Refused(unable.code or METHOD_NOT_FOUND, str(unable)) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise Refused(_INTERNAL, "the call that this belongs to is over") from None
+        finally:
+            running.asking.discard(asking)
 
     async def told(self, method: str, params: Mapping[str, Any]) -> None:
         """See `Handler`. What comes faster than anybody hears it is left out."""

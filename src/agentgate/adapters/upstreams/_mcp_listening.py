@@ -14,40 +14,59 @@ from typing import Any, Final
 from mcp.client.subscriptions import SubscriptionLost
 
 from agentgate.adapters.upstreams._mcp_wire import METHOD_NOT_FOUND, MCPError, Wire
+from agentgate.core.call import Call
 
 _MAX_URIS: Final = 1_000
+_MAX_OF_ONE: Final = 250
+"""So that no caller takes all there are."""
 _PAUSE_S: Final = 1.0
 _LISTS: Final = ("tools", "prompts", "resources")
 
 
+Wanted = dict[str, list[Call]]
+"""By URI, the calls that subscribed to it and are not taken back."""
+
+
 class Listening:
-    """One session's. `uris` says how many want each resource; it outlives the session.
+    """One session's. `wanted` outlives the session.
 
     Args:
         on_doubt: called when something may have changed that nobody said.
     """
 
-    def __init__(self, uris: dict[str, int], on_doubt: Callable[[], None]) -> None:
-        self._uris = uris
+    def __init__(self, wanted: Wanted, on_doubt: Callable[[], None]) -> None:
+        self._uris = wanted
         self._on_doubt = on_doubt
         self._changed = asyncio.Event()
         self._is_open = asyncio.Event()
 
-    def add(self, uri: str) -> bool:
-        """Count one more who wants to hear of it. Returns whether it is the first. Raises ValueError: too many."""
+    def add(self, uri: str, call: Call) -> bool:
+        """One more who wants to hear of it. Returns whether it is the first. Raises ValueError: too many."""
         if uri not in self._uris and len(self._uris) >= _MAX_URIS:
             raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
-        self._uris[uri] = self._uris.get(uri, 0) + 1
-        return self._uris[uri] == 1
+        if sum(_is_of(call, other) for there in self._uris.values() for other in there) >= _MAX_OF_ONE:
+            raise ValueError(f"more than {_MAX_OF_ONE} subscriptions of one caller")
+        self._uris.setdefault(uri, []).append(call)
+        return len(self._uris[uri]) == 1
 
-    def drop(self, uri: str) -> bool:
-        """Count one less. Returns whether it was the last."""
-        left = self._uris.get(uri, 0) - 1
-        if left > 0:
-            self._uris[uri] = left
-        else:
-            self._uris.pop(uri, None)
-        return left == 0
+    def drop(self, uri: str, call: Call) -> bool:
+        """One less, where it is the caller's own. Returns whether it was the last."""
+        there = self._uris.get(uri, [])
+        own = next((other for other in there if _is_of(call, other) and other.session == call.session), None)
+        if own is None:
+            return False
+        there.remove(own)
+        if not there:
+            del self._uris[uri]
+        return not there
+
+    def forget(self, is_over: Callable[[Call], bool]) -> None:
+        """Drop those whose callers were killed. An older server is told nothing: what it says then nobody hears."""
+        for uri, there in tuple(self._uris.items()):
+            there[:] = [call for call in there if not is_over(call)]
+            if not there:
+                del self._uris[uri]
+                self._changed.set()
 
     async def subscribe_again(self, wire: Wire) -> None:
         """What an earlier session had subscribed to; a modern server's stream begins with it anyway."""
@@ -95,6 +114,10 @@ class Listening:
             self._on_doubt()  # reads the list, and so sees whether the server is there at all
             await asyncio.sleep(_PAUSE_S)
         return True
+
+
+def _is_of(one: Call, other: Call) -> bool:
+    return (one.tenant, one.caller.id) == (other.tenant, other.caller.id)
 
 
 async def _drain(stream: AsyncIterator[Any]) -> None:

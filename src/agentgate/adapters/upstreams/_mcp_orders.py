@@ -7,12 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentgate.adapters.upstreams._mcp_wire import (
-    CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
     CONNECTION_CLOSED,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
-    PROTOCOL_VERSION_META_KEY,
     SERVER_INFO_META_KEY,
     Mark,
     MCPError,
@@ -39,14 +36,7 @@ METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 MIRRORED: Final = ("sampling", "elicitation", "roots")
 """The capabilities of a client that this gateway carries; what else a client declares, we could not answer for it."""
 
-_OURS: Final = frozenset(
-    {
-        "progressToken",
-        PROTOCOL_VERSION_META_KEY,
-        CLIENT_INFO_META_KEY,
-        CLIENT_CAPABILITIES_META_KEY,
-    }
-)
+_LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 _MAX_DETAIL: Final = 300
 _MAX_INPUTS: Final = 32
 _PARSE: Final = -32700
@@ -104,7 +94,10 @@ def read_order(call: Call, peer: Peer | None) -> Order:
 
 
 def _meta(call: Call, peer: Peer | None) -> dict[str, Any]:
-    meta = {name: value for name, value in peer.meta.items() if name not in _OURS} if peer is not None else {}
+    """Only what says nothing but how to serve the call: policy and the log see none of it, and it is in no digest."""
+    meta: dict[str, Any] = {}
+    if peer is not None and peer.meta.get(LOG_LEVEL_META_KEY) in _LEVELS:
+        meta[LOG_LEVEL_META_KEY] = peer.meta[LOG_LEVEL_META_KEY]
     if call.traceparent is not None:
         meta["traceparent"] = call.traceparent
     return meta

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agentgate.adapters.upstreams._mcp_link import Link, Running
+from agentgate.core.call import Call
 from agentgate.ports.peer import Peer, PeerUnable
 
 STATE_PREFIX: Final = "agentgate-parked-"
@@ -27,11 +28,13 @@ class Parked:
 
     Args:
         whose: what the next request must have in common with the first.
-        free: called once when the call is over and its session is free.
+        call: what the gate let through, for kills.
+        free: called once when the call is over and its session is free; with whether it came to its own end.
     """
 
-    def __init__(self, whose: str, link: Link, free: Callable[[], None]) -> None:
+    def __init__(self, whose: str, call: Call, link: Link, free: Callable[[bool], None]) -> None:
         self.whose = whose
+        self.call = call
         self.link = link
         self._free = free
         self._questions: dict[str, tuple[str, Mapping[str, Any], asyncio.Future[Mapping[str, Any]]]] = {}
@@ -57,7 +60,7 @@ class Parked:
     def _over(self, task: asyncio.Task[dict[str, Any]]) -> None:
         if not task.cancelled():
             task.exception()  # seen, even where nobody comes back for it
-        self._free()
+        self._free(not task.cancelled())
 
     async def until_asked(self) -> dict[str, Any] | None:
         """The server's result, or None when it wants to know something. Cancelling this ends the call for good.
@@ -139,8 +142,13 @@ class Parking:
         parked, _ = self._parked.pop(state)
         parked.drop()
 
+    def drop(self, is_over: Callable[[Call], bool]) -> None:
+        """End the calls that are."""
+        for state, (parked, timer) in tuple(self._parked.items()):
+            if is_over(parked.call):
+                del self._parked[state]
+                timer.cancel()
+                parked.drop()
+
     def close(self) -> None:
-        for parked, timer in self._parked.values():
-            timer.cancel()
-            parked.drop()
-        self._parked.clear()
+        self.drop(lambda _: True)

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from agentgate.adapters.upstreams._mcp_link import Link
+from agentgate.core.call import Call, ToolName
 from agentgate.ports.peer import Peer
 
 Open = Callable[[Peer, Mapping[str, Any]], Link]
@@ -28,12 +30,14 @@ class Sessions:
         self._open = open_
         self._most = most
         self._of_clients: dict[str, Link] = {}
+        self._last_calls: dict[str, Call] = {}
+        """Of each of these."""
         self._lent: dict[Link, str] = {}
         self._idle: dict[Link, str] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def of_client(self, peer: Peer, capabilities: Mapping[str, Any]) -> Link | None:
-        """The client's session, up or not; None where there is no place for one."""
+    async def of_client(self, peer: Peer, capabilities: Mapping[str, Any], call: Call) -> Link | None:
+        """The client's session for `call`, up or not; None where there is no place for one."""
         key = peer.session_key
         assert key is not None
         link = self._of_clients.get(key)
@@ -44,6 +48,7 @@ class Sessions:
             peer.on_session_end(lambda: self._end(key))
         link.peer = peer
         link.last_used = time.monotonic()
+        self._last_calls[key] = call
         if await link.ready() is not None:
             await self._end(key, link)
         return link
@@ -73,17 +78,31 @@ class Sessions:
             return None
         return link
 
-    def give_back(self, link: Link) -> None:
+    def give_back(self, link: Link, *, is_clean: bool = True) -> None:
+        """`is_clean`: nothing of the call goes on in it. A server may not care that a call was withdrawn, and what it
+        asks then would be taken for a question of the next one."""
         whose = self._lent.pop(link, None)
-        if whose is not None and link.is_up:
+        if whose is not None and link.is_up and is_clean:
             link.last_used = time.monotonic()
             self._idle[link] = whose
         else:
             self._close_soon(link)
 
+    def drop(self, is_over: Callable[[Call], bool]) -> None:
+        """Give up the sessions of clients that were killed. A kill of a tool kills nobody who uses it."""
+        for key, call in tuple(self._last_calls.items()):
+            if is_over(replace(call, tool_name=ToolName(""))):
+                self._of_clients[key].retire()
+                self._forget(key)
+
+    def _forget(self, key: str) -> Link:
+        self._last_calls.pop(key, None)
+        return self._of_clients.pop(key)
+
     async def aclose(self) -> None:
         links = {*self._of_clients.values(), *self._lent, *self._idle}
         self._of_clients.clear()
+        self._last_calls.clear()
         self._lent.clear()
         self._idle.clear()
         await asyncio.gather(*(link.close() for link in links), *self._closing, return_exceptions=True)
@@ -92,8 +111,7 @@ class Sessions:
         """Close the client's session, or only `link` where it is that one."""
         found = self._of_clients.get(key)
         if found is not None and link in (None, found):
-            del self._of_clients[key]
-            await found.close()
+            await self._forget(key).close()
 
     def _has_place(self) -> bool:
         if len(self._of_clients) + len(self._lent) + len(self._idle) < self._most:
@@ -106,7 +124,7 @@ class Sessions:
         quiet = [key for key, link in self._of_clients.items() if link.is_up and not link.running]
         if not quiet:
             return False
-        self._close_soon(self._of_clients.pop(min(quiet, key=lambda key: self._of_clients[key].last_used)))
+        self._close_soon(self._forget(min(quiet, key=lambda key: self._of_clients[key].last_used)))
         return True
 
     def _sweep(self) -> None:

@@ -63,6 +63,7 @@ Era = Literal["auto", "legacy"]
 # What a server sends that is no JSON-RPC, the SDK logs with its content and a traceback, as often as the server likes.
 for _noisy in ("client", "mcp.client", "mcp.shared"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it writes down every request, with its whole URL
 
 
 class Mark:

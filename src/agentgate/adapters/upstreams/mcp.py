@@ -2,7 +2,7 @@
 
 Both eras: servers with sessions (2024-11-05 to 2025-11-25) and without (2026-07-28). What goes through is passed on
 as it is; what a server may do to us is bounded: answers, lists, lines, questions, sessions. Nothing of a client
-reaches a server but its arguments, its `_meta`, its `Mcp-Param-*` headers and its answers to the server's questions.
+reaches a server but the arguments that were decided on, and its answers to the server's questions.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import Any, Final
 import orjson
 
 from agentgate.adapters.upstreams._answers import CLOSED, NO_GRANT
-from agentgate.adapters.upstreams._http_inject import is_header_name, is_header_value
 from agentgate.adapters.upstreams._mcp_link import EndlessList, Link, Running
+from agentgate.adapters.upstreams._mcp_listening import Wanted
 from agentgate.adapters.upstreams._mcp_orders import (
     LOST,
     Order,
@@ -49,7 +49,7 @@ from agentgate.adapters.upstreams._mcp_settings import (
     read_trust,
 )
 from agentgate.adapters.upstreams._mcp_wire import Era, MCPError, parameter_headers
-from agentgate.core.call import Access, ArgumentCheck
+from agentgate.core.call import Access, ArgumentCheck, Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.peer import Peer, PeerUnable, peer_of
@@ -151,7 +151,7 @@ class McpUpstream:
         )
         self._audience: Audience | None = None
         self._shared: Link | None = None
-        self._uris: dict[str, int] = {}
+        self._wanted: Wanted = {}
         self._sessions = Sessions(self._open_for, max_sessions)
         self._parking = Parking()
         self._is_modern_only = False
@@ -230,11 +230,18 @@ class McpUpstream:
         if peer is not None and self._may_park(link, order, peer):
             return await self._send_parked(order, grant, peer, header)
         if peer is not None and peer.session_key is not None and not peer.is_modern:
-            found = await self._own_session(peer)
+            found = await self._own_session(peer, grant.call)
             if isinstance(found, Undelivered):
                 return found
             link = found
-        return await self._send(link, order, peer, header)
+        return await self._send(link, order, grant.call, peer, header)
+
+    def drop(self, is_over: Callable[[Call], bool]) -> None:
+        """See `ToolServer.drop`."""
+        self._parking.drop(is_over)
+        self._sessions.drop(is_over)
+        if self._shared is not None:
+            self._shared.listening.forget(is_over)
 
     async def aclose(self) -> None:
         """See `Upstream.aclose`."""
@@ -259,7 +266,7 @@ class McpUpstream:
             capabilities=capabilities,
             credential=self._credential,
             named=named,
-            uris=self._uris if peer is None else None,
+            wanted=self._wanted if peer is None else None,
         )
         link.start()
         return link
@@ -267,12 +274,12 @@ class McpUpstream:
     def _open_for(self, peer: Peer, capabilities: Mapping[str, Any]) -> Link:
         return self._open_link("legacy", peer, capabilities)
 
-    async def _own_session(self, peer: Peer) -> Link | Undelivered:
+    async def _own_session(self, peer: Peer, call: Call) -> Link | Undelivered:
         """The session of a client that has one; the shared one where the server has no such sessions."""
         assert self._shared is not None
         if self._is_modern_only:
             return self._shared
-        link = await self._sessions.of_client(peer, mirrored(peer.capabilities))
+        link = await self._sessions.of_client(peer, mirrored(peer.capabilities), call)
         if link is None:
             return down("the server has as many sessions as it may have")
         if link.is_up:
@@ -324,13 +331,13 @@ class McpUpstream:
         return check
 
     async def _send(
-        self, link: Link, order: Order, peer: Peer | None, header: Mapping[str, str]
+        self, link: Link, order: Order, call: Call, peer: Peer | None, header: Mapping[str, str]
     ) -> Delivered | Undelivered:
         found = await self._refusal(link, order)
         if isinstance(found, Undelivered):
             return found
         if order.method in _SUBSCRIBING and link is self._shared:
-            return await self._subscribe(link, order, header)
+            return await self._subscribe(link, order, call, header)
         running = Running(peer)
         for _ in range(_MAX_ROUNDS):
             answer = await self._ask_server(link, running, order, header, found)
@@ -347,7 +354,7 @@ class McpUpstream:
     async def _ask_server(
         self, link: Link, running: Running, order: Order, header: Mapping[str, str], check: ArgumentCheck | None
     ) -> Delivered | Undelivered:
-        params, headers = self._on_the_wire(link, order, running.peer, header)
+        params, headers = self._on_the_wire(link, order, header)
         capabilities = mirrored(running.peer.capabilities) if running.peer is not None else {}
         if not link.is_up:
             return down("the server has just gone")
@@ -358,16 +365,14 @@ class McpUpstream:
         return of_result(result, order, check)
 
     def _on_the_wire(
-        self, link: Link, order: Order, peer: Peer | None, header: Mapping[str, str]
+        self, link: Link, order: Order, header: Mapping[str, str]
     ) -> tuple[dict[str, Any], dict[str, str]]:
         is_modern = link.wire.is_modern
         params = {**order.params, "_meta": meta_for(order.meta, is_modern=is_modern)}
         headers: dict[str, str] = {}
-        if is_modern and peer is not None:
-            headers |= {name: value for name, value in peer.headers.items() if _is_parameter(name, value)}
         if is_modern and order.tool is not None:
-            # Made from the arguments that were decided on: a header that says otherwise does not go on.
-            headers |= parameter_headers(order.definition, params["arguments"])
+            # Made from the arguments that were decided on: none of a client's own goes on.
+            headers = parameter_headers(order.definition, params["arguments"])
         if not is_modern:
             params = {name: value for name, value in params.items() if name not in ("inputResponses", "requestState")}
         return params, headers | dict(header)
@@ -387,13 +392,16 @@ class McpUpstream:
                 return Undelivered(ReasonCode.UPSTREAM_ERROR, detail[:300])
         return order.with_answers(answers, state)
 
-    async def _subscribe(self, link: Link, order: Order, header: Mapping[str, str]) -> Delivered | Undelivered:
+    async def _subscribe(
+        self, link: Link, order: Order, call: Call, header: Mapping[str, str]
+    ) -> Delivered | Undelivered:
         """On the shared session the first subscribes and the last ends it."""
         uri = order.params.get("uri")
         if not isinstance(uri, str):
             return Undelivered(ReasonCode.ARGUMENTS_INVALID, "uri must be a text", reached=False)
         try:
-            is_turn = link.listening.add(uri) if order.method == "resources/subscribe" else link.listening.drop(uri)
+            turn = link.listening.add if order.method == "resources/subscribe" else link.listening.drop
+            is_turn = turn(uri, call)
         except ValueError as error:
             return Undelivered(ReasonCode.UPSTREAM_ERROR, str(error), reached=False)
         if not is_turn:
@@ -403,7 +411,7 @@ class McpUpstream:
             return Delivered({})
         answer = await self._ask_server(link, Running(None), order, header, None)
         if isinstance(answer, Undelivered) and order.method == "resources/subscribe":
-            link.listening.drop(uri)
+            link.listening.drop(uri, call)
         return answer
 
     # --- a client that answers in its next request, a server that asks in the middle of a call ----------------
@@ -435,13 +443,13 @@ class McpUpstream:
         link = await self._sessions.lend(kept_apart.decode(), peer, capabilities)
         if link is None:  # no place for one: as a client that can answer nothing
             assert self._shared is not None
-            return await self._send(self._shared, order, peer, header)
+            return await self._send(self._shared, order, grant.call, peer, header)
         found = await self._refusal(link, order)
         if isinstance(found, Undelivered):
             self._sessions.give_back(link)
             return found
-        parked = Parked(whose, link, lambda: self._sessions.give_back(link))
-        params, headers = self._on_the_wire(link, order, peer, header)
+        parked = Parked(whose, grant.call, link, lambda ended: self._sessions.give_back(link, is_clean=ended))
+        params, headers = self._on_the_wire(link, order, header)
         parked.start(peer, order.method, params, headers=headers, capabilities=capabilities)
         return await self._drive(parked, order, left_s)
 
@@ -467,10 +475,6 @@ class McpUpstream:
 def _parked_state(order: Order) -> str | None:
     state = order.params.get("requestState")
     return state if isinstance(state, str) and state.startswith(STATE_PREFIX) else None
-
-
-def _is_parameter(name: str, value: str) -> bool:
-    return name.startswith("mcp-param-") and is_header_name(name) and is_header_value(value)
 
 
 def _whose(grant: Grant) -> str:
