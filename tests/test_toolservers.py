@@ -8,7 +8,7 @@ import pytest
 
 from agentgate.core.call import Access
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.edges._mcp_parts import OPERATIONS
+from agentgate.edges._mcp.parts import OPERATIONS
 from agentgate.kinds import make_tools, make_upstream
 from agentgate.pipeline.pins import Served
 from agentgate.settings import load

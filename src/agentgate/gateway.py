@@ -24,8 +24,8 @@ from agentgate.core.call import MemberId
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
 from agentgate.core.retention import Rule
-from agentgate.edges._mcp_parts import Parts
-from agentgate.edges._mcp_parts import Rules as McpRules
+from agentgate.edges._mcp.parts import Parts
+from agentgate.edges._mcp.parts import Rules as McpRules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.desks import Desks
 from agentgate.edges.mcp import PATH as MCP_PATH
@@ -316,6 +316,7 @@ class Gateway:
                     max_body_bytes=config.server.max_body_bytes,
                     state_ttl_s=config.approvals.ttl_s,
                     instructions=config.mcp.instructions,
+                    meta=config.mcp.meta,
                     base_url=config.server.base_url,
                     is_shared=config.server.workers > 1,
                 ),

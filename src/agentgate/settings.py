@@ -231,6 +231,8 @@ class McpPart(_Part):
     session_idle_s: float = Field(default=1800.0, ge=1, le=604_800)
     max_sessions: int = Field(default=1000, ge=1, le=100_000)
     instructions: str | None = None
+    meta: tuple[str, ...] = ()
+    """Members of a client's `_meta` that servers get, as part of the call."""
 
 
 class Redaction(_Part):

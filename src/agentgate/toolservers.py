@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
-from agentgate.adapters.upstreams._mcp_settings import read_access, read_labels, read_tools, read_trust
+from agentgate.adapters.upstreams._mcp.settings import read_access, read_labels, read_tools, read_trust
 from agentgate.core.call import Access, Tool, ToolName, is_tool_name
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.pin import skeleton

@@ -21,7 +21,7 @@ from agentgate.core.call import Access, Call, Tool, ToolName
 from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
-from agentgate.edges._mcp_parts import OPERATIONS, Parts, Rules
+from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.mcp import McpDoor
 from agentgate.edges.wire import Wire
@@ -485,6 +485,13 @@ async def test_a_servers_request_state_travels_sealed_and_comes_back_open(room: 
     assert isinstance(done, CallToolResult)
     assert extras == [{}, {"inputResponses": given, "requestState": "its own"}]
     assert room.servers["a"].calls[1].context == {"mcp": {"input_responses": given}}, "policy and log see the answers"
+
+
+async def test_meta_belongs_to_a_call_where_the_configuration_names_it() -> None:
+    async with opened(meta=("com.example/x", "progressToken", "com.example/none")) as room, room.client() as client:
+        await client.call_tool("a__echo", {}, meta={"com.example/x": {"n": 1}, "com.example/y": 2})
+        await client.call_tool("a__echo", {})
+    assert [call.context for call in room.servers["a"].calls] == [{"mcp": {"meta": {"com.example/x": {"n": 1}}}}, {}]
 
 
 async def test_an_approval_between_two_rounds_of_a_server_loses_neither(room: Room) -> None:

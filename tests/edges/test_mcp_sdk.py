@@ -11,7 +11,7 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.session import ServerSession
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 
-from agentgate.edges._mcp_sdk import count_sessions
+from agentgate.edges._mcp.sdk import count_sessions
 
 
 def test_a_servers_session_knows_its_connection_and_its_requests_stream() -> None:

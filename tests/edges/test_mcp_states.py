@@ -6,7 +6,7 @@ import pytest
 
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.core.call import Principal
-from agentgate.edges._mcp_states import BadState, Round, States
+from agentgate.edges._mcp.states import BadState, Round, States
 from tests.fakes import FakeClock, FakeEntropy, principal
 
 BEFORE = Round("digest", "apr-1", 2, "theirs", {"r": 1})

@@ -1,6 +1,6 @@
 """The MCP door: `/mcp`, Streamable HTTP for every protocol revision since 2024-11-05 (docs/mcp.md).
 
-This module knows who is calling and that the message is one; what it says is read by the SDK, behind `_mcp_server.py`.
+This module knows who is calling and that the message is one; what it says is read by the SDK, behind `_mcp/server.py`.
 The SDK takes half a second to import, so that waits for the first request, or for a start with tool servers.
 """
 
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any, Final
 from agentgate.core.call import Call, Principal, is_id
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
-from agentgate.edges._mcp_message import (
+from agentgate.edges._mcp.message import (
     INVALID_REQUEST,
     Unserved,
     read_message,
     request_id_of,
     require_single_headers,
 )
-from agentgate.edges._mcp_parts import Guest, Parts
+from agentgate.edges._mcp.parts import Guest, Parts
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem, method_not_allowed
 from agentgate.edges.wire import Message, Receive, Request, Send, replay
@@ -29,7 +29,7 @@ from agentgate.pipeline.gate import Answer, Gate
 from agentgate.pipeline.replica import IsOver
 
 if TYPE_CHECKING:
-    from agentgate.edges._mcp_server import Hall
+    from agentgate.edges._mcp.server import Hall
 
 PATH: Final = "/mcp"
 _METHODS: Final = ("DELETE", "GET", "POST")
@@ -155,6 +155,6 @@ def _guest(request: Request, principal: Principal) -> Guest:
 
 
 def _load(parts: Parts) -> Hall:
-    from agentgate.edges._mcp_server import Hall  # half a second, which no start without MCP should pay
+    from agentgate.edges._mcp.server import Hall  # half a second, which no start without MCP should pay
 
     return Hall(parts)

@@ -157,6 +157,7 @@ def grant_of(
     *,
     agent: str = "tester",
     traceparent: str | None = None,
+    context: Mapping[str, Any] | None = None,
 ) -> Grant:
     model = granted(tool, arguments).call
     call = Call(
@@ -167,7 +168,7 @@ def grant_of(
         tool_name=ToolName(tool.name),
         tool=tool,
         arguments=arguments,
-        context={},
+        context=context or {},
         traceparent=traceparent,
         peer=peer,
     )

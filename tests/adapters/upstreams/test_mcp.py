@@ -87,6 +87,15 @@ async def test_arguments_and_trace_go_as_they_are_and_no_other_meta(era: str) ->
         assert content["meta"].get("io.modelcontextprotocol/clientInfo", {}).get("name") in (None, "agentgate")
 
 
+@ERAS
+async def test_meta_that_was_decided_on_goes_on(era: str) -> None:
+    async with world(McpUpstream("s", command=script(era))) as w:
+        context = {"mcp": {"meta": {"com.example/x": [1]}}}
+        answer = await w.upstream.send(grant_of(w.tool("echo"), {}, FakePeer(), context=context), None)
+        assert isinstance(answer, Delivered)
+        assert answer.value["structuredContent"]["meta"]["com.example/x"] == [1]
+
+
 async def test_a_legacy_server_gets_no_members_of_the_modern_era(legacy: World) -> None:
     peer = FakePeer(
         extra={"inputResponses": {}, "requestState": "x"}, meta={"io.modelcontextprotocol/logLevel": "info"}

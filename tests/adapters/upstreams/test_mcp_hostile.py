@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agentgate.adapters.upstreams._mcp_stdio import Lines, LongLine
+from agentgate.adapters.upstreams._mcp.stdio import Lines, LongLine
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Delivered, Undelivered

@@ -13,8 +13,8 @@ import httpx2
 import pytest
 from aiohttp import web
 
-from agentgate.adapters.upstreams._mcp_http import Guard, open_client
-from agentgate.adapters.upstreams._mcp_network import Transport
+from agentgate.adapters.upstreams._mcp.http import Guard, open_client
+from agentgate.adapters.upstreams._mcp.network import Transport
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered

@@ -11,9 +11,9 @@ from mcp.client import _probe
 from mcp.client.session import ClientSession
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
 
-from agentgate.adapters.upstreams._mcp_wire import Mark, Wire
+from agentgate.adapters.upstreams._mcp.wire import Mark, Wire
 
-UPSTREAMS = Path(inspect.getfile(Wire)).parent
+UPSTREAMS = Path(inspect.getfile(Wire)).parents[1]
 
 
 def test_the_sdks_session_has_what_is_replaced_and_what_is_used() -> None:
@@ -39,8 +39,10 @@ def test_a_request_takes_an_id_and_leaves_cancelling_to_us() -> None:
 
 
 def test_inner_names_of_the_sdk_are_used_in_one_module_only() -> None:
-    for path in UPSTREAMS.glob("*mcp*.py"):
-        if path.name == "_mcp_wire.py":
+    modules = [UPSTREAMS / "mcp.py", *(UPSTREAMS / "_mcp").glob("*.py")]
+    assert len(modules) > 8
+    for path in modules:
+        if path.name == "wire.py":
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("mcp"):

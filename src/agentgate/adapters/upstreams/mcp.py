@@ -18,9 +18,9 @@ from typing import Any, Final
 import orjson
 
 from agentgate.adapters.upstreams._answers import CLOSED, NO_GRANT
-from agentgate.adapters.upstreams._mcp_link import EndlessList, Link, Running
-from agentgate.adapters.upstreams._mcp_listening import Wanted
-from agentgate.adapters.upstreams._mcp_orders import (
+from agentgate.adapters.upstreams._mcp.link import EndlessList, Link, Running
+from agentgate.adapters.upstreams._mcp.listening import Wanted
+from agentgate.adapters.upstreams._mcp.orders import (
     LOST,
     Order,
     check_options,
@@ -36,9 +36,9 @@ from agentgate.adapters.upstreams._mcp_orders import (
     read_order,
     wants_input,
 )
-from agentgate.adapters.upstreams._mcp_parking import STATE_PREFIX, Dropped, Parked, Parking
-from agentgate.adapters.upstreams._mcp_sessions import Sessions
-from agentgate.adapters.upstreams._mcp_settings import (
+from agentgate.adapters.upstreams._mcp.parking import STATE_PREFIX, Dropped, Parked, Parking
+from agentgate.adapters.upstreams._mcp.sessions import Sessions
+from agentgate.adapters.upstreams._mcp.settings import (
     ServerSettings,
     read_access,
     read_command,
@@ -48,7 +48,7 @@ from agentgate.adapters.upstreams._mcp_settings import (
     read_tools,
     read_trust,
 )
-from agentgate.adapters.upstreams._mcp_wire import Era, MCPError, parameter_headers
+from agentgate.adapters.upstreams._mcp.wire import Era, MCPError, parameter_headers
 from agentgate.core.call import Access, ArgumentCheck, Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode

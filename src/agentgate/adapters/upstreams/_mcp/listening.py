@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from mcp.client.subscriptions import SubscriptionLost
 
-from agentgate.adapters.upstreams._mcp_wire import METHOD_NOT_FOUND, MCPError, Wire
+from agentgate.adapters.upstreams._mcp.wire import METHOD_NOT_FOUND, MCPError, Wire
 from agentgate.core.call import Call
 
 _MAX_URIS: Final = 1_000

@@ -38,6 +38,8 @@ class Rules:
     state_ttl_s: float
     """How long a client may take for its answer to what it was asked."""
     instructions: str | None = None
+    meta: tuple[str, ...] = ()
+    """Members of a client's `_meta` that belong to its call."""
     base_url: str | None = None
     is_shared: bool = False
     """Whether other processes serve the same address, so that a client's next request may reach another one."""

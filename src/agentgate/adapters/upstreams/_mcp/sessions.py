@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from agentgate.adapters.upstreams._mcp_link import Link
+from agentgate.adapters.upstreams._mcp.link import Link
 from agentgate.core.call import Call, ToolName
 from agentgate.ports.peer import Peer
 

@@ -19,8 +19,8 @@ from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate.core.call import Clean, SessionId, is_id
 from agentgate.core.strict_json import canonical
-from agentgate.edges import _mcp_sdk as sdk
-from agentgate.edges._mcp_parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
+from agentgate.edges._mcp import sdk
+from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
 from agentgate.edges.wire import is_traceparent
 from agentgate.ports.peer import PeerUnable
 

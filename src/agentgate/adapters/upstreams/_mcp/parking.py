@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentgate.adapters.upstreams._mcp_link import Link, Running
+from agentgate.adapters.upstreams._mcp.link import Link, Running
 from agentgate.core.call import Call
 from agentgate.ports.peer import Peer, PeerUnable
 

@@ -19,9 +19,9 @@ from mcp.types import Prompt, Resource, ResourceTemplate
 from pydantic import BaseModel, ValidationError
 
 from agentgate.core.call import Access, Tool
-from agentgate.edges._mcp_calls import Calls, Target
-from agentgate.edges._mcp_parts import OPERATIONS, Parts, definition_of, operation_of
-from agentgate.edges._mcp_peer import ClientPeer
+from agentgate.edges._mcp.calls import Calls, Target
+from agentgate.edges._mcp.parts import OPERATIONS, Parts, definition_of, operation_of
+from agentgate.edges._mcp.peer import ClientPeer
 
 _MOST_PAGES: Final = 100
 _MOST_ITEMS: Final = 10_000

@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 import httpx2
 import orjson
 
-from agentgate.adapters.upstreams._mcp_network import Transport
+from agentgate.adapters.upstreams._mcp.network import Transport
 
 _T = TypeVar("_T")
 

@@ -13,7 +13,7 @@ import orjson
 
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import NotStrictJson, parse
-from agentgate.edges._mcp_parts import OURS
+from agentgate.edges._mcp.parts import OURS
 from agentgate.edges.problem import Problem
 from agentgate.edges.wire import Receive, Request, Send, read_body, require_json_type
 

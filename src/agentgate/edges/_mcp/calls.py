@@ -21,9 +21,9 @@ from agentgate.core.call import Call, Door, Tool, ToolName
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.strict_json import canonical
-from agentgate.edges._mcp_parts import INVALID_PARAMS, OURS, Parts
-from agentgate.edges._mcp_peer import ClientPeer
-from agentgate.edges._mcp_states import BadState, Round, States
+from agentgate.edges._mcp.parts import INVALID_PARAMS, OURS, Parts
+from agentgate.edges._mcp.peer import ClientPeer
+from agentgate.edges._mcp.states import BadState, Round, States
 from agentgate.pipeline.gate import Answer, PendingApproval
 from agentgate.pipeline.record import new_trace_id
 from agentgate.ports.peer import PeerUnable
@@ -244,7 +244,13 @@ class Calls:
             tool_name=ToolName(target.name),
             tool=target.tool,
             arguments=target.arguments,
-            context={"mcp": {"input_responses": answers}} if answers else {},
+            context=self._context(peer, answers),
             traceparent=peer.traceparent,
             peer=peer,
         )
+
+    def _context(self, peer: ClientPeer, answers: Mapping[str, Any] | None) -> dict[str, Any]:
+        """What a server gets beside the arguments, where policy and the log see it."""
+        meta = {name: peer.meta[name] for name in self._parts.rules.meta if name in peer.meta}
+        said = ({"input_responses": answers} if answers else {}) | ({"meta": meta} if meta else {})
+        return {"mcp": said} if said else {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from agentgate.adapters.upstreams._mcp_wire import (
+from agentgate.adapters.upstreams._mcp.wire import (
     CONNECTION_CLOSED,
     LOG_LEVEL_META_KEY,
     METHOD_NOT_FOUND,
@@ -94,13 +94,19 @@ def read_order(call: Call, peer: Peer | None) -> Order:
 
 
 def _meta(call: Call, peer: Peer | None) -> dict[str, Any]:
-    """Only what says nothing but how to serve the call: policy and the log see none of it, and it is in no digest."""
-    meta: dict[str, Any] = {}
+    """What the door has put into the call, where policy and the log saw it; and what says only how to serve it."""
+    meta: dict[str, Any] = _decided_meta(call) if peer is not None else {}
     if peer is not None and peer.meta.get(LOG_LEVEL_META_KEY) in _LEVELS:
         meta[LOG_LEVEL_META_KEY] = peer.meta[LOG_LEVEL_META_KEY]
     if call.traceparent is not None:
         meta["traceparent"] = call.traceparent
     return meta
+
+
+def _decided_meta(call: Call) -> dict[str, Any]:
+    said = call.context.get("mcp")
+    meta = said.get("meta") if isinstance(said, Mapping) else None
+    return dict(meta) if isinstance(meta, Mapping) else {}
 
 
 def _extra(peer: Peer | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import orjson
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
-from agentgate.edges._mcp_parts import OURS, definition_of
+from agentgate.edges._mcp.parts import OURS, definition_of
 from agentgate.pipeline.gate import Answer
 
 _RETRY_MS: Final = 1000

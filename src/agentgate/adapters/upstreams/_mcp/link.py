@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from mcp.client.streamable_http import streamable_http_client
 
-from agentgate.adapters.upstreams import _mcp_wire
-from agentgate.adapters.upstreams._mcp_http import Guard, open_client, open_guard
-from agentgate.adapters.upstreams._mcp_listening import Listening, Wanted
-from agentgate.adapters.upstreams._mcp_listing import EndlessList, read_list
-from agentgate.adapters.upstreams._mcp_settings import ServerSettings
-from agentgate.adapters.upstreams._mcp_stdio import child_environment, child_process
-from agentgate.adapters.upstreams._mcp_wire import (
+from agentgate.adapters.upstreams._mcp import wire as wires
+from agentgate.adapters.upstreams._mcp.http import Guard, open_client, open_guard
+from agentgate.adapters.upstreams._mcp.listening import Listening, Wanted
+from agentgate.adapters.upstreams._mcp.listing import EndlessList, read_list
+from agentgate.adapters.upstreams._mcp.settings import ServerSettings
+from agentgate.adapters.upstreams._mcp.stdio import child_environment, child_process
+from agentgate.adapters.upstreams._mcp.wire import (
     CONNECTION_CLOSED,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -238,7 +238,7 @@ class Link:
         async with asyncio.timeout(self._settings.connect_timeout_s) as connecting:
             async with (
                 self._transport() as transport,
-                _mcp_wire.open_wire(
+                wires.open_wire(
                     transport,
                     self,
                     era=self._era,
@@ -349,7 +349,7 @@ class Link:
             return await wire.request(request_id, "tools/list", params, timeout_s=timeout_s)
 
         try:
-            usable = _mcp_wire.may_list if wire.is_modern else _any
+            usable = wires.may_list if wire.is_modern else _any
             tools = await read_list(self._settings.name, page, usable) if wire.offers.get("tools") is not None else ()
         except BaseException:
             self._is_stale = True

@@ -52,13 +52,12 @@ from agentgate import __version__
 from agentgate.core.call import Call, Principal, is_tool_name
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.edges import _mcp_answers as answers
-from agentgate.edges import _mcp_sdk as sdk
-from agentgate.edges._mcp_calls import Calls, Target
-from agentgate.edges._mcp_lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
-from agentgate.edges._mcp_message import Unserved
-from agentgate.edges._mcp_parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
-from agentgate.edges._mcp_peer import ClientPeer
+from agentgate.edges._mcp import answers, sdk
+from agentgate.edges._mcp.calls import Calls, Target
+from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
+from agentgate.edges._mcp.message import Unserved
+from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
+from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges.wire import Receive, Scope, Send
 from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.replica import IsOver
