@@ -45,7 +45,7 @@ ERAS = ("legacy", "2026-07-28")
 def server_of(client: str, home: Path) -> dict[str, Any]:
     """The one server that a client's configuration has, with our own directory for the reader's."""
     form, text = CONFIGURATIONS[client]
-    text = text.replace("/home/you/.agentgate", str(home))
+    text = text.replace("/home/you/.agentgate", str(home)).replace("/home/you", str(home.parent))
     tree = json.loads(text) if form == "json" else yaml.safe_load(text)
     servers = tree[SERVERS[client]]
     (server,) = servers.values() if isinstance(servers, dict) else servers
@@ -97,6 +97,7 @@ def test_every_client_that_is_named_has_a_configuration() -> None:
 async def test_a_configuration_starts_what_it_names(client: str, home: Path, tmp_path: Path) -> None:
     server = server_of(client, home)
     assert server["command"] == "agentgate"
+    (tmp_path / "agentgate.yaml").write_text("server: {refusals_per_second: 30}\n")
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "agentgate"  # as an installed package would have put it on PATH
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m agentgate "$@"\n')
