@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from agentgate.core.call import PrincipalKind, Role
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.hosts import is_loopback
 from agentgate.core.redaction.redactor import Mode
 from agentgate.keyfile import add_key, key_file, read_keys
 from agentgate.settings import (
@@ -26,7 +27,6 @@ from agentgate.settings import (
     FileRef,
     Key,
     Settings,
-    is_loopback,
     load,
     refuse_public_without_keys,
 )

@@ -6,11 +6,12 @@ from urllib.parse import urlsplit
 
 from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.hosts import is_loopback
 from agentgate.edges.caller import AccessTokens
 from agentgate.edges.resource import PATH, ProtectedResource
 from agentgate.ports.ambient import Clock
 from agentgate.ports.identity import TokenVerifier
-from agentgate.settings import OAuth, Settings, is_loopback
+from agentgate.settings import OAuth, Settings
 
 
 def make_tokens(config: Settings, clock: Clock, meter: PrometheusMeter) -> AccessTokens | None:

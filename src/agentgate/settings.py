@@ -6,7 +6,6 @@ The environment (`AGENTGATE_*`, v0.2's names included) goes over the file, the f
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -29,6 +28,7 @@ from agentgate.core.call import (
     key_sha256,
 )
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.hosts import is_loopback
 from agentgate.core.redaction.redactor import MIN_KEY_BYTES, Mode
 from agentgate.core.retention import DEFAULT_DAYS, BelowFloor, Rule
 
@@ -564,15 +564,6 @@ def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> N
             f"listening on {settings.server.host} without any agent key would let everybody in; "
             "make one with `agentgate keys create --agent NAME`, or listen on 127.0.0.1"
         )
-
-
-def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def environment() -> Mapping[str, str]:

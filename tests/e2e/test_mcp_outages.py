@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.test_mcp_door import BOT, OURS, connected, said
+from tests.faults.conftest import Gate
+from tests.faults.test_log import locked
 from tests.gateway import GatewayProcess, key_entry
 from tests.redis_server import RedisServer
 
 ERAS = pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
 KEYS = [key_entry(BOT, agent="bot")]
+ECHOES = [sys.executable, str(Path(__file__).parents[1] / "adapters" / "upstreams" / "mcp_sdk_server.py")]
 QUERY = {"query": "SELECT 1"}
-
-
-@contextlib.contextmanager
-def locked(data_dir: Path) -> Iterator[None]:
-    """Another program holds the write lock of the log's database."""
-    with contextlib.closing(sqlite3.connect(data_dir / "log.db", isolation_level=None)) as db:
-        db.execute("BEGIN IMMEDIATE")
-        yield
-        db.execute("ROLLBACK")
 
 
 async def reason(gateway: GatewayProcess, era: Any) -> tuple[bool, str, str]:
@@ -49,9 +41,9 @@ async def test_without_redis_no_call_is_let_through(era: str) -> None:
 
 @ERAS
 async def test_without_its_log_nothing_runs(era: str) -> None:
-    with GatewayProcess(config={"auth": {"keys": KEYS}}) as gateway:
+    with Gate(config={"auth": {"keys": KEYS}}) as gateway:
         assert (await reason(gateway, era))[0] is False
-        with locked(gateway.data_dir):
+        with locked(gateway):
             failed, why, words = await reason(gateway, era)
         assert (failed, why) == (True, "log_unavailable"), words
         assert (await reason(gateway, era))[0] is False
@@ -66,3 +58,17 @@ async def test_without_its_policy_engine_nothing_is_allowed_and_nothing_is_liste
         async with connected(gateway, era) as client:
             with pytest.raises(Exception, match="Policy does not say"):
                 await client.list_tools()
+
+
+async def test_a_server_that_says_nothing_holds_neither_the_start_nor_the_others_up() -> None:
+    servers = {
+        "silent": {"kind": "mcp", "command": ["sleep", "600"]},
+        "good": {"kind": "mcp", "command": ECHOES, "trust": "first_use", "access": "read"},
+    }
+    with GatewayProcess(config={"auth": {"keys": KEYS}, "upstreams": servers}) as gateway:
+        async with connected(gateway, "2026-07-28") as client:
+            assert "good__count" in {tool.name for tool in (await client.list_tools()).tools}
+            assert not (await client.call_tool("good__count", {"n": 1})).is_error
+        assert gateway.client().get("/readyz").status_code == 200
+        states = gateway.client().get("/health").json()["servers"]
+        assert {name: state["up"] for name, state in states.items()} == {"good": True, "silent": False}

@@ -18,9 +18,9 @@ import httpx
 import typer
 
 from agentgate import whereabouts
-from agentgate.commands.remote import is_loopback
 from agentgate.commands.terminal import EXIT_REFUSED, EXIT_START, EXIT_USAGE, Config, DataDir, die, err, settings_of
 from agentgate.core.call import is_id
+from agentgate.core.hosts import is_loopback
 from agentgate.settings import Settings
 
 START_S: Final = 30.0

@@ -6,7 +6,6 @@ is `Unanswered`. Nothing is retried but an order to stop, which its id makes one
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +14,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
+
+from agentgate.core.hosts import is_loopback
 
 Answer = Mapping[str, Any]
 
@@ -261,16 +262,6 @@ class Remote:
         if not isinstance(reason, str) or not isinstance(detail, str):
             raise NotAGateway(f"HTTP {response.status_code}, which is no refusal of an AgentGate")
         raise Refusal(response.status_code, reason, detail)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine's own name or address."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _checked(url: str) -> str:

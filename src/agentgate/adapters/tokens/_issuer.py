@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ import aiohttp
 from yarl import URL
 
 from agentgate.adapters.tokens._jwks import KeySet, NoKeySet, read_key_set
+from agentgate.core.hosts import is_loopback
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.ports.ambient import Clock
 
@@ -141,15 +141,8 @@ def require_safe(url: str, name: str) -> None:
         raise ValueError(f"{name} is not a URL") from None
     if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.fragment:
         raise ValueError(f"{name} must be an https URL without a user and a fragment")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ValueError(f"{name} is plain http, so anybody between could give us keys: use https")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class IssuerKeys:

@@ -6,7 +6,6 @@ The upstream fixes scheme, host and base path, the tool's options say which argu
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 from collections.abc import Mapping
@@ -23,6 +22,7 @@ from agentgate.adapters.upstreams._http_route import Route, read_route
 from agentgate.core.call import Access, Call, Digest, Tool
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
+from agentgate.core.hosts import is_loopback
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 
@@ -162,16 +162,9 @@ def _read_base_url(base_url: str, *, insecure: bool) -> str:
         raise ValueError("base_url must not have a user, a query or a fragment; name a credential instead")
     if any(segment in (".", "..") for segment in unquote(parts.path).split("/")):
         raise ValueError("base_url must not have . or .. in its path")
-    if parts.scheme == "http" and not insecure and not _is_loopback(host):
+    if parts.scheme == "http" and not insecure and not is_loopback(host):
         raise ValueError("base_url must be https unless the host is loopback; `insecure: true` allows plain http")
     return base_url.rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _read_answer(route: Route, answer: Incoming) -> Delivered | Undelivered:

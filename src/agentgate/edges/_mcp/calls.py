@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -176,18 +176,7 @@ class Calls:
 
     async def again(self, peer: ClientPeer, call: Call) -> Answer:
         """The same call once more, with a trace of its own."""
-        anew = Call(
-            trace_id=new_trace_id(self._parts.entropy),
-            door=call.door,
-            caller=call.caller,
-            session=call.session,
-            tool_name=call.tool_name,
-            tool=call.tool,
-            arguments=call.arguments,
-            context=call.context,
-            traceparent=call.traceparent,
-            peer=peer,
-        )
+        anew = replace(call, trace_id=new_trace_id(self._parts.entropy), peer=peer)
         return await self._parts.through(anew, None)
 
     def _wanted(

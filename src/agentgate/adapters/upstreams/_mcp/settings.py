@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from urllib.parse import urlsplit
 
 from agentgate.adapters.upstreams._http_inject import Injection, is_header_value, read_injection
 from agentgate.core.call import Access
+from agentgate.core.hosts import is_loopback
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _TRUSTS: Final = ("accepted", "first_use")
@@ -79,16 +79,9 @@ def _read_url(url: Any, *, insecure: bool) -> str:
         raise ValueError("url must be https://host[:port]/path in ASCII")
     if parts.username is not None or parts.fragment or any(c in url for c in "#{}\\ \t\r\n"):
         raise ValueError("url must not have a user or a fragment; name a credential instead")
-    if parts.scheme == "http" and not insecure and not _is_loopback(host):
+    if parts.scheme == "http" and not insecure and not is_loopback(host):
         raise ValueError("url must be https unless the host is loopback; `insecure: true` allows plain http")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def read_env(env: Mapping[Any, Any] | None) -> dict[str, str]:
