@@ -446,8 +446,20 @@ async def test_a_position_that_is_no_number_is_none(server: RedisServer, admissi
 async def test_a_connection_that_is_cut_between_calls_costs_no_refusal(
     server: RedisServer, admission: RedisAdmission
 ) -> None:
-    await asyncio.to_thread(server.command, "CLIENT", "KILL", "TYPE", "normal")
+    await asyncio.to_thread(cut_everyone, server)
     assert await admission.admit(a_call(), None, 1) == Admitted(1)
+
+
+def cut_everyone(server: RedisServer) -> None:
+    """Redis answers CLIENT KILL first and closes the connections after that: wait until it has."""
+
+    def connected_ids() -> set[str]:
+        return set(re.findall(r"^id=(\d+)", str(server.command("CLIENT", "LIST", "TYPE", "normal")), re.MULTILINE))
+
+    before = connected_ids()
+    server.command("CLIENT", "KILL", "TYPE", "normal")
+    while before & connected_ids():
+        time.sleep(0.001)
 
 
 # --- who may come in ---

@@ -1,0 +1,108 @@
+"""Combinations of settings that must not start."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from agentgate.core.call import key_sha256
+from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.redaction.redactor import MIN_KEY_BYTES, Mode
+from agentgate.core.retention import BelowFloor, Rule
+from agentgate.settings.identity import Auth
+from agentgate.settings.tree import Settings
+
+MIN_SECRET_CHARS: Final = 16
+MIN_HMAC_KEY_BYTES: Final = 32
+"""As long as the hash; a shorter key would be the weakest part of a signature (RFC 2104 §3)."""
+_HMAC_KEYS: Final = frozenset({"AGENTGATE_SIGNING_KEY", "AGENTGATE_REDACTION_KEY"})
+DEFAULT_SECRETS: Final = frozenset({"approved", "admin-secret-change-me", "change-me-in-production-please"})
+
+
+def refuse_unsafe(settings: Settings) -> None:
+    """Raises UnsafeConfiguration; each sentence says what to change."""
+    hook = settings.log.checkpoint_webhook
+    secrets = {
+        "AGENTGATE_ADMIN_API_KEY": settings.auth.admin_key,
+        "AGENTGATE_SIGNING_KEY": settings.evidence.signing_key,
+        "AGENTGATE_APPROVAL_TOKEN": settings.approvals.static_token,
+        "AGENTGATE_WEBHOOK_SECRET": settings.webhook.secret,
+        "AGENTGATE_REDACTION_KEY": settings.redaction.secret,
+        "log.checkpoint_webhook.secret": hook.secret if hook is not None else None,
+    }
+    seen: dict[str, str] = {}
+    for name, secret in secrets.items():
+        if secret is None:
+            continue
+        if secret in DEFAULT_SECRETS:
+            raise UnsafeConfiguration(f"{name} is a default that everybody knows; set a random one")
+        least = MIN_HMAC_KEY_BYTES if name in _HMAC_KEYS else MIN_SECRET_CHARS
+        if len(secret.encode()) < least or len(set(secret)) < 5:
+            raise UnsafeConfiguration(f"{name} is too easy to guess; set at least {least} random characters")
+        if secret in seen:
+            raise UnsafeConfiguration(f"{name} equals {seen[secret]}; give each its own secret")
+        seen[secret] = name
+    if settings.evidence.timestamp_url is None and (
+        settings.evidence.timestamp_required or settings.evidence.timestamp_ca is not None
+    ):
+        raise UnsafeConfiguration("evidence wants time stamps, but evidence.timestamp_url names no authority: set it")
+    if settings.server.workers > 1 and settings.log.kind == "sqlite":
+        raise UnsafeConfiguration(
+            "several workers need a log that they can share: set log.url to PostgreSQL, or workers: 1"
+        )
+    if settings.server.workers > 1 and settings.containment.kind == "local":
+        raise UnsafeConfiguration(
+            "several workers need kill flags that they can share: set containment.url to a Redis, or workers: 1"
+        )
+    if settings.containment.kind == "local" and settings.containment.url:
+        raise UnsafeConfiguration("containment.kind is local, but containment.url is set: drop one of them")
+    if settings.policy.kind == "wasm" and settings.policy.url:
+        raise UnsafeConfiguration("policy.kind is wasm, but policy.url is set: drop one of them")
+    _refuse_unsafe_retention(settings)
+    _refuse_unsafe_keys(settings.auth)
+    if settings.policy.kind == "opa" and not settings.policy.url:
+        raise UnsafeConfiguration("policy.kind is opa, but policy.url (AGENTGATE_OPA_URL) is not set")
+    if settings.containment.kind == "redis" and not settings.containment.url:
+        raise UnsafeConfiguration("containment.kind is redis, but containment.url (AGENTGATE_REDIS_URL) is not set")
+    if settings.redaction.mode is not Mode.REDACT and settings.redaction.secret is None:
+        raise UnsafeConfiguration(
+            f"redaction.mode {settings.redaction.mode} needs a key of at least {MIN_KEY_BYTES} bytes: set redaction.key"
+        )
+
+
+def _refuse_unsafe_retention(settings: Settings) -> None:
+    try:
+        Rule(settings.retention.days, forced=settings.retention.force_below_floor)
+    except BelowFloor as error:
+        raise UnsafeConfiguration(f"retention.days: {error} (retention.force_below_floor: true)") from None
+    if settings.log.retention_url is not None and settings.log.kind != "postgresql":
+        raise UnsafeConfiguration("log.retention_url names a role of PostgreSQL, and the log is in SQLite: drop it")
+
+
+def _refuse_unsafe_keys(auth: Auth) -> None:
+    if auth.admin_key is not None and not auth.admin_key.isascii():
+        raise UnsafeConfiguration("AGENTGATE_ADMIN_API_KEY must be ASCII: headers carry nothing else reliably")
+    known = {key_sha256(secret) for secret in DEFAULT_SECRETS}
+    seen = {key_sha256(auth.admin_key): "the admin key"} if auth.admin_key is not None else {}
+    ids: set[str] = set()
+    for key in auth.keys:
+        if key.sha256 in known:
+            raise UnsafeConfiguration(f"auth.keys: {key.id} is a default that everybody knows; make a random one")
+        if key.sha256 in seen:
+            raise UnsafeConfiguration(f"auth.keys: {key.id} is the same key as {seen[key.sha256]}; give each its own")
+        if key.id in ids:
+            raise UnsafeConfiguration(f"auth.keys: there are two keys with the id {key.id}")
+        seen[key.sha256] = key.id
+        ids.add(key.id)
+
+
+def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> None:
+    """Without an agent key everybody who reaches the port is the principal `local`: loopback only.
+
+    Raises:
+        UnsafeConfiguration
+    """
+    if not has_agent_keys and not settings.is_loopback:
+        raise UnsafeConfiguration(
+            f"listening on {settings.server.host} without any agent key would let everybody in; "
+            "make one with `agentgate keys create --agent NAME`, or listen on 127.0.0.1"
+        )

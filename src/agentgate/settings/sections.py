@@ -1,0 +1,143 @@
+"""The gateway's own sections: where it listens, what decides, what stops, what remembers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from agentgate.core.redaction.redactor import Mode
+from agentgate.core.retention import DEFAULT_DAYS
+from agentgate.settings.part import EnvRef, FileRef, Part
+
+
+class Server(Part):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65_535)
+    workers: int = Field(default=1, ge=1, le=64)
+    base_url: str | None = None
+    hosts: tuple[str, ...] = ()
+    """Further names under which the gateway may be addressed (the Host allow-list)."""
+    origins: tuple[str, ...] = ()
+    """Web origins that may call it; same-origin always may."""
+    max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    refusals_per_second: int = Field(default=20, ge=1)
+
+
+class Policy(Part):
+    kind: str = "wasm"
+    path: Path | None = None
+    url: str | None = None
+    timeout_ms: int = Field(default=200, ge=10, le=60_000)
+    label: str = ""
+    ca_file: Path | None = None
+    token: str | None = None
+
+
+class ContainmentPart(Part):
+    kind: str = "local"
+    url: str | None = None
+    timeout_ms: int = Field(default=100, ge=10, le=5_000)
+    rate_window_s: float = Field(default=60.0, gt=0, le=86_400)
+    drain_timeout_s: float = Field(default=2.0, gt=0, le=600)
+    lease_s: float = Field(default=3.0, ge=1.5, le=60)
+    """For how long a replica may go on that hears of kills neither from Redis nor from the log."""
+    presumed_gone_after_s: float = Field(default=60.0, ge=5, le=86_400)
+    release_quorum: int = Field(default=1, ge=1, le=10)
+    """How many different persons must ask before a kill is released."""
+
+
+class CheckpointWebhook(Part):
+    """Who is sent checkpoints and tells the newest one at a start."""
+
+    url: str = Field(pattern=r"^https?://")
+    secret: str | None = None
+    every_s: float = Field(default=10.0, ge=1, le=86_400)
+    optional: bool = False
+
+
+class WitnessPart(Part):
+    """A C2SP tlog-witness: its submission prefix and its cosignature key."""
+
+    url: str = Field(pattern=r"^https?://")
+    vkey: str
+
+
+class LogPart(Part):
+    url: str | None = None
+    retention_url: str | None = None
+    """The same PostgreSQL database, for the role that may delete bodies."""
+    checkpoint_key: FileRef | EnvRef | None = None
+    former_keys: tuple[str, ...] = ()
+    """C2SP vkeys that signed checkpoints before, the newest first."""
+    checkpoint_file: Path | None = None
+    checkpoint_webhook: CheckpointWebhook | None = None
+    witnesses: tuple[WitnessPart, ...] = ()
+    origin: str = "agentgate.local/log/0"
+
+    @property
+    def kind(self) -> str:
+        """What the log is kept in, by the scheme of its URL."""
+        scheme = "sqlite" if self.url is None else self.url.partition(":")[0]
+        return "postgresql" if scheme == "postgres" else scheme
+
+
+class Signing(Part):
+    """What envelopes are signed with."""
+
+    kind: str = "ecdsa"
+    key: EnvRef | FileRef | None = None
+
+
+class Retention(Part):
+    """For how long bodies are kept: arguments, contexts, texts. Leaves and proofs stay for good."""
+
+    days: int = Field(default=DEFAULT_DAYS, ge=0, le=36_500)
+    force_below_floor: bool = False
+    automatic: bool = True
+    compress_after_days: int | None = Field(default=30, ge=0, le=36_500)
+    """None: never."""
+
+
+class Evidence(Part):
+    hmac_key: EnvRef | FileRef | None = None
+    signing_key: str | None = None
+    signing: Signing = Signing()
+    former_keys: tuple[Path, ...] = ()
+    """Public keys that signed envelopes before."""
+    max_events: int = Field(default=100_000, ge=1, le=1_000_000)
+    timestamp_url: str | None = None
+    timestamp_ca: Path | None = None
+    timestamp_required: bool = False
+
+
+class Approvals(Part):
+    ttl_s: float = Field(default=900.0, gt=0, le=2_592_000)
+    static_token: str | None = None
+
+
+class McpPart(Part):
+    """The door `/mcp`."""
+
+    hold_s: float = Field(default=3.0, ge=0, le=50)
+    """For how long a call may wait for its approval. Most clients give up after 60 s, some after 5."""
+    session_idle_s: float = Field(default=1800.0, ge=1, le=604_800)
+    max_sessions: int = Field(default=1000, ge=1, le=100_000)
+    instructions: str | None = None
+    meta: tuple[str, ...] = ()
+    """Members of a client's `_meta` that servers get, as part of the call."""
+
+
+class Redaction(Part):
+    """What stands in the log instead of secrets and personal data."""
+
+    mode: Mode = Mode.REDACT
+    key: EnvRef | FileRef | None = None
+    secret: str | None = None
+    """The key itself, once it was read."""
+    patterns: dict[str, str] = Field(default_factory=dict)
+    """Further classes of data, by name, in RE2's syntax."""
+    without: tuple[Literal["email", "card", "ssn", "iban", "phone"], ...] = ()
+    """Classes that stay readable."""

@@ -1,0 +1,65 @@
+"""All sections together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from agentgate.core.call import is_tool_name
+from agentgate.core.hosts import is_loopback
+from agentgate.settings.identity import Auth
+from agentgate.settings.part import Part
+from agentgate.settings.reach import CredentialPart, ToolPart, UpstreamPart, Webhook
+from agentgate.settings.sections import (
+    Approvals,
+    ContainmentPart,
+    Evidence,
+    LogPart,
+    McpPart,
+    Policy,
+    Redaction,
+    Retention,
+    Server,
+)
+
+
+class Settings(Part):
+    """Everything that can be configured."""
+
+    data_dir: Path = Path("agentgate-data")
+    server: Server = Server()
+    auth: Auth = Auth()
+    policy: Policy = Policy()
+    containment: ContainmentPart = ContainmentPart()
+    log: LogPart = LogPart()
+    retention: Retention = Retention()
+    evidence: Evidence = Evidence()
+    approvals: Approvals = Approvals()
+    mcp: McpPart = McpPart()
+    redaction: Redaction = Redaction()
+    upstreams: dict[str, UpstreamPart] = Field(default_factory=dict)
+    tools: dict[Annotated[str, Field(min_length=1)], ToolPart] = Field(default_factory=dict)
+    credentials: dict[str, CredentialPart] = Field(default_factory=dict)
+    webhook: Webhook = Webhook()
+
+    @field_validator("tools")
+    @classmethod
+    def _tool_names(cls, value: dict[str, ToolPart]) -> dict[str, ToolPart]:
+        for name in value:
+            if not is_tool_name(name):
+                raise ValueError(f"{name!r} is not a tool name: letters, digits and _.- , at most 128, no '..'")
+        return value
+
+    @field_validator("upstreams", "credentials")
+    @classmethod
+    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not is_tool_name(name):  # an upstream is killed by its name, and an alias is written into the log
+                raise ValueError(f"{name!r} is not a name: letters, digits and _.- , at most 128, no '..'")
+        return value
+
+    @property
+    def is_loopback(self) -> bool:
+        return is_loopback(self.server.host)
