@@ -86,6 +86,10 @@ class Principal:
     """What an access token was issued for; policy sees them."""
     session: SessionId | None = None
     """The one session that an access token is good for, whatever its bearer asks for. None: any of the bearer's own."""
+    tier: str = ""
+    """The name of the limits that count for it, in `tiers` of the policy data; empty: those of `default`."""
+    on_behalf_of: str | None = None
+    """The user whom an agent acts for, as its token says (RFC 8693 §4.1, where the agent is the `act`or)."""
     id: str = field(init=False)
     """`agent:research-bot` or `person:alice`: what sessions, approvals and quorums are bound to."""
     for_policy: Mapping[str, Any] = field(init=False, repr=False, compare=False)
@@ -96,6 +100,10 @@ class Principal:
         about: dict[str, Any] = {"id": self.name, "kind": str(self.kind), "roles": roles, "tenant": self.tenant}
         if self.scopes:
             about["scopes"] = sorted(self.scopes)
+        if self.tier:
+            about["tier"] = self.tier
+        if self.on_behalf_of is not None:
+            about["on_behalf_of"] = self.on_behalf_of
         object.__setattr__(self, "id", f"{self.kind}:{self.name}")
         object.__setattr__(self, "for_policy", about)
 
@@ -198,6 +206,11 @@ class Call:
     """The W3C trace context that came in, or None."""
     peer: Withdrawable | None = field(default=None, repr=False, compare=False)
     """Whom the upstream may talk back to while it runs, where the door's protocol has that."""
+    idempotency_key: str | None = field(default=None, repr=False, compare=False)
+    """The caller's own name for this call: it is run once, however often it is sent. Scoped to the principal."""
+    bearer: str | None = field(default=None, repr=False, compare=False)
+    """The access token that the caller came with, for nothing but an exchange at its issuer (RFC 8693): neither
+    recorded, nor shown to policy, nor sent to an upstream."""
     arguments_json: bytes = field(init=False, repr=False)
     context_json: bytes = field(init=False, repr=False)
     digest: Digest = field(init=False)
@@ -229,6 +242,14 @@ class Call:
     @property
     def agent(self) -> AgentId:
         return self.caller.name
+
+    @property
+    def idempotency_sha256(self) -> str | None:
+        """What is recorded of the idempotency key: a digest that is the principal's own."""
+        if self.idempotency_key is None:
+            return None
+        own = f"{self.caller.tenant}\0{self.caller.id}\0{self.idempotency_key}"
+        return hashlib.sha256(own.encode()).hexdigest()
 
     @property
     def server(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from agentgate.core.call import Call, Digest
+from agentgate.core.call import Call, Digest, is_id
 from agentgate.core.errors import ReasonCode
 
 
@@ -36,6 +36,17 @@ class NoRuling:
     detail: str
 
 
+class Terms(NamedTuple):
+    """What policy wants of an approval: the member `approval` of its answer."""
+
+    quorum: int = 1
+    """How many different persons must say yes."""
+    approvers: tuple[str, ...] = ()
+    """Who may: principal ids such as `person:alice`. Empty: whoever has the role approver."""
+    ttl_s: int | None = None
+    """For how long it is open and good; None: `approvals.ttl_s` of the configuration."""
+
+
 class Decision(NamedTuple):
     """The verdict on one call, and why. What was recorded is what is enforced: it cannot be changed.
 
@@ -54,6 +65,8 @@ class Decision(NamedTuple):
     approval_id: str | None = None
     approved_by: str | None = None
     """Who said yes: `person:alice`, or `static token` for v0.2's shared one."""
+    terms: Terms = Terms()
+    """Of an approval that is required."""
 
     @property
     def allowed(self) -> bool:
@@ -64,6 +77,10 @@ KNOWN_OBLIGATIONS: Final = frozenset({"redact_result"})
 """Obligation types that the gateway performs. One that it cannot perform is a DENY (AuthZEN obligations)."""
 
 MAX_REASON_CHARS: Final = 500
+MAX_QUORUM: Final = 10
+MAX_APPROVERS: Final = 100
+MAX_APPROVAL_TTL_S: Final = 2_592_000
+_NO_TERMS: Final = Terms()
 _MAX_TTL_S: Final = 86_400
 
 
@@ -76,7 +93,8 @@ def read_ruling(answer: Ruling | NoRuling) -> Decision:
     """The decision in an engine's answer; a DENY with a distinct reason for anything not well-formed.
 
     The expected value is `{action, reason, matched_rule?, allowed_scope?, credential_ttl?, is_write_action?,
-    obligations?}` (DESIGN §6). Extra members are ignored, wrong types are not.
+    obligations?, approval?}` (DESIGN §6), with `approval` as `{quorum?, approvers?, expires_in_s?}`. Extra members are
+    ignored, wrong types are not.
     """
     if isinstance(answer, NoRuling):
         return refusal(answer.reason, _ENGINE_SAYS[answer.reason])
@@ -104,6 +122,7 @@ def read_ruling(answer: Ruling | NoRuling) -> Decision:
         credential_ttl_s=value.get("credential_ttl"),
         is_write_action=value.get("is_write_action", False),
         obligations=obligations,
+        terms=_terms(value["approval"]) if "approval" in value else _NO_TERMS,
     )
 
 
@@ -143,7 +162,32 @@ def _misfit(value: Any) -> str | None:
     obligations = value.get("obligations", [])
     if not isinstance(obligations, list) or (obligations and not all(map(_is_obligation, obligations))):
         return "obligations is not a list of objects with a type"
+    return _terms_misfit(value["approval"]) if "approval" in value else None
+
+
+def _terms_misfit(value: Any) -> str | None:
+    """What is wrong with `approval`, or None. Unknown members too: one that is not understood may be the strict one."""
+    if not isinstance(value, dict) or not value.keys() <= {"quorum", "approvers", "expires_in_s"}:
+        return "approval: not an object with quorum, approvers, expires_in_s"
+    if type(quorum := value.get("quorum", 1)) is not int or not 1 <= quorum <= MAX_QUORUM:
+        return f"approval: quorum is not a number from 1 to {MAX_QUORUM}"
+    approvers = value.get("approvers", [])
+    if not isinstance(approvers, list) or len(approvers) > MAX_APPROVERS or not all(map(_is_person, approvers)):
+        return f"approval: approvers is not a list of at most {MAX_APPROVERS} ids such as person:alice"
+    if "approvers" in value and len(set(approvers)) < quorum:
+        return "approval: fewer approvers than the quorum"
+    if type(ttl := value.get("expires_in_s", 1)) is not int or not 1 <= ttl <= MAX_APPROVAL_TTL_S:
+        return f"approval: expires_in_s is not a number of seconds from 1 to {MAX_APPROVAL_TTL_S}"
     return None
+
+
+def _is_person(item: Any) -> bool:
+    return isinstance(item, str) and item.startswith("person:") and is_id(item.removeprefix("person:"))
+
+
+def _terms(value: Mapping[str, Any]) -> Terms:
+    approvers = tuple(dict.fromkeys(value.get("approvers", ())))
+    return Terms(value.get("quorum", 1), approvers, value.get("expires_in_s"))
 
 
 def _is_obligation(item: Any) -> bool:

@@ -28,6 +28,13 @@ class ReasonCode(StrEnum):
     ARGUMENTS_INVALID = "arguments_invalid"
     KILLED = "killed"
     RATE_LIMITED = "rate_limited"
+    BUDGET_SPENT = "budget_spent"
+    BUDGET_UNKNOWN = "budget_unknown"
+    IDEMPOTENCY_MISMATCH = "idempotency_mismatch"
+    IDEMPOTENCY_IN_PROGRESS = "idempotency_in_progress"
+    IDEMPOTENCY_FORGOTTEN = "idempotency_forgotten"
+    SIGNATURE_INVALID = "signature_invalid"
+    SIGNATURE_EXPIRED = "signature_expired"
     TOO_MANY_REFUSALS = "too_many_refusals"
     FOREIGN_SESSION = "foreign_session"
     # the policy engine did not give a well-formed answer
@@ -86,6 +93,7 @@ class ReasonCode(StrEnum):
 OUTAGE: Final = frozenset(
     {
         ReasonCode.KILL_STATE_UNKNOWN,
+        ReasonCode.BUDGET_UNKNOWN,
         ReasonCode.LOG_UNAVAILABLE,
         ReasonCode.OUTCOME_UNRECORDED,
         ReasonCode.SHUTTING_DOWN,

@@ -230,6 +230,10 @@ def decided(
         fields["approval_id"] = decision.approval_id
     if decision.approved_by is not None:
         fields["approved_by"] = decision.approved_by
+    if call.caller.on_behalf_of is not None:
+        fields["on_behalf_of"] = call.caller.on_behalf_of
+    if decision.allowed and call.idempotency_key is not None:
+        fields["idempotency_sha256"] = call.idempotency_sha256
     body = b'{"arguments":%s,"context":%s,"reason":%s}' % (arguments, context, canonical_plain(decision.reason))
     return make(
         origin, Kind.DECIDED, fields, tenant=call.tenant, session=call.session, principal=call.caller.id, body=body
@@ -461,7 +465,11 @@ def tool_accepted(
 def tool_quarantined(
     origin: Origin, of: OfTool, *, pin: str, found: str, accepted: int, subject: bytes, changes: Sequence[str]
 ) -> Event:
-    """An accepted tool (by the event at index `accepted`) is described otherwise now, and may not be called."""
+    """An accepted tool (by the event at index `accepted`) is described otherwise now, and may not be called.
+
+    `found` is the pin of what it is now; of what has none, the word of `core.pin.Unpinned` that stands for it.
+    `subject` is `null` where there is none to keep.
+    """
     fields = of.fields | {"pin": pin, "found": found, "accepted": accepted}
     body = b'{"changes":%s,"subject":%s}' % (orjson.dumps(list(changes)), subject)
     return make(origin, Kind.TOOL_QUARANTINED, fields, body=body)
