@@ -221,6 +221,9 @@ def test_nothing_is_kept_of_what_could_not_be_read(value: object) -> None:
 # --- the quick look ---------------------------------------------------------------------------------------------
 
 OWN = Redactor(None, [KNOWN, OwnPatterns({"badge": r"EMP-\d{4}", "whole": r"^x\d+$"})])
+NAMES = Redactor(None)
+FILLER = "nothing to see " * 300
+"""More than what is looked at in one."""
 
 SUSPICIOUS = st.sampled_from(
     [
@@ -258,8 +261,27 @@ def every_text(value: Any, redactor: Redactor) -> Any:
 def test_quick_look_never_misses_what_redaction_would_change(value: list[Any]) -> None:
     for redactor in (REDACTOR, OWN):
         long_way = every_text(value, redactor)
-        clean = parse(redactor.json(canonical(value)))
-        assert clean == long_way
+        assert parse(redactor.json(canonical(value))) == long_way
+        assert parse(redactor.json(canonical([*value, FILLER]))) == [*long_way, FILLER]
+
+
+@given(st.lists(WRAPPED, max_size=4))
+@example(["p\u0430ssword"])
+@example(["p\u0430ssword=hunter22", "\u201cquoted\u201d"])
+@example(["a line\nc\u0430nary@example.org", "c\u0430nary@example.org"])
+def test_rows_of_a_large_document_are_redacted_as_each_alone(texts: list[str]) -> None:
+    """Each text as a value and as a name. What was seen in the whole document is no reason to spare a row of it."""
+    rows = [{"note": text, text: "hunter22"} for text in texts]
+    for redactor in (REDACTOR, OWN, NAMES):
+        alone = [parse(redactor.json(canonical(row))) for row in rows]
+        assert parse(redactor.json(canonical([*rows, FILLER]))) == [*alone, FILLER]
+
+
+def test_name_in_other_letters_is_secret_where_no_detector_is() -> None:
+    """Beside a row in which something else was seen, in a document too large to be looked at in one."""
+    encoded = as_base64('{"password":"hunter22"}')
+    found = parse(NAMES.json(canonical([{"p\u0430ssword": "hunter22"}, FILLER, encoded])))
+    assert found == [{"p\u0430ssword": MARK}, FILLER, MARK]
 
 
 @given(st.lists(WRAPPED, min_size=2, max_size=6))

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
+from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from agentgate.core.redaction import layers, sensitive
@@ -74,6 +76,8 @@ class Seen(NamedTuple):
     """Whether it was a small text, so that its parts need no look of their own."""
     runs: tuple[str, ...] | None = None
     """The base64 and hex that may hold something, where it is not too many to be looked for one by one."""
+    plain: Mapping[str, str] = MappingProxyType({})
+    """The texts of the document that are not in ASCII, where they are known, each with what it is folded."""
 
     def may_open(self, text: str) -> bool:
         """Whether there may be something in what is encoded in a part of what was looked at."""
@@ -131,7 +135,8 @@ class Redactor:
         try:
             if b"\\" not in raw:
                 text = raw.decode()
-                seen = self.look(text.split('"') if "%" in text else [text], text=text, is_whole=True)
+                in_one = "%" not in text and (text.isascii() or len(text) <= _LOOK_CHARS)
+                seen = self.look([text] if in_one else _strings(text), text=text, is_whole=True)
                 if seen is NOTHING:
                     return raw
                 value = parse(raw)
@@ -165,21 +170,29 @@ class Redactor:
         *,
         text: str | None = None,
         is_whole: bool = False,
+        closely: bool = False,
     ) -> Seen:
         """A quick look at a whole document, or at a part of one that was looked at; `NOTHING` only if `_Pass` would
         find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one.
         Of each run in a whole document it is asked whether it holds something: that spares the others a second look."""
         within = within or self.everything
         text = "\n".join(texts) if text is None else text
-        plain = sensitive.folded(text) if within.folds and not text.isascii() else text
-        both = text if plain == text else f"{text}\n{plain}"
+        both, shown, known = text, "", within.plain
+        if within.folds and not text.isascii():
+            foreign = [one for one in texts if not one.isascii()]
+            plain = _folded(foreign, known)
+            if plain != foreign:
+                shown = "\n".join(plain)
+                both = f"{text}\n{shown}"
+            if is_whole:
+                known = dict(zip(foreign, plain, strict=True))
         detectors = tuple([one for one in within.detectors if not one.is_local or any(one.find(both))])
-        folds = both is not text and detectors != ()
         named = within.named and (
             sensitive.holds_secret_name(text)
-            or (both is not text and sensitive.holds_secret_name(plain))
+            or (both is not text and sensitive.holds_secret_name(shown))
             or sensitive.holds_card_number(text)
         )
+        folds = both is not text and (detectors != () or named)
         inner, runs = NOTHING, None
         if depth and within.may_open(text):
             found = layers.runs(text)
@@ -191,7 +204,7 @@ class Redactor:
                 if len(found) <= _MAX_RUNS:  # of lines, one's end may be another's
                     runs = tuple([text[run.start : run.end] for run in found])
         if detectors or inner is not NOTHING:
-            return Seen(detectors, inner, folds=folds, named=named, runs=runs)
+            return Seen(detectors, inner, folds, named, closely, runs, known)
         return BY_NAME if named else NOTHING
 
     def _holds(self, texts: list[str], depth: int, within: Seen) -> bool:
@@ -230,10 +243,9 @@ class _Pass:
         if (kind is dict or kind is list) and not seen.closely:
             texts = _texts(value, depth, _LOOK_CHARS)
             if texts is not None:
-                seen = self._redactor.look(texts, depth, seen)
+                seen = self._redactor.look(texts, depth, seen, closely=True)
                 if seen is NOTHING:
                     return value
-                seen = seen._replace(closely=True)
         if kind is dict:
             return self._members(value, depth, seen)
         if kind is list:
@@ -287,7 +299,7 @@ class _Pass:
                 text = self._rewritten(text, layers.unescaped(text), depth - 1, seen)
         places = [_Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
         if seen.folds and not text.isascii():
-            places += self._folded(text)
+            places += self._folded(text, seen)
         if opens:
             places += self._opened(text, depth - 1, seen.inner)
         if not places:
@@ -323,13 +335,14 @@ class _Pass:
         """Where something can be seen."""
         return [span for detector in seen.detectors for span in detector.find(text)]
 
-    def _folded(self, text: str) -> list[_Place]:
+    def _folded(self, text: str, seen: Seen) -> list[_Place]:
         """Where something can be seen by who takes letters for those that they look like."""
-        folded = sensitive.Folded(text)
-        if folded.text == text:
+        [plain] = _folded([text], seen.plain)
+        spans = self._spans(plain, self._everything) if plain != text else []
+        if not spans:
             return []
-        spans = self._spans(folded.text, self._everything)
-        return [_Place(*folded.original(span), folded.text[span.start : span.end]) for span in spans]
+        original = sensitive.Folded(text).original
+        return [_Place(*original(span), plain[span.start : span.end]) for span in spans]
 
     def _opened(self, text: str, depth: int, seen: Seen | None) -> list[_Place]:
         """Where something is encoded that holds something."""
@@ -346,6 +359,24 @@ class _Pass:
     def _replace(self, kind: str, value: str) -> str:
         self._found.append((kind, value))
         return self._mark(kind, value)
+
+
+def _strings(document: str) -> list[str]:
+    """What is between the quotes of a document without escapes in it, and besides. Names that are not in ASCII are as
+    JSON has them."""
+    parts = document.split('"')
+    for number, (part, after) in enumerate(pairwise(parts)):
+        if not part.isascii() and after.lstrip().startswith(":"):
+            parts[number] = f'"{part}":'
+    return parts
+
+
+def _folded(texts: list[str], known: Mapping[str, str]) -> list[str]:
+    """Texts as their reader sees them, those that are not known all in one go."""
+    if known or len(texts) == 1:
+        return [known[one] if one in known else sensitive.folded(one) for one in texts]
+    plain = sensitive.folded("\n".join(texts)).split("\n")
+    return plain if len(plain) == len(texts) else [sensitive.folded(one) for one in texts]
 
 
 def _rewritten(texts: list[str], text: str) -> list[str]:

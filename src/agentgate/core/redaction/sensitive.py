@@ -10,6 +10,7 @@ import bisect
 import re
 import unicodedata
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import Final, NamedTuple, Protocol
 
 
@@ -147,7 +148,7 @@ _INVISIBLE: Final = re.compile(
     "\ufeff\uffa0\U000e0000-\U000e01ff]+"
 )
 _FOREIGN: Final = re.compile(r"([^\x00-\x7f]+)")
-_DIGIT: Final = re.compile(r"(?![0-9])\d")
+_DIGIT: Final = re.compile(r"[^\D0-9]")
 
 
 def folded(text: str) -> str:
@@ -166,28 +167,22 @@ class Folded:
     """A folded text that knows where each of its places was."""
 
     def __init__(self, text: str) -> None:
-        parts: list[str] = []
-        self._starts: list[tuple[int, int, int]] = [(0, 0, 0)]
-        """Where a part begins in the folded text, and where it began and ended before."""
-        size = at = 0
-        for match, plain in zip(_FOREIGN.finditer(text), _fold(_FOREIGN.findall(text)), strict=True):
-            parts += (text[at : match.start()], plain)
-            size += match.start() - at
-            self._starts.append((size, match.start(), match.end()))
-            size, at = size + len(plain), match.end()
-            self._starts.append((size, at, at))
-        self.text = "".join((*parts, text[at:]))
+        parts = _FOREIGN.split(text)
+        self._before = [*accumulate(map(len, parts), initial=0)]
+        """Where each part began: every other one is foreign."""
+        parts[1::2] = _fold(parts[1::2])
+        self._after = [*accumulate(map(len, parts), initial=0)]
+        self.text = "".join(parts)
 
     def original(self, span: Span) -> Span:
         """Where a span was; what was folded together is taken as a whole."""
         return Span(self._place(span.start, at_end=False), self._place(span.end, at_end=True), span.kind)
 
     def _place(self, at: int, *, at_end: bool) -> int:
-        number = bisect.bisect_right(self._starts, at - at_end, key=lambda part: part[0]) - 1
-        plain, start, end = self._starts[number]
-        if start < end:
-            return end if at_end else start
-        return start + at - plain
+        number = bisect.bisect_right(self._after, at - at_end, hi=len(self._after) - 1) - 1
+        if number % 2:
+            return self._before[number + at_end]
+        return self._before[number] + at - self._after[number]
 
 
 def _fold(runs: list[str]) -> list[str]:
