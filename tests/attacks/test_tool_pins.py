@@ -18,7 +18,7 @@ from agentgate.kinds import make_tools
 from agentgate.settings import load
 from agentgate.toolservers import make_servers
 from tests.fakes import FakeUpstream
-from tests.gateway import GatewayProcess, until
+from tests.gateway import GatewayProcess, run_cli, until
 
 SERVER = Path(__file__).parents[1] / "e2e" / "tool_server.py"
 TOOL: dict[str, Any] = {
@@ -123,6 +123,40 @@ def test_a13_a14_a_tool_that_is_described_otherwise_is_not_called(attacker: Atta
     until(lambda: attacker.tool()["found_definition"] == TOOL)
     assert attacker.call() == "tool_quarantined", "an operator lifts it, nobody else"
     assert attacker.calls() == before
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        (TOOL | {"description": "Evil."},),
+        (TOOL, TOOL | {"description": "Another of this name."}),
+        (TOOL | {"_meta": {"number": 2**60}},),
+    ],
+    ids=["described otherwise", "listed twice", "no strict JSON"],
+)
+def test_a14_a_quarantine_outlives_a_restart(tmp_path: Path, changed: tuple[dict[str, Any], ...]) -> None:
+    folder = tmp_path / "server"
+    folder.mkdir()
+    describe(folder, TOOL)
+    files = {"kind": "mcp", "command": [sys.executable, str(SERVER), str(folder)], "recheck_s": 0.001}
+    with GatewayProcess(config={"upstreams": {"files": files}}) as gateway:
+        attacker = Attacker(gateway, folder)
+        attacker.accept("new")
+        until(lambda: attacker.call() == "ok")
+        attacker.lists(*changed)
+        until(lambda: attacker.tool()["state"] == "quarantined")
+        assert attacker.call() == "tool_quarantined"
+        attacker.lists(TOOL)
+        gateway.restart()
+        assert attacker.call() == "tool_quarantined", "before its server is heard"
+        until(attacker.is_itself)
+        assert attacker.call() == "tool_quarantined", "and after it"
+        assert attacker.calls() == 1
+        attacker.accept("quarantined")
+        until(lambda: attacker.call() == "ok")
+        gateway.stop()
+        verified = run_cli("log", "verify", "--data-dir", str(gateway.data_dir))
+        assert verified.returncode == 0, verified.stdout + verified.stderr
 
 
 def test_a14_another_server_in_the_same_place_is_not_called(attacker: Attacker) -> None:

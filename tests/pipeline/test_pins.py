@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
+from agentgate.core import strict_json
 from agentgate.core.call import Access, MemberId, Tool, ToolName
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode
 from agentgate.core.event import Kind
@@ -565,6 +566,91 @@ async def test_a_change_that_is_taken_back_before_it_could_be_recorded_lifts_no_
     await office.accept(tool())
     await office.lists(tool())
     assert office.served == {"files__read": None}
+
+
+UNPINNED = [
+    (twice(), "listed_twice", "its server lists two tools of this name"),
+    ((tool(annotations={"x": float("nan")}),), "not_strict_json", "its definition is not strict JSON"),
+]
+each_unpinned = pytest.mark.parametrize(("changed", "word", "why"), UNPINNED, ids=[word for _, word, _ in UNPINNED])
+
+
+@each_unpinned
+async def test_a_quarantine_for_what_has_no_pin_is_in_the_log_once_and_outlives_a_restart(
+    office: Office, changed: tuple[dict[str, Any], ...], word: str, why: str
+) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    for _ in range(3):
+        await office.lists(*changed)
+    (event,) = office.log.of(Kind.TOOL_QUARANTINED)
+    assert (event["pin"], event["found"], event["accepted"]) == (pin(tool()), word, 0)
+    body = strict_json.parse(office.log.events[-1][0].body or b"")
+    assert (body["subject"], body["changes"][0].startswith(why)) == (None, True)
+    again = await Office(office.log).open()
+    assert word in (again.served["files__read"] or ""), "before its server is heard"
+    await again.lists(tool())
+    assert word in (again.served["files__read"] or ""), "a server that has taken it back lifts nothing"
+    assert again.offer().state is State.QUARANTINED
+    assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1
+
+
+@each_unpinned
+async def test_another_member_keeps_to_a_quarantine_for_what_has_no_pin(
+    office: Office, changed: tuple[dict[str, Any], ...], word: str, why: str
+) -> None:
+    other = await Office(office.log, member="m-2").open()
+    await office.lists(tool())
+    await other.lists(tool())
+    await office.accept(tool())
+    await other.desk.settle()
+    assert other.served == {"files__read": None}
+    await office.lists(*changed)
+    await other.desk.settle()
+    assert other.served["files__read"] is not None, "though its own connection was told nothing of it"
+    await other.lists(*changed)
+    assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1, "of all members one says so"
+
+
+@each_unpinned
+async def test_an_operator_decides_after_a_restart_on_what_its_server_says_then(
+    office: Office, changed: tuple[dict[str, Any], ...], word: str, why: str
+) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    await office.lists(*changed)
+    again = await Office(office.log, member="m-2").open()
+    await again.lists(*changed)
+    await again.accept(tool())
+    assert again.served["files__read"] is not None, "it is still so"
+    assert [event["accepted"] for event in office.log.of(Kind.TOOL_QUARANTINED)] == [0, 2]
+    await again.lists(tool(description="New."))
+    await again.accept(tool(description="New."))
+    assert again.served == {"files__read": None}
+    assert (await Office(office.log, member="m-3").open()).served == {"files__read": None}
+    await again.lists(*changed)
+    await again.desk.reject(OPERATOR, "files__read")
+    assert (again.served, again.offer().state) == ({}, State.REJECTED)
+
+
+async def test_nobody_accepts_a_tool_by_the_word_that_stands_for_a_pin(office: Office) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    await office.lists(*twice())
+    again = await Office(office.log).open()
+    for desk in (office.desk, again.desk):
+        for word in ("", "listed_twice"):
+            assert isinstance(await desk.accept(OPERATOR, "files__read", word), Refused)
+        (offer,) = desk.offers()
+        assert (offer.pin and offer.pin.found_sha256, offer.found and offer.found.sha256) in (("", ""), ("", None))
+
+
+async def test_a_tool_that_nobody_has_accepted_is_in_no_quarantine_however_it_is_listed() -> None:
+    office = await Office(trust="first_use").open()
+    for changed, _, _ in UNPINNED:
+        await office.lists(*changed)
+        assert office.offer().state is State.REFUSED
+    assert office.log.events == []
 
 
 async def test_a_change_that_was_taken_back_while_the_log_was_down_is_recorded(office: Office) -> None:

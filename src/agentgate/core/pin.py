@@ -38,6 +38,34 @@ class PinState(StrEnum):
     REJECTED = "rejected"
 
 
+class Unpinned(StrEnum):
+    """What stands in the log for the pin of a description that has none.
+
+    A quarantine for it must last as any other does, so the log has to know it by something. That is a word and no
+    digest: it is nobody's pin and can never become one, so nobody can accept a tool by it, and whoever reads the log
+    sees that no definition is kept. One word for all such descriptions, since nothing tells two of them apart.
+    """
+
+    NOT_STRICT = "not_strict_json"
+    """It has no canonical form."""
+    LISTED_TWICE = "listed_twice"
+    """Each of the two may have a pin, even the accepted one; which of them a call would reach, nobody knows."""
+
+    @property
+    def why(self) -> str:
+        """What is wrong, as a clause."""
+        match self:
+            case Unpinned.NOT_STRICT:
+                return "its definition is not strict JSON"
+            case Unpinned.LISTED_TWICE:
+                return "its server lists two tools of this name"
+
+
+def unpinned_of(found: object) -> Unpinned | None:
+    """What is said where an event or a row has this for `found`; None for a pin."""
+    return next((one for one in Unpinned if one.value == found), None)
+
+
 def subject(identity: Mapping[str, Any], definition: Mapping[str, Any]) -> dict[str, Any]:
     """What a pin is a digest of: `{"server": {"name"}, "tool": {…}}`.
 
@@ -90,7 +118,9 @@ class Pin:
     """What was accepted, as `subject` puts it."""
     access: Access
     found_sha256: str = ""
-    """Of what was rejected, or for which it was quarantined."""
+    """Of what was rejected, or for which it was quarantined; empty where that has no pin."""
+    unpinned: Unpinned | None = None
+    """For which it was quarantined, where that has no pin."""
     found: Mapping[str, Any] | None = field(default=None, repr=False)
     by: str = ""
     at: str = ""
@@ -194,6 +224,7 @@ def pin_from_row(row: Mapping[str, Any]) -> Pin:
     state = PinState(row["state"])
     if state is PinState.QUARANTINED and row["found"] == row["pin"]:
         state = PinState.ACCEPTED
+    unpinned = unpinned_of(row["found"])
     return Pin(
         server=row["server"],
         tool=row["tool"],
@@ -202,7 +233,8 @@ def pin_from_row(row: Mapping[str, Any]) -> Pin:
         sha256=row["pin"],
         subject=_parsed(row["definition"]),
         access=Access(row["access"]) if row["access"] else Access.WRITE,
-        found_sha256=row["found"],
+        found_sha256=row["found"] if unpinned is None else "",
+        unpinned=unpinned,
         found=_parsed(row["found_definition"]),
         by=row["actor"],
         at=row["at"],

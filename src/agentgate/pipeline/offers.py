@@ -9,13 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Literal
 
 from agentgate.core import strict_json
 from agentgate.core.call import Access, ArgumentCheck, Tool, ToolName
-from agentgate.core.pin import MAX_DEFINITION_BYTES, Pin, PinState, is_offerable, shown, skeleton, subject_json
+from agentgate.core.pin import (
+    MAX_DEFINITION_BYTES,
+    Pin,
+    PinState,
+    Unpinned,
+    is_offerable,
+    shown,
+    skeleton,
+    subject_json,
+)
 from agentgate.core.visible import visible
 from agentgate.ports.upstreams import Listing, Schemas
 
@@ -68,6 +77,13 @@ class Found:
     """`core.pin.subject` in its canonical form; empty where it has none, or more than anybody reads."""
     flaw: str | None
     """Why it cannot be offered, whoever accepts it."""
+    unpinned: Unpinned | None = None
+    """Why it has no `sha256`."""
+
+    @property
+    def mark(self) -> str:
+        """What the log knows it by: its pin, or what stands for one."""
+        return self.sha256 if self.unpinned is None else self.unpinned.value
 
 
 class State(StrEnum):
@@ -116,7 +132,7 @@ def read_listing(listing: Listing, prefix: str) -> dict[str, Found]:
         name = definition.get("name")
         tool = name if isinstance(name, str) and is_offerable(name) else shown(name)[:_MAX_SHOWN_CHARS]
         if tool in found:
-            found[tool] = replace(found[tool], flaw="its server lists two tools of this name")
+            found[tool] = _unpinned(tool, Unpinned.LISTED_TWICE)
             continue
         found[tool] = _read(tool, prefix, listing.identity, definition)
     return found
@@ -126,10 +142,14 @@ def _read(tool: str, prefix: str, identity: Mapping[str, Any], definition: Mappi
     try:
         subject = subject_json(identity, definition)
     except strict_json.NotStrictJson as error:
-        return Found(tool, "", b"", f"its definition is not strict JSON: {error}")
+        return _unpinned(tool, Unpinned.NOT_STRICT, f": {error}")
     size, sha256 = len(subject), hashlib.sha256(subject).hexdigest()
     kept = subject if size <= MAX_DEFINITION_BYTES else b""
     return Found(tool, sha256, kept, _flaw(tool, prefix, definition, size))
+
+
+def _unpinned(tool: str, unpinned: Unpinned, more: str = "") -> Found:
+    return Found(tool, "", b"", unpinned.why + more, unpinned)
 
 
 def _flaw(tool: str, prefix: str, definition: Mapping[str, Any], size: int) -> str | None:
@@ -272,10 +292,13 @@ def _name_flaw(name: str, taken: Mapping[str, str]) -> str | None:
 def _quarantine(pin: Pin, found: Found | None) -> str | None:
     """Why an accepted tool may not be called. That its server has taken a change back lifts nothing: it might come
     again between two looks, and somebody should know that it was there."""
+    if found is not None and found.unpinned is not None:
+        return found.flaw
     if found is not None and found.sha256 != pin.sha256:
         return "its server describes it otherwise than it was accepted"
     if found is not None and found.flaw is not None:
         return found.flaw
     if pin.state is PinState.QUARANTINED:
-        return "its server has described it otherwise than it was accepted"
+        how = f" ({pin.unpinned.value})" if pin.unpinned is not None else ""
+        return f"its server has described it otherwise than it was accepted{how}"
     return None

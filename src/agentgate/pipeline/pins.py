@@ -285,7 +285,7 @@ class PinDesk:
     def _due(self, offer: Offer) -> Callable[[], Event] | None:
         """What is to be recorded of a tool, as something that makes the event."""
         found, pin = offer.found, offer.pin
-        if found is None or not found.sha256:
+        if found is None:
             return None
         of = OfTool(offer.server, offer.tool, offer.name)
         if pin is None:
@@ -301,7 +301,8 @@ class PinDesk:
                 trust="first_use",
                 subject=found.subject,
             )
-        is_said = found.sha256 in (pin.sha256, pin.found_sha256) or (pin.index, found.sha256) in self._said
+        is_known = found.mark in (pin.sha256, pin.found_sha256, pin.unpinned)
+        is_said = is_known or (pin.index, found.mark) in self._said
         said = sum(1 for index, _ in self._said if index == pin.index)
         if offer.state is not State.QUARANTINED or is_said or said >= _MAX_QUARANTINES:
             return None
@@ -310,7 +311,7 @@ class PinDesk:
             self._recorder.origin(),
             of,
             pin=pin.sha256,
-            found=found.sha256,
+            found=found.mark,
             accepted=pin.index,
             subject=found.subject or b"null",
             changes=told,

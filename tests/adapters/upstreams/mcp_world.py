@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgate.adapters.upstreams.mcp import McpUpstream
-from agentgate.core.call import Access, AgentId, Call, Clean, Door, SessionId, Tool, ToolName, TraceId
+from agentgate.core.call import Access, AgentId, Call, Clean, Door, SessionId, TenantId, Tool, ToolName, TraceId
 from agentgate.core.decision import Decision, Grant, Receipt, Verdict, grant
 from agentgate.core.errors import ReasonCode
 from agentgate.core.pin import pin_sha256
@@ -156,14 +156,16 @@ def grant_of(
     peer: FakePeer | None,
     *,
     agent: str = "tester",
+    tenant: str | None = None,
     traceparent: str | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Grant:
     model = granted(tool, arguments).call
+    caller = dataclasses.replace(model.caller, name=AgentId(agent))
     call = Call(
         trace_id=TraceId("00000000-0000-4000-8000-000000000001"),
         door=Door.MCP,
-        caller=dataclasses.replace(model.caller, name=AgentId(agent)),
+        caller=caller if tenant is None else dataclasses.replace(caller, tenant=TenantId(tenant)),
         session=SessionId("s1"),
         tool_name=ToolName(tool.name),
         tool=tool,

@@ -236,6 +236,58 @@ class TestCredential:
         assert header not in service.requests[1].headers
         await upstream.aclose()
 
+    @pytest.mark.parametrize("password", [{}, {"password": "pw"}])
+    async def test_one_with_a_user_name_of_its_own_is_basic_authentication(
+        self, service: Service, password: dict[str, str]
+    ) -> None:
+        upstream = HttpUpstream(service.url, inject={"kind": "basic"})
+        delivered(await send(upstream, {}, Credential("a", "pw", {"username": "ada", **password})))
+        assert service.requests[0].headers["Authorization"] == "Basic YWRhOnB3"
+        refused(
+            await send(upstream, {}, Credential("a", "pw", {"username": "a:b"})),
+            ReasonCode.CREDENTIAL_UNAVAILABLE,
+            reached=False,
+        )
+        await upstream.aclose()
+
+    @pytest.mark.parametrize("aws", ["s3", "execute-api"])
+    async def test_it_signs_a_request_as_aws_own_client_does(self, service: Service, aws: str) -> None:
+        from botocore.auth import S3SigV4Auth, SigV4Auth  # heavy, and for these tests alone
+        from botocore.awsrequest import AWSRequest  # as above
+        from botocore.credentials import Credentials  # as above
+
+        keys = {"access_key_id": "ASIAEXAMPLE", "secret_access_key": SECRET, "session_token": "tok/en+of=session"}
+        inject = {"kind": "sigv4", "region": "eu-west-1", "service": aws}
+        upstream = HttpUpstream(f"{service.url}/base", inject=inject)
+        options = {"method": "POST", "path": "/t/{a}", "query": ["q"]}
+        delivered(await send(upstream, {"a": "x y/ü", "q": "1&2", "n": 3}, Credential("a", SECRET, keys), **options))
+        (got,) = service.requests
+        names = ("content-type", "x-amz-content-sha256", "x-amz-security-token", "accept", "host")
+        url = f"{service.url}{got.raw_path}"
+        headers = {name: got.headers[name] for name in names if name in got.headers}
+        theirs = AWSRequest(got.method, url, headers, service.bodies[0])
+        theirs.context["timestamp"] = got.headers["X-Amz-Date"]
+        theirs.headers["X-Amz-Date"] = got.headers["X-Amz-Date"]
+        auth = (S3SigV4Auth if aws == "s3" else SigV4Auth)(Credentials(*keys.values()), aws, "eu-west-1")
+        signature = auth.signature(auth.string_to_sign(theirs, auth.canonical_request(theirs)), theirs)
+        assert got.headers["Authorization"].endswith(f"Signature={signature}")
+        assert SECRET not in str(got.headers)
+        await upstream.aclose()
+
+    async def test_a_request_that_cannot_be_signed_is_not_sent(self, service: Service) -> None:
+        upstream = HttpUpstream(service.url, inject={"kind": "sigv4", "region": "eu-west-1", "service": "s3"})
+        keys = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}
+        answer = await send(upstream, {}, Credential("a", SECRET, keys), headers={"X-Amz-Date": "20261121T000000Z"})
+        refused(answer, ReasonCode.CREDENTIAL_UNAVAILABLE, reached=False)
+        assert service.requests == []
+        await upstream.aclose()
+
+    async def test_what_has_no_keys_signs_nothing(self, service: Service) -> None:
+        upstream = HttpUpstream(service.url, inject={"kind": "sigv4", "region": "eu-west-1", "service": "s3"})
+        refused(await send(upstream, {}, TOKEN), ReasonCode.CREDENTIAL_UNAVAILABLE, reached=False)
+        assert service.requests == []
+        await upstream.aclose()
+
     async def test_in_the_query_it_is_in_no_error(self, service: Service) -> None:
         upstream = HttpUpstream(service.url, inject={"kind": "query", "name": "key"})
         service.answers["/x"] = lambda: web.Response(status=500)

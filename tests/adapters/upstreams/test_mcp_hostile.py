@@ -35,9 +35,11 @@ async def test_a_list_without_end_is_no_list(kind: str, words: str) -> None:
         assert w.hearing.listings == []
 
 
-async def test_what_is_no_tool_and_what_shares_a_name_is_left_out() -> None:
+async def test_what_has_no_name_is_left_out_and_what_is_no_tool_or_shares_a_name_is_told() -> None:
+    """The audience has to hear that an accepted tool is not what it was."""
     async with world(McpUpstream("s", command=script("--list", "odd"))) as w:
-        assert tuple(tool["name"] for tool in w.hearing.listings[0].tools) == NAMES
+        told = ("no_schema", "twice", "twice", "n", "big")
+        assert tuple(tool["name"] for tool in w.hearing.listings[0].tools) == NAMES + told
         assert isinstance(await w.call("echo"), Delivered)
 
 

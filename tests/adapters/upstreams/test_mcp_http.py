@@ -26,6 +26,10 @@ INFO = {"name": "scripted", "version": "1"}
 SCHEMA = {"type": "object", "properties": {"region": {"type": "string", "x-mcp-header": "Region"}}}
 
 
+async def _gone(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=410)
+
+
 class Service:
     """A server on loopback that answers each tool as a test says, and keeps what reached it."""
 
@@ -36,7 +40,9 @@ class Service:
         self.tools: dict[str, Answer] = {}
         self.listening = asyncio.Event()
         self.closed = asyncio.Event()
+        self.cancelled = asyncio.Event()
         self.refuse = False
+        self.resume: Callable[[web.Request], Awaitable[web.StreamResponse]] = _gone
         self._bad_header = bad_header
         app = web.Application(client_max_size=4 << 20)
         app.router.add_route("*", "/mcp", self._any)
@@ -51,11 +57,15 @@ class Service:
         await self._runner.cleanup()
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "GET" and "Last-Event-ID" in request.headers:
+            return await self.resume(request)
         if request.method != "POST":
             return web.Response(status=405)
         body = await request.json()
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.requests.append((body.get("method", ""), headers, body))
+        if body.get("method") == "notifications/cancelled":
+            self.cancelled.set()
         if "id" not in body:
             return web.Response(status=202)
         if self.refuse:
@@ -252,6 +262,7 @@ async def test_an_old_server_that_does_not_end_a_cancelled_call_is_hung_up_on(ol
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         await asyncio.wait_for(old.closed.wait(), 5)
+        await asyncio.wait_for(old.cancelled.wait(), 5)
         assert len(old.sent("notifications/cancelled")) == 1
         assert isinstance(await w.call("echo"), Delivered)
         assert len(w.hearing.listings) == 1
@@ -310,6 +321,11 @@ async def _elsewhere(request: web.Request, _: dict[str, Any]) -> web.StreamRespo
         (_plain(200, b"{", "application/json"), ReasonCode.UPSTREAM_ERROR, None),
         (_plain(200, b"[]", "application/json"), ReasonCode.UPSTREAM_ERROR, None),
         (_plain(200, b"", "text/html"), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(200, b'{"jsonrpc": "2.0", "id": 99, "result": {}}'), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(200, b'{"jsonrpc": "2.0", "method": "notifications/message"}'), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(200, b"data: {\n\n", "text/event-stream"), ReasonCode.UPSTREAM_ERROR, None),
+        (_plain(500, b"[]"), ReasonCode.UPSTREAM_ERROR, 500),
+        (_plain(500, b'"' + b"x" * 200_000 + b'"'), ReasonCode.UPSTREAM_TOO_LARGE, None),
         (_plain(202, b""), ReasonCode.UPSTREAM_ERROR, None),
     ],
 )
@@ -329,6 +345,7 @@ async def test_a_server_that_is_not_there_was_not_reached(service: Service) -> N
     async with world(upstream_of(service)) as w:
         grant = w.grant("echo")
         await service.stop()
+        await asyncio.sleep(0)  # the ends of the kept connections are there, and not yet seen
         answer = await w.upstream.send(grant, None)
         assert isinstance(answer, Undelivered)
         assert (answer.reason, answer.reached) == (ReasonCode.UPSTREAM_UNAVAILABLE, False)
@@ -471,3 +488,107 @@ async def test_the_words_of_the_transport_are_those_of_the_client(service: Servi
         await server.wait_closed()
         with pytest.raises(httpx2.ConnectError):
             await client.post(url, json={})
+
+
+@pytest.mark.parametrize("number", [None, 99])
+async def test_an_error_of_the_server_arrives_whole_whatever_its_status(service: Service, number: int | None) -> None:
+    fault = {"code": -32602, "message": "no such region", "data": {"region": "eu"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": number, "error": fault}).encode()
+    service.tools["odd"] = _plain(400, body)
+    async with world(upstream_of(service)) as w:
+        answer = await w.call("odd")
+    assert (answer.fault, answer.reached) == (fault, True)
+
+
+async def test_what_is_said_before_an_answer_is_heard_before_it(old: Service) -> None:
+    async def chat(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        token = body["params"]["_meta"]["progressToken"]
+        said = [
+            {"method": "notifications/progress", "params": {"progressToken": token, "progress": 1}},
+            {"method": "notifications/message", "params": {"level": "info", "data": "a word"}},
+            {"id": body["id"], "result": {"content": []}},
+        ]
+        events = "".join(f"data: {json.dumps({'jsonrpc': '2.0'} | one)}\n\n" for one in said)  # in one piece
+        return web.Response(text=events, content_type="text/event-stream")
+
+    old.tools["chat"] = chat
+    async with world(upstream_of(old)) as w:
+        assert isinstance(await w.call("chat", {}, peer := FakePeer(session_key="k")), Delivered)
+        assert peer.reports == [(1, None, None)]
+        assert [params["data"] for _, params in peer.notes] == ["a word"]
+
+
+async def test_a_stream_that_broke_is_taken_up_again_from_its_last_event(old: Service) -> None:
+    seen: list[str] = []
+
+    async def breaks(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        old.resume = lambda request: rest(request, body)
+        return web.Response(text='id: 7\nretry: 10\ndata:\n\ndata: {"half', content_type="text/event-stream")
+
+    async def rest(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        seen.extend((request.headers["Last-Event-ID"], request.headers["Mcp-Session-Id"]))
+        if len(seen) == 2:
+            return web.Response(text="id: 8\n\n", content_type="text/event-stream")
+        stream = await sse(request)
+        await event(stream, {"id": body["id"], "result": {"content": []}})
+        return stream
+
+    old.tools["breaks"] = breaks
+    async with world(upstream_of(old)) as w:
+        assert isinstance(await w.call("breaks"), Delivered)
+    assert seen == ["7", "sid", "8", "sid"]
+    assert len(old.sent("tools/call")) == 1
+
+
+async def test_a_stream_that_cannot_be_taken_up_again_is_lost(old: Service) -> None:
+    old.tools["breaks"] = _plain(200, b"id: 7\nretry: 1\ndata:\n\n", "text/event-stream")
+    async with world(upstream_of(old)) as w:
+        answer = await w.call("breaks")
+        assert (answer.reason, answer.reached) == (ReasonCode.UPSTREAM_UNAVAILABLE, True)
+        assert isinstance(await w.call("echo"), Delivered)
+
+
+async def test_a_server_that_has_moved_within_its_address_is_followed(service: Service) -> None:
+    moves = [True]
+
+    async def moved(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        if moves and moves.pop():
+            moves.append(False)
+            raise web.HTTPTemporaryRedirect(service.url)
+        return await echo(request, body)
+
+    service.tools["moved"] = moved
+    async with world(upstream_of(service)) as w:
+        assert isinstance(await w.call("moved"), Delivered)
+        assert isinstance(await w.call("moved"), Delivered)
+    assert len(service.sent("tools/call")) == 3
+
+
+@pytest.mark.parametrize("begins", [True, False])
+async def test_closing_the_upstream_ends_its_calls(service: Service, begins: bool) -> None:
+    started = asyncio.Event()
+
+    async def hang(request: web.Request, _: dict[str, Any]) -> web.StreamResponse:
+        if begins:
+            stream = await sse(request)
+            await stream.write(b"id: 7\nretry: 60000\ndata:\n\n")
+        started.set()
+        return await asyncio.Future()
+
+    service.tools["hang"] = hang
+    async with world(upstream_of(service)) as w:
+        call = asyncio.create_task(w.call("hang"))
+        await asyncio.wait_for(started.wait(), 5)
+        await w.upstream.aclose()
+        answer = await asyncio.wait_for(call, 5)
+    assert (answer.reason, answer.reached) == (ReasonCode.UPSTREAM_UNAVAILABLE, True)
+
+
+async def test_a_session_that_its_server_forgot_is_begun_anew(old: Service) -> None:
+    async with world(upstream_of(old)) as w:
+        old.refuse = True
+        assert (await w.call("echo")).status == 404
+        old.refuse = False
+        await w.up_again()
+        assert isinstance(await w.call("echo"), Delivered)
+    assert len(old.sent("initialize")) == 2

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import dataclasses
 import inspect
 from pathlib import Path
 
 from mcp.client import _probe
 from mcp.client.session import ClientSession
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, _Pending
 
 from agentgate.adapters.upstreams._mcp.wire import Mark, Wire
 
@@ -38,6 +39,20 @@ def test_a_request_takes_an_id_and_leaves_cancelling_to_us() -> None:
     ]
 
 
+def test_what_came_by_another_way_can_be_given_to_the_dispatcher() -> None:
+    assert list(inspect.signature(JSONRPCDispatcher._dispatch).parameters) == [
+        "self",
+        "item",
+        "on_request",
+        "on_notify",
+        "sender_ctx",
+    ]
+    assert [field.name for field in dataclasses.fields(_Pending)][:3] == ["send", "receive", "on_progress"]
+    source = inspect.getsource(JSONRPCDispatcher)
+    assert "self._pending.get(coerce_request_id(token))" in source
+    assert "assert self._tg is not None" in source
+
+
 def test_inner_names_of_the_sdk_are_used_in_one_module_only() -> None:
     modules = [UPSTREAMS / "mcp.py", *(UPSTREAMS / "_mcp").glob("*.py")]
     assert len(modules) > 8
@@ -49,7 +64,8 @@ def test_inner_names_of_the_sdk_are_used_in_one_module_only() -> None:
                 assert not any(part.startswith("_") for part in (node.module or "").split(".")), path.name
                 assert not any(alias.name.startswith("_") for alias in node.names), path.name
             if isinstance(node, ast.Attribute):
-                assert node.attr not in ("_dispatcher", "_stamp", "_task_group", "_negotiated_version"), path.name
+                inner = ("_dispatcher", "_stamp", "_task_group", "_negotiated_version", "_dispatch", "_pending", "_tg")
+                assert node.attr not in inner, path.name
 
 
 def test_nothing_that_every_start_loads_imports_the_sdk() -> None:

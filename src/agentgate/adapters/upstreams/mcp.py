@@ -15,8 +15,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-import orjson
-
 from agentgate.adapters.upstreams._answers import CLOSED, NO_GRANT
 from agentgate.adapters.upstreams._mcp.link import EndlessList, Link, Running
 from agentgate.adapters.upstreams._mcp.listening import Wanted
@@ -37,7 +35,7 @@ from agentgate.adapters.upstreams._mcp.orders import (
     wants_input,
 )
 from agentgate.adapters.upstreams._mcp.parking import STATE_PREFIX, Dropped, Parked, Parking
-from agentgate.adapters.upstreams._mcp.sessions import Sessions
+from agentgate.adapters.upstreams._mcp.sessions import Sessions, ShareTaken
 from agentgate.adapters.upstreams._mcp.settings import (
     ServerSettings,
     read_access,
@@ -62,6 +60,7 @@ _STEADY_S: Final = 10.0
 _MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 _SUBSCRIBING: Final = frozenset({"resources/subscribe", "resources/unsubscribe"})
 _MAX_CHECKS: Final = 1_000
+_SHARE_TAKEN: Final = down("this caller has as many sessions with the server as it may have")
 
 
 class McpUpstream:
@@ -77,10 +76,12 @@ class McpUpstream:
         check_output: hold structured answers to the tool's `outputSchema`; needs `schemas`.
         max_response_bytes: of one message of the server.
         recheck_s: how old a list of tools may be when a call relies on it.
-        max_sessions: of clients that have sessions themselves.
+        max_sessions: with the server beside the shared one: of clients that have sessions themselves, and of calls
+            that the server may ask about.
+        max_sessions_per_caller: how many of them one caller may have; half of them, if nothing is said.
         inject: how a credential is sent: for a URL as kind `http` (but in a header only), for a command
             `{kind: env, name}`.
-        credential: awaited whenever a session begins, since listing needs it as well.
+        credential: awaited whenever a session begins and when a list is read, which needs it as well.
 
     Raises:
         ValueError: with a sentence that names the setting.
@@ -103,6 +104,7 @@ class McpUpstream:
         max_response_bytes: int = 1 << 20,
         recheck_s: float = 60.0,
         max_sessions: int = 100,
+        max_sessions_per_caller: int | None = None,
         connect_timeout_s: float = 10.0,
         insecure: bool = False,
         inject: Mapping[str, Any] | None = None,
@@ -117,6 +119,9 @@ class McpUpstream:
             raise ValueError(
                 "max_response_bytes, max_sessions, recheck_s, connect_timeout_s and timeout_s must be above zero"
             )
+        share = (max_sessions + 1) // 2 if max_sessions_per_caller is None else max_sessions_per_caller
+        if not 1 <= share <= max_sessions:
+            raise ValueError("max_sessions_per_caller must be from 1 to max_sessions")
         if check_output and schemas is None:
             raise ValueError("check_output needs something that compiles schemas")
         injection, secret_env = read_credential_place(inject, is_url=bool(address))
@@ -152,7 +157,7 @@ class McpUpstream:
         self._audience: Audience | None = None
         self._shared: Link | None = None
         self._wanted: Wanted = {}
-        self._sessions = Sessions(self._open_for, max_sessions)
+        self._sessions = Sessions(self._open_for, max_sessions, share)
         self._parking = Parking()
         self._is_modern_only = False
         self._trouble = "it was not started yet"
@@ -279,7 +284,10 @@ class McpUpstream:
         assert self._shared is not None
         if self._is_modern_only:
             return self._shared
-        link = await self._sessions.of_client(peer, mirrored(peer.capabilities), call)
+        try:
+            link = await self._sessions.of_client(peer, mirrored(peer.capabilities), call)
+        except ShareTaken:
+            return _SHARE_TAKEN
         if link is None:
             return down("the server has as many sessions as it may have")
         if link.is_up:
@@ -293,7 +301,7 @@ class McpUpstream:
         injection = self._settings.injection
         if credential is None or injection is None:
             return {}
-        value = injection.value(credential.secret)
+        value = injection.of(credential)
         if value is None:
             raise ValueError(f"the credential {credential.alias} has characters that cannot be sent")
         return {injection.name.lower(): value}
@@ -439,8 +447,10 @@ class McpUpstream:
             parked.answer(peer, answers if isinstance(answers, Mapping) else {})
             return await self._drive(parked, order, left_s)
         capabilities = mirrored(peer.capabilities)
-        kept_apart = orjson.dumps([grant.call.tenant, grant.call.caller.id, capabilities], option=orjson.OPT_SORT_KEYS)
-        link = await self._sessions.lend(kept_apart.decode(), peer, capabilities)
+        try:
+            link = await self._sessions.lend(peer, capabilities, grant.call)
+        except ShareTaken:
+            return _SHARE_TAKEN
         if link is None:  # no place for one: as a client that can answer nothing
             assert self._shared is not None
             return await self._send(self._shared, order, grant.call, peer, header)

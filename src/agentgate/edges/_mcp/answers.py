@@ -45,6 +45,10 @@ def stamped(value: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
     """A result with the trace id of its call. `resultType` is added where a server of an older revision left it out."""
     given = value.get("_meta")
     meta = {**(given if isinstance(given, Mapping) else {}), f"{OURS}traceId": answer.call.trace_id}
+    if answer.is_replayed:
+        meta[f"{OURS}replayed"] = True
+    if answer.edited is not None:
+        meta[f"{OURS}editedArguments"] = answer.edited.arguments
     return {"resultType": "complete", **value, "_meta": meta}
 
 
@@ -128,6 +132,10 @@ _REFUSED: Final[Mapping[ReasonCode, Say]] = {
     ReasonCode.APPROVAL_DENIED: lambda _: (
         "DENIED by an approver. Nothing was executed. Do not repeat this call: choose another way, or ask the user."
     ),
+    ReasonCode.IDEMPOTENCY_IN_PROGRESS: lambda answer: f"{_reason(answer)} It is not executed twice. Ask again soon.",
+    ReasonCode.IDEMPOTENCY_FORGOTTEN: lambda answer: (
+        f"{_reason(answer)} It was executed before and is not executed again. Do not repeat it under this key."
+    ),
     ReasonCode.APPROVAL_SPENT: lambda _: (
         "The approval of this call was used already. Nothing was executed this time. A further call needs a new one."
     ),
@@ -154,8 +162,14 @@ def meta_of(answer: Answer, *, approval_url: str | None = None, now_s: float = 0
         meta["retryAfterMs"] = _APPROVAL_RETRY_MS
     elif answer.reason_code is ReasonCode.RATE_LIMITED and answer.limit is not None:
         meta["retryAfterMs"] = max(0, round((answer.limit.reset_at - now_s) * 1000))
+    elif answer.retry_after_s is not None:
+        meta["retryAfterMs"] = answer.retry_after_s * 1000
     elif answer.outcome is None and (answer.is_outage or answer.reason_code in _ENGINE):
         meta["retryAfterMs"] = _RETRY_MS
+    if answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS:
+        meta["retryAfterMs"] = _RETRY_MS
+    if answer.is_replayed:
+        meta["replayed"] = True
     return {f"{OURS}{name}": value for name, value in meta.items()}
 
 

@@ -38,6 +38,8 @@ _CONSENT_WITHIN_S: Final = 45.0
 """For a client of the handshake era to say that its user opens the page. Most clients give up after 60 s."""
 _MOST_CARRIED: Final = 65_536
 """Bytes of answers that a state carries."""
+_FIRST: Final = Round("")
+"""What was before a request without a state. What a round is about is worked out where one is sealed or opened."""
 
 
 @dataclass(slots=True)
@@ -105,9 +107,8 @@ class Calls:
         params = peer.ctx.params or {}
         given = params.get("requestState")
         state = given if isinstance(given, str) else None
-        about = target.about(peer)
         try:
-            before = self._states.take(peer.caller, state, about) if state is not None else Round(about)
+            before = self._states.take(peer.caller, state, target.about(peer)) if state is not None else _FIRST
         except BadState as error:
             return await self._turned_away(peer, target, error)
         answers = params.get("inputResponses")
@@ -126,8 +127,8 @@ class Calls:
             await self._hold(call, before.approval)
         answer = await self._parts.through(call, target.refused)
         if answer.approval is None:
-            return self._carried(peer, about, answer)
-        climbed = await self._climb(peer, before, answers, answer)
+            return self._carried(peer, target, answer)
+        climbed = await self._climb(peer, target, before, answers, answer)
         if isinstance(climbed, Answer) and climbed.approval is not None and state is not None:
             self._states.give_back(peer.caller, state)  # "repeat exactly the same call" must not fail for its state
         return climbed
@@ -140,7 +141,7 @@ class Calls:
             return answer
         raise MCPError(INVALID_PARAMS, str(error), {f"{OURS}traceId": answer.call.trace_id})
 
-    def _carried(self, peer: ClientPeer, about: str, answer: Answer) -> Answer | dict[str, Any]:
+    def _carried(self, peer: ClientPeer, target: Target, answer: Answer) -> Answer | dict[str, Any]:
         """An answer in which the upstream's own state, if it has one, is sealed in one of ours."""
         if not answer.success or b"requestState" not in (answer.result_json or b""):
             return answer
@@ -149,7 +150,7 @@ class Calls:
             return answer
         given = value.get("requestState")
         if isinstance(given, str):
-            value["requestState"] = self._states.seal(peer.caller, Round(about, upstream_state=given))
+            value["requestState"] = self._states.seal(peer.caller, Round(target.about(peer), upstream_state=given))
         return value
 
     # --- the ladder of an approval: by what the client declared, never by its name ---
@@ -157,6 +158,7 @@ class Calls:
     async def _climb(
         self,
         peer: ClientPeer,
+        target: Target,
         before: Round,
         answers: dict[str, Any] | None,
         answer: Answer,
@@ -166,13 +168,13 @@ class Calls:
             return answer
         if peer.opens_urls():
             if peer.is_modern:
-                wanted = self._wanted(peer, before, answers, pending)
+                wanted = self._wanted(peer, target, before, answers, pending)
                 return wanted if wanted is not None else answer
             if not await self._consents(peer, pending):
                 return answer
         if not await self._hold(answer.call, pending.id):
             return answer
-        return self._carried(peer, before.about, await self.again(peer, answer.call))
+        return self._carried(peer, target, await self.again(peer, answer.call))
 
     async def again(self, peer: ClientPeer, call: Call) -> Answer:
         """The same call once more, with a trace of its own."""
@@ -180,14 +182,19 @@ class Calls:
         return await self._parts.through(anew, None)
 
     def _wanted(
-        self, peer: ClientPeer, before: Round, answers: dict[str, Any] | None, pending: PendingApproval
+        self,
+        peer: ClientPeer,
+        target: Target,
+        before: Round,
+        answers: dict[str, Any] | None,
+        pending: PendingApproval,
     ) -> dict[str, Any] | None:
         """A result that has the client open the approval's page, or only come back; None when it has done so enough."""
         waited = before.number + 1 if before.approval == pending.id else 0
         too_much = answers is not None and len(orjson.dumps(answers)) > _MOST_CARRIED
         if too_much or waited > (_MOST_WAITS if self._parts.rules.hold_s else 0):
             return None
-        state = Round(before.about, pending.id, waited, before.upstream_state, answers)
+        state = Round(target.about(peer), pending.id, waited, before.upstream_state, answers)
         result: dict[str, Any] = {
             "resultType": "input_required",
             "requestState": self._states.seal(peer.caller, state),
@@ -236,6 +243,8 @@ class Calls:
             context=self._context(peer, answers),
             traceparent=peer.traceparent,
             peer=peer,
+            bearer=peer.guest.bearer,
+            idempotency_key=peer.idempotency_key,
         )
 
     def _context(self, peer: ClientPeer, answers: Mapping[str, Any] | None) -> dict[str, Any]:

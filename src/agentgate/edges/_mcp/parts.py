@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from agentgate.core.call import Call, Principal, Tool
@@ -67,6 +67,8 @@ class Guest:
     traceparent: str | None
     address: str
     """`http://host`, as the client addressed us; the host was allow-listed."""
+    bearer: str | None = field(default=None, repr=False)
+    """Its access token, for nothing but an exchange."""
 
 
 Through = Callable[[Call, Decision | None], Awaitable[Answer]]

@@ -19,6 +19,7 @@ from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate.core.call import Clean, SessionId, is_id
 from agentgate.core.strict_json import canonical
+from agentgate.edges import idempotency
 from agentgate.edges._mcp import sdk
 from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
 from agentgate.edges.wire import is_traceparent
@@ -54,7 +55,7 @@ class ClientPeer:
     """One request: who sent it, in which session of ours, and the way back."""
 
     def __init__(self, ctx: sdk.Context) -> None:
-        """Raises MCPError where what it says of its session cannot be one."""
+        """Raises MCPError where what it says of its session, or of its idempotency key, cannot be one."""
         self.ctx = ctx
         self.guest: Guest = ctx.request.scope[CALLER]  # type: ignore[union-attr]
         self.caller = self.guest.principal
@@ -70,6 +71,14 @@ class ClientPeer:
         self.extra: Mapping[str, Any] = {}
         """What of the request's params is the upstream's; set before the call goes out."""
         self.session = self._session()
+        self.idempotency_key = self._idempotency_key()
+
+    def _idempotency_key(self) -> str | None:
+        """The client's own name for this call."""
+        named = self._given.get(idempotency.META)
+        if named is not None and idempotency.checked(named) is None:
+            raise MCPError(INVALID_PARAMS, f"_meta {idempotency.META}: {idempotency.WHAT}")
+        return named
 
     def _session(self) -> SessionId:
         """The session of ours that the request belongs to, by the order that docs/mcp.md states."""

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
 import httpx2
 import orjson
 
-from agentgate.adapters.upstreams._mcp.network import Transport
-
 _T = TypeVar("_T")
 
-_LOST: Final = -32000
-_NEVER_SENT: Final = (
+JSON: Final = "application/json"
+EVENTS: Final = "text/event-stream"
+LOST: Final = -32000
+"""The code of errors of our own; what they say, only their text does."""
+NEVER_SENT: Final = (
     httpx2.ConnectError,
     httpx2.ConnectTimeout,
     httpx2.PoolTimeout,
@@ -117,11 +117,13 @@ class Guard(httpx2.AsyncBaseTransport):
         on_lost: Callable[[], None],
     ) -> None:
         self._inner = inner
-        self._credential = credential
-        self._most = most
-        self._say = say
-        self._on_lost = on_lost
+        self.credential = credential
+        self.most = most
+        self.say = say
+        self.on_lost = on_lost
         self._open: dict[int, Cut] = {}
+        self.session_id: str | None = None
+        """What the server calls this session, once the handshake was had."""
 
     def cut(self, request_id: int) -> None:
         """Close what is still open of a request; nothing where it is over."""
@@ -130,9 +132,10 @@ class Guard(httpx2.AsyncBaseTransport):
             found.cut()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        if self._credential is not None and self._credential[0] not in request.headers:
-            request.headers[self._credential[0]] = self._credential[1]
+        if self.credential is not None and self.credential[0] not in request.headers:
+            request.headers[self.credential[0]] = self.credential[1]
         request.headers.pop("cookie", None)  # a server that marks callers apart would mark those who share a session
+        self.session_id = request.headers.get("mcp-session-id")
         if request.method == "GET":
             return await self._inner.handle_async_request(request)
         found = _REQUEST.match(await request.aread()) if request.method == "POST" else None
@@ -143,7 +146,7 @@ class Guard(httpx2.AsyncBaseTransport):
         self._open[number] = cut
         try:
             response = await cut.wait(self._inner.handle_async_request(request))
-        except _NEVER_SENT:
+        except NEVER_SENT:
             return self._over(number, cut, 503, "unreached")
         except httpx2.TransportError:
             return self._over(number, cut, 503, "lost")
@@ -159,48 +162,43 @@ class Guard(httpx2.AsyncBaseTransport):
         self, request: httpx2.Request, response: httpx2.Response, number: int, cut: Cut
     ) -> httpx2.Response:
         status = response.status_code
-        content_type = response.headers.get("content-type", "").lower()
         has_session = "mcp-session-id" in request.headers
         assert isinstance(response.stream, httpx2.AsyncByteStream)
         if status == 404 and has_session:
-            self._on_lost()
-        if response.headers.get("content-encoding", "identity") != "identity":
+            self.on_lost()
+        if is_encoded(response.headers):
             await response.stream.aclose()
-            return self._over(number, cut, 502, "encoded")  # asked not to; what it inflates to has no bound here
+            return self._over(number, cut, 502, "encoded")
         is_fallback = status == 404 and not has_session  # to the SDK: this server does not know the method
-        if status >= 400 and not content_type.startswith("application/json") and not is_fallback:
+        if status >= 400 and not is_of_type(response.headers, JSON) and not is_fallback:
             await response.stream.aclose()
             return self._over(number, cut, status, f"status_{status}")
-        most = None if content_type.startswith("text/event-stream") else self._most
+        most = None if is_of_type(response.headers, EVENTS) else self.most
         return httpx2.Response(
             status,
             headers=response.headers,
-            stream=_Body(response.stream, cut, most, self._say, lambda: self._forget(number, cut)),
+            stream=_Body(response.stream, cut, most, self.say, lambda: self._forget(number, cut)),
             extensions=response.extensions,
         )
 
     def _over(self, number: int, cut: Cut, status: int, kind: str) -> httpx2.Response:
         """The answer to a request that has no other."""
         self._forget(number, cut)
-        error = {"jsonrpc": "2.0", "id": None, "error": {"code": _LOST, "message": self._say(kind)}}
-        return httpx2.Response(status, headers={"content-type": "application/json"}, content=orjson.dumps(error))
+        error = {"jsonrpc": "2.0", "id": None, "error": {"code": LOST, "message": self.say(kind)}}
+        return httpx2.Response(status, headers={"content-type": JSON}, content=orjson.dumps(error))
 
     def _forget(self, number: int, cut: Cut) -> None:
         if self._open.get(number) is cut:
             del self._open[number]
 
 
-def open_guard(
-    *,
-    tls: ssl.SSLContext,
-    credential: tuple[str, str] | None,
-    most: int,
-    say: Callable[[str], str],
-    on_lost: Callable[[], None],
-) -> Guard:
-    """The way out of one session: no proxy, whatever the environment says."""
-    inner = Transport(tls)
-    return Guard(inner, credential=credential, most=most, say=say, on_lost=on_lost)
+def is_encoded(headers: Mapping[str, str]) -> bool:
+    """Whether an answer came compressed, which we ask no server to do: what it inflates to has no bound here."""
+    return headers.get("content-encoding", "identity") != "identity"
+
+
+def is_of_type(headers: Mapping[str, str], content_type: str) -> bool:
+    return headers.get("content-type", "").lower().startswith(content_type)
 
 
 def open_client(guard: Guard, *, connect_timeout_s: float) -> httpx2.AsyncClient:

@@ -14,9 +14,11 @@ from typing import Any, Final
 from mcp.client.streamable_http import streamable_http_client
 
 from agentgate.adapters.upstreams._mcp import wire as wires
-from agentgate.adapters.upstreams._mcp.http import Guard, open_client, open_guard
+from agentgate.adapters.upstreams._mcp.direct import Direct
+from agentgate.adapters.upstreams._mcp.http import Guard, open_client
 from agentgate.adapters.upstreams._mcp.listening import Listening, Wanted
-from agentgate.adapters.upstreams._mcp.listing import EndlessList, read_list
+from agentgate.adapters.upstreams._mcp.listing import EndlessList, pins_of, read_list
+from agentgate.adapters.upstreams._mcp.network import Transport
 from agentgate.adapters.upstreams._mcp.settings import ServerSettings
 from agentgate.adapters.upstreams._mcp.stdio import child_environment, child_process
 from agentgate.adapters.upstreams._mcp.wire import (
@@ -31,7 +33,6 @@ from agentgate.adapters.upstreams._mcp.wire import (
     Wire,
 )
 from agentgate.core import strict_json
-from agentgate.core.pin import pin_sha256
 from agentgate.core.visible import visible
 from agentgate.ports.peer import Peer, PeerUnable
 from agentgate.ports.upstreams import Audience, Credential, Listing
@@ -103,7 +104,7 @@ class Link:
     Args:
         peer: the client whose session this is; None where all share it.
         capabilities: what is declared to the server.
-        credential: awaited at each start; None where the server has none.
+        credential: awaited at each start, and before a list is read; None where the server has none.
         named: the server's name as another session with it heard it, for servers that tell it only sometimes.
         wanted: the resources that somebody wants to hear of; kept up to date here.
     """
@@ -147,6 +148,7 @@ class Link:
         self._has_strays = self._is_retired = False
         self._wire: Wire | None = None
         self._guard: Guard | None = None
+        self._direct: Direct | None = None
         self._ended = asyncio.Event()
         self._stop = asyncio.Event()
         self._ready: asyncio.Future[None] | None = None
@@ -245,6 +247,7 @@ class Link:
                     capabilities=self._capabilities,
                     timeout_s=self._settings.connect_timeout_s,
                     ended=self._ended,
+                    direct=self._direct,
                 ) as wire,
             ):
                 self._wire = wire
@@ -297,13 +300,9 @@ class Link:
                 name=settings.name,
             )
             return
-        self._guard = open_guard(
-            tls=self._tls,
-            credential=self.header_of(credential),
-            most=most,
-            say=self.mark.say,
-            on_lost=self.end,
-        )
+        inner, header = Transport(self._tls), self.header_of(credential)
+        self._guard = Guard(inner, credential=header, most=most, say=self.mark.say, on_lost=self.end)
+        self._direct = Direct(inner, self._guard, settings.url, settings.connect_timeout_s, self._ended)
         async with open_client(self._guard, connect_timeout_s=settings.connect_timeout_s) as client:
             yield streamable_http_client(settings.url, http_client=client, max_sse_event_size=most)
 
@@ -312,7 +311,7 @@ class Link:
         injection = self._settings.injection
         if credential is None or injection is None:
             return None
-        value = injection.value(credential.secret)
+        value = injection.of(credential)
         if value is None:
             raise ValueError(f"the credential {credential.alias} has characters that cannot be sent")
         return injection.name.lower(), value
@@ -338,7 +337,17 @@ class Link:
     def _age(self) -> float:
         return time.monotonic() - self._listed_at
 
+    async def _refresh_credential(self) -> None:
+        """A session may last longer than what it began with. Without another one the server says what it thinks."""
+        if self._guard is None or self._credential is None:
+            return
+        credential = await self._credential()
+        if credential is not None:
+            with suppress(ValueError):  # it cannot be sent: as above
+                self._guard.credential = self.header_of(credential)
+
     async def _read_list(self) -> None:
+        await self._refresh_credential()
         wire = self.wire
         self._is_stale = False  # before: what changes while it is read makes it stale again
         started = time.monotonic()
@@ -355,7 +364,7 @@ class Link:
             self._is_stale = True
             raise
         identity = self.identity
-        self._pins = {tool["name"]: pin_sha256(identity, tool) for tool in tools}
+        self._pins = pins_of(identity, tools)
         self._listed_at = started
         self.listing = self._unsaid = Listing(
             self._settings.name,
@@ -465,9 +474,7 @@ class Link:
                     await self.wire.withdraw(request_id)
             except TimeoutError:
                 raise OSError("it takes nothing any more") from None
-            if (
-                self._guard is not None
-            ):  # an older server should end the stream now; one that does not is not waited for
+            if self._guard is not None:  # an older server should end the stream now; one that does not, is hung up on
                 asyncio.get_running_loop().call_later(_CUT_AFTER_S, self._guard.cut, request_id)
 
     def _concerned(self) -> Running | None:

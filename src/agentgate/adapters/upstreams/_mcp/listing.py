@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
 
 from agentgate.core import strict_json
+from agentgate.core.pin import pin_sha256
 
 MAX_PAGES: Final = 100
 MAX_TOOLS: Final = 5_000
@@ -29,7 +30,8 @@ class EndlessList(ValueError):
 async def read_list(
     server: str, ask: Page, is_usable: Callable[[Mapping[str, Any]], bool]
 ) -> tuple[dict[str, Any], ...]:
-    """All tool definitions, as they came. What is no tool is left out, and of two with one name, both.
+    """All tool definitions, as they came. What has no name is left out; whether the others are fit to be offered is
+    for the audience to say, which must hear of every change: also that a tool is no longer one, or is listed twice.
 
     Raises:
         EndlessList: nothing of it is used then: half a list would look like a change.
@@ -66,25 +68,29 @@ def _size(page: Mapping[str, Any]) -> int:
 def _only_tools(
     server: str, found: list[Any], is_usable: Callable[[Mapping[str, Any]], bool]
 ) -> tuple[dict[str, Any], ...]:
-    by_name: dict[str, dict[str, Any] | None] = {}
-    for tool in found:
-        if not isinstance(tool, dict) or not _is_tool(tool) or not is_usable(tool):
-            continue
-        by_name[tool["name"]] = tool if tool["name"] not in by_name else None
-    tools = tuple(tool for tool in by_name.values() if tool is not None)
+    tools = tuple(tool for tool in found if isinstance(tool, dict) and _has_name(tool) and _may_list(tool, is_usable))
     if len(tools) < len(found):
-        _log.warning("%s listed %d tools that are none or share a name", server, len(found) - len(tools))
+        _log.warning("%s listed %d tools that are none", server, len(found) - len(tools))
     return tools
 
 
-def _is_tool(tool: Mapping[str, Any]) -> bool:
+def _has_name(tool: Mapping[str, Any]) -> bool:
     name = tool.get("name")
-    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS:
-        return False
-    if not isinstance(tool.get("inputSchema"), dict):
-        return False
+    return isinstance(name, str) and 0 < len(name) <= _MAX_NAME_CHARS
+
+
+def _may_list(tool: Mapping[str, Any], is_usable: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Nobody but the audience looks into what is no definition at all."""
     try:
         strict_json.check(tool)
     except strict_json.NotStrictJson:
-        return False
-    return True
+        return True
+    return not isinstance(tool.get("inputSchema"), dict) or is_usable(tool)
+
+
+def pins_of(identity: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The pin of each tool by its name; empty, and so nobody's, for one that has none or is listed twice."""
+    pins: dict[str, str] = {}
+    for tool in tools:
+        pins[tool["name"]] = pin_sha256(identity, tool) if tool["name"] not in pins else ""
+    return pins

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
 
@@ -29,40 +29,83 @@ class Transport(httpx2.AsyncBaseTransport):
     def __init__(self, tls: ssl.SSLContext) -> None:
         self._tls = tls
         self._session: aiohttp.ClientSession | None = None
+        self._open: set[Stream] = set()
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        timeout = request.extensions.get("timeout", {})
+        stream = await self.exchange(
+            request.method,
+            URL(str(request.url), encoded=True),
+            request.headers.multi_items(),
+            await request.aread(),
+            timeout=aiohttp.ClientTimeout(total=None, connect=timeout.get("connect"), sock_read=timeout.get("read")),
+        )
+        return httpx2.Response(stream.status, headers=stream.raw_headers, stream=stream)
+
+    async def exchange(
+        self,
+        method: str,
+        url: URL,
+        headers: Sequence[tuple[str, str]],
+        body: bytes,
+        *,
+        timeout: aiohttp.ClientTimeout,
+    ) -> Stream:
+        """The answer to a request, its body still to be read. Cancelling this aborts the connection.
+
+        Raises:
+            httpx2.TransportError
+        """
         if self._session is None:  # not in __init__: a session belongs to the running loop
             self._session = open_session(max_connections=_MOST_CONNECTIONS, tls=self._tls)
-        body = await request.aread()
-        timeout = request.extensions.get("timeout", {})
         attempts = Attempts()
         try:
             with _translated(), noting(attempts):
                 response = await self._session.request(
-                    request.method,
-                    URL(str(request.url), encoded=True),
-                    headers=request.headers.multi_items(),
+                    method,
+                    url,
+                    headers=headers,
                     data=body or None,
                     allow_redirects=False,
                     auto_decompress=False,
-                    timeout=aiohttp.ClientTimeout(
-                        total=None, connect=timeout.get("connect"), sock_read=timeout.get("read")
-                    ),
+                    timeout=timeout,
                 )
         except BaseException:
             attempts.abort()
             raise
-        return httpx2.Response(response.status, headers=list(response.raw_headers), stream=_Stream(response, attempts))
+        return Stream(response, attempts, self._open)
 
     async def aclose(self) -> None:
+        for stream in tuple(self._open):
+            stream.abort()  # aiohttp's own closing wakes nobody who reads
         if self._session is not None:
             await self._session.close()
 
 
-class _Stream(httpx2.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse, attempts: Attempts) -> None:
+class Stream(httpx2.AsyncByteStream):
+    """The body of an answer, which comes with its status and headers. Close or abort it."""
+
+    def __init__(self, response: aiohttp.ClientResponse, attempts: Attempts, open_: set[Stream]) -> None:
+        """It is in `open_` for as long as it is neither closed nor aborted."""
         self._response = response
         self._attempts = attempts
+        self._open = open_
+        open_.add(self)
+        self.status = response.status
+        self.headers: Mapping[str, str] = response.headers
+        """By names in any case."""
+        self.raw_headers = list(response.raw_headers)
+
+    @property
+    def is_at_end(self) -> bool:
+        return self._response.content.at_eof()
+
+    def abort(self) -> None:
+        """Hang up, unless all of it was read: then the connection may be another request's. Who reads, hears of it."""
+        self._open.discard(self)
+        if not self._response.content.is_eof():
+            self._attempts.abort()
+        self._response.release()
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         with _translated():
@@ -78,9 +121,7 @@ class _Stream(httpx2.AsyncByteStream):
         except (TimeoutError, aiohttp.ClientError, OSError):
             pass
         finally:
-            if not content.is_eof():  # once it has come to its end, the connection may be another request's
-                self._attempts.abort()
-            self._response.release()
+            self.abort()
 
 
 @contextmanager

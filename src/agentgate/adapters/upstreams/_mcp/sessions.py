@@ -2,15 +2,19 @@
 
 A lent session carries one call at a time. It is for a client without a session that can answer questions, at a server
 that asks them in the middle of a call: only so is it certain whose call a question is about.
+
+No caller has more than a share of them, however many clients it runs and calls it leaves parked: others need some too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
+
+import orjson
 
 from agentgate.adapters.upstreams._mcp.link import Link
 from agentgate.core.call import Call, ToolName
@@ -22,27 +26,42 @@ Open = Callable[[Peer, Mapping[str, Any]], Link]
 _IDLE_S: Final = 120.0
 """How long a lent session is kept for the next call of the same kind."""
 
+_Holder = tuple[str, str]
+"""A caller: its tenant and its principal's id."""
+_Whose = tuple[_Holder, bytes]
+"""Whom a lent session is kept for: a caller whose client declared just these capabilities."""
+
+
+class ShareTaken(Exception):
+    """The caller has its share of the sessions, and something goes on in each of them."""
+
 
 class Sessions:
-    """At most `most` sessions. The one that nobody has used for longest makes place for a new one."""
+    """At most `most` sessions, and `most_of_one` of one caller. The one that nobody has used for longest makes place
+    for a new one; where a caller has its share, one of its own does."""
 
-    def __init__(self, open_: Open, most: int) -> None:
+    def __init__(self, open_: Open, most: int, most_of_one: int) -> None:
         self._open = open_
         self._most = most
+        self._most_of_one = most_of_one
         self._of_clients: dict[str, Link] = {}
         self._last_calls: dict[str, Call] = {}
         """Of each of these."""
-        self._lent: dict[Link, str] = {}
-        self._idle: dict[Link, str] = {}
+        self._lent: dict[Link, _Whose] = {}
+        self._idle: dict[Link, _Whose] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def of_client(self, peer: Peer, capabilities: Mapping[str, Any], call: Call) -> Link | None:
-        """The client's session for `call`, up or not; None where there is no place for one."""
+        """The client's session for `call`, up or not; None where there is no place for one.
+
+        Raises:
+            ShareTaken
+        """
         key = peer.session_key
         assert key is not None
         link = self._of_clients.get(key)
         if link is None:
-            if not self._has_place():
+            if not self._has_place(_holder(call)):
                 return None
             link = self._of_clients[key] = self._open(peer, capabilities)
             peer.on_session_end(lambda: self._end(key))
@@ -53,8 +72,13 @@ class Sessions:
             await self._end(key, link)
         return link
 
-    async def lend(self, whose: str, peer: Peer, capabilities: Mapping[str, Any]) -> Link | None:
-        """A session for one call; None where there is none to be had. `whose` keeps callers apart."""
+    async def lend(self, peer: Peer, capabilities: Mapping[str, Any], call: Call) -> Link | None:
+        """A session for `call` alone; None where there is none to be had.
+
+        Raises:
+            ShareTaken
+        """
+        whose = _holder(call), orjson.dumps(capabilities, option=orjson.OPT_SORT_KEYS)
         self._sweep()
         for link, owner in tuple(self._idle.items()):
             if owner == whose:
@@ -64,7 +88,7 @@ class Sessions:
                     self._lent[link] = whose
                     return link
                 self._close_soon(link)
-        if not self._has_place():
+        if not self._has_place(_holder(call)):
             return None
         link = self._open(peer, capabilities)
         self._lent[link] = whose
@@ -113,15 +137,35 @@ class Sessions:
         if found is not None and link in (None, found):
             await self._forget(key).close()
 
-    def _has_place(self) -> bool:
-        if len(self._of_clients) + len(self._lent) + len(self._idle) < self._most:
-            return True
-        if self._idle:
-            oldest = min(self._idle, key=lambda link: link.last_used)
+    def _has_place(self, holder: _Holder) -> bool:
+        """Whether there is place for one more of this caller, if need be because a quiet one has just gone.
+
+        Raises:
+            ShareTaken
+        """
+        own = sum(1 for one in self._holders() if one == holder)
+        if own >= self._most_of_one and not self._close_quiet(holder):
+            raise ShareTaken
+        return len(self._of_clients) + len(self._lent) + len(self._idle) < self._most or self._close_quiet(None)
+
+    def _holders(self) -> Iterator[_Holder]:
+        yield from (_holder(self._last_calls[key]) for key in self._of_clients)
+        yield from (holder for holder, _ in (*self._lent.values(), *self._idle.values()))
+
+    def _close_quiet(self, holder: _Holder | None) -> bool:
+        """Close the session, of this caller or of anybody, that was of no use to anybody for longest; lent ones first.
+        False where there is none."""
+        idle = [link for link, (whose, _) in self._idle.items() if holder in (None, whose)]
+        if idle:
+            oldest = min(idle, key=lambda link: link.last_used)
             del self._idle[oldest]
             self._close_soon(oldest)
             return True
-        quiet = [key for key, link in self._of_clients.items() if link.is_up and not link.running]
+        quiet = [
+            key
+            for key, link in self._of_clients.items()
+            if link.is_up and not link.running and holder in (None, _holder(self._last_calls[key]))
+        ]
         if not quiet:
             return False
         self._close_soon(self._forget(min(quiet, key=lambda key: self._of_clients[key].last_used)))
@@ -136,6 +180,10 @@ class Sessions:
         task = asyncio.create_task(_run(link.close()))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+
+
+def _holder(call: Call) -> _Holder:
+    return call.tenant, call.caller.id
 
 
 async def _run(work: Coroutine[Any, Any, None]) -> None:

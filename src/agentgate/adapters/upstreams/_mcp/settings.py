@@ -103,7 +103,7 @@ def read_credential_place(inject: Mapping[str, Any] | None, *, is_url: bool) -> 
     """
     kind = inject.get("kind") if inject is not None else None
     if is_url:
-        if kind in ("env", "query"):
+        if kind in ("env", "query", "sigv4"):
             raise ValueError("inject.kind for a url must be bearer, header or basic")
         return read_injection(inject), None
     if inject is None:

@@ -2,29 +2,34 @@
 
 A relay must not parse what it passes on: the SDK's typed session would drop members it does not know, check results
 against schemas, and ask for lists. So this session is the SDK's own (handshake, era, stamps, change streams) with its
-typed parts replaced. Inner names: `_dispatcher`, `_stamp`, `_on_request`, `_on_notify`, `_build_capabilities` and the
-module `_probe`; tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
+typed parts replaced. Inner names: `_dispatcher`, `_stamp`, `_on_request`, `_on_notify`, `_build_capabilities`, the
+dispatcher's `_dispatch`, `_pending`, `_Pending` and `_tg`, and the module `_probe`;
+tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import itertools
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, Literal, Protocol
 
+import anyio
 import anyio.abc
+import orjson
 from mcp.client._probe import negotiate_auto
 from mcp.client.session import ClientSession
 from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
-from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher
+from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, _Pending
+from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
@@ -34,11 +39,15 @@ from mcp_types import (
     SERVER_INFO_META_KEY,
     ClientCapabilities,
     Implementation,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
 )
 from mcp_types.jsonrpc import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, REQUEST_TIMEOUT
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate import __version__
+from agentgate.adapters.upstreams._mcp.direct import Direct, Elsewhere
 
 __all__ = [
     "CLIENT_CAPABILITIES_META_KEY",
@@ -101,9 +110,10 @@ class Handler(Protocol):
 
 
 class _Dispatcher(JSONRPCDispatcher[TransportContext]):
-    """The SDK's, and `ended` is set when the connection is over."""
+    """The SDK's, and `ended` is set when the connection is over. Hears what comes beside the SDK's streams as well."""
 
     ended: asyncio.Event
+    _heard_by: tuple[OnRequest, OnNotify]
 
     async def run(
         self,
@@ -113,10 +123,31 @@ class _Dispatcher(JSONRPCDispatcher[TransportContext]):
         *,
         task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED,
     ) -> None:
+        self._heard_by = on_request, on_notify
         try:
             await super().run(on_request, on_notify, on_notify_intercept, task_status=task_status)
         finally:
             self.ended.set()
+
+    async def hear(self, message: JSONRPCRequest | JSONRPCNotification) -> None:
+        """As if it had come to the SDK, on the stream of the request that the caller waits for."""
+        if self._tg is not None:  # else the session is over
+            await self._dispatch(SessionMessage(message), *self._heard_by, contextvars.copy_context())
+            await asyncio.sleep(0)  # it is heard in a task of its own, which begins before what comes next
+
+    @contextmanager
+    def reporting(self, request_id: int, on_progress: ProgressFnT | None) -> Iterator[None]:
+        """Have progress of that request told meanwhile."""
+        if on_progress is None:
+            yield
+            return
+        send, receive = anyio.create_memory_object_stream[Any](1)
+        with send, receive:
+            self._pending[request_id] = _Pending(send=send, receive=receive, on_progress=on_progress)
+            try:
+                yield
+            finally:
+                self._pending.pop(request_id, None)
 
 
 class Wire(ClientSession):
@@ -130,12 +161,15 @@ class Wire(ClientSession):
         *,
         timeout_s: float,
         ended: asyncio.Event,
+        direct: Direct | None,
     ) -> None:
         super().__init__(
             dispatcher=dispatcher,
             client_info=Implementation(name="agentgate", version=__version__),
             read_timeout_seconds=timeout_s,
         )
+        self._our_dispatcher = dispatcher
+        self._direct = direct
         self._handler = handler
         self._declared = ClientCapabilities.model_validate(capabilities)
         self._ids = itertools.count(1)
@@ -222,7 +256,31 @@ class Wire(ClientSession):
         self._stamp(data, options)
         if self.is_modern and capabilities is not None:
             data["params"]["_meta"][CLIENT_CAPABILITIES_META_KEY] = dict(capabilities)
+        if self._direct is not None and method == "tools/call":
+            try:
+                return await self._call(self._direct, request_id, data, options)
+            except Elsewhere:  # from now on the SDK calls: it knows which addresses are still the server's
+                self._direct = None
         return await self._dispatcher.send_raw_request(method, data["params"], options)
+
+    async def _call(
+        self, direct: Direct, request_id: int, data: Mapping[str, Any], options: CallOptions
+    ) -> dict[str, Any]:
+        """One of a tool, whose list was read in this session: so the handshake is over, and the session's id known."""
+        if self.ended.is_set():
+            raise MCPError(code=CONNECTION_CLOSED, message="Connection closed")
+        params, on_progress = data["params"], options.get("on_progress")
+        if on_progress is not None:
+            params["_meta"]["progressToken"] = request_id
+        elif not params["_meta"]:
+            del params["_meta"]
+        body = orjson.dumps({"jsonrpc": "2.0", "id": request_id, **data})
+        hear = self._our_dispatcher.hear
+        with self._our_dispatcher.reporting(request_id, on_progress):
+            answer = await direct.request(request_id, body, options.get("headers") or {}, hear)
+        if isinstance(answer, JSONRPCError):
+            raise MCPError(code=answer.error.code, message=answer.error.message, data=answer.error.data)
+        return answer.result
 
     async def withdraw(self, request_id: int) -> None:
         """Take a request back: `notifications/cancelled`, or its stream closed, as the server's era has it."""
@@ -253,8 +311,12 @@ async def open_wire(
     capabilities: Mapping[str, Any],
     timeout_s: float,
     ended: asyncio.Event,
+    direct: Direct | None = None,
 ) -> AsyncIterator[Wire]:
     """A session over `transport`, its era agreed on. Must be left by the task that entered it.
+
+    Args:
+        direct: a shorter way to the same server for requests of ours.
 
     Raises:
         MCPError, RuntimeError, ValueError: there is no agreement. OSError: there is nobody.
@@ -262,7 +324,8 @@ async def open_wire(
     async with transport as (read, write):
         dispatcher = _Dispatcher(read, write)
         dispatcher.ended = ended
-        async with Wire(dispatcher, handler, capabilities, timeout_s=timeout_s, ended=ended) as wire:
+        wire = Wire(dispatcher, handler, capabilities, timeout_s=timeout_s, ended=ended, direct=direct)
+        async with wire:
             if era == "legacy":
                 await wire.initialize()
             else:

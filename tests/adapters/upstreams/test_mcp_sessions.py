@@ -1,0 +1,126 @@
+"""A caller's share of the sessions with an MCP server: nobody holds them all, with clients or with parked calls."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from agentgate.adapters.upstreams.mcp import McpUpstream
+from agentgate.core.errors import ReasonCode
+from agentgate.ports.upstreams import Delivered, Undelivered
+from tests.adapters.upstreams.mcp_world import FakePeer, World, grant_of, script, until, world
+
+CAN = {"elicitation": {}}
+QUESTION = {"method": "elicitation/create", "params": {"message": "who?"}}
+
+
+async def call(
+    w: World, name: str, peer: FakePeer, arguments: Mapping[str, Any] | None = None, **whose: str
+) -> Delivered | Undelivered:
+    return await w.upstream.send(grant_of(w.tool(name), arguments or {}, peer, **whose), None)
+
+
+async def park(w: World, **whose: str) -> Delivered | Undelivered:
+    """A call that its server asks something about, from a client that answers in its next request."""
+    return await call(w, "ask", FakePeer(capabilities=CAN), QUESTION, **whose)
+
+
+async def process_of(w: World, key: str, agent: str) -> int:
+    """The server's process of a client's session."""
+    answer = await call(w, "spawn", FakePeer(session_key=key), agent=agent)
+    assert isinstance(answer, Delivered)
+    return int(answer.value["structuredContent"]["own"])
+
+
+@asynccontextmanager
+async def busy(w: World, *keys: str, agent: str) -> AsyncIterator[None]:
+    """Clients with sessions, in each of which a call goes on."""
+    peers = [FakePeer(session_key=key) for key in keys]
+    running = [asyncio.create_task(call(w, "endless", peer, agent=agent)) for peer in peers]
+    try:
+        for peer in peers:
+            await asyncio.wait_for(peer.heard.wait(), 10)
+        yield
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def is_refused(answer: Delivered | Undelivered) -> bool:
+    """As one who has what it may have, before anything was sent."""
+    if isinstance(answer, Delivered):
+        return False
+    assert (answer.reason, answer.reached) == (ReasonCode.UPSTREAM_UNAVAILABLE, False)
+    return "this caller has as many sessions" in answer.detail
+
+
+async def test_a_caller_whose_clients_hold_its_share_is_refused_and_others_get_a_session() -> None:
+    async with world(McpUpstream("s", command=script(), max_sessions=3)) as w, busy(w, "a", "b", agent="greedy"):
+        assert is_refused(await call(w, "echo", FakePeer(session_key="c"), agent="greedy"))
+        assert isinstance(await call(w, "echo", FakePeer(session_key="d"), agent="other"), Delivered)
+
+
+async def test_a_caller_whose_parked_calls_hold_its_share_is_refused_until_one_is_answered() -> None:
+    async with world(McpUpstream("s", command=script(), max_sessions=2)) as w:
+        asked = await park(w, agent="greedy")
+        assert isinstance(asked, Delivered)
+        assert is_refused(await park(w, agent="greedy"))
+        assert isinstance(await park(w, agent="other"), Delivered)
+        extra = {"inputResponses": {"q1": {"action": "accept"}}, "requestState": asked.value["requestState"]}
+        answered = await call(w, "ask", FakePeer(capabilities=CAN, extra=extra), QUESTION, agent="greedy")
+        assert isinstance(answered, Delivered)
+        assert isinstance(await park(w, agent="greedy"), Delivered)
+
+
+async def test_clients_and_parked_calls_count_together() -> None:
+    upstream = McpUpstream("s", command=script(), max_sessions=10, max_sessions_per_caller=2)
+    async with world(upstream) as w, busy(w, "a", agent="greedy"):
+        assert isinstance(await park(w, agent="greedy"), Delivered)
+        assert is_refused(await park(w, agent="greedy"))
+        assert is_refused(await call(w, "echo", FakePeer(session_key="b"), agent="greedy"))
+
+
+async def test_a_killed_callers_parked_calls_give_its_share_back() -> None:
+    async with world(McpUpstream("s", command=script(), max_sessions=2)) as w:
+        assert isinstance(await park(w, agent="greedy"), Delivered)
+        w.upstream.drop(lambda one: one.agent == "greedy")
+        async with asyncio.timeout(10):
+            while is_refused(await park(w, agent="greedy")):  # noqa: ASYNC110 - nothing tells when it has ended
+                await asyncio.sleep(0.005)
+
+
+async def test_one_name_in_two_tenants_is_two_callers() -> None:
+    async with world(McpUpstream("s", command=script(), max_sessions=2)) as w:
+        assert isinstance(await park(w, agent="bot", tenant="acme"), Delivered)
+        assert is_refused(await park(w, agent="bot", tenant="acme"))
+        assert isinstance(await park(w, agent="bot", tenant="umbrella"), Delivered)
+
+
+async def test_who_has_its_share_gives_up_a_quiet_session_of_its_own_and_nobody_elses() -> None:
+    upstream = McpUpstream("s", command=script(), max_sessions=10, max_sessions_per_caller=1)
+    async with world(upstream) as w:
+        others = await process_of(w, "b", "other")
+        first = await process_of(w, "a1", "busy")
+        second = await process_of(w, "a2", "busy")
+        await until(lambda: not _is_alive(first))
+        assert (_is_alive(second), _is_alive(others)) == (True, True)
+
+
+@pytest.mark.parametrize("share", [0, -1, 5])
+def test_a_share_is_one_session_at_least_and_all_of_them_at_most(share: int) -> None:
+    with pytest.raises(ValueError, match="max_sessions_per_caller must be from 1 to max_sessions"):
+        McpUpstream("s", command=script(), max_sessions=4, max_sessions_per_caller=share)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
