@@ -42,6 +42,7 @@ from agentgate.core.event import (
     Outcome,
     Record,
     acked,
+    answers_closed,
     closed,
     drained,
     gone,
@@ -55,10 +56,11 @@ from agentgate.core.event import (
     tool_rejected,
 )
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
+from agentgate.core.pin import PinState, Unpinned, pin_from_row
 from agentgate.core.projection import Tables, effects
 from agentgate.core.query import Query
 from agentgate.pipeline.tree import Proofs
-from agentgate.ports.log import AlreadySpent, ForeignSession, Log, LogReader, MemberGone, Spend, Tree
+from agentgate.ports.log import AlreadySpent, Bookmarks, ForeignSession, Log, LogReader, MemberGone, Spend, Tree
 from tests.fakes import AtOnce
 
 ORIGIN = "agentgate.test/log/0"
@@ -67,6 +69,8 @@ START = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
 
 class Whole(Log, LogReader, Tree, Protocol):
     """What the contract is about: the log, its reader and its tree."""
+
+    bookmarks: Bookmarks
 
 
 class Searcher(Protocol):
@@ -137,6 +141,11 @@ class Author:
             self.origin(), of, pin=pin, found=found, accepted=accepted, subject=subject_of(found), changes=["x"]
         )
 
+    def unpinned(self, pin: str, found: Unpinned, accepted: int) -> Event:
+        return tool_quarantined(
+            self.origin(), READ, pin=pin, found=found.value, accepted=accepted, subject=b"null", changes=[found.why]
+        )
+
     def rejected(self, found: str, *, of: OfTool = READ) -> Event:
         return tool_rejected(
             self.origin(), of, found=found, subject=subject_of(found), actor="person:op", auth="api_key"
@@ -145,6 +154,24 @@ class Author:
     def finished(self, trace: str, session: str = "s-1") -> Event:
         fields = {"trace_id": trace, "outcome": "ok"}
         return make(self.origin(), Kind.FINISHED, fields, tenant="acme", session=session, principal="agent:bot")
+
+    def answered(self, key: str, sealed: bytes | None = b"sealed answer", *, of: str = "", digest: str = "") -> Event:
+        """The end of a call whose answer is kept; `of`: as somebody else closed it."""
+        fields = {"trace_id": f"trace-{key}", "outcome": "unknown" if of else "ok", "tool": "db_query"}
+        fields |= {"reason_code": "ok", "answer_key": key, "call_sha256": digest or "d" * 64}
+        fields |= {"of": of} if of else {}
+        kept = {"answer": sealed}
+        kind, by = Kind.FINISHED, "agent:bot"
+        return make(self.origin(), kind, fields, tenant="acme", session="s-1", principal=by, projected=kept)
+
+    def answers_closed(self, through: int) -> Event:
+        return answers_closed(self.origin(), through)
+
+    def vote(self, approval: str, ordinal: int, by: str, quorum: int = 2) -> Event:
+        fields = {"approval_id": approval, "verdict": "approved", "ordinal": ordinal, "quorum": quorum}
+        if ordinal == quorum:
+            fields["token_sha256"] = "f" * 64
+        return make(self.origin(), Kind.APPROVAL_DECIDED, fields, tenant="acme", session="s-1", principal=by)
 
     def joined(self) -> Event:
         return make(self.origin(), Kind.JOINED, {"of": self.member})
@@ -870,6 +897,25 @@ class LogContract:
             assert (row["state"], row["pin"], row["found"]) == ("rejected", "p-2", "p-3")
         assert (await audit()).findings == []
 
+    async def test_a_quarantine_for_what_has_no_pin_is_kept_and_derived_again(
+        self, opened: Opened, author: Author, audit: Callable[[], Awaitable[Report]]
+    ) -> None:
+        async with opened() as log:
+            await log.append(author.accepted("p-1"))
+            await log.append(author.unpinned("p-1", Unpinned.LISTED_TWICE, 0))
+            assert isinstance(await log.append(author.unpinned("p-1", Unpinned.LISTED_TWICE, 0)), AlreadySpent)
+        async with opened() as log:
+            (row,) = await log.projection("pins")
+            pin = pin_from_row(row)
+            assert (pin.state, pin.sha256, pin.unpinned, pin.found_sha256, pin.found) == (
+                PinState.QUARANTINED, "p-1", Unpinned.LISTED_TWICE, "", None,
+            )  # fmt: skip
+            await log.append(author.accepted("p-1"))
+            pin = pin_from_row((await log.projection("pins"))[0])
+            assert (pin.state, pin.unpinned) == (PinState.ACCEPTED, None)
+            await log.append(author.unpinned("p-1", Unpinned.NOT_STRICT, 2))
+        assert (await audit()).findings == []
+
     async def test_of_all_who_see_a_tool_for_the_first_time_one_accepts_it(
         self, opened: Opened, author: Author
     ) -> None:
@@ -979,6 +1025,64 @@ class LogContract:
                 assert merkle.continues(old.root, old.size, new.root, new.size, proof)
             with pytest.raises(LogBroken):
                 await Proofs(log, AtOnce()).inclusions([0], 600)
+
+    # --- answers that are kept, and followers -------------------------------------------------------------
+
+    async def test_the_first_answer_under_a_key_is_kept_until_it_is_dropped(
+        self, opened: Opened, author: Author, audit: Callable[[], Awaitable[Report]]
+    ) -> None:
+        async with opened() as log:
+            events = [author.answered("k-1"), author.answered("k-2", of="m-2"), author.answered("k-1", b"another")]
+            for event in events:
+                await log.append(event)
+            (row,) = await log.projection("answers", key="k-1")
+            assert (row["sealed"], row["trace_id"], row["idx"]) == (b"sealed answer", "trace-k-1", 0)
+            assert [row["sealed"] for row in await log.projection("answers", trace_id="trace-k-2")] == [None]
+            assert await log.answers_until(events[0].at) == 0
+            assert await log.answers_until("2020-01-01T00:00:00.000000Z") is None
+        async with opened() as log:
+            await log.append(author.answers_closed(0))
+            assert [row["key"] for row in await log.projection("answers")] == ["k-2"]
+        assert (await audit()).findings == []
+
+    async def test_a_key_stays_used_when_its_answer_is_dropped(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            spend = Spend("idempotency", "k-1")
+            await log.append(author.decided(idempotency_sha256="k-1"), [spend])
+            await log.append(author.answered("k-1"))
+            await log.append(author.answers_closed(1))
+            assert await log.append(author.decided(idempotency_sha256="k-1"), [spend]) == AlreadySpent(spend)
+            assert [row["idx"] for row in await log.projection("spent", kind="idempotency", key="k-1")] == [0]
+            found = await log.record(0)
+            assert found is not None
+            assert found.fields["idempotency_sha256"] == "k-1"
+            assert await log.record(9) is None
+
+    async def test_of_people_who_vote_at_once_each_has_a_place(
+        self, opened: Opened, author: Author, audit: Callable[[], Awaitable[Report]]
+    ) -> None:
+        async with opened() as log:
+            await log.append(author.requested("a-1"))
+            votes = [author.vote("a-1", 1, "person:a"), author.vote("a-1", 1, "person:b")]
+            votes += [author.vote("a-1", 2, "person:a"), author.vote("a-1", 2, "person:b")]
+            outcomes = [await log.append(vote) for vote in votes]
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent, AlreadySpent, Receipt]
+            (row,) = await log.projection("approvals", id="a-1")
+            assert (row["state"], row["votes"], row["decided_by"]) == ("approved", 2, "person:b")
+            found = await log.projection("votes", approval="a-1")
+            assert [(vote["person"], vote["ordinal"]) for vote in found] == [("person:a", 1), ("person:b", 2)]
+        assert (await audit()).findings == []
+
+    async def test_a_follower_goes_on_where_it_was(self, opened: Opened) -> None:
+        async with opened() as log:
+            assert await log.bookmarks.load("webhooks") is None
+            for index in (4, 7, 6):
+                await log.bookmarks.save("webhooks", index)
+            async with log.bookmarks.turn("webhooks") as is_ours:
+                assert is_ours
+        async with opened() as log:
+            assert await log.bookmarks.load("webhooks") == 7
+            assert await log.bookmarks.load("others") is None
 
     # --- callers that go away -----------------------------------------------------------------------------
 

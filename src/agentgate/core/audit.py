@@ -43,7 +43,7 @@ MAX_FINDINGS: Final = 50
 """Enough to see a pattern. The first one names where it starts."""
 
 _WIDEST_GAP: Final = 100_000
-_SOME_SEAL: Final = {"sealed": b""}
+_SOME_SEAL: Final = {"sealed": b"", "answer": b""}
 """Stands for sealed arguments, which no event carries: where it is derived, anything may be stored."""
 _KINDS: Final = frozenset(kind.value for kind in Kind)
 _ENVELOPE: Final[Mapping[str, type]] = {
@@ -269,7 +269,7 @@ class Auditor:
         index, kind = row[0], fields["kind"]
         if kind == "finished":
             self._open.pop(fields.get("trace_id", ""), None)
-        if kind in WITHOUT_EFFECT or (kind == "finished" and "of" not in fields):
+        if kind in WITHOUT_EFFECT or (kind == "finished" and "of" not in fields and "answer_key" not in fields):
             return
         try:
             if kind == "decided":

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import orjson
 
-from agentgate.core.call import Call
+from agentgate.core.amounts import Amounts
+from agentgate.core.call import Call, Door, Principal
 from agentgate.core.containment import Acknowledgement, Kill, Progress
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
@@ -58,6 +59,8 @@ class Kind(StrEnum):
     TOOL_ACCEPTED = "tool_accepted"
     TOOL_QUARANTINED = "tool_quarantined"
     TOOL_REJECTED = "tool_rejected"
+    ANSWERED = "answered"
+    ANSWERS_CLOSED = "answers_closed"
 
 
 class Outcome(StrEnum):
@@ -208,10 +211,13 @@ def decided(
     arguments: bytes,
     context: bytes,
     latency_us: Mapping[str, int],
+    charge: Amounts | None = None,
+    limit: int | None = None,
 ) -> Event:
     """A decision on a call. `arguments` and `context` are redacted JSON bytes for the body.
 
-    `position` is the kill position that admission knew; the receipt's may be newer.
+    `position` is the kill position that admission knew; the receipt's may be newer. `charge` is what budgets count of
+    the call; None where there are none. `limit` is the rate limit that refused it.
     """
     fields = _about(call)
     fields |= {
@@ -232,28 +238,52 @@ def decided(
         fields["approved_by"] = decision.approved_by
     if call.caller.on_behalf_of is not None:
         fields["on_behalf_of"] = call.caller.on_behalf_of
-    if decision.allowed and call.idempotency_key is not None:
-        fields["idempotency_sha256"] = call.idempotency_sha256
+    if charge is not None:
+        fields |= {"arguments_bytes": charge.bytes, "cost_micros": charge.cost}
+    if limit is not None:
+        fields["limit"] = limit
+    if decision.edited_from is not None:
+        fields["edited_from_sha256"] = decision.edited_from
+    if decision.allowed and (key := call.answer_key) is not None:
+        fields["answer_key"] = key
+        if call.idempotency_key is not None:
+            fields["idempotency_sha256"] = key
     body = b'{"arguments":%s,"context":%s,"reason":%s}' % (arguments, context, canonical_plain(decision.reason))
     return make(
         origin, Kind.DECIDED, fields, tenant=call.tenant, session=call.session, principal=call.caller.id, body=body
     )
 
 
-def finished(
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """What a call was answered, for who asks again."""
+
+    key: str
+    digest: str
+    """Of the call as it was asked for."""
+    sealed: bytes | None
+    """None: it could not be sealed, or is too large."""
+
+
+def finished(  # noqa: PLR0913  # what an outcome consists of
     origin: Origin,
     call: Call,
     outcome: Outcome,
     reason: ReasonCode,
     *,
     error: str = "",
+    answer: KeptAnswer | None = None,
     result: bytes = b"",
     upstream_status: int | None = None,
     credential: str | None = None,
     kill_id: str | None = None,
     latency_us: Mapping[str, int] | None = None,
+    labels: Sequence[str] = (),
 ) -> Event:
-    """The outcome of an allowed call. `error` is redacted text; of `result` only a salted hash and the size remain."""
+    """The outcome of an allowed call. `error` is redacted text; of `result` only a salted hash and the size remain.
+
+    `labels` are the kinds of data that the session has touched by it.
+    """
     fields = _about(call)
     fields |= {
         "outcome": str(outcome),
@@ -269,9 +299,20 @@ def finished(
         fields["kill_id"] = kill_id
     if latency_us is not None:
         fields["latency_us"] = dict(latency_us)
+    if labels:
+        fields["labels"] = sorted(labels)
+    if answer is not None:
+        fields |= {"answer_key": answer.key, "call_sha256": answer.digest}
     body = canonical_plain({"error": error}) if error else b"{}"
     return make(
-        origin, Kind.FINISHED, fields, tenant=call.tenant, session=call.session, principal=call.caller.id, body=body
+        origin,
+        Kind.FINISHED,
+        fields,
+        tenant=call.tenant,
+        session=call.session,
+        principal=call.caller.id,
+        body=body,
+        projected={"answer": answer.sealed} if answer is not None else None,
     )
 
 
@@ -279,7 +320,8 @@ def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
     """The outcome of a recorded ALLOW, written by somebody else than the call itself.
 
     `unknown` when the process died with it; `not_sent` when its append only seemed to fail. `of` names the member whose
-    call it was: of those who find it open at the same time, the log lets one close it.
+    call it was: of those who find it open at the same time, the log lets one close it. Whoever asks again for the
+    answer of such a call is told this outcome.
     """
     kept = ("trace_id", "door", "tool", "server", "tool_sha256", "traceparent")
     fields = {name: intent.fields[name] for name in kept if name in intent.fields}
@@ -288,6 +330,9 @@ def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
         "reason_code": ReasonCode.OUTCOME_UNRECORDED.value,
         "of": intent.fields["member"],
     }
+    if (key := intent.fields.get("answer_key")) is not None:
+        digest = intent.fields.get("edited_from_sha256", intent.fields["call_sha256"])
+        fields |= {"answer_key": key, "call_sha256": digest}
     return make(
         origin,
         Kind.FINISHED,
@@ -479,3 +524,15 @@ def tool_rejected(origin: Origin, of: OfTool, *, found: str, subject: bytes, act
     """An operator does not want a tool, as it was found or at all."""
     fields = of.fields | {"found": found, "auth": auth}
     return make(origin, Kind.TOOL_REJECTED, fields, principal=actor, body=b'{"subject":%s}' % subject)
+
+
+def answered(origin: Origin, caller: Principal, row: Mapping[str, Any], door: Door) -> Event:
+    """A kept answer was handed out again, or fetched. `row` is its row of `answers`."""
+    fields = {name: row[name] for name in ("trace_id", "tool")} | {"answer_key": row["key"], "door": str(door)}
+    fields["auth"] = caller.auth_method
+    return make(origin, Kind.ANSWERED, fields, tenant=caller.tenant, session=row["session"], principal=caller.id)
+
+
+def answers_closed(origin: Origin, through: int) -> Event:
+    """The answers of calls that ended up to index `through` are not kept any more; their keys stay used."""
+    return make(origin, Kind.ANSWERS_CLOSED, {"through": through})

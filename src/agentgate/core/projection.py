@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 
 from agentgate.core.containment import Kill, KillChange, KillId, Presence, Scope
 from agentgate.core.event import Kind
-from agentgate.core.strict_json import canonical
+from agentgate.core.strict_json import canonical, canonical_plain
 
 Value = str | int | bytes | None
 Row = dict[str, Value]
@@ -31,16 +31,21 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "holds": ("id",),
     "prunes": ("tenant", "session"),
     "pins": ("server", "tool"),
+    "votes": ("approval", "person"),
+    "answers": ("key",),
 }
 """The derived tables and what names a row in each."""
 
-WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.KEYED})
+WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.KEYED, Kind.ANSWERED})
 """Kinds that no table is derived from."""
 
 STRETCH_BITS: Final = 12
 """A stretch of the log is 4,096 events: in which of them a session has events is how a SQLite log finds those."""
 
-UNDERIVED: Final[Mapping[str, frozenset[str]]] = {"approvals": frozenset({"sealed"})}
+UNDERIVED: Final[Mapping[str, frozenset[str]]] = {
+    "approvals": frozenset({"sealed"}),
+    "answers": frozenset({"sealed"}),
+}
 """Columns whose content no event carries; only that they are cleared can be derived."""
 
 
@@ -62,13 +67,20 @@ class Change:
     states: tuple[str, ...] = ()
 
 
-Effect = Put | Change
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Take out the rows of events up to index `through`."""
+
+    table: str
+    through: int
+
+
+Effect = Put | Change | Drop
 Spending = tuple[str, str]
 """Kind and key of a thing that can be used once."""
 
 
 _SPENT_BY: Final[Mapping[str, tuple[str, str]]] = {
-    Kind.APPROVAL_DECIDED: ("verdict", "approval_id"),
     Kind.KILLED: ("kill", "kill_id"),
     Kind.RELEASED: ("release", "kill_id"),
     Kind.HELD: ("hold", "hold_id"),
@@ -105,8 +117,24 @@ def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
     return _said_once(fields)
 
 
+def _approval_spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
+    """Of people who answer at once each has a place of their own, and one completes it. What is closed can be neither
+    answered nor used any more. Logs of before schema version 6 say neither `closes` nor `ordinal`."""
+    of = fields["approval_id"]
+    if fields["kind"] == Kind.APPROVAL_CLOSED:
+        if "closes" not in fields:
+            return ()
+        return (("verdict", of), ("approval", of)) if fields["closes"] == "pending" else (("approval", of),)
+    if "ordinal" not in fields:  # a no
+        return (("verdict", of),)
+    votes = (("vote", f"{of}/{fields['principal']}"), ("vote", f"{of}#{fields['ordinal']}"))
+    return (*votes, ("verdict", of)) if fields["ordinal"] >= fields["quorum"] else votes
+
+
 def _said_once(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
     """Of all members that see a tool for the first time, or changed, one says so."""
+    if fields["kind"] in (Kind.APPROVAL_DECIDED, Kind.APPROVAL_CLOSED):
+        return _approval_spendings(fields)
     if fields["kind"] == Kind.TOOL_QUARANTINED:
         return (("quarantine", f"{fields['accepted']}/{fields['found']}"),)
     if fields["kind"] == Kind.TOOL_ACCEPTED and fields["trust"] != "operator":
@@ -141,25 +169,34 @@ def effects(
         case Kind.RELEASE_ASKED:
             asked: Row = {"kill_id": fields["kill_id"], "person": fields["principal"], "at": fields["at"], "idx": index}
             yield Put("release_asks", asked)
-        case Kind.JOINED:
-            here: Row = {"joined_idx": index, "left_idx": None, "gone_idx": None, "attested_idx": None}
-            yield Put("members", {"member": fields["member"], **here})
-        case Kind.GONE:
-            yield Change("members", (fields["of"],), {_STANDING[fields["why"]]: index})
-        case Kind.LEFT:
-            yield Change("members", (leaver(fields),), {"left_idx": index})
+        case Kind.JOINED | Kind.GONE | Kind.LEFT:
+            yield _membership(fields, index)
         case Kind.APPROVAL_REQUESTED:
-            yield _requested(fields, projected)
+            yield _requested(fields, index, position, projected)
         case Kind.APPROVAL_DECIDED:
-            yield _verdict(fields)
+            yield from _verdict(fields, index)
         case Kind.APPROVAL_CLOSED:
-            closed: Row = {"state": fields["state"], "sealed": None}
-            yield Change("approvals", (fields["approval_id"],), closed, ("pending", "approved", "denied"))
+            yield _closed(fields)
+        case Kind.FINISHED if "answer_key" in fields:
+            yield _answer(fields, index, projected)
+        case Kind.ANSWERS_CLOSED:
+            yield Drop("answers", fields["through"])
         case Kind.HELD | Kind.UNHELD | Kind.PRUNED | Kind.TOOL_ACCEPTED | Kind.TOOL_QUARANTINED | Kind.TOOL_REJECTED:
             yield from _kept(fields, index, body)
 
 
 _STANDING: Final = {"presumed": "gone_idx", "attested": "attested_idx"}
+
+
+def _membership(fields: Mapping[str, Any], index: int) -> Effect:
+    match fields["kind"]:
+        case Kind.JOINED:
+            here: Row = {"joined_idx": index, "left_idx": None, "gone_idx": None, "attested_idx": None}
+            return Put("members", {"member": fields["member"], **here})
+        case Kind.GONE:
+            return Change("members", (fields["of"],), {_STANDING[fields["why"]]: index})
+        case _:
+            return Change("members", (leaver(fields),), {"left_idx": index})
 
 
 def presence(row: Mapping[str, Any]) -> Presence:
@@ -181,6 +218,27 @@ def _decided(fields: Mapping[str, Any], index: int) -> Iterator[Effect]:
         yield Put("sessions", session_row(fields, index))
     if "approval_id" in fields and fields["decision"] == "ALLOW":
         yield Change("approvals", (fields["approval_id"],), {"state": "spent", "sealed": None})
+
+
+def _answer(fields: Mapping[str, Any], index: int, projected: Mapping[str, Any] | None) -> Put:
+    """How a call ended for which somebody may ask again. Who closes another's call does not know its answer."""
+    return Put(
+        "answers",
+        {
+            "key": fields["answer_key"],
+            "tenant": fields.get("tenant", ""),
+            "principal": fields.get("principal", ""),
+            "session": fields.get("session", ""),
+            "tool": fields["tool"],
+            "trace_id": fields["trace_id"],
+            "digest": fields["call_sha256"],
+            "outcome": fields["outcome"],
+            "reason_code": fields["reason_code"],
+            "at": fields["at"],
+            "idx": index,
+            "sealed": None if "of" in fields else (projected or {}).get("answer"),
+        },
+    )
 
 
 def session_row(fields: Mapping[str, Any], index: int) -> Row:
@@ -305,7 +363,7 @@ def _acked(fields: Mapping[str, Any], index: int) -> Put:
     return Put("acks", {name: fields[name] for name in names} | {"idx": index})
 
 
-def _requested(fields: Mapping[str, Any], projected: Mapping[str, Any] | None) -> Put:
+def _requested(fields: Mapping[str, Any], index: int, position: int, projected: Mapping[str, Any] | None) -> Put:
     return Put(
         "approvals",
         {
@@ -323,19 +381,47 @@ def _requested(fields: Mapping[str, Any], projected: Mapping[str, Any] | None) -
             "decided_by": None,
             "token_sha256": None,
             "sealed": (projected or {}).get("sealed"),
+            "quorum": fields.get("quorum", 1),
+            "approvers": canonical_plain(fields.get("approvers", [])).decode(),
+            "votes": 0,
+            "on_behalf_of": fields.get("on_behalf_of"),
+            "server": fields.get("server", ""),
+            "tool_sha256": fields.get("tool_sha256", ""),
+            "position": position,
+            "edited_from": fields.get("edited_from"),
+            "edited_to": None,
+            "executes": int(fields.get("executes", False)),
+            "why": None,
+            "idx": index,
         },
     )
 
 
-def _verdict(fields: Mapping[str, Any]) -> Change:
+def _verdict(fields: Mapping[str, Any], index: int) -> Iterator[Effect]:
+    """A no, or one of the yeses that the approval needs."""
+    of = (fields["approval_id"],)
+    if "ordinal" in fields:
+        vote: Row = {"approval": of[0], "person": fields["principal"], "ordinal": fields["ordinal"]}
+        yield Put("votes", {**vote, "at": fields["at"], "idx": index})
+        if fields["ordinal"] < fields["quorum"]:
+            yield Change("approvals", of, {"votes": fields["ordinal"]}, ("pending",))
+            return
     columns: Row = {
         "state": fields["verdict"],
         "decided_by": fields.get("principal", ""),
         "token_sha256": fields.get("token_sha256"),
     }
-    if fields["verdict"] != "approved":
+    if fields["verdict"] == "approved":
+        columns["votes"] = fields.get("ordinal", 1)
+    else:
         columns["sealed"] = None  # nobody will send these arguments any more
-    return Change("approvals", (fields["approval_id"],), columns, ("pending",))
+    yield Change("approvals", of, columns, ("pending",))
+
+
+def _closed(fields: Mapping[str, Any]) -> Change:
+    columns: Row = {"state": fields["state"], "sealed": None}
+    columns |= {"why": fields.get("why"), "edited_to": fields.get("edited_to")}
+    return Change("approvals", (fields["approval_id"],), columns, ("pending", "approved", "denied"))
 
 
 class Tables:
@@ -347,6 +433,11 @@ class Tables:
     def apply(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
             table = self.rows[effect.table]
+            if isinstance(effect, Drop):
+                self.rows[effect.table] = {
+                    key: row for key, row in table.items() if cast(int, row["idx"]) > effect.through
+                }
+                continue
             if isinstance(effect, Put):
                 table.setdefault(key_of(effect.table, effect.row), effect.row)
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -22,7 +23,7 @@ class Spend:
 
     kind: Literal[
         "approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome", "hold",
-        "unhold", "prune", "quarantine", "first_use",
+        "unhold", "prune", "quarantine", "first_use", "vote",
     ]  # fmt: skip
     key: str
 
@@ -56,6 +57,10 @@ class OnHold:
 
 
 Appended = Receipt | AlreadySpent | ForeignSession | MemberGone | OnHold
+
+
+Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "pins", "votes", "answers", "spent"]
+"""The derived tables that are read by what is asked for (`core.projection.KEYS`)."""
 
 
 class Log(Protocol):
@@ -134,6 +139,14 @@ class LogReader(Protocol):
         """How many events are durable now: the index of the next one."""
         ...
 
+    async def record(self, index: int) -> Record | None:
+        """The event at an index; None where there is none."""
+        ...
+
+    async def answers_until(self, moment: str) -> int | None:
+        """The newest index of an answer that was kept at `moment` (RFC 3339) or before; None if there is none."""
+        ...
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]: ...
 
     async def open_intents(self) -> list[Record]:
@@ -142,7 +155,7 @@ class LogReader(Protocol):
 
     async def projection(
         self,
-        name: Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "pins"],
+        name: Derived,
         **match: str | int | None,
     ) -> list[dict[str, Any]]:
         """Rows of a derived table whose columns equal `match` (None: are empty), oldest first."""
@@ -154,6 +167,27 @@ class LogReader(Protocol):
 
     async def checkpoint(self) -> bytes | None:
         """The newest signed checkpoint (C2SP tlog-checkpoint), or None before the first."""
+        ...
+
+
+class Bookmarks(Protocol):
+    """How far those have come who follow the log: an index each, which nothing is derived from. Raises
+    LogUnavailable."""
+
+    async def load(self, name: str) -> int | None:
+        """Up to which index the follower `name` is done; None if it never said."""
+        ...
+
+    async def save(self, name: str, index: int) -> None:
+        """It is done up to `index`; a lower one than is known changes nothing."""
+        ...
+
+    def turn(self, name: str) -> AbstractAsyncContextManager[bool]:
+        """Whether this process is the only one to follow as `name` now: False while another one does.
+
+        For as long as the block runs, which must be less than a minute. A process whose connection breaks loses its
+        turn without hearing of it: what it does in one may be done again.
+        """
         ...
 
 

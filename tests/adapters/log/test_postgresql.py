@@ -156,6 +156,20 @@ async def test_a_receipt_carries_the_kill_that_another_replica_gave(url: str, au
             assert (await log.kills_since(n - 1)).given()[0].id == kill.id
 
 
+async def test_of_two_replicas_one_follows_the_log_at_a_time(url: str) -> None:
+    async with replicas(url, 2) as (one, other):
+        async with (
+            one.bookmarks.turn("webhooks") as first,
+            other.bookmarks.turn("webhooks") as second,
+            other.bookmarks.turn("exports") as elsewhere,
+        ):
+            assert (first, second, elsewhere) == (True, False, True)
+        await one.bookmarks.save("webhooks", 3)
+        async with other.bookmarks.turn("webhooks") as now:
+            assert now
+        assert await other.bookmarks.load("webhooks") == 3
+
+
 async def test_heartbeats_are_heard_at_the_other_replica(url: str) -> None:
     one, two = Author("m-1"), Author("m-2")
     async with replicas(url, 2) as (log, other):

@@ -22,6 +22,7 @@ from agentgate.adapters.log._postgres_bodies import PostgresBodies
 from agentgate.adapters.log.postgresql import PostgresLog, verify
 from agentgate.cli import cli
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
+from agentgate.core.event import Event
 from tests.adapters.log.conftest import GATEWAY, READER, RETENTION
 from tests.adapters.log.test_postgresql import KEY, OTHER_SIGNER, SIGNER, replicas
 from tests.contracts.bodies import LIMIT, LONG_AGO, TODAY, BodiesContract, Historian
@@ -244,7 +245,7 @@ async def test_retention_forgets_bodies_that_were_pruned_and_no_others(
 
 # --- migrations -------------------------------------------------------------------------------------------
 
-UPGRADES = [f"upgraded to revision {number}" for number in ("0001", "0002", "0003")]
+UPGRADES = [f"upgraded to revision {number}" for number in ("0001", "0002", "0003", "0004")]
 
 
 @pytest.fixture
@@ -275,7 +276,7 @@ async def test_migrations_lead_to_the_schema_of_the_code_forward_back_and_forwar
     assert await differences(empty) == []
     assert await migrate(empty) == []
     assert await migrate(empty, to="base") == [
-        f"went back from revision {number}" for number in ("0003", "0002", "0001")
+        f"went back from revision {number}" for number in ("0004", "0003", "0002", "0001")
     ]
     connection = await asyncpg.connect(empty)
     left = "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'public'"
@@ -308,6 +309,36 @@ async def test_pins_keep_revision_0002_from_coming_back(url: str, author: Author
         await log.append(author.accepted("p-1"))
     with pytest.raises(UnsafeConfiguration, match="there are pins of tools, of which revision 0002 knows nothing"):
         await migrate(url, to="0002")
+
+
+@pytest.mark.parametrize(
+    ("what", "event"),
+    [
+        ("votes of several people", Author().vote("a-1", 1, "person:a")),
+        ("answers", Author().answered("k-1")),
+    ],
+)
+async def test_what_revision_0003_would_not_know_keeps_it_from_coming_back(url: str, what: str, event: Event) -> None:
+    async with replicas(url, 1) as (log,):
+        await log.append(event)
+    with pytest.raises(UnsafeConfiguration, match=f"there are {what}, of which revision 0003 knows nothing"):
+        await migrate(url, to="0003")
+
+
+async def test_approvals_of_revision_0003_are_what_the_events_say(url: str, author: Author) -> None:
+    async with replicas(url, 1) as (log,):
+        await log.append(author.kill(a_kill()))
+        for approval in ("a-pending", "a-approved", "a-denied", "a-expired"):
+            await log.append(author.requested(approval))
+        await log.append(author.verdict("a-approved"))
+        await log.append(author.verdict("a-denied", "denied"))
+        await log.append(author.closed("a-expired"))
+    await migrate(url, to="0003")
+    await migrate(url)
+    async with replicas(url, 1) as (log,):
+        found = {row["id"]: (row["votes"], row["position"], row["idx"]) for row in await log.projection("approvals")}
+    assert found == {"a-pending": (0, 1, 1), "a-approved": (1, 1, 2), "a-denied": (0, 1, 3), "a-expired": (0, 1, 4)}
+    assert (await verify(url, ORIGIN, [KEY])).findings == []
 
 
 async def test_a_log_of_the_first_revision_gets_the_hashes_of_its_upper_tiles(url: str, author: Author) -> None:

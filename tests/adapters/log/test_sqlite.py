@@ -97,8 +97,25 @@ class TestSqliteLog(LogContract):
 # --- where a session's events are ---------------------------------------------------------------------------
 
 
+OF_ONE_YES = (
+    "quorum", "approvers", "votes", "on_behalf_of", "server", "tool_sha256", "position", "edited_from", "edited_to",
+    "executes", "why", "idx",
+)  # fmt: skip
+"""Columns of approvals that version 5 lacked."""
+
+
+def before_answers(db: sqlite3.Connection) -> None:
+    """Make it a log of version 5, for which one yes was an approval, and which kept no answers."""
+    for table in schema.NEW_IN_6:
+        db.execute(f"DROP TABLE {table.name}")
+    for column in OF_ONE_YES:
+        db.execute(f"ALTER TABLE approvals DROP COLUMN {column}")
+    db.execute("PRAGMA user_version = 5")
+
+
 def before_stretches(db: sqlite3.Connection) -> None:
     """Make it a log of version 4, for which a session's events were found by an index over sessions."""
+    before_answers(db)
     for statement in (
         "DROP TABLE stretches",
         "DROP INDEX events_stretch",

@@ -20,10 +20,10 @@ from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.core.event import OfTool
 from agentgate.core.projection import STRETCH_BITS
 from agentgate.core.query import Query
-from tests.adapters.log.test_sqlite import KEY, SIGNER, before_stretches, raw, tamper
-from tests.contracts.log import ORIGIN, Author, all_of, opener
+from tests.adapters.log.test_sqlite import KEY, SIGNER, before_answers, before_stretches, raw, tamper
+from tests.contracts.log import ORIGIN, Author, a_kill, all_of, opener
 
-VERSIONS = (2, 3, 4)
+VERSIONS = (2, 3, 4, 5)
 
 
 @pytest.fixture
@@ -37,6 +37,9 @@ def opened(path: Path) -> Any:
 
 def make_older(db: sqlite3.Connection, version: int) -> None:
     """What that version left behind: it knew nothing of what came later."""
+    if version == 5:
+        before_answers(db)
+        return
     before_stretches(db)
     later = (*(schema.NEW_IN_3 if version < 3 else ()), *(schema.NEW_IN_4 if version < 4 else ()))
     for table in later:
@@ -52,6 +55,14 @@ async def a_log(path: Path, version: int) -> list[str]:
     async with opened(path) as log:
         for number in range(40):
             await log.append(author.decided(f"s-{number % 3}"))
+        await log.append(author.kill(a_kill("k-1", "s-9")))
+        for approval in ("a-pending", "a-approved", "a-spent", "a-denied", "a-expired"):
+            await log.append(author.requested(approval))
+        for approval in ("a-approved", "a-spent"):
+            await log.append(author.verdict(approval))
+        await log.append(author.verdict("a-denied", "denied"))
+        await log.append(author.decided("s-1", approval_id="a-spent"))
+        await log.append(author.closed("a-expired"))
         await log.integrate()
     with raw(path) as db:
         newest = shape(db)
@@ -138,7 +149,7 @@ async def test_who_reads_while_the_log_is_upgraded_reads_on(path: Path, version:
     await a_log(path, version)
     reader = open_reader(path)
     before = await all_of(reader.records(tenant="acme", session="s-1"))
-    assert len(before) == 13
+    assert len(before) == 23
     async with opened(path) as log:
         await log.append(Author("m-2").decided("s-1"))
         after = await all_of(reader.records(tenant="acme", session="s-1"))

@@ -242,8 +242,8 @@ class Ledger:
         if kind is Kind.FINISHED:
             if self._open is not None:
                 self._open.pop(event.fields["trace_id"], None)
-            if _closes(event):
-                plan.effects += effects(event.fields, index, self.position, None)
+            if _closes(event) or "answer_key" in event.fields:
+                plan.effects += effects(event.fields, index, self.position, None, event.projected)
         elif kind is Kind.DECIDED:
             self._decided(event, index, plan)
             return Receipt(event.id, index, self.position, Digest(event.fields["call_sha256"]))

@@ -21,7 +21,7 @@ from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import KEYS, Effect, Put, Spending, effects, presence
+from agentgate.core.projection import KEYS, Drop, Effect, Put, Spending, effects, presence
 
 _SETTINGS: Final = {
     "lock_timeout": "800",  # within the second that an append may take
@@ -100,7 +100,9 @@ class PostgresStore:
         """Have the statements ready that the rare kinds among these events will need."""
         for item in items:
             event = item.event
-            if event.kind is Kind.FINISHED or (event.kind is Kind.DECIDED and "approval_id" not in event.fields):
+            if event.kind is Kind.FINISHED and "answer_key" not in event.fields:
+                continue
+            if event.kind is Kind.DECIDED and "approval_id" not in event.fields:
                 continue
             for effect in effects(event.fields, 0, 0, event.body, event.projected):
                 if not _is_bulk(effect):
@@ -221,6 +223,8 @@ class PostgresStore:
     async def _apply(self, effect: Effect) -> None:
         if isinstance(effect, Put):
             values = [*effect.row.values()]
+        elif isinstance(effect, Drop):
+            values = [effect.through]
         else:
             values = [*effect.key, *effect.columns.values(), *([list(effect.states)] if effect.states else ())]
         await self._statements[_statement(effect)].fetch(self._log_id, *values)
@@ -289,6 +293,8 @@ _LEAF_HASH: Final = "SELECT leaf_hash FROM events WHERE log_id = $1 AND idx = $2
 def _statement(effect: Effect) -> str:
     if isinstance(effect, Put):
         return _put(effect.table, tuple(effect.row))
+    if isinstance(effect, Drop):
+        return f"DELETE FROM {effect.table} WHERE log_id = $1 AND idx <= $2"  # noqa: S608  # a name of ours
     return _change(effect.table, tuple(effect.columns), bool(effect.states))
 
 

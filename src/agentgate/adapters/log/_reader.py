@@ -19,9 +19,10 @@ from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
 from agentgate.core.projection import kill_change_from_row
 from agentgate.core.query import Query
+from agentgate.ports import log as ports
 from agentgate.ports.log import SessionRow
 
-Derived = Literal["approvals", "kills", "members", "acks", "release_asks", "holds", "pins", "spent", "sessions"]
+Derived = Literal[ports.Derived, "sessions"]
 
 _RECORDS_AT_ONCE: Final = 256
 _INTENTS_AT_ONCE: Final = 4_096
@@ -88,6 +89,18 @@ class Reader(ABC):
 
     async def size(self) -> int:
         return await size(self._all, self.log_id)
+
+    async def record(self, index: int) -> Record | None:
+        """See `ports.LogReader`."""
+        rows = await self._chunk([_events.log_id == self.log_id, _events.idx == index])
+        return record(rows[0]) if rows else None
+
+    async def answers_until(self, moment: str) -> int | None:
+        """See `ports.LogReader`."""
+        answers = schema.answers.c
+        newest = select(func.max(answers.idx)).where(answers.log_id == self.log_id, answers.at <= moment)
+        (row,) = await self._all(newest)
+        return None if row[0] is None else int(row[0])
 
     async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
         statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)

@@ -24,9 +24,9 @@ from sqlalchemy.ext.compiler import compiles
 
 from agentgate.core.projection import STRETCH_BITS
 
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 """SQLite's `user_version`."""
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The migration that PostgreSQL must be at."""
 APPLICATION_ID: Final = 0x41474154
 """`AGAT`: what `file` and SQLite tell our databases by."""
@@ -162,6 +162,18 @@ approvals: Final = _table(
     _text("decided_by", null=True),
     _text("token_sha256", null=True),
     _blob("sealed", null=True),
+    _int("quorum"),
+    _text("approvers"),
+    _int("votes"),
+    _text("on_behalf_of", null=True),
+    _text("server"),
+    _text("tool_sha256"),
+    _int("position"),
+    _text("edited_from", null=True),
+    _text("edited_to", null=True),
+    _int("executes"),
+    _text("why", null=True),
+    _int("idx"),
     Index("approvals_state", "log_id", "state", "requested_at"),
     Index("approvals_digest", "log_id", "digest"),
 )
@@ -218,6 +230,29 @@ pins: Final = _table(
     _text("at"),
     _int("idx"),
 )
+votes: Final = _table(
+    "votes", _text("approval", key=True), _text("person", key=True), _int("ordinal"), _text("at"), _int("idx")
+)
+answers: Final = _table(
+    "answers",
+    _text("key", key=True),
+    _text("tenant"),
+    _text("principal"),
+    _text("session"),
+    _text("tool"),
+    _text("trace_id"),
+    _text("digest"),
+    _text("outcome"),
+    _text("reason_code"),
+    _text("at"),
+    _int("idx"),
+    _blob("sealed", null=True),
+    Index("answers_trace", "log_id", "trace_id"),
+    Index("answers_at", "log_id", "at"),
+    Index("answers_idx", "log_id", "idx"),
+)
+cursors: Final = _table("cursors", _text("name", key=True), _int("idx"))
+"""How far each of those has come who follow the log. Neither the log nor derived from it."""
 
 stretches: Final = _table(
     "stretches",
@@ -240,8 +275,11 @@ NOT_IN_SQLITE: Final = frozenset({"events_session"})
 """Indexes that PostgreSQL alone has."""
 
 DERIVED: Final = {
-    table.name: table for table in (sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes, pins)
-}
+    table.name: table
+    for table in (
+        sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes, pins, votes, answers,
+    )
+}  # fmt: skip
 OLDEST_FIRST: Final = {
     "sessions": ("idx",),
     "spent": ("idx",),
@@ -253,6 +291,8 @@ OLDEST_FIRST: Final = {
     "holds": ("idx",),
     "prunes": ("idx",),
     "pins": ("idx",),
+    "votes": ("idx",),
+    "answers": ("idx",),
 }
 """The order in which each derived table is read."""
 
@@ -262,11 +302,24 @@ identity: Final = _table("identity", _int("number", key=True), _text("origin"), 
 beats: Final = _table("beats", _text("member", key=True), _int("beat"))
 """Heartbeat counters. Neither the log nor derived from it: they only tell who might be gone."""
 IN_SQLITE: Final = (
-    events, bodies, body_segments, head, checkpoints, subtrees, cosignatures, stretches, *DERIVED.values(),
+    events, bodies, body_segments, head, checkpoints, subtrees, cosignatures, stretches, cursors, *DERIVED.values(),
 )  # fmt: skip
 NEW_IN_3: Final = (subtrees, cosignatures, body_segments, holds, prunes)
 """What a SQLite log of schema version 2 lacks."""
 NEW_IN_4: Final = (pins,)
+NEW_IN_6: Final = (votes, answers, cursors)
+APPROVALS_SINCE: Final = 6
+_OF_THE_REQUEST: Final = """
+    SELECT {of} FROM events e WHERE e.log_id = a.log_id AND e.kind = 'approval_requested'
+      AND json_extract(CAST(e.leaf AS TEXT), '$.approval_id') = a.id ORDER BY e.idx LIMIT 1"""
+APPROVALS_OF_OLD: Final = f"""
+    SELECT a.log_id, a.id, a.tenant, a.session, a.requested_by, a.tool, a.trace_id, a.digest, a.policy_revision,
+      a.requested_at, a.expires_at, a.state, a.decided_by, a.token_sha256, a.sealed, 1 AS quorum, '[]' AS approvers,
+      CASE WHEN a.decided_by IS NOT NULL AND a.state <> 'denied' THEN 1 ELSE 0 END AS votes, NULL AS on_behalf_of,
+      '' AS server, '' AS tool_sha256, coalesce(({_OF_THE_REQUEST.format(of="e.kill_position")}), 0) AS position,
+      NULL AS edited_from, NULL AS edited_to, 0 AS executes, NULL AS why,
+      coalesce(({_OF_THE_REQUEST.format(of="e.idx")}), 0) AS idx"""
+"""What the approvals of an earlier version are now: one yes was enough for each, and nobody could edit one."""
 
 BODIES_DELETE: Final = """CREATE TRIGGER bodies_delete BEFORE DELETE ON bodies
        WHEN NOT EXISTS (SELECT 1 FROM events e JOIN prunes p

@@ -42,6 +42,8 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
         for table in _lacked(version):  # by a log that nobody has opened since: nothing is in them
             make = str(CreateTable(table).compile(dialect=dialect.dialect()))
             db.execute(make.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
+        if version < schema.APPROVALS_SINCE:
+            db.execute(f"CREATE TEMPORARY TABLE approvals AS {schema.APPROVALS_OF_OLD} FROM main.approvals a")
         tile_hashes = None if is_old else _rows(db, _of(schema.subtrees), log_id)
         checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]
         stretches = None if version < schema.STRETCHES_SINCE else _rows(db, _of(schema.stretches), log_id)
@@ -54,7 +56,8 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
 
 
 def _lacked(version: int) -> tuple[Table, ...]:
-    return (*(schema.NEW_IN_3 if version < 3 else ()), *(schema.NEW_IN_4 if version < 4 else ()))
+    since = {3: schema.NEW_IN_3, 4: schema.NEW_IN_4, 6: schema.NEW_IN_6}
+    return tuple(table for number, tables in since.items() if version < number for table in tables)
 
 
 def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Executable, Insert, Table, and_, bindparam, insert, select, true, update
+from sqlalchemy import ColumnElement, Executable, Insert, Table, and_, bindparam, delete, insert, select, true, update
 from sqlalchemy.dialects import sqlite as dialect
 
 from agentgate.adapters.log import _schema as schema
@@ -22,7 +22,7 @@ from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, UnsafeConfiguration
 from agentgate.core.event import Event
 from agentgate.core.merkle import TileHash, last_leaf
-from agentgate.core.projection import KEYS, STRETCH_BITS, Effect, Put, Spending, presence
+from agentgate.core.projection import KEYS, STRETCH_BITS, Drop, Effect, Put, Spending, presence
 
 _DIALECT: Final = dialect.dialect()
 _CHUNKS: Final = (256, 64, 16, 4, 1)
@@ -205,6 +205,9 @@ class SqliteStore:
         if isinstance(effect, Put):
             self._db.execute(_put(effect.table), [self.log_id, *effect.row.values()])
             return
+        if isinstance(effect, Drop):
+            self._db.execute(_drop(effect.table), (self.log_id, effect.through))
+            return
         columns, key = effect.columns, effect.key
         sql = _change(effect.table, tuple(columns), len(effect.states))
         self._db.execute(sql, [*columns.values(), self.log_id, *key, *effect.states])
@@ -247,6 +250,14 @@ class SqliteStore:
     def put_cosignature(self, witness: str, size: int, line: str) -> None:
         """Keep it if it is for a newer checkpoint than that witness's last one."""
         self._db.execute(_COSIGNED, (self.log_id, witness, size, line))
+
+    def cursor(self, name: str) -> int | None:
+        """How far a follower of the log has come; None if it never said."""
+        row = self._query(select(schema.cursors.c.idx).where(*_of_cursor(self.log_id, name))).fetchone()
+        return None if row is None else row[0]
+
+    def put_cursor(self, name: str, index: int) -> None:
+        self._db.execute(_CURSOR, (self.log_id, name, index))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -332,7 +343,9 @@ def _create(db: sqlite3.Connection, log_id: str) -> None:
 
 
 _INSERTABLE: Final = frozenset(table.name for table in schema.IN_SQLITE)
-_UPDATABLE: Final = frozenset({"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes", "pins"})
+_UPDATABLE: Final = frozenset(
+    {"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes", "pins", "cursors"}
+)
 _HARMLESS: Final = frozenset(
     {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
 )
@@ -345,6 +358,7 @@ def _authorize(action: int, first: str | None, _second: str | None, _database: s
         action in _HARMLESS
         or (action == sqlite3.SQLITE_INSERT and first in _INSERTABLE)
         or (action == sqlite3.SQLITE_UPDATE and first in _UPDATABLE)
+        or (action == sqlite3.SQLITE_DELETE and first == "answers")
         or (action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS)
     )
     return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
@@ -372,6 +386,13 @@ def _chunks(rows: int) -> Iterator[tuple[int, int]]:
         while rows - first >= size:
             yield first, size
             first += size
+
+
+@lru_cache
+def _drop(name: str) -> str:
+    table = schema.DERIVED[name]
+    statement = delete(table).where(table.c.log_id == bindparam("log"), table.c.idx <= bindparam("through"))
+    return str(statement.compile(dialect=_DIALECT))
 
 
 @lru_cache(maxsize=64)
@@ -430,6 +451,15 @@ _HEAD: Final = _head_statement()
 _COSIGNED: Final = """
     INSERT INTO cosignatures (log_id, witness, size, line) VALUES (?, ?, ?, ?)
     ON CONFLICT (log_id, witness) DO UPDATE SET size = excluded.size, line = excluded.line WHERE excluded.size > size"""
+
+
+_CURSOR: Final = """
+    INSERT INTO cursors (log_id, name, idx) VALUES (?, ?, ?)
+    ON CONFLICT (log_id, name) DO UPDATE SET idx = max(idx, excluded.idx)"""
+
+
+def _of_cursor(log_id: str, name: str) -> tuple[ColumnElement[bool], ...]:
+    return schema.cursors.c.log_id == log_id, schema.cursors.c.name == name
 
 
 @contextlib.contextmanager

@@ -76,9 +76,19 @@ def _to_5(db: sqlite3.Connection) -> None:
     db.execute(_STRETCHES)
 
 
+def _to_6(db: sqlite3.Connection) -> None:
+    make(db, schema.NEW_IN_6)
+    db.execute("DROP INDEX approvals_state")
+    db.execute("DROP INDEX approvals_digest")
+    db.execute("ALTER TABLE approvals RENAME TO approvals_of_old")
+    make(db, (schema.approvals,))
+    db.execute(f"INSERT INTO approvals {schema.APPROVALS_OF_OLD} FROM approvals_of_old a")
+    db.execute("DROP TABLE approvals_of_old")
+
+
 _STRETCHES: Final = f"""
     INSERT INTO stretches (log_id, tenant, session, stretch)
     SELECT DISTINCT log_id, tenant, session, idx >> {STRETCH_BITS} FROM events WHERE session <> ''
     ORDER BY 1, 2, 3, 4"""  # noqa: S608  # a number
-UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {2: _to_3, 3: _to_4, 4: _to_5}
+UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 """The step from each version that can still be upgraded to the next one."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._anchors import Anchors, Places, Standing
+from agentgate.adapters.log._bookmarks import PostgresBookmarks
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
@@ -28,7 +29,7 @@ from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Event, Record
 from agentgate.core.note import NoteKey, is_signed_by
 from agentgate.core.query import Query
-from agentgate.ports.log import Bodies, SessionRow, Spend
+from agentgate.ports.log import Bodies, Bookmarks, SessionRow, Spend
 
 _WATCH: Final = {
     "statement_timeout": "2000",
@@ -53,6 +54,7 @@ class PostgresLog:
         integrator: Integrator,
         anchors: Anchors,
         bodies: PostgresBodies,
+        bookmarks: PostgresBookmarks,
         is_newly_keyed: bool,
     ) -> None:
         """`near` reads what containment rests on; `far` what auditors want, who may keep it busy."""
@@ -67,6 +69,8 @@ class PostgresLog:
         self.is_newly_keyed = is_newly_keyed
         self._bodies = bodies
         self.bodies: Bodies = bodies
+        self._bookmarks = bookmarks
+        self.bookmarks: Bookmarks = bookmarks
 
     @classmethod
     async def open(
@@ -113,7 +117,7 @@ class PostgresLog:
         integrator.start(checkpoint_every_s)
         bodies = PostgresBodies(retention_url, far.ask, log_id)
         is_new = newest.size > 0 and not is_signed_by(newest.note, keys[0])
-        return cls(writer, watch, near, far, integrator, anchors, bodies, is_new)
+        return cls(writer, watch, near, far, integrator, anchors, bodies, PostgresBookmarks(url, log_id), is_new)
 
     async def aclose(self) -> None:
         """Append what is waiting, and sign a last checkpoint."""
@@ -121,6 +125,7 @@ class PostgresLog:
         await self._integrator.aclose()
         await self._anchors.aclose()
         await self._bodies.aclose()
+        await self._bookmarks.aclose()
         await self._far.aclose()
         await self._near.aclose()
 
@@ -170,6 +175,12 @@ class PostgresLog:
 
     async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
         return await self._near.projection(name, **match)
+
+    async def record(self, index: int) -> Record | None:
+        return await self._near.record(index)
+
+    async def answers_until(self, moment: str) -> int | None:
+        return await self._near.answers_until(moment)
 
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
         return await self._near.acknowledged(position)

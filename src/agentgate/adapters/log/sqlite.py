@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._anchors import Anchors, Places, Standing
+from agentgate.adapters.log._bookmarks import SqliteBookmarks
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
@@ -40,7 +41,7 @@ from agentgate.core.event import Event, Record
 from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey, is_signed_by
 from agentgate.core.query import Query
-from agentgate.ports.log import Bodies, SessionRow, Spend
+from agentgate.ports.log import Bodies, Bookmarks, SessionRow, Spend
 
 
 class SqliteLog:
@@ -66,6 +67,7 @@ class SqliteLog:
         self.witnesses: tuple[NoteKey, ...] = anchors.witnesses
         self.is_newly_keyed = is_newly_keyed
         self.bodies: Bodies = SqliteBodies(writer, reader.ask, reader.log_id)
+        self.bookmarks: Bookmarks = SqliteBookmarks(writer)
 
     @classmethod
     async def open(
@@ -164,6 +166,12 @@ class SqliteLog:
 
     async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
         return await self._reader.projection(name, **match)
+
+    async def record(self, index: int) -> Record | None:
+        return await self._reader.record(index)
+
+    async def answers_until(self, moment: str) -> int | None:
+        return await self._reader.answers_until(moment)
 
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
         return await self._reader.acknowledged(position)
@@ -300,6 +308,10 @@ def _engine(path: Path) -> AsyncEngine:
         found = await (await connection.execute("PRAGMA user_version")).fetchone()
         if found is not None and found[0] < schema.STRETCHES_SINCE:  # a log that nobody has opened since
             await connection.execute(schema.STRETCHES_OF_OLD)
+        if found is not None and found[0] < schema.APPROVALS_SINCE:
+            await connection.execute(
+                f"CREATE TEMPORARY VIEW approvals AS {schema.APPROVALS_OF_OLD} FROM main.approvals a"
+            )
         return connection
 
     return create_async_engine("sqlite+aiosqlite://", async_creator=connect)
