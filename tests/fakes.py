@@ -9,6 +9,7 @@ upstream.hold()                        calls wait until `upstream.let_go()`
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentgate.adapters.detectors.known import KnownData
 from agentgate.core import merkle
+from agentgate.core.budget import Tally
 from agentgate.core.call import (
     Access,
     AgentId,
@@ -50,6 +52,7 @@ from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Record
 from agentgate.core.note import Checkpoint, NoteKey, sign
+from agentgate.core.notice import Notice
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.projection import (
     Put,
@@ -64,8 +67,9 @@ from agentgate.core.query import Query
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row
 from agentgate.core.strict_json import parse
-from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, Quota, Spent, Uncounted
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, SessionRow, Spend
+from agentgate.ports.notices import Failure
 from agentgate.ports.policy import Rule
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 
@@ -175,16 +179,63 @@ class NullMeter:
         self.counts[(name, label)] = self.counts.get((name, label), 0) + by
 
 
-class ListNotifier:
-    """Remembers what was told."""
+class FakeCourier:
+    """Remembers what it was given. `failures` are what the next deliveries come to; an endless one stays."""
+
+    kind = "fake"
+    shown = "https://receiver.example"
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, Mapping[str, Any]]] = []
+        self.got: list[Notice] = []
+        self.tries = 0
+        self.failures: deque[Failure | None] = deque()
+        self.always: Failure | None = None
+        self.on_deliver: Callable[[Notice], None] = lambda _: None
 
-    def notify(self, kind: str, payload: Mapping[str, Any]) -> None:
-        self.told.append((kind, payload))
+    async def deliver(self, notice: Notice) -> Failure | None:
+        await asyncio.sleep(0)
+        self.tries += 1
+        self.on_deliver(notice)
+        failure = self.failures.popleft() if self.failures else self.always
+        if failure is None:
+            self.got.append(notice)
+        return failure
 
     async def aclose(self) -> None: ...
+
+
+class MemoryBookmarks:
+    """`ports.Bookmarks` in memory, of all who share it. It is the turn of whoever comes first."""
+
+    def __init__(self) -> None:
+        self.saved: dict[str, int] = {}
+        self.is_down = False
+        self._taken: set[str] = set()
+
+    async def load(self, name: str) -> int | None:
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        return self.saved.get(name)
+
+    async def save(self, name: str, index: int) -> None:
+        await asyncio.sleep(0)
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        self.saved[name] = max(index, self.saved.get(name, index))
+
+    @contextlib.asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[bool]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        if name in self._taken:
+            yield False
+            return
+        self._taken.add(name)
+        try:
+            yield True
+        finally:
+            self._taken.discard(name)
 
 
 class PlainSealer:
@@ -334,6 +385,14 @@ class MemoryLog:
             raise LogUnavailable("told to fail")
         return len(self.events)
 
+    async def record(self, index: int) -> Record | None:
+        return next((found for found in [r async for r in self.records(first=index)] if found.index == index), None)
+
+    async def answers_until(self, moment: str) -> int | None:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        return max((row["idx"] for row in self.rows("answers") if row["at"] <= moment), default=None)
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         rows = [row for row in self.rows("sessions") if tenant in (None, row["tenant"])]
         return [SessionRow(row["tenant"], row["session"], row["principal"], "") for row in rows]
@@ -472,18 +531,19 @@ class FakeEngine:
     def __init__(self) -> None:
         self.answer: Ruling | NoRuling | Callable[[Any], Any] = Ruling(ALLOW, REVISION)
         self.asked: list[Any] = []
+        self.enforced: str | None = REVISION
 
     async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
         await asyncio.sleep(0)
         asked = parse(question)["input"]
         self.asked.append(asked)
         answer = self.answer(asked) if callable(self.answer) else self.answer
-        return answer if isinstance(answer, Ruling | NoRuling) else Ruling(answer, REVISION)
+        return answer if isinstance(answer, Ruling | NoRuling) else Ruling(answer, self.enforced or REVISION)
 
     async def enforce(self, bundle: PolicyBundle) -> None: ...
 
     async def revision(self) -> str | None:
-        return REVISION
+        return self.enforced
 
     async def aclose(self) -> None: ...
 
@@ -501,7 +561,7 @@ class FakeAdmission:
         self.forgotten: list[str] = []
         self.listeners: list[Callable[[int], None]] = []
 
-    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+    async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted | NotAdmitted:
         await asyncio.sleep(0)
         if self.refusal is not None:
             return self.refusal
@@ -514,8 +574,11 @@ class FakeAdmission:
         self.admitted.add(call.trace_id)
         return Admitted(self.state.position, self.limit)
 
-    def release(self, call: Call) -> None:
+    def release(self, call: Call, spent: Spent | None = None) -> None:
         self.admitted.discard(call.trace_id)
+
+    async def restore(self, call: Call, uncounted: Uncounted, tally: Tally) -> bool:
+        return False
 
     async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
         await asyncio.sleep(0)

@@ -64,6 +64,18 @@ def test_the_key_goes_in_its_header_and_nowhere_else() -> None:
     assert "key" not in str(asked[0].url)
 
 
+def test_a_persons_access_token_goes_as_a_bearers() -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        return httpx.Response(200, json={"kills": []})
+
+    Remote("http://127.0.0.1:8000", "e30.e30.AAAA", transport=httpx.MockTransport(answer)).kills()
+    assert asked[0].headers["Authorization"] == "Bearer e30.e30.AAAA"
+    assert "X-API-Key" not in asked[0].headers
+
+
 def test_an_address_below_a_path_is_kept() -> None:
     asked = []
 

@@ -37,7 +37,7 @@ from agentgate.core.call import (
 )
 from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.errors import ReasonCode
-from agentgate.ports.containment import Admission, Admitted, InFlight, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admission, Admitted, InFlight, LimitState, NotAdmitted, Quota, RateLimit
 
 MEMBER = "member-1"
 
@@ -168,6 +168,11 @@ def assert_exact_window(tries: list[Try], limit: RateLimit) -> None:
             assert now.before - rival.after < limit.window_s, "refused although the oldest had left"
 
 
+def at_most(limit: int, window_s: float) -> Quota:
+    """A limit of one tool, and nothing else."""
+    return Quota((RateLimit(limit, window_s),))
+
+
 class AdmissionContract:
     """Subclass it, give it an `admission` fixture, and every claim below is tested."""
 
@@ -201,7 +206,7 @@ class AdmissionContract:
     @pytest.mark.parametrize("kill", EVERY_SCOPE, ids=lambda kill: str(kill.scope))
     async def test_a_kill_refuses_what_it_covers_with_its_id(self, admission: Admission, kill: Kill) -> None:
         await admission.apply(state(1, kill))
-        answer = await admission.admit(a_call(), RateLimit(10, 60), 1)
+        answer = await admission.admit(a_call(), at_most(10, 60), 1)
         assert isinstance(answer, NotAdmitted)
         assert (answer.reason, answer.kill_id, answer.position) == (ReasonCode.KILLED, kill.id, 1)
         assert await admission.in_flight() == []
@@ -392,13 +397,13 @@ class AdmissionContract:
 
     async def test_ten_of_fifteen(self, admission: Admission) -> None:
         await admission.apply(state(0))
-        answers = [await admission.admit(a_call(), RateLimit(10, 60), 0) for _ in range(15)]
+        answers = [await admission.admit(a_call(), at_most(10, 60), 0) for _ in range(15)]
         assert [isinstance(answer, Admitted) for answer in answers] == [True] * 10 + [False] * 5
         assert {answer.reason for answer in answers if isinstance(answer, NotAdmitted)} == {ReasonCode.RATE_LIMITED}
 
     async def test_headers_are_told_with_every_answer(self, admission: Admission) -> None:
         await admission.apply(state(0))
-        limit = RateLimit(3, 60)
+        limit = at_most(3, 60)
         before = time.time()
         first = await admission.admit(a_call(), limit, 0)
         after = time.time()
@@ -415,7 +420,7 @@ class AdmissionContract:
 
     async def test_a_limit_of_none_at_all_refuses_every_call(self, admission: Admission) -> None:
         await admission.apply(state(0))
-        answer = await admission.admit(a_call(), RateLimit(0, 60), 0)
+        answer = await admission.admit(a_call(), at_most(0, 60), 0)
         assert isinstance(answer, NotAdmitted)
         assert isinstance(answer.limit, LimitState)
         assert (answer.limit.limit, answer.limit.remaining) == (0, 0)
@@ -427,18 +432,18 @@ class AdmissionContract:
     )
     async def test_a_limit_is_not_shared_with_another(self, admission: Admission, other: Call) -> None:
         await admission.apply(state(0))
-        limit = RateLimit(1, 60)
+        limit = at_most(1, 60)
         assert isinstance(await admission.admit(a_call(), limit, 0), Admitted)
         assert isinstance(await admission.admit(a_call(), limit, 0), NotAdmitted)
         assert isinstance(await admission.admit(other, limit, 0), Admitted)
 
     async def test_another_session_does_not_dodge_the_limit(self, admission: Admission) -> None:
         await admission.apply(state(0))
-        answers = [await admission.admit(a_call(session=f"s-{n}"), RateLimit(2, 60), 0) for n in range(3)]
+        answers = [await admission.admit(a_call(session=f"s-{n}"), at_most(2, 60), 0) for n in range(3)]
         assert [isinstance(answer, Admitted) for answer in answers] == [True, True, False]
 
     async def test_refused_calls_do_not_count(self, admission: Admission) -> None:
-        limit = RateLimit(2, 60)
+        limit = at_most(2, 60)
         await admission.apply(state(1, a_kill(Scope.GLOBAL)))
         await admission.admit(a_call(), limit, 1)
         await admission.admit(a_call(), limit, 2)
@@ -449,7 +454,7 @@ class AdmissionContract:
 
     async def test_a_call_that_was_refused_by_the_limit_does_not_prolong_it(self, admission: Admission) -> None:
         await admission.apply(state(0))
-        limit = RateLimit(1, 0.2)
+        limit = at_most(1, 0.2)
         began = time.monotonic()
         assert isinstance(await admission.admit(a_call(), limit, 0), Admitted)
         while isinstance(await admission.admit(a_call(), limit, 0), NotAdmitted):
@@ -479,13 +484,13 @@ class AdmissionContract:
         for pause_ms in pauses_ms:
             await asyncio.sleep(pause_ms / 1000)
             before = time.monotonic()
-            answer = await admission.admit(a_call(agent=agent), rule, 0)
+            answer = await admission.admit(a_call(agent=agent), Quota((rule,)), 0)
             tries.append(Try(before, time.monotonic(), isinstance(answer, Admitted)))
         assert_exact_window(tries, rule)
 
     async def test_of_64_at_once_the_limit_admits_exactly_10(self, admission: Admission) -> None:
         await admission.apply(state(0))
-        answers = await asyncio.gather(*(admission.admit(a_call(), RateLimit(10, 60), 0) for _ in range(64)))
+        answers = await asyncio.gather(*(admission.admit(a_call(), at_most(10, 60), 0) for _ in range(64)))
         admitted = [answer for answer in answers if isinstance(answer, Admitted)]
         assert len(admitted) == 10
         assert sorted(answer.limit.remaining for answer in admitted if answer.limit) == list(range(10))

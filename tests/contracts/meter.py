@@ -17,9 +17,14 @@ class MeterContract:
         self.meter.policy_evaluated("DENY", "default_deny")
         for name, label in (
             ("rate_limited", "db_query"),
+            ("budget_spent", "session_calls"),
+            ("budget_unknown", "tier_unknown"),
+            ("budget_recounts", ""),
+            ("budget_recount_failures", ""),
             ("kills", "session"),
             ("exports", "json"),
             ("tokens_refused", "invalid_token"),
+            ("signatures_refused", "signature_expired"),
             ("log_unavailable", ""),
             ("kill_state_unknown", ""),
             ("faults", ""),

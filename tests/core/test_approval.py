@@ -88,5 +88,6 @@ def test_final_state_stays(state: State) -> None:
 
 def test_row_gives_the_approval_back() -> None:
     row = {name: getattr(YES, name) for name in Approval.__slots__}
+    row |= {"approvers": "[]", "executes": 0}
     row |= {"requested_at": rfc3339(YES.requested_at), "expires_at": rfc3339(YES.expires_at), "state": "approved"}
     assert from_row(row) == YES

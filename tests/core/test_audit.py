@@ -98,6 +98,12 @@ def some_events() -> list[Event]:
         author.pruned("s-9", 0),
         author.accepted("p-1"),
         author.quarantined("p-1", "p-2", 18),
+        author.requested("a-2"),
+        author.vote("a-2", 1, "person:a"),
+        author.closed("a-2"),
+        author.answered("k-1"),
+        author.answers_closed(23),
+        author.answered("k-2", of="m-2"),
         author.left(),
     ]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from agentgate.core.decision import (
     KNOWN_OBLIGATIONS,
+    MAX_QUORUM,
     MAX_REASON_CHARS,
     Behind,
     Decision,
@@ -19,6 +20,7 @@ from agentgate.core.decision import (
     NoRuling,
     Receipt,
     Ruling,
+    Terms,
     Verdict,
     grant,
     read_ruling,
@@ -181,3 +183,76 @@ def test_grant_cannot_be_changed() -> None:
 def test_refusal_is_a_deny_that_names_its_rule() -> None:
     decision = refusal(ReasonCode.KILLED, "no")
     assert decision == Decision(Verdict.DENY, ReasonCode.KILLED, "no", "killed")
+
+
+# --- terms of an approval -----------------------------------------------------------------------------------
+
+PEOPLE = ["person:alice", "person:bob", "person:carol"]
+TERMS = st.fixed_dictionaries(
+    {},
+    optional={
+        "quorum": st.integers(-1, MAX_QUORUM + 1) | ANYTHING,
+        "approvers": st.lists(st.sampled_from([*PEOPLE, "agent:bot", "alice", "person:", "person:a b"])) | ANYTHING,
+        "expires_in_s": st.integers(-1, 10) | ANYTHING,
+        "qourum": st.just(2),
+    },
+)
+
+
+def _terms(approval: Any) -> Decision:
+    return read_ruling(Ruling({**ASK, "approval": approval}, REVISION))
+
+
+def test_terms_are_read_as_policy_says_them() -> None:
+    decision = _terms({"quorum": 2, "approvers": [*PEOPLE, "person:bob"], "expires_in_s": 60})
+    assert decision.verdict is Verdict.REQUIRE_APPROVAL
+    assert decision.terms == Terms(2, tuple(PEOPLE), 60)
+
+
+def test_without_terms_one_person_with_the_role_is_enough() -> None:
+    assert _terms({}).terms == read_ruling(Ruling(ASK, REVISION)).terms == Terms(1, (), None)
+
+
+@pytest.mark.parametrize(
+    "approval",
+    [
+        None,
+        [],
+        "two",
+        {"quorum": 0},
+        {"quorum": True},
+        {"quorum": 1.0},
+        {"quorum": "2"},
+        {"quorum": None},
+        {"quorum": MAX_QUORUM + 1},
+        {"approvers": []},
+        {"approvers": "person:alice"},
+        {"approvers": ["agent:bot"]},
+        {"approvers": ["alice"]},
+        {"approvers": [1]},
+        {"quorum": 2, "approvers": ["person:alice"]},
+        {"quorum": 2, "approvers": ["person:alice", "person:alice"]},
+        {"expires_in_s": 0},
+        {"expires_in_s": 2_592_001},
+        {"expires_in_s": 1.5},
+        {"qourum": 2},
+    ],
+)
+def test_terms_that_are_not_understood_are_a_refusal(approval: Any) -> None:
+    decision = _terms(approval)
+    assert (decision.verdict, decision.reason_code) == (Verdict.DENY, ReasonCode.POLICY_MALFORMED)
+
+
+@given(TERMS)
+def test_malformed_terms_never_become_weaker_ones(approval: dict[str, Any]) -> None:
+    decision = _terms(approval)
+    if decision.verdict is Verdict.DENY:
+        return
+    terms = decision.terms
+    assert type(terms.quorum) is int
+    assert terms.quorum == approval.get("quorum", 1)
+    assert set(terms.approvers) == set(approval.get("approvers", []))
+    assert ("approvers" in approval) == bool(terms.approvers)
+    assert not terms.approvers or len(terms.approvers) >= terms.quorum
+    assert terms.ttl_s == approval.get("expires_in_s")
+    assert approval.keys() <= {"quorum", "approvers", "expires_in_s"}

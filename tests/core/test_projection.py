@@ -61,6 +61,10 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (AUTHOR.accepted("p-1", trust="first_use"), (("first_use", "files/read"),)),
         (AUTHOR.quarantined("p-1", "p-2", 5), (("quarantine", "5/p-2"),)),
         (AUTHOR.rejected("p-1"), ()),
+        (AUTHOR.vote("a-1", 1, "person:a"), (("vote", "a-1/person:a"), ("vote", "a-1#1"))),
+        (AUTHOR.vote("a-1", 2, "person:a"), (("vote", "a-1/person:a"), ("vote", "a-1#2"), ("verdict", "a-1"))),
+        (AUTHOR.answered("k-1"), ()),
+        (AUTHOR.answers_closed(3), ()),
     ],
 )
 def test_what_an_event_spends_is_in_its_leaf(event: Event, expected: tuple[tuple[str, str], ...]) -> None:
@@ -223,3 +227,30 @@ def test_every_row_is_under_its_key_and_has_the_tables_columns(events: list[Even
     for name, rows in tables_after(*events).rows.items():
         assert all(key == tuple(row[column] for column in KEYS[name]) for key, row in rows.items())
         assert len({frozenset(row) for row in rows.values()}) <= 1
+
+
+# --- answers and votes ------------------------------------------------------------------------------------
+
+
+def test_the_first_answer_under_a_key_stays() -> None:
+    row = only(tables_after(AUTHOR.answered("k-1", of="m-2"), AUTHOR.answered("k-1")), "answers")
+    assert (row["outcome"], row["sealed"], row["idx"]) == ("unknown", None, 0)
+
+
+def test_who_closes_anothers_call_seals_no_answer() -> None:
+    assert only(tables_after(AUTHOR.answered("k-1", b"forged", of="m-2")), "answers")["sealed"] is None
+
+
+def test_answers_are_dropped_up_to_an_index() -> None:
+    tables = tables_after(*(AUTHOR.answered(f"k-{n}") for n in range(3)), AUTHOR.answers_closed(1))
+    assert set(tables.rows["answers"]) == {("k-2",)}
+
+
+def test_votes_are_counted_until_the_last_one_approves() -> None:
+    asked, first, second = AUTHOR.requested("a-1"), AUTHOR.vote("a-1", 1, "person:a"), AUTHOR.vote("a-1", 2, "person:b")
+    row = only(tables_after(asked, first), "approvals")
+    assert (row["state"], row["votes"], row["decided_by"]) == ("pending", 1, None)
+    tables = tables_after(asked, first, second)
+    row = only(tables, "approvals")
+    assert (row["state"], row["votes"], row["decided_by"]) == ("approved", 2, "person:b")
+    assert list(tables.rows["votes"]) == [("a-1", "person:a"), ("a-1", "person:b")]

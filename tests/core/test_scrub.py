@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -32,6 +33,10 @@ def std(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def halves(text: str) -> list[str]:
+    return [text[: len(text) // 2], text[len(text) // 2 :]]
+
+
 FORMS: dict[str, Callable[[str], object]] = {
     "hex": lambda s: s.encode().hex(),
     "HEX": lambda s: s.encode().hex().upper(),
@@ -52,6 +57,9 @@ FORMS: dict[str, Callable[[str], object]] = {
     "hex of base64": lambda s: std(s.encode()).encode().hex(),
     "in two strings": lambda s: {"a": s[:5], "b": s[5:]},
     "in many strings": list,
+    "base64 in two strings": lambda s: halves(std(s.encode())),
+    "hex in two strings": lambda s: halves(s.encode().hex()),
+    "URL in two strings": lambda s: halves("".join(f"%{byte:02X}" for byte in s.encode())),
     "in strings over levels": lambda s: [s[:2], {"x": [s[2:4], {"y": s[4:]}]}],
 }
 
@@ -83,6 +91,34 @@ def test_no_answer_says_a_secret_back(secret: str, value: dict[str, Any]) -> Non
     clean = scrub(canonical({"value": value, "echo": [secret, secret + secret]}), [secret])
     if secret not in MARK:
         assert not any(secret in text.replace(MARK, "\x00") for text in texts(parse(clean)))
+
+
+ENCODINGS: list[Callable[[str], str]] = [
+    str,
+    lambda s: s.encode().hex(),
+    lambda s: std(s.encode()),
+    lambda s: base64.urlsafe_b64encode(s.encode()).decode(),
+    lambda s: quote(s, safe=""),
+    lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
+]
+
+
+@given(
+    st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=9, max_size=40),
+    st.sampled_from(ENCODINGS),
+    st.lists(st.integers(0, 200), max_size=4),
+    st.binary(max_size=4),
+)
+def test_no_answer_says_a_secret_back_encoded_and_cut_wherever(
+    secret: str, encoded: Callable[[str], str], cuts: list[int], around: bytes
+) -> None:
+    told = encoded(secret)
+    places = [0, *sorted(at % len(told) for at in cuts), len(told)]
+    pieces = [told[one:other] for one, other in itertools.pairwise(places)]
+    value = {"n": 1, "pieces": [{"p": piece, "i": number} for number, piece in enumerate(pieces)], "z": around.hex()}
+    clean = scrub(canonical(value), [secret])
+    if told not in MARK:
+        assert told not in "".join(text.replace(MARK, "\x00") for text in texts(parse(clean)))
 
 
 def test_secret_that_begins_with_another_is_scrubbed_whole() -> None:

@@ -165,7 +165,7 @@ def test_only_a_person_with_the_role_approves(gateway: GatewayProcess, bot: http
 def test_another_tenants_approver_sees_nothing(gateway: GatewayProcess, bot: httpx.Client, session: str) -> None:
     url = write(bot, session)["approval"]["url"]
     stranger = gateway.client(APPROVER_B)
-    assert stranger.get("/approvals").json() == {"approvals": []}
+    assert stranger.get("/approvals").json() == {"approvals": [], "next": None}
     assert stranger.get(url).status_code == 404
     assert stranger.post(url + "/approve").status_code == 404
     assert stranger.post(url + "/deny").status_code == 404

@@ -81,20 +81,6 @@ def test_an_expired_key_opens_nothing(tmp_path: Path) -> None:
         assert gateway.client("key-gone").get("/kills").status_code == 403
 
 
-def test_a_key_file_that_breaks_changes_nothing_until_it_is_whole_again() -> None:
-    with GatewayProcess() as gateway:
-        _, key = keys_create(gateway.data_dir, "--agent", "bot")
-        until(lambda: call(gateway.agent(key), "db_query", QUERY).status_code == 200, timeout_s=3)
-        path = gateway.data_dir / "keys.yaml"
-        whole = path.read_bytes()
-        path.write_bytes(b"- {id: [")
-        until(lambda: "keys stay as they were" in gateway.stderr, timeout_s=3)
-        assert call(gateway.agent(key), "db_query", QUERY).status_code == 200
-        assert call(gateway.agent(), "db_query", QUERY).status_code == 401
-        path.write_bytes(whole)
-        assert keys_create(gateway.data_dir, "--agent", "bot-2")[0] == 0
-
-
 def test_a_role_is_not_more_than_it_says() -> None:
     entries = [
         key_entry(f"key-{role}", person=role, roles=[role])

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.gateway import GatewayProcess, run_cli, until
+from tests.gateway import GatewayProcess, key_entry, run_cli, until
 
 SERVER = Path(__file__).parent / "tool_server.py"
+SCRIPT = Path(__file__).parents[1] / "adapters" / "upstreams" / "mcp_script.py"
 READ = {"name": "read", "description": "Reads a file.", "inputSchema": {"type": "object"}}
 
 
@@ -60,6 +61,39 @@ def test_what_is_new_waits_what_changes_stops_and_an_operator_says_go(tmp_path: 
         gateway.stop()
         verified = run_cli("log", "verify", "--data-dir", str(gateway.data_dir))
         assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def ask(gateway: GatewayProcess, key: str) -> dict[str, Any]:
+    """Call, as a client that answers in its next request, a tool that asks something in the middle of a call."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {"elicitation": {}},
+    }
+    form = {"message": "who?", "requestedSchema": {"type": "object", "properties": {"who": {"type": "string"}}}}
+    question = {"method": "elicitation/create", "params": form}
+    params = {"name": "files__ask", "arguments": question, "_meta": meta}
+    headers = {
+        "accept": "application/json, text/event-stream",
+        "mcp-protocol-version": "2026-07-28",
+        "mcp-method": "tools/call",
+        "mcp-name": "files__ask",
+    }
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    said: dict[str, Any] = gateway.client(key).post("/mcp", json=body, headers=headers).json()["result"]
+    return said
+
+
+def test_a_caller_that_leaves_its_calls_parked_takes_no_others_place() -> None:
+    command = [sys.executable, "-I", "-S", str(SCRIPT)]
+    files = {"kind": "mcp", "command": command, "trust": "first_use", "access": "read", "max_sessions": 2}
+    keys = [key_entry(name, agent=name) for name in ("key-greedy", "key-other")]
+    with GatewayProcess(config={"upstreams": {"files": files}, "auth": {"keys": keys}}) as gateway:
+        listed = gateway.client("key-greedy")
+        until(lambda: "files__ask" in listed.get("/tools/list").json()["tools"])
+        assert ask(gateway, "key-greedy")["resultType"] == "input_required"
+        refused = ask(gateway, "key-greedy")
+        assert (refused["isError"], refused["_meta"]["dev.agentgate/reasonCode"]) == (True, "upstream_unavailable")
+        assert ask(gateway, "key-other")["resultType"] == "input_required"
 
 
 def test_an_operator_cannot_misspell_the_name_of_a_setting(tmp_path: Path) -> None:

@@ -247,6 +247,62 @@ def test_a_killed_worker_is_replaced_its_calls_are_told_and_the_next_kill_waits_
         assert "ended by signal 9; it is started anew in 0 s" in service.stderr
 
 
+def keyed(client: httpx.Client, key: str, tool: str, arguments: dict[str, Any], **headers: str) -> httpx.Response:
+    """A call in a session of the key's name."""
+    body = {"session_id": key, "tool_name": tool, "arguments": arguments}
+    return client.post("/tools/call", json=body, headers={"Idempotency-Key": key, **headers})
+
+
+def runs(service: Service, session: str) -> int:
+    """How many calls of a session were allowed."""
+    allowed = "convert_from(leaf, 'UTF8')::jsonb ->> 'decision' = 'ALLOW'"
+    return int(
+        service.ask(f"SELECT count(*) FROM events WHERE kind = 'decided' AND session = '{session}' AND {allowed}")
+    )
+
+
+def test_of_calls_under_one_key_at_all_workers_one_runs(service: Service) -> None:
+    clients = [*service.connections().values()]
+    with ThreadPoolExecutor(24) as pool:
+        sent = [pool.submit(keyed, clients[n % 3], "one-key", "slow", {"seconds": 0.2}) for n in range(48)]
+    assert {one.result().status_code for one in sent} <= {200, 409}
+    assert runs(service, "one-key") == 1
+    replayed = [keyed(client, "one-key", "slow", {"seconds": 0.2}) for client in clients]
+    assert {(one.status_code, one.headers["idempotency-replayed"]) for one in replayed} == {(200, "true")}
+    (content,) = {one.content for one in (*replayed, *(one.result() for one in sent)) if one.status_code == 200}
+    assert json.loads(content)["success"] is True
+
+
+def test_a_deferred_call_is_asked_for_approved_and_fetched_at_three_workers(service: Service) -> None:
+    asks, approves, fetches = service.connections().values()
+    arguments = {"table": "products", "data": {"name": "deferred", "price": 1}}
+    asked = keyed(asks, "deferred-1", "db_insert", arguments, Prefer="respond-async")
+    where, url = asked.headers["location"], asked.json()["approval"]["url"]
+    assert fetches.get(where).json()["state"] == "pending_approval"
+    assert approves.post(f"{url}/approve", headers={"X-API-Key": service.admin_key}).status_code == 200
+    until(lambda: fetches.get(where).status_code == 200)
+    assert fetches.get(where).json()["success"] is True, fetches.get(where).text
+    assert keyed(asks, "deferred-1", "db_insert", arguments).content == fetches.get(where).content
+    assert runs(service, "deferred-1") == 1
+
+
+def test_a_keyed_call_of_a_killed_worker_is_unknown_at_the_others_and_not_run_again(
+    database_server: PostgresServer,
+) -> None:
+    with running(database_server) as service, ThreadPoolExecutor(1) as pool:
+        clients = service.connections()
+        (member, client), (_, other), _ = clients.items()
+        lost = pool.submit(keyed, client, "lost-1", "slow", {"seconds": 25})
+        until(lambda: service.admin().get("/calls").json()["calls"])
+        assert keyed(other, "lost-1", "slow", {"seconds": 25}).json()["reason_code"] == "idempotency_in_progress"
+        os.kill(service.pid_of(member), signal.SIGKILL)
+        assert lost.exception() is not None
+        until(lambda: keyed(other, "lost-1", "slow", {"seconds": 25}).status_code == 200, timeout_s=30)
+        told = keyed(other, "lost-1", "slow", {"seconds": 25}).json()
+        assert (told["success"], told["reason_code"]) == (False, "outcome_unrecorded")
+        assert runs(service, "lost-1") == 1
+
+
 def test_all_leave_in_order(database_server: PostgresServer) -> None:
     with running(database_server) as service:
         pids = service.workers()

@@ -22,7 +22,7 @@ from tests.fakes import FakeClock, NullMeter, principal
 KEY = "agk_agent-key-of-the-test"
 TOKEN = "e30.e30.AAAA"
 METADATA = "https://gate.example.org/.well-known/oauth-protected-resource/mcp"
-RESOURCE = ProtectedResource("https://gate.example.org/mcp", "https://login.example.org", ("tools", "x"), METADATA)
+RESOURCE = ProtectedResource("https://gate.example.org/mcp", ("https://login.example.org",), ("tools", "x"), METADATA)
 WHO = replace(principal("token-bot"), auth_method="oauth", session=SessionId("job-1"), scopes=frozenset({"tools"}))
 
 
@@ -113,7 +113,7 @@ async def test_the_mcp_sdks_client_finds_its_way_by_the_challenge_and_the_metada
     assert extract_scope_from_www_auth(answer) == "tools x"
     found = ProtectedResourceMetadata.model_validate(RESOURCE.document())
     assert check_resource_allowed("https://gate.example.org/mcp", str(found.resource))
-    assert [str(server).rstrip("/") for server in found.authorization_servers] == [RESOURCE.issuer]
+    assert [str(server).rstrip("/") for server in found.authorization_servers] == list(RESOURCE.issuers)
 
 
 CASES: list[tuple[Any, int, str | None]] = [
@@ -142,9 +142,51 @@ async def test_a_refusal_says_what_would_help_and_is_counted(reason: Any, status
     assert TOKEN not in str(problem.headers)
 
 
-@pytest.mark.parametrize("role", list(Role))
-async def test_a_token_opens_no_control_route(role: Role) -> None:
-    house = House(VerifiedToken(replace(WHO, roles=frozenset({Role.ADMIN})), 1.0))
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.AGENT])
+async def test_an_agents_token_opens_no_control_route(role: Role) -> None:
     with pytest.raises(Problem) as caught:
-        house.callers.person(bearer(TOKEN), role)
+        await House().callers.person(bearer(TOKEN), None, role)
+    assert (caught.value.status, caught.value.reason) == (403, ReasonCode.FORBIDDEN)
+
+
+async def test_a_persons_token_opens_what_its_roles_say_and_no_tool() -> None:
+    ann = replace(principal("ann", Role.APPROVER, person=True), auth_method="oauth")
+    house = House(VerifiedToken(ann, 1.0))
+    assert await house.callers.person(bearer(TOKEN), "10.0.0.7", Role.APPROVER) == ann
+    for role in (Role.OPERATOR, Role.ADMIN):
+        with pytest.raises(Problem) as caught:
+            await house.callers.person(bearer(TOKEN), None, role)
+        assert (caught.value.status, caught.value.reason) == (403, ReasonCode.FORBIDDEN)
+    assert (await house.refusal(bearer(TOKEN))).reason is ReasonCode.FORBIDDEN
+
+
+@pytest.mark.parametrize(("reason", "status", "error"), CASES)
+async def test_control_routes_refuse_a_bad_token_as_the_agents_door_does(reason: Any, status: int, error: Any) -> None:
+    house = House(NotVerified(reason, "It is so"))
+    with pytest.raises(Problem) as caught:
+        await house.callers.person(bearer(TOKEN), None, Role.ADMIN)
+    assert (caught.value.status, caught.value.reason) == (status, reason)
+    assert (error is None) == ("WWW-Authenticate" not in caught.value.headers)
+
+
+async def test_a_wrong_key_at_a_control_route_is_as_wrong_as_before_there_were_tokens() -> None:
+    with pytest.raises(Problem) as caught:
+        await House().callers.person({b"x-api-key": b"agk_wrong"}, None, Role.ADMIN)
     assert (caught.value.status, caught.value.reason) == (403, ReasonCode.INVALID_KEY)
+
+
+async def test_the_door_gets_the_token_itself_only_when_it_is_good_and_never_a_key() -> None:
+    house = House()
+    assert await house.callers.caller(bearer(TOKEN), None) == (WHO, TOKEN)
+    for headers in (bearer(KEY), {b"x-api-key": KEY.encode()}):
+        assert (await house.callers.caller(headers, None)).bearer is None
+    with pytest.raises(Problem):
+        await House(NotVerified(ReasonCode.INVALID_TOKEN, "It is so")).callers.caller(bearer(TOKEN), None)
+
+
+async def test_while_the_key_file_cannot_be_read_tokens_go_on_and_made_keys_are_not_called_wrong() -> None:
+    house = House()
+    house.keyring.replace([], is_whole=False)
+    assert await house.callers.agent(bearer(TOKEN), None) == WHO
+    assert (await house.refusal(bearer("agk_made"))).reason is ReasonCode.IDENTITY_UNAVAILABLE
+    assert house.verifier.asked == [TOKEN]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +19,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.edges import caller as caller_module
 from agentgate.edges.caller import ADMIN, LOCAL, Callers, Keyring, presented
 from agentgate.edges.problem import Problem
+from agentgate.ports.identity import CertificateReader, NotTaken
 from tests.fakes import FakeClock, principal
 
 ADMIN_KEY = "agk_admin-key-of-the-test"
@@ -102,6 +103,74 @@ async def test_operator_keys_alone_leave_local_calls_open() -> None:
     assert (await callers.agent({}, "127.0.0.1")) == LOCAL
 
 
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.APPROVER, Role.OPA])
+async def test_a_persons_key_of_whatever_role_leaves_local_calls_open(role: Role) -> None:
+    """An admin may do everything, and still is no agent that would have to be told from others."""
+    callers = _callers(_known("agk_person", principal("ann", role, person=True)))
+    assert callers.takes_local
+    assert (await callers.agent({}, "127.0.0.1")) == LOCAL
+
+
+@pytest.mark.parametrize(
+    "who", [principal("ann", Role.AGENT, person=True), principal("bot", Role.OPERATOR), principal("bot")]
+)
+async def test_a_key_that_an_agent_could_come_with_closes_the_local_door(who: Principal) -> None:
+    callers = _callers(_known("agk_some", who))
+    assert await _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+
+
+async def test_nobody_becomes_local_again_because_keys_went_away() -> None:
+    keyring = Keyring([_agent_key()], admin_key=ADMIN_KEY, now=CLOCK.now)
+    callers = Callers(keyring)
+    keyring.replace([])
+    assert await _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+
+
+async def test_a_disabled_key_is_wrong_everywhere_and_still_ends_the_keyless_time() -> None:
+    callers = _callers(replace(_agent_key(*Role), disabled=True))
+    assert await _refusal(callers.agent, _x(AGENT_KEY), None) == (401, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.person, _x(AGENT_KEY), None, Role.ADMIN) == (403, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+
+
+async def test_while_not_all_keys_are_known_no_key_is_called_wrong_and_nobody_is_local() -> None:
+    """A client would throw a good key away; and a key file that cannot be read is no absence of keys."""
+    keyring = Keyring([_agent_key()], admin_key=ADMIN_KEY, now=CLOCK.now)
+    keyring.replace([_known("agk_configured", principal("fixed"))], is_whole=False)
+    callers = Callers(keyring)
+    assert await _refusal(callers.agent, _x(AGENT_KEY), None) == (503, ReasonCode.IDENTITY_UNAVAILABLE)
+    assert await _refusal(callers.person, _x(AGENT_KEY), None, Role.ADMIN) == (503, ReasonCode.IDENTITY_UNAVAILABLE)
+    assert await _refusal(callers.agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+    assert (await callers.agent(_x("agk_configured"), None)).name == "fixed"
+    assert await callers.person(_x(ADMIN_KEY), None, Role.ADMIN) == ADMIN
+    unread = Keyring((), admin_key=ADMIN_KEY, now=CLOCK.now)
+    unread.replace([], is_whole=False)
+    assert await _refusal(Callers(unread).agent, {}, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+
+
+def test_a_principal_is_known_for_as_long_as_a_key_makes_somebody_it() -> None:
+    clock = FakeClock()
+    who = principal("bot", Role.AGENT, Role.OPERATOR)
+    former = _known("agk_old", replace(who, auth_method="api_key", key_id="k-1"), clock.now() + timedelta(seconds=60))
+    keyring = Keyring([former], admin_key=ADMIN_KEY, now=clock.now)
+    callers = Callers(keyring)
+    assert callers.still_knows(former.principal)
+    assert not callers.still_knows(replace(former.principal, tenant=TenantId("other")))
+    clock.move(60)
+    assert not callers.still_knows(former.principal)
+    fresh = _known("agk_new", replace(who, auth_method="api_key", key_id="k-2"))
+    keyring.replace([former, fresh])
+    assert callers.still_knows(former.principal), "the key was rotated"
+    keyring.replace([replace(fresh, disabled=True)])
+    assert not callers.still_knows(former.principal)
+    keyring.replace([_known("agk_new", replace(principal("bot"), auth_method="api_key"))])
+    assert not callers.still_knows(former.principal), "a role was taken away"
+    assert callers.still_knows(ADMIN)
+    assert not callers.still_knows(LOCAL)
+    assert not callers.still_knows(replace(who, auth_method="oauth"))
+    assert not callers.still_knows(replace(who, auth_method="mtls"))
+
+
 def test_local_may_call_and_nothing_else() -> None:
     assert [role for role in Role if LOCAL.has(role)] == [Role.AGENT]
     assert not LOCAL.tenants_all
@@ -110,7 +179,7 @@ def test_local_may_call_and_nothing_else() -> None:
 @pytest.mark.parametrize("role", list(Role))
 @pytest.mark.parametrize("callers", [_callers(), _callers(_agent_key())], ids=["no keys", "with keys"])
 async def test_control_needs_a_key_from_this_machine_too(callers: Callers, role: Role) -> None:
-    assert await _refusal(callers.person, {}, role) == (401, ReasonCode.UNAUTHENTICATED)
+    assert await _refusal(callers.person, {}, None, role) == (401, ReasonCode.UNAUTHENTICATED)
 
 
 # --- with keys ------------------------------------------------------------------------------------------------------
@@ -127,7 +196,7 @@ async def test_wrong_key_is_401_at_the_agents_door_and_403_at_control() -> None:
     callers = _callers(_agent_key())
     for host in ("10.0.0.7", "127.0.0.1"):
         assert await _refusal(callers.agent, _x("agk_wrong"), host) == (401, ReasonCode.INVALID_KEY)
-    assert await _refusal(callers.person, _x("agk_wrong"), Role.OPERATOR) == (403, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.person, _x("agk_wrong"), None, Role.OPERATOR) == (403, ReasonCode.INVALID_KEY)
 
 
 async def test_wrong_key_does_not_fall_back_to_local() -> None:
@@ -137,7 +206,7 @@ async def test_wrong_key_does_not_fall_back_to_local() -> None:
 
 @pytest.mark.parametrize("wanted", [role for role in Role if role is not Role.AGENT])
 async def test_agent_key_opens_no_control_route(wanted: Role) -> None:
-    assert await _refusal(_callers(_agent_key()).person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
+    assert await _refusal(_callers(_agent_key()).person, _x(AGENT_KEY), None, wanted) == (403, ReasonCode.FORBIDDEN)
 
 
 @pytest.mark.parametrize("has", [role for role in Role if role is not Role.ADMIN])
@@ -145,9 +214,9 @@ async def test_agent_key_opens_no_control_route(wanted: Role) -> None:
 async def test_key_opens_exactly_what_its_role_says(has: Role, wanted: Role) -> None:
     callers = _callers(_agent_key(has))
     if has is wanted:
-        assert callers.person(_x(AGENT_KEY), wanted).name == "bot"
+        assert (await callers.person(_x(AGENT_KEY), None, wanted)).name == "bot"
     else:
-        assert await _refusal(callers.person, _x(AGENT_KEY), wanted) == (403, ReasonCode.FORBIDDEN)
+        assert await _refusal(callers.person, _x(AGENT_KEY), None, wanted) == (403, ReasonCode.FORBIDDEN)
 
 
 async def test_operator_key_is_no_agent() -> None:
@@ -155,8 +224,8 @@ async def test_operator_key_is_no_agent() -> None:
 
 
 @pytest.mark.parametrize("role", list(Role))
-def test_admin_key_opens_everything(role: Role) -> None:
-    assert _callers().person(_x(ADMIN_KEY), role) == ADMIN
+async def test_admin_key_opens_everything(role: Role) -> None:
+    assert await _callers().person(_x(ADMIN_KEY), None, role) == ADMIN
 
 
 async def test_admin_key_cannot_be_taken_by_a_configured_key() -> None:
@@ -186,6 +255,69 @@ def test_replaced_keys_are_gone_at_once() -> None:
     assert keyring.principal(ADMIN_KEY) == ADMIN
 
 
+# --- certificates that a proxy tells of ---------------------------------------------------------------------------------
+
+HOLDER = replace(principal("bot"), auth_method="mtls")
+PROXY = "10.0.0.1"
+
+
+class FakeCertificates:
+    """What a proxy at one address says."""
+
+    def __init__(self, found: Principal | NotTaken | None) -> None:
+        self.found = found
+
+    def holder(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal | NotTaken | None:
+        return self.found if client_host == PROXY else NotTaken("From elsewhere")
+
+
+_: type[CertificateReader] = FakeCertificates
+
+
+def _behind(found: Principal | NotTaken | None, *keys: KnownKey) -> Callers:
+    return Callers(Keyring(keys, admin_key=ADMIN_KEY, now=CLOCK.now), None, FakeCertificates(found))
+
+
+async def test_the_holder_of_a_certificate_needs_no_key() -> None:
+    assert await _behind(HOLDER).agent({}, PROXY) == HOLDER
+    person = replace(principal("ann", Role.OPERATOR, person=True), auth_method="mtls")
+    assert await _behind(person).person({}, PROXY, Role.OPERATOR) == person
+    assert await _refusal(_behind(person).person, {}, PROXY, Role.ADMIN) == (403, ReasonCode.FORBIDDEN)
+    assert await _refusal(_behind(person).agent, {}, PROXY) == (403, ReasonCode.FORBIDDEN)
+
+
+async def test_behind_a_proxy_without_a_certificate_nobody_is_local() -> None:
+    callers = _behind(None)
+    assert not callers.takes_local
+    assert await _refusal(callers.agent, {}, PROXY) == (401, ReasonCode.UNAUTHENTICATED)
+    assert await _refusal(callers.person, {}, PROXY, Role.ADMIN) == (401, ReasonCode.UNAUTHENTICATED)
+    assert (await _behind(None, _agent_key()).agent(_x(AGENT_KEY), PROXY)).name == "bot"
+
+
+@pytest.mark.parametrize("headers", [{}, _x(AGENT_KEY), _bearer(ADMIN_KEY)])
+async def test_a_certificate_that_is_not_taken_is_refused_whatever_stands_beside_it(
+    headers: dict[bytes, bytes],
+) -> None:
+    callers = _behind(NotTaken("It is so"), _agent_key())
+    assert await _refusal(callers.agent, headers, PROXY) == (401, ReasonCode.CERTIFICATE_INVALID)
+    assert await _refusal(callers.person, headers, PROXY, Role.ADMIN) == (401, ReasonCode.CERTIFICATE_INVALID)
+
+
+async def test_a_strangers_certificate_is_no_identity_and_no_obstacle_to_a_key() -> None:
+    callers = _behind(NotTaken("A stranger", is_stranger=True), _agent_key())
+    assert await _refusal(callers.agent, {}, PROXY) == (401, ReasonCode.CERTIFICATE_INVALID)
+    assert (await callers.agent(_x(AGENT_KEY), PROXY)).name == "bot"
+    assert await callers.person(_x(ADMIN_KEY), PROXY, Role.ADMIN) == ADMIN
+
+
+async def test_a_key_over_somebody_elses_certificate_is_a_stolen_one() -> None:
+    assert (await _behind(HOLDER, _agent_key()).agent(_x(AGENT_KEY), PROXY)).auth_method != "mtls"
+    for other in (replace(HOLDER, tenant=TenantId("b")), replace(principal("thief"), auth_method="mtls")):
+        callers = _behind(other, _agent_key())
+        assert await _refusal(callers.agent, _x(AGENT_KEY), PROXY) == (403, ReasonCode.CERTIFICATE_INVALID)
+        assert await _refusal(callers.person, _x(ADMIN_KEY), PROXY, Role.ADMIN) == (403, ReasonCode.CERTIFICATE_INVALID)
+
+
 # --- what is sent -----------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +325,7 @@ async def test_two_different_keys_are_refused_and_the_same_twice_is_one() -> Non
     callers = _callers(_agent_key())
     both = _x(AGENT_KEY) | _bearer(ADMIN_KEY)
     assert await _refusal(callers.agent, both, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
-    assert await _refusal(callers.person, both, Role.ADMIN) == (401, ReasonCode.UNAUTHENTICATED)
+    assert await _refusal(callers.person, both, None, Role.ADMIN) == (401, ReasonCode.UNAUTHENTICATED)
     assert (await callers.agent(_x(AGENT_KEY) | _bearer(AGENT_KEY), None)).name == "bot"
 
 
@@ -213,7 +345,7 @@ async def test_strange_key_is_only_wrong(raw: bytes) -> None:
     """The peer answered 500 to a key that is not ASCII."""
     callers = _callers(_agent_key())
     assert await _refusal(callers.agent, {b"x-api-key": raw}, None) == (401, ReasonCode.INVALID_KEY)
-    assert await _refusal(callers.person, {b"x-api-key": raw}, Role.ADMIN) == (403, ReasonCode.INVALID_KEY)
+    assert await _refusal(callers.person, {b"x-api-key": raw}, None, Role.ADMIN) == (403, ReasonCode.INVALID_KEY)
 
 
 async def test_key_that_is_not_ascii_but_known_is_found() -> None:

@@ -25,7 +25,8 @@ from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.mcp import McpDoor
 from agentgate.edges.wire import Wire
-from agentgate.pipeline.gate import Gate, RateLimits
+from agentgate.pipeline.gate import Gate
+from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.registry import Registry
 from agentgate.pipeline.run import Route, Runner
@@ -101,25 +102,25 @@ class Room:
 
     def __post_init__(self) -> None:
         house = self.house
-        runner = Runner(
-            {name: Route(server) for name, server in self.servers.items()}, house.recorder, house.clock, house.meter
-        )
+        routes = {name: Route(server) for name, server in self.servers.items()}
+        runner = Runner(routes, house.recorder, house.clock, house.meter, house.questions)
         self.gate = Gate(
             admission=house.admission,
-            engine=house.engine,
+            questions=house.questions,
             replica=house.replica,
             recorder=house.recorder,
             approvals=house.approvals,
+            answers=house.answers,
             runner=runner,
             limits=RateLimits(60),
             clock=house.clock,
             meter=house.meter,
-            notifier=house.notifier,
         )
         policy = PolicyDesk(
             engine=house.engine,
             source=cast("Any", None),
             limits=RateLimits(60),
+            questions=house.questions,
             books=cast("Any", None),
             others=None,
             containment=house.containment,
@@ -347,6 +348,32 @@ async def test_a_requests_meta_goes_on_without_what_is_for_this_hop(room: Room) 
         await client.call_tool("a__echo", {}, meta={"theirs": 1, "dev.agentgate/session": "s-1"})
     (meta,) = seen
     assert {name for name in meta if not name.startswith("trace")} == {"theirs"}
+
+
+KEY = "dev.agentgate/idempotency-key"
+
+
+@both_eras
+async def test_a_call_is_run_once_under_one_idempotency_key(room: Room, mode: str) -> None:
+    async with room.client(mode) as client:
+        first = await client.call_tool("a__echo", {"n": 1}, meta={KEY: "k-1"})
+        again = await client.call_tool("a__echo", {"n": 1}, meta={KEY: "k-1"})
+        other = await client.call_tool("a__echo", {"n": 2}, meta={KEY: "k-1"})
+    assert len(room.servers["a"].calls) == 1
+    assert again.content == first.content
+    told, retold = first.meta or {}, again.meta or {}
+    assert retold["dev.agentgate/traceId"] == told["dev.agentgate/traceId"]
+    assert (told.get("dev.agentgate/replayed"), retold["dev.agentgate/replayed"]) == (None, True)
+    assert other.is_error
+    assert (other.meta or {})["dev.agentgate/reasonCode"] == "idempotency_mismatch"
+
+
+async def test_what_is_no_idempotency_key_is_refused_before_anything_runs(room: Room) -> None:
+    async with room.client() as client:
+        for key in ("", "a b", "x" * 256, 7, ["k"]):
+            with pytest.raises(MCPError, match="idempotency-key"):
+                await client.call_tool("a__echo", {}, meta={KEY: key})
+    assert room.servers["a"].calls == []
 
 
 async def test_the_trace_context_of_a_message_is_the_calls(room: Room) -> None:

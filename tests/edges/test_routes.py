@@ -18,7 +18,7 @@ FOR_ANYBODY = {
     *["/log/checkpoint", "/log/keys", "/log/tile/{level}/{index}"],
     *["/.well-known/oauth-protected-resource", "/.well-known/oauth-protected-resource/mcp"],
 }
-HOT = [("POST", "/tools/call", Role.AGENT), ("GET", "/tools/list", Role.AGENT)]
+HOT = [("POST", "/tools/call", Role.AGENT), ("GET", "/tools/list", Role.AGENT), ("POST", "/api/tools/call", Role.AGENT)]
 TABLE = [
     *[(method, route.path_format, role_of(route)) for route in ROUTES for method in sorted(route.methods or ())],
     *HOT,

@@ -9,17 +9,22 @@ from typing import Any
 
 import pytest
 
-from agentgate.core.call import Call, MemberId
+from agentgate.adapters.parsers.arguments import ArgumentParsers
+from agentgate.core.call import Call, MemberId, Tool
 from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope, flags_over
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Origin, killed, released
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.pipeline.acknowledge import Acknowledger
+from agentgate.pipeline.answers import AnswerBook
 from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.asking import Questions
+from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.control import Containment, Rules
 from agentgate.pipeline.drains import Drain, Drains
-from agentgate.pipeline.gate import Answer, Gate, RateLimits
+from agentgate.pipeline.gate import Answer, Gate
+from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.orders import Order
 from agentgate.pipeline.record import Recorder
@@ -27,16 +32,17 @@ from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.run import Route, Runner
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.ports.containment import Admitted, NotAdmitted, RateLimit
+from agentgate.pipeline.voids import Voids
+from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import (
     ADMIN,
     REDACTOR,
+    TOOL,
     FakeAdmission,
     FakeClock,
     FakeEngine,
     FakeEntropy,
     FakeUpstream,
-    ListNotifier,
     MemoryLog,
     NullMeter,
     PlainSealer,
@@ -56,7 +62,6 @@ class House:
     upstream: FakeUpstream = field(default_factory=FakeUpstream)
     clock: FakeClock = field(default_factory=FakeClock)
     meter: NullMeter = field(default_factory=NullMeter)
-    notifier: ListNotifier = field(default_factory=ListNotifier)
     rules: Rules = field(default_factory=Rules)
     entropy: FakeEntropy = field(default_factory=FakeEntropy)
     redactor: Redactor = REDACTOR
@@ -71,21 +76,33 @@ class House:
         )
         self.replica = Replica(self.log, self.admission, self.clock)
         self.acknowledger = Acknowledger(self.replica, self.recorder, self.clock)
+        self.tools: dict[str, Tool] = {TOOL.name: TOOL}
+        self.circumstances = Circumstances(self.log, self.engine, self.tools)
         self.approvals = ApprovalDesk(
-            self.log, self.recorder, PlainSealer(), self.clock, entropy, ttl_s=900, static_token=STATIC_TOKEN
+            self.log,
+            self.recorder,
+            PlainSealer(),
+            self.clock,
+            entropy,
+            self.circumstances,
+            ttl_s=900,
+            static_token=STATIC_TOKEN,
         )
-        self.runner = Runner({"demo": Route(self.upstream)}, self.recorder, self.clock, self.meter)
+        self.voids = Voids(self.approvals, self.circumstances, self.clock)
+        self.answers = AnswerBook(self.log, self.recorder, PlainSealer(), self.clock, self.meter, keep_s=3600)
+        self.questions = Questions(self.engine, ArgumentParsers(), self.redactor)
+        self.runner = Runner({"demo": Route(self.upstream)}, self.recorder, self.clock, self.meter, self.questions)
         self.gate = Gate(
             admission=self.admission,
-            engine=self.engine,
+            questions=self.questions,
             replica=self.replica,
             recorder=self.recorder,
             approvals=self.approvals,
+            answers=self.answers,
             runner=self.runner,
             limits=RateLimits(60),
             clock=self.clock,
             meter=self.meter,
-            notifier=self.notifier,
         )
         self.drains = Drains(
             reader=self.log,
@@ -115,6 +132,7 @@ class House:
             drains=self.drains,
             containment=self.containment,
             approvals=self.approvals,
+            answers=self.answers,
             refusals=self.refusals,
             runner=self.runner,
         )
@@ -134,7 +152,6 @@ class House:
             clock=self.clock,
             entropy=self.entropy,
             meter=self.meter,
-            notifier=self.notifier,
             rules=rules,
         )
 
@@ -244,7 +261,7 @@ class FlagStore(FakeAdmission):
         self.changes: list[FlagChange | None] = []
         """How it came from one position to the next; None where the whole state was written."""
 
-    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+    async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted | NotAdmitted:
         await asyncio.sleep(0)
         if self.is_down or self.state is None or self.state.position < seen:
             return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, "told to fail")

@@ -13,7 +13,7 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Refused
-from agentgate.ports.containment import Admitted, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import FlagStore, House, a_moment, given, until
 
@@ -425,8 +425,8 @@ class _SlowStore(FakeAdmission):
 
     clock: Any = None
 
-    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
-        answer = await super().admit(call, limit, seen)
+    async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted | NotAdmitted:
+        answer = await super().admit(call, quota, seen)
         self.clock.move(4)
         return answer
 

@@ -1,34 +1,381 @@
-"""Who is told elsewhere of what. The peer documented five notices and sent one."""
+"""Who is told elsewhere of what. The peer documented five notices, sent one, and let a kill wait for it."""
 
 from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
 
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
+from agentgate.core.notice import Notice
+from agentgate.pipeline.notices import NoticeDesk, Rules, Subscription
 from agentgate.pipeline.orders import Order
 from agentgate.ports.containment import LimitState, NotAdmitted
-from tests.fakes import ADMIN, DENY, REVISION, a_call
-from tests.pipeline.conftest import House
+from agentgate.ports.notices import Failure
+from tests.fakes import ADMIN, DENY, REVISION, FakeCourier, FakeEntropy, MemoryBookmarks, NullMeter, a_call
+from tests.pipeline.conftest import House, until
+
+DAY_S = 86_400.0
+SLOW = Rules(base_url="https://gate.example")
 
 
-async def test_a_kill_is_told(house: House) -> None:
-    await house.containment.kill(ADMIN, Order(Scope.SESSION, "s-1", "loops"))
-    kind, payload = house.notifier.told[0]
-    assert kind == "kill_switch.activated"
-    assert (payload["level"], payload["target"], payload["reason"]) == ("session", "s-1", "loops")
+@dataclass
+class Post:
+    """A desk with endpoints, on a house's log, whose clock goes as fast as it is waited for."""
+
+    house: House
+    bookmarks: MemoryBookmarks = field(default_factory=MemoryBookmarks)
+    rules: Rules = SLOW
+    pauses: list[float] = field(default_factory=list)
+    meter: NullMeter = field(default_factory=NullMeter)
+    is_still: bool = False
+    """Whether the clock stands though it is waited for."""
+
+    def desk(self, *endpoints: Subscription) -> NoticeDesk:
+        return NoticeDesk(
+            endpoints,
+            reader=self.house.log,
+            bookmarks=self.bookmarks,
+            clock=self.house.clock,
+            entropy=FakeEntropy(),
+            meter=self.meter,
+            rules=self.rules,
+            sleep=self.sleep,
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        if not self.is_still:
+            self.house.clock.move(max(seconds, 1e-6))  # its ticks are whole nanoseconds
+        await asyncio.sleep(0)
+
+    @contextlib.asynccontextmanager
+    async def running(self, *endpoints: Subscription) -> AsyncIterator[NoticeDesk]:
+        desk = self.desk(*endpoints)
+        await desk.start()
+        task = asyncio.create_task(desk.run())
+        try:
+            yield desk
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
-async def test_a_denial_is_told_and_an_allowed_call_is_not(house: House) -> None:
-    await house.gate.pass_through(a_call())
-    assert house.notifier.told == []
+@pytest.fixture
+def post(house: House) -> Post:
+    return Post(house)
+
+
+async def denied(house: House, count: int = 1) -> list[str]:
+    """Calls that policy denies; their trace ids."""
     house.engine.answer = Ruling(DENY, REVISION)
-    answer = await house.gate.pass_through(a_call())
-    assert house.notifier.told[0][0] == "policy.denied"
-    assert house.notifier.told[0][1]["trace_id"] == answer.call.trace_id
+    return [(await house.gate.pass_through(a_call())).call.trace_id for _ in range(count)]
 
 
-async def test_a_used_up_limit_is_told(house: House) -> None:
+def to(courier: FakeCourier, name: str = "one", **more: Any) -> Subscription:
+    return Subscription(name, courier, **more)
+
+
+def traces(courier: FakeCourier) -> list[str]:
+    return [notice.payload["trace_id"] for notice in courier.got]
+
+
+# --- what is told --------------------------------------------------------------------------------------------
+
+
+async def test_a_kill_and_its_release_are_told(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    async with post.running(to(courier)):
+        drain = await house.containment.kill(ADMIN, Order(Scope.SESSION, "s-1", "loops"))
+        assert drain is not None
+        await house.containment.release(ADMIN, drain.kill.id)  # type: ignore[union-attr]
+        await until(lambda: len(courier.got) == 2)
+    first, second = courier.got
+    assert (first.kind, second.kind) == ("kill_switch.activated", "kill_switch.released")
+    assert (first.payload["level"], first.payload["target"], first.payload["reason"]) == ("session", "s-1", "loops")
+
+
+async def test_a_denial_is_told_and_an_allowed_call_is_not(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    async with post.running(to(courier)):
+        await house.gate.pass_through(a_call())
+        (trace_id,) = await denied(house)
+        await until(lambda: courier.got)
+    assert [(notice.kind, notice.payload["trace_id"]) for notice in courier.got] == [("policy.denied", trace_id)]
+
+
+async def test_a_used_up_limit_is_told_with_the_limit(house: House, post: Post) -> None:
+    courier = FakeCourier()
     house.admission.refusal = NotAdmitted(ReasonCode.RATE_LIMITED, limit=LimitState(10, 0, 1))
-    await house.gate.pass_through(a_call())
-    assert house.notifier.told[0][0] == "rate_limit.exceeded"
+    async with post.running(to(courier)):
+        await house.gate.pass_through(a_call())
+        await until(lambda: courier.got)
+    assert courier.got[0].kind == "rate_limit.exceeded"
+    assert courier.got[0].payload["limit"] == 10
     assert house.meter.counts[("rate_limited", "db_query")] == 1
+
+
+async def test_a_question_comes_with_the_call_and_a_link(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    house.engine.answer = Ruling(ASK, REVISION)
+    async with post.running(to(courier, events=("approval.*",))):
+        answer = await house.gate.pass_through(a_call())
+        await until(lambda: courier.got)
+    (notice,) = courier.got
+    assert answer.approval is not None
+    assert notice.kind == "approval.requested"
+    assert notice.payload["url"] == f"https://gate.example/approvals/{answer.approval.id}"
+    assert notice.payload["arguments"] == a_call().arguments
+    assert notice.payload["rule"] == ASK["matched_rule"]
+
+
+ASK = {"action": "REQUIRE_APPROVAL", "reason": "Write", "matched_rule": "write", "is_write_action": True}
+
+
+async def test_secrets_are_told_no_more_than_the_log_tells_them(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    async with post.running(to(courier)):
+        await house.containment.kill(ADMIN, Order(Scope.SESSION, "s-1", "leaked AKIAIOSFODNN7EXAMPLE"))
+        await until(lambda: courier.got)
+    assert "AKIAIOSFODNN7EXAMPLE" not in str(courier.got[0].payload)
+
+
+async def test_an_endpoint_hears_what_it_asked_for(house: House, post: Post) -> None:
+    kills, others_tenant, own_tenant = FakeCourier(), FakeCourier(), FakeCourier()
+    endpoints = (
+        to(kills, "kills", events=("kill_switch.*",)),
+        to(others_tenant, "b", tenants=("b",)),
+        to(own_tenant, "default", tenants=("default",)),
+    )
+    async with post.running(*endpoints):
+        await denied(house)
+        await house.containment.kill(ADMIN, Order(Scope.SESSION, "s-1", "x"))
+        await until(lambda: kills.got and len(own_tenant.got) == 2)
+    assert [notice.kind for notice in kills.got] == ["kill_switch.activated"]
+    assert others_tenant.got == []
+
+
+# --- the queue -----------------------------------------------------------------------------------------------
+
+
+async def test_a_new_endpoint_starts_where_the_log_ends(house: House, post: Post) -> None:
+    await denied(house, 3)
+    courier = FakeCourier()
+    async with post.running(to(courier)):
+        new = await denied(house)
+        await until(lambda: courier.got)
+    assert traces(courier) == new
+
+
+async def test_what_came_while_nobody_followed_is_told_in_order(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    async with post.running(to(courier)):
+        first = await denied(house)
+        await until(lambda: courier.got)
+        await until(lambda: post.bookmarks.saved["one"] >= 0)
+    missed = await denied(house, 600)  # more than are read at once
+    async with post.running(to(courier)):
+        await until(lambda: len(courier.got) >= 601)
+    assert traces(courier)[-600:] == missed
+    assert traces(courier)[0] == first[0]
+
+
+async def test_a_crash_between_telling_and_noting_tells_again_under_the_same_id(house: House, post: Post) -> None:
+    first, second = FakeCourier(), FakeCourier()
+    tasks: list[asyncio.Task[None]] = []
+    first.on_deliver = lambda _: tasks[0].cancel() and None  # type: ignore[func-returns-value]
+    desk = post.desk(to(first))
+    await desk.start()
+    tasks.append(asyncio.create_task(desk.run()))
+    await denied(house)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert first.tries == 1
+    async with post.running(to(second)):
+        await until(lambda: second.got)
+    assert second.got[0].id == house.log.events[-1][0].id
+
+
+async def test_stopping_in_order_tells_nothing_twice(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    post.is_still = True  # nothing is noted on the way
+    async with post.running(to(courier)) as desk:
+        await denied(house)
+        await until(lambda: courier.got)
+    await desk.stop()
+    async with post.running(to(courier)):
+        await denied(house)
+        await until(lambda: len(courier.got) == 2)
+    assert len(set(traces(courier))) == 2
+
+
+async def test_pauses_grow_from_a_second_to_ten_minutes_and_a_success_ends_them(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    waits: list[float] = []
+    last = [0.0]
+
+    def note(_: Notice) -> None:
+        now = house.clock.boot_s()
+        waits.append(now - last[0])
+        last[0] = now
+
+    courier.on_deliver = note
+    courier.failures.extend([*[Failure("down")] * 14, None, Failure("down")])
+    async with post.running(to(courier)):
+        await denied(house, 2)
+        await until(lambda: len(courier.got) == 2)
+    for number, pause in enumerate(waits[1:12]):
+        wanted = min(600.0, 2.0**number)
+        assert wanted / 2 <= pause <= wanted + 2 * SLOW.rest_s, (number, pause)
+    assert max(waits[1:]) <= 600 + SLOW.rest_s
+    assert waits[15] < 1, "the next one is brought at once"
+    assert waits[16] <= 1 + SLOW.rest_s, "and waits a second again"
+    assert post.meter.counts[("webhook_deliveries", "failed")] == 15
+    assert post.meter.counts[("webhook_deliveries", "delivered")] == 2
+
+
+async def test_a_receiver_that_wants_to_be_left_alone_is(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.failures.append(Failure("busy", retry_after_s=90))
+    at: list[float] = []
+    courier.on_deliver = lambda _: at.append(house.clock.boot_s())
+    async with post.running(to(courier)):
+        await denied(house)
+        await until(lambda: courier.got)
+    assert at[1] - at[0] >= 90
+
+
+async def test_what_nobody_takes_for_three_days_is_skipped_and_counted(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.always = Failure("down")
+    async with post.running(to(courier)) as desk:
+        tried: set[str] = set()
+        courier.on_deliver = lambda notice: tried.add(notice.payload["trace_id"])
+        old = await denied(house, 3)
+        started = house.clock.now()
+        await until(lambda: post.meter.counts.get(("webhook_deliveries", "skipped"), 0) == 3)
+        assert timedelta(days=3) <= house.clock.now() - started <= timedelta(days=3, hours=1)
+        assert tried == set(old[:1]), "what is as old is not tried: nobody is there"
+        new = await denied(house)
+        courier.always = None
+        await until(lambda: courier.got)
+        assert desk.lags() == {"one": 0.0}
+    assert traces(courier) == new != old
+
+
+async def test_what_waits_for_less_than_three_days_is_told_after_all(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.always = Failure("down")
+    async with post.running(to(courier)) as desk:
+        trace_ids = await denied(house, 3)
+        started = house.clock.now()
+        await until(lambda: house.clock.now() - started > timedelta(days=2))
+        assert desk.lags()["one"] > 1.9 * DAY_S
+        courier.always = None
+        await until(lambda: len(courier.got) == 3)
+    assert traces(courier) == trace_ids
+
+
+async def test_what_a_receiver_calls_malformed_does_not_hold_up_the_rest(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.failures.extend([Failure("it answers 422", for_good=True)] * 5)
+    async with post.running(to(courier)):
+        trace_ids = await denied(house, 2)
+        await until(lambda: courier.got)
+    assert courier.tries == 6
+    assert traces(courier) == trace_ids[1:]
+    assert post.meter.counts[("webhook_deliveries", "skipped")] == 1
+
+
+async def test_a_dead_endpoint_holds_up_nobody(house: House, post: Post) -> None:
+    class Hanging(FakeCourier):
+        async def deliver(self, notice: Notice) -> Failure | None:
+            await post.sleep(10)
+            return Failure("no answer within 10 s")
+
+    dead, alive = FakeCourier(), FakeCourier()
+    dead.always = Failure("down")
+    async with post.running(to(dead, "dead"), to(Hanging(), "hanging"), to(alive, "alive")):
+        trace_ids = await denied(house, 20)
+        await until(lambda: len(alive.got) == 20)
+    assert traces(alive) == trace_ids
+    assert dead.got == []
+
+
+async def test_of_two_members_one_tells_and_the_other_goes_on_where_it_stopped(house: House, post: Post) -> None:
+    one, two = FakeCourier(), FakeCourier()
+    async with post.running(to(one)), post.running(to(two)):
+        for _ in range(10):
+            await denied(house)
+            await until(lambda: len(one.got) + len(two.got) == len(house.log.events))
+    told = [*traces(one), *traces(two)]
+    assert len(told) == len(set(told)) == 10
+
+
+async def test_a_log_that_is_down_is_waited_for(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    async with post.running(to(courier)):
+        trace_ids = await denied(house)
+        house.log.is_down = post.bookmarks.is_down = True
+        for _ in range(50):
+            await asyncio.sleep(0)
+        house.log.is_down = post.bookmarks.is_down = False
+        await until(lambda: courier.got)
+    assert traces(courier) == trace_ids
+
+
+async def test_a_call_and_a_kill_wait_for_no_webhook(house: House, post: Post) -> None:
+    """A54, A55: the peer answered a kill 3 s late because its webhook was dead."""
+    is_asked, never = asyncio.Event(), asyncio.Event()
+
+    class Silent(FakeCourier):
+        async def deliver(self, notice: Notice) -> Failure | None:
+            is_asked.set()
+            await never.wait()
+            return None
+
+    async with post.running(to(Silent(), "silent")):
+        await denied(house)
+        await asyncio.wait_for(is_asked.wait(), 5)
+        await denied(house)
+        assert (await house.killed(reason="loops")).progress.drained
+
+
+# --- what is in no log ---------------------------------------------------------------------------------------
+
+
+async def test_health_is_told_though_no_event_says_it(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.failures.append(Failure("down"))
+    async with post.running(to(courier)) as desk:
+        desk.tell("health.degraded", {"dependency": "opa", "healthy": False})
+        desk.tell("health.recovered", {"dependency": "opa", "healthy": True})
+        await until(lambda: len(courier.got) == 2)
+    assert [notice.kind for notice in courier.got] == ["health.degraded", "health.recovered"]
+    assert courier.got[0].payload["dependency"] == "opa"
+    assert len({notice.id for notice in courier.got}) == 2
+
+
+async def test_of_what_is_in_no_log_only_so_much_waits(post: Post) -> None:
+    desk = post.desk(to(FakeCourier()))
+    for _ in range(150):
+        desk.tell("health.degraded", {})
+    assert post.meter.counts[("webhook_deliveries", "skipped")] == 50
+
+
+async def test_standings_say_how_far_each_is_and_what_went_wrong(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.always = Failure("it answers 500")
+    async with post.running(to(courier)) as desk:
+        await denied(house, 2)
+        await until(lambda: courier.tries >= 3)
+        (standing,) = await desk.standings()
+    assert (standing.name, standing.done, standing.behind, standing.error) == ("one", -1, 2, "it answers 500")
+    assert standing.failures >= 3
+    assert standing.waiting_since is not None

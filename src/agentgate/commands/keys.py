@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import re
 import secrets
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
+from rich.table import Table
 
 from agentgate import keyfile
-from agentgate.commands.terminal import EXIT_START, EXIT_USAGE, Config, DataDir, die, err, settings_of
+from agentgate.commands.terminal import (
+    EXIT_REFUSED,
+    EXIT_START,
+    EXIT_USAGE,
+    Config,
+    DataDir,
+    die,
+    err,
+    settings_of,
+    wide,
+)
 from agentgate.core.call import Role, key_sha256
 from agentgate.core.errors import AgentGateError
-from agentgate.settings import Key
+from agentgate.settings import Key, Settings
 
-cli = typer.Typer(help="API keys of agents and people.", no_args_is_help=True)
+cli = typer.Typer(help="API keys of agents and people. A running gateway takes every change within a second.",
+                  no_args_is_help=True)  # fmt: skip
+
+KeyId = Annotated[str, typer.Argument(help="As `agentgate keys list` shows it", show_default=False)]
+_SPAN: Final = re.compile(r"(\d{1,6})([smhd]?)")
+_UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_LONGEST_OVERLAP: Final = timedelta(days=30)
+
+
+class _CannotChange(Exception):
+    """The key cannot become what was asked. The text says why."""
 
 
 @cli.command("create")
@@ -23,40 +48,203 @@ def create_key(
     person: Annotated[str | None, typer.Option("--person", help="The person that the key stands for")] = None,
     role: Annotated[list[Role] | None, typer.Option("--role", help="May be repeated; default agent")] = None,
     tenant: Annotated[str, typer.Option("--tenant")] = "default",
+    tier: Annotated[str | None, typer.Option("--tier", help="Whose limits count for it (`tiers` in data.json)")] = None,
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="An operator or auditor of all tenants")] = False,
     expires_in_days: Annotated[float | None, typer.Option("--expires-in-days", min=0.0)] = None,
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Make a key. It is shown once; only its SHA-256 is kept. A running gateway takes it within a second."""
+    """Make a key. It is shown once; only its SHA-256 is kept."""
     if (agent is None) == (person is None):
         die("say whom the key is for: --agent NAME or --person NAME", EXIT_USAGE)
-    roles = tuple(role or [Role.AGENT])
+    roles = tuple(dict.fromkeys(role or [Role.AGENT]))
     if person is not None and roles == (Role.AGENT,) and not role:
         die("a person's key needs its roles: --role operator, approver, auditor or admin", EXIT_USAGE)
     settings = settings_of(config, {"data_dir": data_dir})
-    secret = f"agk_{secrets.token_urlsafe(32)}"
-    expires = datetime.now(UTC) + timedelta(days=expires_in_days) if expires_in_days is not None else None
+    secret, now = _new_secret(), _now()
     try:
         key = Key(
-            id=f"k-{secrets.token_hex(4)}",
+            id=_new_id(),
             sha256=key_sha256(secret),
             agent=agent,
             person=person,
             roles=roles,
             tenant=tenant,
             all_tenants=all_tenants,
-            expires=expires,
+            tier=tier,
+            created=now,
+            expires=_in_days(now, expires_in_days),
         )
         keyfile.add_key(keyfile.key_file(settings.data_dir), key)
     except ValueError as error:
         die(f"not a key: {_last_line(error)}", EXIT_USAGE)
+    except (AgentGateError, OSError) as error:
+        die(str(error), EXIT_START)
+    _show_once(key, secret)
+
+
+@cli.command("list")
+def list_keys(
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """All keys: whose they are, what they may, and whether they are good now. Never a key, nor its digest."""
+    settings = settings_of(config, {"data_dir": data_dir})
+    try:
+        made = keyfile.read_keys(keyfile.key_file(settings.data_dir))
     except AgentGateError as error:
         die(str(error), EXIT_START)
-    err.print(
-        f"key {key.id} for {'agent' if agent else 'person'} {agent or person}, roles {', '.join(roles)}; shown once:"
-    )
+    rows = [*_rows(settings.auth.keys, "configuration"), *_rows(made, "key file")]
+    if as_json:
+        print(json.dumps({"keys": rows}, indent=2))
+        return
+    table = Table(
+        *("id", "whom", "roles", "tenant", "tier", "created", "expires", "state"), box=None, pad_edge=False,
+        header_style="bold",
+    )  # fmt: skip
+    for row in rows:
+        tenant = "all" if row["all_tenants"] else row["tenant"]
+        times = (str(row[name] or "–").replace("+00:00", "Z") for name in ("created", "expires"))
+        state = f"{row['state']} by {row['replaced_by']}" if row["state"] == "replaced" else row["state"]
+        table.add_row(row["id"], row["whom"], " ".join(row["roles"]), tenant, row["tier"] or "–", *times, state)
+    wide().print(table)
+
+
+@cli.command("disable")
+def disable_key(key_id: KeyId, config: Config = None, data_dir: DataDir = None) -> None:
+    """Refuse a key until it is enabled again. What its holder runs goes on: `agentgate kill agent` cuts it."""
+    _change(config, data_dir, key_id, lambda key: (key.model_copy(update={"disabled": True}),))
+    err.print(f"key {key_id} is disabled")
+
+
+@cli.command("enable")
+def enable_key(key_id: KeyId, config: Config = None, data_dir: DataDir = None) -> None:
+    """Take a disabled key again."""
+    _change(config, data_dir, key_id, lambda key: (key.model_copy(update={"disabled": False}),))
+    err.print(f"key {key_id} is enabled")
+
+
+@cli.command("delete")
+def delete_key(key_id: KeyId, config: Config = None, data_dir: DataDir = None) -> None:
+    """Forget a key. Its id stays in the log."""
+    _change(config, data_dir, key_id, lambda _: ())
+    err.print(f"key {key_id} is deleted")
+
+
+@cli.command("rotate")
+def rotate_key(
+    key_id: KeyId,
+    overlap: Annotated[str, typer.Option("--overlap", help="How long the old one goes on: 0, 30m, 24h, 7d")] = "24h",
+    expires_in_days: Annotated[
+        float | None, typer.Option("--expires-in-days", min=0.0, help="Default: as long as the old one was made for")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Make another key for the same principal. It is shown once; the old one works until the overlap is over."""
+    span = _span(overlap)
+    secret, now = _new_secret(), _now()
+    fresh: list[Key] = []
+
+    def rotated(key: Key) -> tuple[Key, ...]:
+        if key.sha256 is None:
+            raise _CannotChange("is one that signs: put its new key into the configuration beside the old one")
+        state = key.state(now)
+        if state != "active":
+            raise _CannotChange(f"is {state}: rotate an active one, or make another with `agentgate keys create`")
+        expires = _in_days(now, expires_in_days)
+        if key.expires is not None and expires is None:
+            if key.created is None:
+                raise _CannotChange("expires, and nobody knows how long it was made for: say --expires-in-days")
+            expires = now + (key.expires - key.created)
+        fresh[:] = [
+            key.model_copy(
+                update={"id": _new_id(), "sha256": key_sha256(secret), "created": now, "expires": expires}
+            )
+        ]  # fmt: skip
+        ends = now + span if key.expires is None else min(key.expires, now + span)
+        return (key.model_copy(update={"expires": ends, "replaced_by": fresh[0].id}), fresh[0])
+
+    _change(config, data_dir, key_id, rotated)
+    err.print(f"key {key_id} ends in {overlap}")
+    _show_once(fresh[0], secret)
+
+
+def _change(config: Path | None, data_dir: Path | None, key_id: str, change: Callable[[Key], Iterable[Key]]) -> None:
+    """Put what `change` makes of one key in its place, or end with a sentence."""
+    settings = settings_of(config, {"data_dir": data_dir})
+
+    def changed(keys: tuple[Key, ...]) -> Iterable[Key]:
+        if all(key.id != key_id for key in keys):
+            raise _CannotChange(_where_else(settings, key_id))
+        return [new for key in keys for new in (change(key) if key.id == key_id else (key,))]
+
+    try:
+        keyfile.change_keys(keyfile.key_file(settings.data_dir), changed)
+    except _CannotChange as error:
+        die(f"key {key_id} {error}", EXIT_REFUSED)
+    except (AgentGateError, OSError) as error:
+        die(str(error), EXIT_START)
+
+
+def _where_else(settings: Settings, key_id: str) -> str:
+    if any(key.id == key_id for key in settings.auth.keys):
+        return "is in the configuration (auth.keys): change it there, and start the gateway again"
+    return "is not known; `agentgate keys list` shows them all"
+
+
+def _rows(keys: Sequence[Key], source: str) -> list[dict[str, Any]]:
+    now = _now()
+    return [
+        {
+            "id": key.id,
+            "whom": key.whom,
+            "roles": [str(role) for role in key.roles],
+            "tenant": key.tenant,
+            "all_tenants": key.all_tenants,
+            "tier": key.tier,
+            "created": key.created.isoformat() if key.created is not None else None,
+            "expires": key.expires.isoformat() if key.expires is not None else None,
+            "state": key.state(now),
+            "replaced_by": key.replaced_by,
+            "source": source,
+        }
+        for key in keys
+    ]
+
+
+def _show_once(key: Key, secret: str) -> None:
+    kind, _, name = key.whom.partition(":")
+    err.print(f"key {key.id} for {kind} {name}, roles {', '.join(key.roles)}; shown once:")
     print(secret)
+
+
+def _new_secret() -> str:
+    return f"agk_{secrets.token_urlsafe(32)}"
+
+
+def _new_id() -> str:
+    return f"k-{secrets.token_hex(4)}"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _in_days(now: datetime, days: float | None) -> datetime | None:
+    try:
+        return now + timedelta(days=days) if days is not None else None
+    except OverflowError:
+        die("--expires-in-days is too long", EXIT_USAGE)
+
+
+def _span(text: str) -> timedelta:
+    found = _SPAN.fullmatch(text)
+    span = timedelta(seconds=int(found[1]) * _UNITS[found[2]]) if found else None
+    if span is None or span > _LONGEST_OVERLAP:
+        die("--overlap is a time such as 0, 90s, 30m, 24h or 7d, up to 30d", EXIT_USAGE)
+    return span
 
 
 def _last_line(error: ValueError) -> str:

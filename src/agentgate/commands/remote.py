@@ -87,7 +87,7 @@ class Remote:
         self.is_clear_text = httpx.URL(url).scheme == "http" and not is_loopback(host)
         self._client = httpx.Client(
             base_url=self.url,
-            headers={"X-API-Key": key},
+            headers=_shown(key),
             timeout=httpx.Timeout(answer_s, connect=min(CONNECT_S, answer_s)),
             trust_env=not is_loopback(host),  # a proxy has no business between two processes of one machine
             transport=transport,
@@ -213,6 +213,21 @@ class Remote:
         path = f"/holds/{quote(hold_id, safe='')}/release"
         return self._ask("POST", path, {"reason": reason}, wants=("id", "status"))
 
+    # --- approvals ---
+
+    def approvals(self, asked: Mapping[str, Any]) -> Answer:
+        """A page: `approvals`, and `next` of the following one. Raises as `kill` does."""
+        return _fitting(self._answer(self._send("GET", "/approvals", params=asked)), ("approvals", "next"))
+
+    def approval(self, approval_id: str) -> Answer:
+        """One with its call. Raises as `kill` does."""
+        return self._ask("GET", f"/approvals/{quote(approval_id, safe='')}", wants=("id", "state", "call"))
+
+    def answer_approval(self, approval_id: str, verb: str, order: Mapping[str, Any]) -> Answer:
+        """`approve`, `deny` or `edit`. Raises as `kill` does."""
+        path = f"/approvals/{quote(approval_id, safe='')}/{verb}"
+        return self._ask("POST", path, dict(order), wants=("id", "state", "votes"))
+
     # --- tools ---
 
     def tools(self, asked: Mapping[str, str]) -> Answer:
@@ -226,6 +241,12 @@ class Remote:
     def reject_tool(self, name: str) -> Answer:
         """Raises as `kill` does."""
         return self._ask("POST", f"/tools/{quote(name, safe='')}/reject", {}, wants=("name", "state"))
+
+    # --- webhooks ---
+
+    def webhooks(self) -> list[Answer]:
+        """Raises as `kill` does."""
+        return list(self._ask("GET", "/webhooks", wants=("webhooks",))["webhooks"])
 
     # --- the wire ---
 
@@ -262,6 +283,11 @@ class Remote:
         if not isinstance(reason, str) or not isinstance(detail, str):
             raise NotAGateway(f"HTTP {response.status_code}, which is no refusal of an AgentGate")
         raise Refusal(response.status_code, reason, detail)
+
+
+def _shown(key: str) -> dict[str, str]:
+    """A person's access token is a bearer's; a key may be that too, and has gone in a header of its own since v0.2."""
+    return {"Authorization": f"Bearer {key}"} if key.count(".") == 2 else {"X-API-Key": key}
 
 
 def _checked(url: str) -> str:

@@ -1,4 +1,6 @@
-"""The state of an approval, and whether it carries a call. Pure: time and facts come in as arguments.
+"""The state of an approval, who may answer it, and whether it carries a call.
+
+Pure: time and facts come in as arguments.
 
 An approval is bound to the call's digest (agent, session, tool, tool definition, arguments, context), to the
 principal that asked and to the policy revision that required it; it is spent once, by the log.
@@ -6,13 +8,17 @@ principal that asked and to the policy revision that required it; it is spent on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, NewType
 
-from agentgate.core.call import Call, Digest
+import orjson
+
+from agentgate.core.call import Call, Digest, Principal, PrincipalKind, Role
+from agentgate.core.containment import Kill, flags_of
+from agentgate.core.decision import Terms
 
 ApprovalId = NewType("ApprovalId", str)
 
@@ -24,7 +30,48 @@ class State(StrEnum):
     SPENT = "spent"
     VOID = "void"
     EXPIRED = "expired"
-    """Never stored: a pending or approved one past its time is this."""
+    """A pending, approved or denied one past its time is this, whether that is recorded yet or not."""
+
+
+class Why(StrEnum):
+    """Why an approval was closed without an answer, or before it was used."""
+
+    KILLED = "killed"
+    POLICY_CHANGED = "policy_changed"
+    TOOL_CHANGED = "tool_changed"
+    EDITED = "edited"
+    EXPIRED = "expired"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class Void:
+    """What makes an approval void."""
+
+    why: Why
+    kill_id: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        return _SENTENCES[self.why]
+
+
+_SENTENCES = {
+    Why.KILLED: "a kill covered it",
+    Why.POLICY_CHANGED: "the policy has changed since it was asked for",
+    Why.TOOL_CHANGED: "the tool is described otherwise than when it was asked for",
+    Why.EDITED: "it was edited; another approval is about the edited call",
+    Why.EXPIRED: "its time is over",
+    Why.REFUSED: "the gateway was to make the call, and it was refused",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Vote:
+    """One person's yes."""
+
+    by: str
+    at: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +91,27 @@ class Approval:
     decided_by: str | None = None
     token_sha256: str | None = None
     sealed: bytes | None = None
+    trace_id: str = ""
+    """Of the call that asked first."""
+    quorum: int = 1
+    approvers: tuple[str, ...] = ()
+    votes: int = 0
+    """How many different persons have said yes."""
+    on_behalf_of: str | None = None
+    server: str = ""
+    tool_sha256: str = ""
+    position: int = 0
+    """The kill position at which it was asked for: a later kill that covers it makes it void."""
+    edited_from: str | None = None
+    edited_to: str | None = None
+    """The approval of the edited call, which this one was replaced by."""
+    executes: bool = False
+    """Whether the gateway itself makes the call once it is approved."""
+    why: str | None = None
+
+    @property
+    def terms(self) -> Terms:
+        return Terms(self.quorum, self.approvers)
 
     def state_at(self, now: datetime) -> State:
         if self.state in (State.PENDING, State.APPROVED, State.DENIED) and now >= self.expires_at:
@@ -51,7 +119,31 @@ class Approval:
         return self.state
 
     def is_about(self, call: Call) -> bool:
-        return self.digest == call.digest and self.requested_by == call.caller.id and self.tenant == call.tenant
+        return self.digest == call.digest and self.is_of(call)
+
+    def is_of(self, call: Call) -> bool:
+        """Whether the caller is who asked."""
+        return self.requested_by == call.caller.id and self.tenant == call.tenant
+
+    def is_as_strict_as(self, terms: Terms) -> bool:
+        """Whether a yes under its own terms is one under `terms` as well."""
+        if self.quorum < terms.quorum:
+            return False
+        return not terms.approvers or (bool(self.approvers) and set(self.approvers) <= set(terms.approvers))
+
+    def killed_by(self, kills: Iterable[Kill]) -> Void | None:
+        """The first of `kills` that was given after it was asked for and that covers it."""
+        flags = flags_of(
+            tenant=self.tenant,
+            tool=self.tool,
+            server=self.server,
+            agent=self.requested_by.partition(":")[2],
+            session=self.session,
+        )
+        for kill in kills:
+            if kill.position > self.position and kill.flag in flags:
+                return Void(Why.KILLED, kill.id)
+        return None
 
 
 def from_row(row: Mapping[str, Any]) -> Approval:
@@ -70,9 +162,34 @@ def from_row(row: Mapping[str, Any]) -> Approval:
         decided_by=row["decided_by"],
         token_sha256=row["token_sha256"],
         sealed=row["sealed"],
+        trace_id=row["trace_id"],
+        quorum=row["quorum"],
+        approvers=tuple(orjson.loads(row["approvers"])),
+        votes=row["votes"],
+        on_behalf_of=row["on_behalf_of"],
+        server=row["server"],
+        tool_sha256=row["tool_sha256"],
+        position=row["position"],
+        edited_from=row["edited_from"],
+        edited_to=row["edited_to"],
+        executes=bool(row["executes"]),
+        why=row["why"],
     )
 
 
 def carries(approval: Approval, call: Call, *, revision: str, now: datetime) -> bool:
     """Whether `approval` is a yes to exactly this call under the policy now in force."""
     return approval.is_about(call) and approval.state_at(now) is State.APPROVED and approval.policy_revision == revision
+
+
+def may_not_answer(approval: Approval, person: Principal) -> str | None:
+    """Why `person` may neither approve, deny nor edit; None if it may."""
+    if person.kind is not PrincipalKind.PERSON or not person.has(Role.APPROVER):
+        return "an approval is given by a person with the role approver"
+    if person.id == approval.requested_by:
+        return "nobody approves a call of their own"
+    if approval.on_behalf_of is not None and person.id in (approval.on_behalf_of, f"person:{approval.on_behalf_of}"):
+        return "nobody approves a call that is made for them"
+    if approval.approvers and person.id not in approval.approvers:
+        return "policy names who may approve this call"
+    return None

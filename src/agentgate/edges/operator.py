@@ -1,4 +1,4 @@
-"""Control routes: approvals, policy, health. Those of containment are in `edges/kills.py`."""
+"""Control routes: policy and health. Kills are in `edges/kills.py`, approvals in `edges/approvals.py`."""
 
 from __future__ import annotations
 
@@ -8,84 +8,17 @@ from typing import Any, Literal
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
-from agentgate.core.approval import Approval, State
-from agentgate.core.call import Principal
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
-from agentgate.core.event import rfc3339
 from agentgate.edges.desks import (
     Admin,
-    Approver,
-    Desks,
     EmptyBody,
     Opa,
     TheDesks,
     anybody,
-    refused,
 )
 from agentgate.edges.problem import Problem
-from agentgate.pipeline.approvals import CannotDecide
 
 router = APIRouter()
-
-# --- approvals --------------------------------------------------------------------------------------------
-
-
-@router.get("/approvals", tags=["approvals"])
-async def list_approvals(desks: TheDesks, viewer: Approver, state: State | None = None) -> dict[str, Any]:
-    """Approvals, oldest first; `?state=pending` for what waits."""
-    found = await desks.approvals.list(viewer, state)
-    return {"approvals": [_approval_view(desks, approval) for approval in found]}
-
-
-@router.get("/approvals/{approval_id}", tags=["approvals"])
-async def get_approval(desks: TheDesks, viewer: Approver, approval_id: str) -> dict[str, Any]:
-    """One approval with the call exactly as it was sent, while it is kept."""
-    approval = await desks.approvals.get(viewer, approval_id)
-    if approval is None:
-        raise Problem(404, ReasonCode.NOT_FOUND, "no such approval")
-    return _approval_view(desks, approval) | {"call": desks.approvals.question(approval)}
-
-
-@router.post("/approvals/{approval_id}/approve", tags=["approvals"])
-async def approve(
-    desks: TheDesks, approver: Approver, approval_id: str, body: EmptyBody | None = None
-) -> dict[str, Any]:
-    """Say yes, once. The token is told here and never again."""
-    return await _decide(desks, approver, approval_id, State.APPROVED)
-
-
-@router.post("/approvals/{approval_id}/deny", tags=["approvals"])
-async def deny(desks: TheDesks, approver: Approver, approval_id: str, body: EmptyBody | None = None) -> dict[str, Any]:
-    """Say no: the same call is denied until the approval expires."""
-    return await _decide(desks, approver, approval_id, State.DENIED)
-
-
-async def _decide(desks: Desks, approver: Principal, approval_id: str, state: State) -> dict[str, Any]:
-    verdict = await desks.approvals.decide(approver, approval_id, state)
-    if isinstance(verdict, CannotDecide):
-        raise refused(verdict)
-    return _approval_view(desks, verdict.approval) | {
-        "state": verdict.state.value,
-        "decided_by": approver.id,
-        "approval_token": verdict.token,
-    }
-
-
-def _approval_view(desks: Desks, approval: Approval) -> dict[str, Any]:
-    return {
-        "id": approval.id,
-        "state": desks.approvals.state_now(approval).value,
-        "tenant": approval.tenant,
-        "session_id": approval.session,
-        "requested_by": approval.requested_by,
-        "tool_name": approval.tool,
-        "digest": approval.digest,
-        "policy_revision": approval.policy_revision,
-        "requested_at": rfc3339(approval.requested_at),
-        "expires_at": rfc3339(approval.expires_at),
-        "decided_by": approval.decided_by,
-    }
-
 
 # --- policy -----------------------------------------------------------------------------------------------
 

@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any, Final
 
-from agentgate.core.approval import Approval, ApprovalId, State, carries, from_row
-from agentgate.core.call import Call, Principal, PrincipalKind, Role
+from agentgate.core import kept
+from agentgate.core.approval import Approval, ApprovalId, State, Void, Vote, Why, carries, from_row, may_not_answer
+from agentgate.core.call import Call, Principal, Tool, TraceId
+from agentgate.core.decision import Decision, Receipt, Terms
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Kind, make, rfc3339
-from agentgate.core.strict_json import parse
+from agentgate.core.event import Event, Kind, make, rfc3339
+from agentgate.core.projection import spendings
+from agentgate.core.strict_json import canonical_plain, parse
+from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.keys import Sealer
@@ -22,16 +27,24 @@ from agentgate.ports.log import AlreadySpent, LogReader, Spend
 
 _LOOK_AGAIN_S: Final = 0.5
 """Another member's answer is found by looking."""
+_MOST_WAITING: Final = 1_000
+"""Callers that wait for an answer in this process; any more are told at once that it is pending."""
+_TRIES: Final = 20
+"""Of so many people who say yes at the same moment the last one is not heard, and may say it again."""
+MAX_REASON_CHARS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What there is about a call: exactly one of approved, denied or pending."""
+    """What there is about a call: approved, denied, or else pending."""
 
-    id: ApprovalId
-    expires_at: datetime
+    approval: Approval
+    is_over: bool = False
+    """It is the one that a deferred call is made for, and carries it no more: no other one does."""
     approved_by: str | None = None
     denied_by: str | None = None
+    edited: Call | None = None
+    """The call that was approved, or is pending, in the place of the one that was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,16 @@ class CannotDecide:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Whose edit a new approval comes from, and of what."""
+
+    of: Approval
+    original: Call
+    by: Principal
+    reason: str
+
+
 class ApprovalDesk:
     """Keeps approvals. It never decides: an approval only lets policy decide again."""
 
@@ -61,6 +84,7 @@ class ApprovalDesk:
         sealer: Sealer,
         clock: Clock,
         entropy: Entropy,
+        circumstances: Circumstances,
         *,
         ttl_s: float,
         static_token: str | None,
@@ -70,9 +94,15 @@ class ApprovalDesk:
         self._sealer = sealer
         self._clock = clock
         self._entropy = entropy
+        self._circumstances = circumstances
         self._ttl = timedelta(seconds=ttl_s)
         self._static_token = static_token.encode() if static_token else None
         self._awaited: dict[str, list[asyncio.Event]] = {}
+        self._waiting = 0
+        self.is_over: Callable[[Call], bool] = lambda _: False
+        """Whether a call that waits need not wait any longer: it is killed, or the process ends."""
+        self.on_approved: Callable[[Approval], None] = lambda _: None
+        """Told of one that is approved now and that the gateway is to carry out itself."""
 
     def is_static_token(self, token: str | None) -> bool:
         """v0.2's shared token, where one is configured; compared in constant time."""
@@ -82,47 +112,116 @@ class ApprovalDesk:
 
     # --- the caller's side ---
 
-    async def find(self, call: Call, revision: str) -> Found:
+    async def find(self, call: Call, asked: Decision) -> Found:
         """The approval that carries `call` now, a standing denial, or a pending one: made if there is none.
 
-        A token that was sent must be that approval's own; without one the digest is enough.
+        A token that was sent must be that approval's own; without one the digest is enough. An approval that policy
+        would want more for by now (`asked` is what it wants) is none.
 
         Raises:
             LogUnavailable
         """
+        if call.carried_by is not None:
+            return await self._carrying(call, call.carried_by, asked)
         rows = await self._reader.projection("approvals", tenant=call.tenant, digest=call.digest)
-        now = self._clock.now()
-        pending: Approval | None = None
+        pending: Found | None = None
         for approval in map(from_row, reversed(rows)):
             if not approval.is_about(call):
                 continue
-            state = approval.state_at(now)
-            if state is State.DENIED:
-                return Found(approval.id, approval.expires_at, denied_by=approval.decided_by)
-            if carries(approval, call, revision=revision, now=now) and self._token_fits(approval, call):
-                return Found(approval.id, approval.expires_at, approved_by=approval.decided_by)
-            if state is State.PENDING and approval.policy_revision == revision:
-                pending = pending or approval
-        return await self._request(call, revision) if pending is None else Found(pending.id, pending.expires_at)
+            if approval.edited_to is not None:
+                found = await self._edited(call, approval.edited_to, asked)
+            else:
+                found = await self._found(call, approval, asked)
+            if found is not None and (found.approved_by is not None or found.denied_by is not None):
+                return found
+            pending = pending or found
+        if pending is not None:
+            return pending
+        return Found(await self.request(call, asked.policy_revision, asked.terms))
 
-    @staticmethod
-    def _token_fits(approval: Approval, call: Call) -> bool:
-        if call.approval_token is None or approval.token_sha256 is None:
-            return call.approval_token is None
-        return hmac.compare_digest(_sha256(call.approval_token), approval.token_sha256)
+    async def _carrying(self, call: Call, approval_id: str, asked: Decision) -> Found:
+        """What the one approval says that a deferred call is made for: never a new question."""
+        approval = await self.approval(approval_id)
+        if approval is None:
+            raise LookupError(f"a deferred call is made for an approval that there is not: {approval_id}")
+        found = await self._found(call, approval, asked) if approval.is_about(call) else None
+        return found if found is not None else Found(approval, is_over=True)
 
-    async def _request(self, call: Call, revision: str) -> Found:
+    async def _found(self, call: Call, approval: Approval, asked: Decision) -> Found | None:
+        """What `approval`, which is about `call`, says to it; None when it says nothing any more."""
+        now = self._clock.now()
+        state = approval.state_at(now)
+        if state is State.DENIED:
+            return Found(approval, denied_by=approval.decided_by)
+        if approval.policy_revision != asked.policy_revision or not approval.is_as_strict_as(asked.terms):
+            return None
+        if state not in (State.PENDING, State.APPROVED):
+            return None
+        if await self._circumstances.killed((approval,)):
+            return None
+        if state is State.PENDING:
+            # who does not wait needs one that the gateway carries out
+            return Found(approval) if approval.executes or not call.deferred else None
+        if not carries(approval, call, revision=asked.policy_revision, now=now) or not _token_fits(approval, call):
+            return None
+        return Found(approval, approved_by=await self._said_yes(approval))
+
+    async def _edited(self, call: Call, edited_to: str, asked: Decision) -> Found | None:
+        """What the approval of the edited call says to who repeats the call as it was."""
+        while True:
+            approval = await self.approval(edited_to)
+            if approval is None or not approval.is_of(call):
+                return None
+            if approval.edited_to is None:
+                break
+            edited_to = approval.edited_to  # edited again; ids are never used twice, so this ends
+        if approval.state_at(self._clock.now()) is State.DENIED:
+            return Found(approval, denied_by=approval.decided_by)
+        value = self._value(approval)
+        if value is None:
+            return None
+        edited = replace(call, arguments=value["arguments"])
+        if edited.digest != approval.digest:
+            return None
+        found = await self._found(edited, approval, asked)
+        return replace(found, edited=edited) if found is not None else None
+
+    async def _said_yes(self, approval: Approval) -> str | None:
+        if approval.quorum == 1:
+            return approval.decided_by
+        return ",".join(vote.by for vote in await self.votes(approval))
+
+    async def request(self, call: Call, revision: str, terms: Terms, edit: Edit | None = None) -> Approval:
+        """Ask for an approval of `call`, under what policy wants. Raises LogUnavailable."""
         approval_id = ApprovalId(f"apr-{self._entropy.token(12).hex()}")
-        expires_at = self._clock.now() + self._ttl
-        fields = {
+        return await self._request(approval_id, call, revision, terms, edit)
+
+    async def _request(
+        self, approval_id: ApprovalId, call: Call, revision: str, terms: Terms, edit: Edit | None
+    ) -> Approval:
+        ttl = timedelta(seconds=terms.ttl_s) if terms.ttl_s is not None else self._ttl
+        fields: dict[str, Any] = {
             "approval_id": approval_id,
             "call_sha256": call.digest,
             "policy_revision": revision,
-            "expires_at": rfc3339(expires_at),
+            "expires_at": rfc3339(self._clock.now() + ttl),
             "tool": call.tool_name,
-            "trace_id": call.trace_id,
+            "trace_id": edit.of.trace_id if edit is not None else call.trace_id,
+            "quorum": terms.quorum,
+            "approvers": list(terms.approvers),
         }
-        plain = b'{"arguments":%s,"context":%s}' % (call.arguments_json, call.context_json)
+        if call.tool is not None:
+            fields |= {"server": call.tool.upstream, "tool_sha256": call.tool.definition_sha256}
+        if call.caller.on_behalf_of is not None:
+            fields["on_behalf_of"] = call.caller.on_behalf_of
+        if edit.of.executes if edit is not None else call.deferred:
+            fields["executes"] = True
+        body = b"{}"
+        if edit is not None:
+            fields |= {"edited_from": edit.of.id, "edited_by": edit.by.id, "auth": edit.by.auth_method}
+            shown = self._recorder.redactor.json(call.arguments_json)
+            body = b'{"arguments":%s,"reason":%s}' % (shown, canonical_plain(edit.reason))
+        sealed = self._sealer.seal(kept.pack(call, edit.original if edit else None), approval_id.encode())
         await self._recorder.note(
             lambda origin: make(
                 origin,
@@ -131,31 +230,37 @@ class ApprovalDesk:
                 tenant=call.tenant,
                 session=call.session,
                 principal=call.caller.id,
-                projected={"sealed": self._sealer.seal(plain, approval_id.encode())},
+                body=body,
+                projected={"sealed": sealed},
             )
         )
-        return Found(approval_id, expires_at)
+        return from_row((await self._reader.projection("approvals", id=approval_id))[0])
 
     async def answered(self, call: Call, approval_id: str, within_s: float) -> bool:
-        """Wait until somebody has answered; whether that was so in time.
+        """Wait until somebody has answered, or it is void, or the call was killed; whether that was so in time.
 
         An answer given in this process is heard at once, another member's within half a second.
 
         Raises:
             LogUnavailable
         """
+        if self._waiting >= _MOST_WAITING:
+            return False
+        self._waiting += 1
         heard = asyncio.Event()
         self._awaited.setdefault(approval_id, []).append(heard)
         time = asyncio.get_running_loop().time
         until = time() + within_s
         try:
-            while await self._is_pending(call, approval_id):
+            while not self.is_over(call) and await self._is_pending(call, approval_id):
                 left = until - time()
                 if left <= 0:
                     return False
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(heard.wait(), min(left, _LOOK_AGAIN_S))
+                heard.clear()
         finally:
+            self._waiting -= 1
             waiting = self._awaited[approval_id]
             waiting.remove(heard)
             if not waiting:
@@ -163,89 +268,227 @@ class ApprovalDesk:
         return True
 
     async def _is_pending(self, call: Call, approval_id: str) -> bool:
-        rows = await self._reader.projection("approvals", id=approval_id)
-        return any(one.is_about(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
+        approval = await self.approval(approval_id)
+        return approval is not None and approval.is_of(call) and self.state_now(approval) is State.PENDING
+
+    def stir(self) -> None:
+        """Have everybody who waits look again."""
+        for approval_id in self._awaited:
+            self._wake(approval_id)
+
+    def _wake(self, approval_id: str) -> None:
+        for heard in self._awaited.get(approval_id, ()):
+            heard.set()
 
     # --- the approver's side ---
 
-    async def list(self, viewer: Principal, state: State | None) -> list[Approval]:
-        """Approvals of the viewer's tenant, oldest first. Raises LogUnavailable."""
+    async def list(self, viewer: Principal, state: State | None = None, *, prefix: str = "") -> list[Approval]:
+        """Approvals of the viewer's tenant whose id begins so, oldest first. Raises LogUnavailable."""
         match = {} if viewer.tenants_all else {"tenant": str(viewer.tenant)}
-        now = self._clock.now()
+        if state in (State.PENDING, State.APPROVED, State.SPENT, State.VOID):  # what is expired may not say so yet
+            match["state"] = state.value
         found = [from_row(row) for row in await self._reader.projection("approvals", **match)]
-        return [approval for approval in found if state is None or approval.state_at(now) is state]
+        wanted = [approval for approval in found if approval.id.startswith(prefix)]
+        return [approval for approval in wanted if state is None or self.state_now(approval) is state]
 
     async def get(self, viewer: Principal, approval_id: str) -> Approval | None:
         """None for another tenant's too: its existence is not the viewer's business."""
-        rows = await self._reader.projection("approvals", id=approval_id)
-        approval = from_row(rows[0]) if rows else None
+        approval = await self.approval(approval_id)
         return approval if approval is not None and viewer.sees(approval.tenant) else None
 
+    async def approval(self, approval_id: str) -> Approval | None:
+        """For the gateway itself. Raises LogUnavailable."""
+        rows = await self._reader.projection("approvals", id=approval_id)
+        return from_row(rows[0]) if rows else None
+
+    async def votes(self, approval: Approval) -> tuple[Vote, ...]:
+        """Who has said yes, the first one first. Raises LogUnavailable."""
+        if not approval.votes:
+            return ()
+        rows = await self._reader.projection("votes", approval=approval.id)
+        return tuple(Vote(row["person"], row["at"]) for row in sorted(rows, key=lambda row: row["ordinal"]))
+
     def question(self, approval: Approval) -> Any:
-        """`{arguments, context}` as the agent sent them, while they are kept; None afterwards."""
-        if approval.sealed is None:
+        """`{arguments, context}` as the agent sent them or an approver edited them, while they are kept; None after."""
+        value = self._value(approval)
+        return {name: value[name] for name in ("arguments", "context")} if value is not None else None
+
+    def original(self, approval: Approval) -> Any:
+        """`{arguments, context}` as the agent sent them, where they were edited; None otherwise."""
+        value = self._value(approval)
+        return value.get("original") if value is not None else None
+
+    def kept(self, approval: Approval, tool: Tool | None, trace_id: TraceId) -> Call | None:
+        """The call itself, with `tool` as it is now; None when it is not kept, or is another one with that tool."""
+        plain = self._plain(approval)
+        if plain is None:
             return None
-        plain = self._sealer.unseal(approval.sealed, approval.id.encode())
+        try:
+            call = kept.unpack(plain, tool, trace_id)
+        except kept.NotKept:
+            return None
+        return call if approval.is_about(call) else None
+
+    def _plain(self, approval: Approval) -> bytes | None:
+        return self._sealer.unseal(approval.sealed, approval.id.encode()) if approval.sealed is not None else None
+
+    def _value(self, approval: Approval) -> Any:
+        plain = self._plain(approval)
         return parse(plain) if plain is not None else None
 
     def state_now(self, approval: Approval) -> State:
         return approval.state_at(self._clock.now())
 
-    async def decide(self, approver: Principal, approval_id: str, state: State) -> Verdict | CannotDecide:
-        """Record an approver's yes or no. The first answer counts; an agent's never does.
+    async def answerable(self, person: Principal, approval_id: str) -> Approval | CannotDecide:
+        """A pending approval that `person` may answer. Raises LogUnavailable."""
+        approval = await self.get(person, approval_id)
+        if approval is None:
+            return CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
+        forbidden = may_not_answer(approval, person)
+        if forbidden is not None:
+            return CannotDecide(ReasonCode.FORBIDDEN, forbidden)
+        state = self.state_now(approval)
+        if state is not State.PENDING:
+            reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
+            return CannotDecide(reason, f"the approval is {state}")
+        return approval
+
+    async def decide(
+        self, approver: Principal, approval_id: str, state: State, reason: str = ""
+    ) -> Verdict | CannotDecide:
+        """Record an approver's yes or no. The first no, and the yes that completes the quorum, count for good.
 
         Raises:
             LogUnavailable
         """
-        approval = await self.get(approver, approval_id)
-        if approval is None:
-            return CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
-        if approver.kind is not PrincipalKind.PERSON or not approver.has(Role.APPROVER):
-            return CannotDecide(ReasonCode.FORBIDDEN, "an approval is given by a person with the role approver")
-        if approver.id == approval.requested_by:
-            return CannotDecide(ReasonCode.FORBIDDEN, "nobody approves a call of their own")
-        now_state = self.state_now(approval)
-        if now_state is not State.PENDING:
-            reason = ReasonCode.EXPIRED if now_state is State.EXPIRED else ReasonCode.CONFLICT
-            return CannotDecide(reason, f"the approval is {now_state}")
-        token = f"apt_{self._entropy.token(24).hex()}" if state is State.APPROVED else None
-        fields = {"approval_id": approval.id, "verdict": state.value, "auth": approver.auth_method}
-        if token is not None:
-            fields["token_sha256"] = _sha256(token)
-        event = make(
-            self._recorder.origin(),
-            Kind.APPROVAL_DECIDED,
-            fields,
-            tenant=approval.tenant,
-            session=approval.session,
-            principal=approver.id,
-        )
-        receipt = await self._recorder.write(event, (Spend("verdict", approval.id),))
-        if isinstance(receipt, AlreadySpent):
-            return CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
-        for heard in self._awaited.get(approval_id, ()):
-            heard.set()
+        for _ in range(_TRIES):
+            approval = await self.answerable(approver, approval_id)
+            if isinstance(approval, CannotDecide):
+                return approval
+            if state is State.APPROVED and (stale := await self._stale(approval)) is not None:
+                return stale
+            event, token = self._answer(approver, approval, state, reason)
+            outcome = await self._recorder.write(event, _spends(event))
+            if not isinstance(outcome, AlreadySpent):
+                return await self._decided(approval, token)
+            if outcome.spend.kind == "vote" and outcome.spend.key == f"{approval.id}/{approver.id}":
+                return CannotDecide(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
+            if outcome.spend.kind != "vote":
+                break
+        return CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+
+    async def _stale(self, approval: Approval) -> CannotDecide | None:
+        """Why a yes would not be worth anything."""
+        void = (await self._circumstances.killed((approval,))).get(approval.id)
+        if void is not None:
+            await self.close(approval, State.VOID, void)
+        else:
+            void = self._circumstances.changed(approval, await self._circumstances.revision())
+        return CannotDecide(ReasonCode.CONFLICT, f"the approval is void: {void.sentence}") if void else None
+
+    def _answer(self, approver: Principal, approval: Approval, state: State, reason: str) -> tuple[Event, str | None]:
+        """The event of an answer, and the token that a completing yes comes with."""
+        fields: dict[str, Any] = {
+            "approval_id": approval.id,
+            "verdict": state.value,
+            "auth": approver.auth_method,
+        }
+        token: str | None = None
+        if state is State.APPROVED:
+            fields |= {"ordinal": approval.votes + 1, "quorum": approval.quorum}
+            if approval.votes + 1 >= approval.quorum:
+                token = f"apt_{self._entropy.token(24).hex()}"
+                fields["token_sha256"] = _sha256(token)
+        event = self._event(Kind.APPROVAL_DECIDED, approval, fields, approver, reason)
+        return event, token
+
+    async def _decided(self, before: Approval, token: str | None) -> Verdict:
+        self._wake(before.id)
+        approval = await self.approval(before.id) or before
+        state = self.state_now(approval)
+        if state is State.APPROVED and approval.executes:
+            self.on_approved(approval)
         return Verdict(approval, state, token)
+
+    async def edit(self, edit: Edit, call: Call, revision: str, terms: Terms) -> Approval | CannotDecide:
+        """Put an approval of the edited `call` in the place of a pending one. Raises LogUnavailable."""
+        approval_id = ApprovalId(f"apr-{self._entropy.token(12).hex()}")
+        fields = {"edited_to": approval_id, "auth": edit.by.auth_method}
+        closed = await self.close(edit.of, State.VOID, Void(Why.EDITED), fields, edit.by, edit.reason)
+        if not closed:
+            return CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+        try:
+            return await self._request(approval_id, call, revision, terms, edit)
+        finally:
+            self._wake(edit.of.id)
+
+    # --- closing ---
+
+    async def open(self) -> tuple[Approval, ...]:
+        """All that wait, or that wait to be used. Raises LogUnavailable."""
+        rows: tuple[Mapping[str, Any], ...] = ()
+        for state in (State.PENDING, State.APPROVED):
+            rows += tuple(await self._reader.projection("approvals", state=state.value))
+        return tuple(one for one in map(from_row, rows) if self.state_now(one) is one.state)
 
     async def close_expired(self) -> int:
         """Record expiries, so that sealed arguments go; how many. Raises LogUnavailable.
 
         Asks for the states that can expire with something sealed: they are few, however long the log is.
         """
-        now = self._clock.now()
         closed = 0
         for state in (State.PENDING, State.APPROVED):
             for approval in map(from_row, await self._reader.projection("approvals", state=state.value)):
-                if approval.state_at(now) is State.EXPIRED:
-                    await self._close(approval)
-                    closed += 1
+                if self.state_now(approval) is State.EXPIRED:
+                    closed += await self.close(approval, State.EXPIRED, Void(Why.EXPIRED))
         return closed
 
-    async def _close(self, approval: Approval) -> None:
-        fields = {"approval_id": approval.id, "state": State.EXPIRED.value}
-        await self._recorder.note(
-            lambda origin: make(origin, Kind.APPROVAL_CLOSED, fields, tenant=approval.tenant, session=approval.session)
+    async def close(
+        self,
+        approval: Approval,
+        state: State,
+        void: Void,
+        more: Mapping[str, Any] | None = None,
+        actor: Principal | None = None,
+        reason: str = "",
+    ) -> bool:
+        """Record that nobody can answer or use it any more; False when somebody has done so before.
+
+        Raises:
+            LogUnavailable
+        """
+        fields = {"approval_id": approval.id, "state": state.value, "closes": approval.state.value}
+        fields |= {"why": void.why.value, **(more or {})}
+        if void.kill_id is not None:
+            fields["kill_id"] = void.kill_id
+        event = self._event(Kind.APPROVAL_CLOSED, approval, fields, actor, reason)
+        receipt = await self._recorder.write(event, _spends(event))
+        self._wake(approval.id)
+        return isinstance(receipt, Receipt)
+
+    def _event(
+        self, kind: Kind, approval: Approval, fields: Mapping[str, Any], actor: Principal | None, reason: str
+    ) -> Event:
+        said = self._recorder.reason(reason, MAX_REASON_CHARS)
+        return make(
+            self._recorder.origin(),
+            kind,
+            fields,
+            tenant=approval.tenant,
+            session=approval.session,
+            principal=actor.id if actor is not None else "",
+            body=canonical_plain({"reason": said}) if said else b"{}",
         )
+
+
+def _token_fits(approval: Approval, call: Call) -> bool:
+    if call.approval_token is None or approval.token_sha256 is None:
+        return call.approval_token is None
+    return hmac.compare_digest(_sha256(call.approval_token), approval.token_sha256)
+
+
+def _spends(event: Event) -> Sequence[Spend]:
+    return tuple(Spend(kind, key) for kind, key in spendings(event.fields))  # type: ignore[arg-type]
 
 
 def _sha256(token: str) -> str:

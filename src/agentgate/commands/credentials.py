@@ -1,0 +1,71 @@
+"""`agentgate credentials`: the secrets that upstreams are given, by alias."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from agentgate import credentials
+from agentgate.commands.terminal import (
+    EXIT_REFUSED,
+    EXIT_START,
+    EXIT_USAGE,
+    Config,
+    DataDir,
+    die,
+    err,
+    settings_of,
+    wide,
+)
+from agentgate.core.errors import AgentGateError
+
+cli = typer.Typer(help="The secrets that upstreams are given, by alias.", no_args_is_help=True)
+
+
+@cli.command("set")
+def set_credential(
+    alias: Annotated[str, typer.Argument(help="A credential of kind encrypted_file")],
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Read a secret from standard input, or ask for it, and write it into its encrypted file. A running gateway takes
+    it with the next call."""
+    settings = settings_of(config, {"data_dir": data_dir})
+    if sys.stdin.isatty():
+        secret = typer.prompt(f"The secret of {alias}", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        secret = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+    if not secret:
+        die("there is no secret on standard input", EXIT_USAGE)
+    try:
+        credentials.put(settings, alias, secret)
+    except AgentGateError as error:
+        die(str(error), EXIT_START)
+    err.print(f"credential {alias} is set", highlight=False)
+
+
+@cli.command("check")
+def check_credentials(
+    scope: Annotated[str | None, typer.Option("--scope", help="An allowed_scope of policy to ask with")] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Say for each alias whether there is a credential now. None is shown, and what was given for this is taken back.
+    Exit 1 when one cannot be had."""
+    settings = settings_of(config, {"data_dir": data_dir})
+    try:
+        found = asyncio.run(credentials.check(settings, scope))
+    except AgentGateError as error:
+        die(str(error), EXIT_START)
+    table = Table("alias", "kind", "now", box=None)
+    for alias, (is_there, text) in found.items():
+        said = f"not there: {text}" if is_there is False else text
+        table.add_row(*map(escape, (alias, settings.credentials[alias].kind, said)))
+    wide().print(table)
+    if any(finding.is_there is False for finding in found.values()):
+        raise typer.Exit(EXIT_REFUSED)

@@ -1,0 +1,78 @@
+"""Commands about webhooks: who is told of things, and whether it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from agentgate.commands.stopping import ApiKey, AsJson, Url, the_gateway
+from agentgate.commands.terminal import (
+    EXIT_REFUSED,
+    EXIT_START,
+    EXIT_USAGE,
+    Config,
+    DataDir,
+    die,
+    out,
+    settings_of,
+    wide,
+)
+from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.visible import visible
+
+cli = typer.Typer(help="Who is told of kills, approvals and refusals.", no_args_is_help=True)
+
+
+@cli.command("list")
+def list_webhooks(
+    as_json: AsJson = False,
+    url: Url = None,
+    key: ApiKey = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Every endpoint: how far it is, and what went wrong last. Needs an operator of all tenants."""
+    with the_gateway(url, key, config, data_dir, needs="operator") as remote:
+        found = remote.webhooks()
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    table = Table("name", "kind", "to", "events", "behind", "failures", "last error", box=None, pad_edge=False)
+    for one in found:
+        row = (one["name"], one["kind"], one["url"], " ".join(one["events"]), one["behind"], one["failures"])
+        table.add_row(*(escape(visible(value)) for value in (*row, one["last_error"] or "")))
+    wide().print(table)
+
+
+@cli.command("test")
+def send_ping(
+    only: Annotated[
+        str | None, typer.Option("--url", help="Only the endpoint of this name, or at this scheme, host and port")
+    ] = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Send one signed `ping` to every endpoint of the configuration, from here and not from a running gateway.
+
+    Exit status: 0; 1 when one was not taken; 2 when there is none.
+    """
+    from agentgate.offline import ping_webhooks  # the HTTP client is for who has a webhook
+
+    settings = settings_of(config, {"data_dir": data_dir})
+    try:
+        said = asyncio.run(ping_webhooks(settings, only))
+    except UnsafeConfiguration as error:
+        die(str(error), EXIT_START)
+    if not said:
+        die("no such webhook is configured", EXIT_USAGE)
+    for name, failure in said:
+        out.print(
+            f"{escape(visible(name))}: " + ("[green]taken[/]" if failure is None else f"[red]{escape(failure)}[/]")
+        )
+    if any(failure is not None for _, failure in said):
+        raise typer.Exit(EXIT_REFUSED)

@@ -1,0 +1,339 @@
+"""Calls that the gateway makes itself once they are approved: once, by whoever lives, told to their caller alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentgate.core.approval import State
+from agentgate.core.call import Principal, Role
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Kind, Outcome, closed
+from agentgate.pipeline.deferred import DeferredDesk, Elsewhere, Over, Progress, Underway
+from agentgate.pipeline.gate import Answer
+from tests.fakes import ALLOW_WRITE, ASK, DENY, TOOL, a_call, principal
+from tests.pipeline.conftest import House, until
+
+ADA = principal("ada", Role.APPROVER, person=True)
+BOT = principal()
+
+
+def desk_of(house: House, is_valid: Callable[[Principal], bool] = lambda _: True) -> DeferredDesk:
+    return DeferredDesk(
+        gate=house.gate,
+        approvals=house.approvals,
+        answers=house.answers,
+        reader=house.log,
+        tools=house.tools,
+        is_valid=is_valid,
+        clock=house.clock,
+        entropy=house.entropy,
+    )
+
+
+@pytest.fixture
+def desk(house: House) -> DeferredDesk:
+    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
+    return desk_of(house)
+
+
+async def asked(house: House, **more: Any) -> Answer:
+    """A deferred call that waits for a person."""
+    call = replace(a_call(**more.pop("call", {})), deferred=True, **more)
+    answer = await house.gate.pass_through(call)
+    assert answer.approval is not None
+    assert answer.approval.executes
+    return answer
+
+
+async def approve(house: House, answer: Answer) -> str:
+    assert answer.approval is not None
+    await house.approvals.decide(ADA, answer.approval.id, State.APPROVED)
+    return answer.approval.id
+
+
+# --- made once --------------------------------------------------------------------------------------------
+
+
+async def test_an_approved_call_is_made_with_the_callers_arguments_and_its_answer_kept(
+    house: House, desk: DeferredDesk
+) -> None:
+    first = await asked(house, call={"arguments": {"q": "select"}})
+    made = await desk.execute(await approve(house, first))
+    assert isinstance(made, Answer)
+    assert (made.success, made.call.trace_id) == (True, first.call.trace_id)
+    (sent,) = house.upstream.sent
+    assert (sent.call.arguments, sent.call.caller.id) == ({"q": "select"}, "agent:bot")
+    fetched = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(fetched, Answer)
+    assert (fetched.result_json, fetched.call.trace_id) == (b'{"ok":true}', first.call.trace_id)
+
+
+async def test_of_many_attempts_at_two_members_one_makes_the_call(house: House, desk: DeferredDesk) -> None:
+    other = await house.another("m-2")
+    other.engine.answer = house.engine.answer
+    approval_id = await approve(house, await asked(house))
+    elsewhere = desk_of(other)
+    attempts = [one.execute(approval_id) for one in (desk, elsewhere) for _ in range(25)]
+    await asyncio.gather(*attempts)
+    assert len(house.upstream.sent) + len(other.upstream.sent) == 1
+
+
+async def test_a_call_that_nobody_has_made_is_made_by_who_lives(house: House, desk: DeferredDesk) -> None:
+    """The member that heard the yes died before it could do anything."""
+    first = await asked(house)
+    await approve(house, first)
+    assert await desk.make_due(is_eldest=True) == 0, "the one that heard it may be about to"
+    house.clock.move(2.5)
+    house.replica.lease.renew(house.clock.boot_s())
+    assert await desk.make_due(is_eldest=True) == 1
+    await until(lambda: house.upstream.sent)
+    await until(lambda: house.log.rows("answers"))
+    assert await desk.make_due(is_eldest=True) == 0
+    assert isinstance(await desk.fetch(BOT, first.call.trace_id), Answer)
+
+
+async def test_who_stops_waiting_does_not_stop_the_call(house: House, desk: DeferredDesk) -> None:
+    house.upstream.hold()
+    first = await asked(house)
+    waiting = asyncio.create_task(desk.execute(await approve(house, first)))
+    await house.upstream.started.wait()
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    house.upstream.let_go()
+    await until(lambda: house.log.rows("answers"))
+    assert house.upstream.cancelled == 0
+
+
+async def test_a_call_whose_process_died_on_the_way_is_unknown_and_not_made_again(
+    house: House, desk: DeferredDesk
+) -> None:
+    house.upstream.hold()
+    first = await asked(house)
+    running = asyncio.create_task(desk.execute(await approve(house, first)))
+    await house.upstream.started.wait()
+    (intent,) = await house.log.open_intents()
+    other = await house.another("m-2")
+    await other.recorder.write(closed(other.recorder.origin(), intent, Outcome.UNKNOWN, "the process died"))
+    elsewhere = desk_of(other)
+    assert await elsewhere.make_due(is_eldest=True) == 0
+    told = await elsewhere.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Answer)
+    assert told.outcome is Outcome.UNKNOWN
+    house.upstream.let_go()
+    await running
+
+
+async def test_an_idempotency_key_goes_with_the_deferred_call(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house, idempotency_key="k-1")
+    made = await desk.execute(await approve(house, first))
+    assert isinstance(made, Answer)
+    again = await house.gate.pass_through(replace(a_call(), idempotency_key="k-1"))
+    assert (again.is_replayed, again.call.trace_id) == (True, first.call.trace_id)
+    assert len(house.upstream.sent) == 1
+    assert isinstance(await desk.fetch(BOT, first.call.trace_id), Answer)
+
+
+async def test_an_approval_that_policy_does_not_want_any_more_is_spent_all_the_same(
+    house: House, desk: DeferredDesk
+) -> None:
+    """Else the call would be made once by policy's leave, and once by the approval's."""
+    approval_id = await approve(house, await asked(house))
+    house.engine.answer = lambda _: ALLOW_WRITE
+    await desk.execute(approval_id)
+    house.clock.move(60)
+    house.replica.lease.renew(house.clock.boot_s())
+    assert await desk.make_due(is_eldest=True) == 0
+    assert [row["state"] for row in house.log.rows("approvals")] == ["spent"]
+    assert len(house.upstream.sent) == 1
+
+
+async def test_a_call_that_has_run_under_its_key_is_not_tried_for_its_approval_again(
+    house: House, desk: DeferredDesk
+) -> None:
+    approval_id = await approve(house, await asked(house, idempotency_key="k-1"))
+    ask, house.engine.answer = house.engine.answer, lambda _: ALLOW_WRITE
+    assert (await house.gate.pass_through(replace(a_call(), idempotency_key="k-1"))).success
+    house.engine.answer = ask
+    made = await desk.execute(approval_id)
+    assert isinstance(made, Answer)
+    assert made.is_replayed
+    assert [row["state"] for row in house.log.rows("approvals")] == ["void"]
+    assert len(house.upstream.sent) == 1
+
+
+async def test_another_approval_of_the_same_call_is_not_spent_for_it(house: House, desk: DeferredDesk) -> None:
+    plain = await house.gate.pass_through(a_call())
+    assert plain.approval is not None
+    assert not plain.approval.executes
+    first = await asked(house)
+    await house.approvals.decide(ADA, plain.approval.id, State.APPROVED)
+    await desk.execute(await approve(house, first))
+    states = {row["id"]: row["state"] for row in house.log.rows("approvals")}
+    assert first.approval is not None
+    assert states == {plain.approval.id: "approved", first.approval.id: "spent"}
+
+
+async def test_an_answer_is_fetched_of_a_tool_that_wants_arguments(house: House, desk: DeferredDesk) -> None:
+    strict = replace(TOOL, check=lambda arguments: None if arguments else "arguments: must not be empty")
+    house.tools[TOOL.name] = strict
+    first = await asked(house, call={"tool": strict, "arguments": {"q": 1}})
+    await desk.execute(await approve(house, first))
+    fetched = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(fetched, Answer)
+    assert fetched.success
+
+
+# --- refused ----------------------------------------------------------------------------------------------
+
+
+async def test_a_caller_whose_key_is_disabled_meanwhile_gets_nothing_made(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    approval_id = await approve(house, first)
+    made = await desk_of(house, lambda _: False).execute(approval_id)
+    assert isinstance(made, Answer)
+    assert (made.reason_code, house.upstream.sent) == (ReasonCode.FORBIDDEN, [])
+    assert [row["state"] for row in house.log.rows("approvals")] == ["void"], "nobody tries it again"
+
+
+async def test_what_policy_refuses_by_now_is_not_made_and_not_tried_again(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    approval_id = await approve(house, first)
+    house.engine.answer = lambda _: DENY
+    made = await desk.execute(approval_id)
+    assert isinstance(made, Answer)
+    assert made.reason_code is ReasonCode.POLICY_DENY
+    told = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Over)
+    assert "refused" in told.detail
+
+
+async def test_an_outage_leaves_the_call_for_later(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    approval_id = await approve(house, first)
+    house.admission.is_down = True
+    await desk.execute(approval_id)
+    assert isinstance(await desk.fetch(BOT, first.call.trace_id), Underway)
+    house.admission.is_down = False
+    made = await desk.execute(approval_id)
+    assert isinstance(made, Answer)
+    assert made.success
+
+
+async def test_a_killed_session_makes_no_deferred_call(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    approval_id = await approve(house, first)
+    await house.killed()
+    await desk.execute(approval_id)
+    assert house.upstream.sent == []
+    assert await desk.make_due(is_eldest=True) == 0
+
+
+async def test_a_tool_that_has_changed_is_not_called(house: House, desk: DeferredDesk) -> None:
+    approval_id = await approve(house, await asked(house))
+    house.tools["db_query"] = replace(house.tools["db_query"], description="now it deletes")
+    made = await desk.execute(approval_id)
+    assert isinstance(made, Over)
+    assert house.upstream.sent == []
+
+
+# --- told -------------------------------------------------------------------------------------------------
+
+
+async def test_a_call_is_told_from_its_question_to_its_answer(house: House, desk: DeferredDesk) -> None:
+    house.upstream.hold()
+    first = await asked(house)
+    trace = first.call.trace_id
+    seen = [await desk.fetch(BOT, trace)]
+    approval_id = await approve(house, first)
+    seen.append(await desk.fetch(BOT, trace))
+    running = asyncio.create_task(desk.execute(approval_id))
+    await house.upstream.started.wait()
+    seen.append(await desk.fetch(BOT, trace))
+    progress = [one.progress for one in seen if isinstance(one, Underway)]
+    assert progress == [Progress.PENDING, Progress.APPROVED, Progress.RUNNING]
+    house.upstream.let_go()
+    await running
+    assert isinstance(await desk.fetch(BOT, trace), Answer)
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [("denied", ReasonCode.APPROVAL_DENIED), ("expired", ReasonCode.EXPIRED), ("void", ReasonCode.KILLED)],
+)
+async def test_a_call_that_will_not_run_is_told_why(
+    house: House, desk: DeferredDesk, end: str, reason: ReasonCode
+) -> None:
+    first = await asked(house)
+    assert first.approval is not None
+    if end == "denied":
+        await house.approvals.decide(ADA, first.approval.id, State.DENIED)
+    elif end == "expired":
+        house.clock.move(901)
+    else:
+        await house.killed()
+        await house.approvals.decide(ADA, first.approval.id, State.APPROVED)
+    told = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Over)
+    assert told.reason is reason
+
+
+@pytest.mark.parametrize(
+    "stranger",
+    [
+        principal("other"),
+        principal("bot", tenant="b"),
+        principal("bot", person=True),
+        replace(BOT, session="s-9"),  # type: ignore[arg-type]
+    ],
+    ids=["agent", "tenant", "person", "token of another session"],
+)
+async def test_nobody_else_hears_of_a_call(house: House, desk: DeferredDesk, stranger: Principal) -> None:
+    first = await asked(house)
+    assert await desk.fetch(stranger, first.call.trace_id) is None
+    await desk.execute(await approve(house, first))
+    assert await desk.fetch(stranger, first.call.trace_id) is None
+    assert await desk.fetch(BOT, "00000000-0000-4000-8000-999999999999") is None
+    assert house.log.of(Kind.ANSWERED) == []
+
+
+async def test_a_killed_caller_does_not_get_the_answer(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    await desk.execute(await approve(house, first))
+    await house.killed()
+    told = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Answer)
+    assert (told.reason_code, told.result_json) == (ReasonCode.KILLED, None)
+
+
+async def test_a_caller_that_has_made_the_call_itself_is_sent_there(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    await approve(house, first)
+    itself = await house.gate.pass_through(replace(a_call(), deferred=True))
+    assert itself.success
+    assert await desk.fetch(BOT, first.call.trace_id) == Elsewhere(itself.call.trace_id)
+    assert isinstance(await desk.fetch(BOT, itself.call.trace_id), Answer)
+
+
+async def test_a_caller_that_got_the_answer_itself_is_told_that(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    await approve(house, first)
+    assert (await house.gate.pass_through(a_call())).success
+    told = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Over)
+    assert told.reason is ReasonCode.APPROVAL_SPENT
+    assert len(house.upstream.sent) == 1
+
+
+async def test_an_answer_that_was_dropped_is_told_as_gone(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    await desk.execute(await approve(house, first))
+    house.clock.move(3700)
+    await house.answers.forget()
+    told = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Over)
+    assert told.reason is ReasonCode.IDEMPOTENCY_FORGOTTEN

@@ -1,0 +1,299 @@
+"""Tiers, budgets and facts through a whole gate: admission and log in memory, with the rules of the real ones."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from agentgate.adapters.containment.local import LocalAdmission
+from agentgate.core.approval import State
+from agentgate.core.call import Call
+from agentgate.core.containment import KillState
+from agentgate.core.decision import Verdict
+from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.event import Kind
+from agentgate.core.facts import Facts
+from agentgate.core.tiers import read_rules
+from agentgate.pipeline.approvals import CannotDecide
+from agentgate.pipeline.gate import Answer
+from agentgate.pipeline.limits import RateLimits, Recount
+from agentgate.ports.containment import UNDECIDED_S
+from agentgate.ports.upstreams import Delivered
+from tests.fakes import ADMIN, ALLOW, a_call, principal
+from tests.pipeline.conftest import House, until
+
+
+class Budgeted:
+    """A house whose gate counts as the data says."""
+
+    def __init__(self, house: House, data: dict[str, Any]) -> None:
+        self.house = house
+        self.data = data
+        self.recount = Recount(house.log, house.meter)
+        self.limits = RateLimits(60, self.recount)
+        self.limits.load(read_rules(data))
+        self.admission = LocalAdmission(member="m-1", clock=house.clock)
+        house.gate._limits = self.limits
+        house.gate._admission = self.admission
+
+    async def start(self) -> Budgeted:
+        await self.admission.apply(KillState(0, {}))
+        return self
+
+    async def lose_everything(self) -> None:
+        """As an emptied Redis, or another process."""
+        self.admission = LocalAdmission(member="m-1", clock=self.house.clock)
+        self.house.gate._admission = self.admission
+        await self.start()
+
+    async def call(self, **about: Any) -> Answer:
+        return await self.house.gate.pass_through(made(**about))
+
+    async def reasons(self, count: int, **about: Any) -> list[str]:
+        return [(await self.call(**about)).reason_code.value for _ in range(count)]
+
+
+def made(*, tier: str = "", agent: str = "bot", **about: Any) -> Call:
+    return a_call(caller=replace(principal(agent), tier=tier), **about)
+
+
+async def budgeted(house: House, data: dict[str, Any]) -> Budgeted:
+    return await Budgeted(house, data).start()
+
+
+def per(period: str, **about: Any) -> dict[str, Any]:
+    return {"tiers": {"default": {f"per_{period}": about}}}
+
+
+@pytest.fixture
+async def counting(house: House) -> AsyncIterator[House]:
+    yield house
+    await house.gate._limits.aclose()
+
+
+# --- tiers -----------------------------------------------------------------------------------------------------
+
+
+async def test_each_tier_has_its_own_limit(counting: House) -> None:
+    tiers = {"default": {"requests_per_minute": 1}, "plus": {"requests_per_minute": 2}, "free": {}}
+    made = await budgeted(counting, {"tiers": tiers})
+    assert await made.reasons(2) == ["ok", "rate_limited"]
+    assert await made.reasons(1, tier="plus") == ["ok"]  # the same agent: its one call of before counts
+    assert await made.reasons(1, tier="plus") == ["rate_limited"]
+    assert await made.reasons(3, tier="free") == ["ok"] * 3
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"tiers": {"default": {}}}, {"session_facts": True}], ids=["none", "one", "facts"]
+)
+async def test_a_tier_that_nobody_knows_is_refused_and_recorded(counting: House, data: dict[str, Any]) -> None:
+    made = await budgeted(counting, data)
+    answer = await made.call(tier="gold")
+    assert (answer.reason_code, answer.decision.matched_rule) == (ReasonCode.BUDGET_UNKNOWN, "tier_unknown")
+    assert answer.is_outage
+    assert counting.upstream.sent == []
+    assert counting.log.of(Kind.DECIDED)[-1]["rule"] == "tier_unknown"
+    assert counting.meter.counts[("budget_unknown", "tier_unknown")] == 1
+
+
+async def test_a_refusal_names_its_limit_and_when_to_come_back(counting: House) -> None:
+    tiers = {"default": {"requests_per_minute": 9, "per_session": {"requests_per_minute": 1}}}
+    made = await budgeted(counting, {"tiers": tiers})
+    await made.call()
+    refused = await made.call()
+    assert refused.decision.matched_rule == "rate_limit_session"
+    assert refused.decision.reason == "Rate limit exceeded: 1 requests per minute of this session (tier default)"
+    assert refused.retry_after_s is not None
+    assert 1 <= refused.retry_after_s <= 61
+
+
+async def test_a_tool_of_a_tier_takes_the_place_of_its_rate_limit(counting: House) -> None:
+    data = {"rate_limits": {"db_query": 1}, "tiers": {"default": {}, "plus": {"per_tool": {"db_query": 2}},
+                                                      "free": {"per_tool": {"db_query": -1}}}}  # fmt: skip
+    made = await budgeted(counting, data)
+    assert await made.reasons(2) == ["ok", "rate_limited"]
+    assert await made.reasons(2, tier="plus") == ["ok", "rate_limited"]
+    assert await made.reasons(3, tier="free") == ["ok"] * 3
+
+
+# --- budgets ---------------------------------------------------------------------------------------------------
+
+
+async def test_the_budget_ends_a_runaway(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=5))
+    assert await made.reasons(7) == ["ok"] * 5 + ["budget_spent"] * 2
+    assert len(counting.upstream.sent) == 5
+    refused = await made.call()
+    assert refused.decision.reason == "Budget spent: this session's budget has 5 calls"
+    assert (refused.decision.matched_rule, refused.retry_after_s) == ("budget_session_calls", None)
+    assert counting.meter.counts[("budget_spent", "session_calls")] == 3
+
+
+async def test_what_policy_or_an_approval_refuses_uses_nothing(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=1))
+    counting.engine.answer = {"action": "DENY", "reason": "no"}
+    assert await made.reasons(3) == ["policy_deny"] * 3
+    counting.engine.answer = {"action": "REQUIRE_APPROVAL", "reason": "ask"}
+    assert await made.reasons(2) == ["approval_required"] * 2
+    counting.engine.answer = ALLOW
+    assert await made.reasons(2) == ["ok", "budget_spent"]
+
+
+async def test_results_count_as_bytes(counting: House) -> None:
+    counting.upstream.answer = Delivered({"text": "x" * 100})
+    made = await budgeted(counting, per("session", bytes=200))
+    reasons = await made.reasons(4)
+    assert reasons[0] == "ok"
+    assert reasons[-1] == "budget_spent"
+
+
+async def test_costs_are_those_of_the_data_or_of_policy(counting: House) -> None:
+    data = per("day", cost="0.01") | {"costs": {"db_query": "0.004"}}
+    made = await budgeted(counting, data)
+    assert await made.reasons(3) == ["ok", "ok", "budget_spent"]
+    assert counting.log.of(Kind.DECIDED)[0]["cost_micros"] == 4_000
+    counting.engine.answer = {**ALLOW, "est_cost": "0.003"}
+    assert await made.reasons(3, agent="other", session="s-2") == ["ok"] * 2 + ["ok"]
+    assert counting.log.of(Kind.DECIDED)[-1]["cost_micros"] == 3_000
+
+
+async def test_a_spent_day_says_when_it_ends(counting: House) -> None:
+    made = await budgeted(counting, per("day", calls=1))
+    assert await made.reasons(1) == ["ok"]
+    refused = await made.call(session="another")
+    assert refused.reason_code is ReasonCode.BUDGET_SPENT
+    assert refused.retry_after_s is not None
+    assert 1 <= refused.retry_after_s <= 86_400
+
+
+async def test_a_single_call_has_limits_of_its_own(counting: House) -> None:
+    made = await budgeted(counting, per("action", bytes=50, cost="0.10"))
+    assert await made.reasons(1) == ["ok"]
+    large = await made.call(arguments={"query": "x" * 100})
+    assert (large.reason_code, large.decision.matched_rule) == (ReasonCode.BUDGET_SPENT, "budget_action_bytes")
+    counting.engine.answer = {**ALLOW, "est_cost": "0.11"}
+    dear = await made.call()
+    assert (dear.reason_code, dear.decision.matched_rule) == (ReasonCode.BUDGET_SPENT, "budget_action_cost")
+    assert len(counting.upstream.sent) == 1
+
+
+@pytest.mark.parametrize("cost", [1, "1,5", "-1", None, "1e3"])
+async def test_an_estimate_that_is_no_amount_is_no_answer(counting: House, cost: object) -> None:
+    counting.engine.answer = {**ALLOW, "est_cost": cost}
+    answer = await counting.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.POLICY_MALFORMED
+
+
+async def test_past_the_threshold_somebody_must_approve_and_the_limit_stays(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=3, alert_threshold="50%"))
+    assert await made.reasons(1) == ["ok"]
+    asked = await made.call()
+    assert asked.decision.verdict is Verdict.REQUIRE_APPROVAL
+    assert asked.decision.matched_rule == "budget_alert"
+    assert asked.approval is not None
+    for _ in range(2):
+        asked = await made.call()
+        assert asked.approval is not None
+        verdict = await counting.approvals.decide(ADMIN, asked.approval.id, State.APPROVED)
+        assert not isinstance(verdict, CannotDecide), verdict
+        assert (await made.call()).reason_code is ReasonCode.OK
+    refused = await made.call()
+    assert refused.reason_code is ReasonCode.BUDGET_SPENT
+    assert len(counting.upstream.sent) == 3
+
+
+# --- recounted from the log --------------------------------------------------------------------------------------
+
+
+async def test_what_was_used_is_counted_from_the_log_after_a_loss(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=5) | {"costs": {"db_query": "1"}})
+    assert await made.reasons(3) == ["ok"] * 3
+    await made.lose_everything()
+    assert await made.reasons(3) == ["ok", "ok", "budget_spent"]
+    assert counting.meter.counts[("budget_recounts", "")] == 2
+
+
+async def test_facts_are_the_same_after_a_loss(counting: House) -> None:
+    made = await budgeted(counting, {"session_facts": True, "costs": {"db_query": "0.5"}})
+    seen: list[Facts | None] = []
+    admit = made.limits.admit
+
+    async def listening(*asked: Any) -> Any:
+        answer, toll = await admit(*asked)
+        seen.append(toll.facts if toll is not None else None)
+        return answer, toll
+
+    made.limits.admit = listening  # type: ignore[method-assign]
+    for _ in range(3):
+        await made.call()
+    await made.lose_everything()
+    await made.call()
+    before, after = seen[2], seen[3]
+    assert before is not None
+    assert after is not None
+    assert (after.calls, after.cost_micros) == (3, 1_500_000)
+    assert after.bytes * 2 == before.bytes * 3
+    assert after.tools["db_query"].calls == 3
+
+
+async def test_another_principals_calls_are_not_counted(counting: House) -> None:
+    made = await budgeted(counting, per("day", calls=2))
+    assert await made.reasons(2, agent="other", session="s-other") == ["ok"] * 2
+    await made.lose_everything()
+    assert await made.reasons(3) == ["ok", "ok", "budget_spent"]
+
+
+async def test_a_log_that_cannot_be_read_lets_nothing_in(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=5))
+    read = counting.log.size
+
+    async def fail() -> int:
+        raise LogUnavailable("told to fail")
+
+    counting.log.size = fail  # type: ignore[method-assign]
+    answer = await made.call()
+    assert (answer.reason_code, answer.is_outage) == (ReasonCode.BUDGET_UNKNOWN, True)
+    assert counting.upstream.sent == []
+    assert counting.meter.counts[("budget_recount_failures", "")] == 1
+    counting.log.size = read  # type: ignore[method-assign]
+    assert await made.reasons(1) == ["ok"]
+
+
+async def test_all_who_wait_for_one_count_wait_for_one_reading(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=5))
+    readings = 0
+    read, gate = counting.log.size, asyncio.Event()
+
+    async def slowly() -> int:
+        nonlocal readings
+        readings += 1
+        await gate.wait()
+        return await read()
+
+    counting.log.size = slowly  # type: ignore[method-assign]
+    calls = [asyncio.create_task(made.call()) for _ in range(10)]
+    await until(lambda: readings)
+    gate.set()
+    reasons = sorted([(await task).reason_code.value for task in calls])
+    assert reasons == ["budget_spent"] * 5 + ["ok"] * 5
+    assert readings == 1
+
+
+async def test_a_call_that_took_too_long_to_decide_is_not_sent(counting: House) -> None:
+    """What was used may have been lost and counted again meanwhile, without it (UNDECIDED_S)."""
+    made = await budgeted(counting, per("session", calls=5))
+
+    def slowly(_: Any) -> Any:
+        counting.clock.move(UNDECIDED_S)
+        counting.replica.lease.renew(counting.clock.boot_s())
+        return ALLOW
+
+    counting.engine.answer = slowly
+    answer = await made.call()
+    assert (answer.reason_code, answer.is_outage) == (ReasonCode.BUDGET_UNKNOWN, True)
+    assert counting.upstream.sent == []
+    assert counting.log.of(Kind.FINISHED)[-1]["outcome"] == "not_sent"
