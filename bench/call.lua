@@ -3,6 +3,10 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local body = '{"session_id":"bench-%d","tool_name":"rate_limited_tool","arguments":{"query":"SELECT id, name FROM products LIMIT 1"}}'
 local n = 0
+-- What the caller shows, if anything: a header's name and its value.
+init = function(args)
+  if args[1] then wrk.headers[args[1]] = args[2] end
+end
 request = function()
   n = (n + 1) % 100
   return wrk.format(nil, nil, nil, string.format(body, n))

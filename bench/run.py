@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import admission, calls, kills, log, mcp, packs, redaction, replicas
+from bench import admission, calls, identity, kills, log, mcp, packs, redaction, replicas
 
 HERE = Path(__file__).parent
 HEAD = """# What containment costs, and how fast it stops things
@@ -36,6 +36,7 @@ def main() -> None:
     measures: dict[str, Callable[[], list[str]]] = {
         "calls": lambda: calls.measure(rounds=rounds, seconds=seconds, memory_calls=options.memory_calls),
         "admission": lambda: admission.measure(rounds=3 * rounds, seconds=seconds),
+        "identity": lambda: identity.measure(rounds=3 * rounds, seconds=seconds),
         "replicas": lambda: replicas.measure(rounds=rounds, seconds=seconds),
         "kills": lambda: kills.measure(trials=options.trials),
         "mcp": lambda: mcp.measure(rounds=rounds, seconds=seconds),
@@ -58,6 +59,7 @@ def main() -> None:
 TITLES = {
     "calls": "What a governed call costs",
     "admission": "What admission costs",
+    "identity": "What it costs to know who calls",
     "replicas": "One, two, three replicas",
     "kills": "How fast a kill is",
     "mcp": "What a governed call over MCP costs",

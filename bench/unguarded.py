@@ -9,9 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from agentgate import app, starting
+from agentgate.core.budget import Tally
 from agentgate.core.call import Call
 from agentgate.core.containment import FlagChange, KillState
-from agentgate.ports.containment import Admitted, InFlight, RateLimit
+from agentgate.ports.containment import Admitted, InFlight, Quota, Spent, Uncounted
 
 
 class Unguarded:
@@ -26,11 +27,14 @@ class Unguarded:
     def rename(self, member: str) -> None:
         pass
 
-    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted:
+    async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted:
         return Admitted(seen, None)
 
-    def release(self, call: Call) -> None:
+    def release(self, call: Call, spent: Spent | None = None) -> None:
         pass
+
+    async def restore(self, call: Call, uncounted: Uncounted, tally: Tally) -> bool:
+        return True
 
     async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
         self._position = state.position

@@ -90,6 +90,7 @@ DEPENDENCIES = {
     "The log on PostgreSQL",
     "The policy engine",
     "The upstream",
+    "A source of credentials",
     "The clock",
     "This process",
     "Another replica",

@@ -8,11 +8,13 @@ import pytest
 
 from agentgate.core.call import Access
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.credentials import make_broker
 from agentgate.edges._mcp.parts import OPERATIONS
 from agentgate.kinds import make_tools, make_upstream
 from agentgate.pipeline.pins import Served
 from agentgate.settings import load
 from agentgate.toolservers import make_servers, names
+from tests.fakes import FakeClock
 
 MCP: dict[str, Any] = {"kind": "mcp", "command": ["true"]}
 
@@ -61,11 +63,11 @@ def test_a_server_of_this_kind_is_made_and_brings_its_own_tools() -> None:
     config = load({}, overrides={"upstreams": {"files": MCP | {"connect_timeout_ms": 500}}})
     assert names(config) == ("files",)
     assert make_tools(config, {}) == {}, "no demo tools beside it"
-    assert make_upstream("files", config) is not None
+    assert make_upstream("files", config, make_broker(config, FakeClock())) is not None
 
 
 @pytest.mark.parametrize("wrong", [{"comand": []}, {"url": "https://x.example"}, {"command": "true"}])
 def test_what_cannot_be_a_server_stops_the_start(wrong: dict[str, Any]) -> None:
     config = load({}, overrides={"upstreams": {"files": MCP | wrong}})
     with pytest.raises(UnsafeConfiguration, match="upstreams.files: "):
-        make_upstream("files", config)
+        make_upstream("files", config, make_broker(config, FakeClock()))

@@ -18,6 +18,7 @@ from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.adapters.upstreams.demo import DemoUpstream
 from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
+from agentgate.credentials import make_broker
 from agentgate.edges.framework import make_framework
 from agentgate.edges.wire import HotRoute, Mounted, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
@@ -27,7 +28,6 @@ from agentgate.kinds import (
     make_engine,
     make_log,
     make_log_signer,
-    make_notifier,
     make_upstream,
     open_private,
     workers_file,
@@ -60,11 +60,11 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
         stack.push_async_callback(admission.aclose)
         engine = make_engine(config)
         stack.push_async_callback(engine.aclose)
-        notifier = make_notifier(config, clock)
-        stack.push_async_callback(notifier.aclose)
         has_tools = bool(config.tools) or bool(toolservers.names(config))
         names = config.upstreams if has_tools else {}
-        ours: dict[str, Upstream] = {name: make_upstream(name, config) for name in names}
+        broker = make_broker(config, clock)
+        stack.push_async_callback(broker.aclose)
+        ours: dict[str, Upstream] = {name: make_upstream(name, config, broker) for name in names}
         if not has_tools:
             ours["demo"] = DemoUpstream(config.data_dir / "demo")
         ours |= upstreams or {}
@@ -77,9 +77,9 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
             engine=engine,
             sealer=ChaChaSealer.from_file(config.data_dir / "sealing.key"),
             upstreams=ours,
+            broker=broker,
             member=member,
             clock=clock,
-            notifier=notifier,
             metrics=workers_file(config, f"{slot.number}.json"),
         )
 

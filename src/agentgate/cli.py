@@ -11,13 +11,16 @@ from agentgate import __version__
 from agentgate import demo as scenes
 from agentgate.commands import (
     accepting,
+    approving,
     auditing,
     bridging,
+    credentials,
     exporting,
     keys,
     monitoring,
     retaining,
     stopping,
+    telling,
     verifying,
 )
 from agentgate.commands.terminal import EXIT_USAGE, Config, DataDir, die, out
@@ -26,6 +29,7 @@ from agentgate.starting import Host, Port, command_line, serve
 cli = command_line()
 cli.command()(serve)
 cli.add_typer(keys.cli, name="keys")
+cli.add_typer(credentials.cli, name="credentials")
 cli.add_typer(verifying.log_cli, name="log")
 verifying.log_cli.add_typer(monitoring.cli)
 cli.add_typer(verifying.cli)
@@ -37,6 +41,9 @@ cli.add_typer(retaining.cli, name="retention")
 cli.add_typer(retaining.holds_cli, name="hold")
 cli.add_typer(stopping.members_cli, name="members")
 cli.add_typer(accepting.cli, name="tools")
+cli.add_typer(telling.cli, name="webhooks")
+cli.add_typer(approving.cli, name="approvals")
+cli.add_typer(approving.answers_cli)
 
 
 @cli.callback(invoke_without_command=True)

@@ -15,12 +15,13 @@ from agentgate import settings as configuration
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.ambient.worker import ThreadWorker
 from agentgate.adapters.meters.prometheus import PrometheusMeter
+from agentgate.adapters.parsers.arguments import ArgumentParsers
 from agentgate.adapters.policy.directory import PolicyDirectory
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.sealers.chacha import ChaChaSealer
-from agentgate.core.call import MemberId
+from agentgate.core.call import Call, MemberId
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
 from agentgate.core.retention import Rule
@@ -32,7 +33,9 @@ from agentgate.edges.mcp import PATH as MCP_PATH
 from agentgate.edges.mcp import McpDoor
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute, Mounted
-from agentgate.identity import make_tokens
+from agentgate.envelopes import envelope_routes
+from agentgate.health import Health
+from agentgate.identity import known_keys, make_certificates, make_tokens
 from agentgate.kinds import (
     EXPORTS,
     KillStore,
@@ -49,14 +52,22 @@ from agentgate.kinds import (
     make_tools,
     policy_path,
 )
+from agentgate.notices import make_notices
 from agentgate.pipeline.acknowledge import Acknowledger
+from agentgate.pipeline.answers import AnswerBook
 from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.audit import AuditDesk
+from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.control import Books, Containment, Rules
+from agentgate.pipeline.deferred import DeferredDesk
 from agentgate.pipeline.drains import Drains
+from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.evidence import EvidenceDesk, Seal
 from agentgate.pipeline.evidence import Rules as PackRules
-from agentgate.pipeline.gate import Gate, RateLimits
+from agentgate.pipeline.gate import Gate
+from agentgate.pipeline.limits import RateLimits, Recount
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
@@ -68,7 +79,7 @@ from agentgate.pipeline.retention import Keeping, RetentionDesk
 from agentgate.pipeline.run import Runner
 from agentgate.pipeline.tree import TreeDesk
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.ports.notices import Notifier
+from agentgate.pipeline.voids import Voids
 from agentgate.ports.upstreams import ToolServer, Upstream
 from agentgate.settings import Settings
 from agentgate.toolservers import make_servers
@@ -91,13 +102,12 @@ class Gateway:
         engine: WasmPolicyEngine | OpaPolicyEngine,
         sealer: ChaChaSealer,
         upstreams: Mapping[str, Upstream],
+        broker: Broker,
         member: MemberId,
         clock: SystemClock,
-        notifier: Notifier,
         metrics: Path | None,
     ) -> None:
         """`metrics` is where this process tells its numbers to its fellow workers; None when it has none."""
-        self.notifier = notifier
         self.config = config
         self.log = log
         self.engine = engine
@@ -106,7 +116,7 @@ class Gateway:
         self.entropy = SystemEntropy()
         self.tools = Registry(make_tools(config, upstreams))
         self.meter = PrometheusMeter(self.tools, metrics)
-        self.limits = RateLimits(config.containment.rate_window_s)
+        self.limits = RateLimits(config.containment.rate_window_s, Recount(log, self.meter))
         self.recorder = Recorder(
             log, clock, self.entropy, member=member, version=__version__, redactor=make_redactor(config)
         )
@@ -121,31 +131,50 @@ class Gateway:
             clock=clock,
         )
         self.membership = self._make_membership()
-        self.runner = Runner(make_routes(config, upstreams), self.recorder, clock, self.meter)
+        self.broker = broker
+        broker.meter = self.meter
+        self.questions = Questions(engine, ArgumentParsers(), self.recorder.redactor)
+        self.runner = Runner(make_routes(config, upstreams, broker), self.recorder, clock, self.meter, self.questions)
         self.refusals = RefusalLimiter(self.recorder, clock, config.server.refusals_per_second)
+        circumstances = Circumstances(log, engine, self.tools)
         self.approvals = ApprovalDesk(
             log,
             self.recorder,
             sealer,
             clock,
             self.entropy,
+            circumstances,
             ttl_s=config.approvals.ttl_s,
             static_token=config.approvals.static_token,
         )
+        self.voids = Voids(self.approvals, circumstances, clock, is_shared=log.is_shared)
+        self.approvals.is_over = self._is_over
+        self.answers = AnswerBook(
+            log,
+            self.recorder,
+            sealer,
+            clock,
+            self.meter,
+            keep_s=config.idempotency.keep_s,
+            max_bytes=config.idempotency.max_bytes,
+        )
+        self.notices = make_notices(config, log, clock, self.entropy, self.meter)
         self.meter.active_sessions.set_function(self._active_sessions)
         self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
-        self._keys_seen: float | None = None
-        self._well: dict[str, bool] = {}
-        self._failures_told: dict[str, int] = {}
+        self._keys = keyfile.FollowedKeys(keyfile.key_file(config.data_dir), config.auth.keys)
         self.read_keys()
+        if self._keys.trouble is not None:
+            raise UnsafeConfiguration(self._keys.trouble)
         self.tokens = make_tokens(config, clock, self.meter)
-        self.callers = Callers(self.keyring, self.tokens)
+        self.callers = Callers(self.keyring, self.tokens, make_certificates(config, clock))
         self.containment = self._make_containment()
         self.tool_servers = {name: cast(ToolServer, upstreams[name]) for name in names_of_servers(config)}
         self._facts: dict[str, dict[str, Any]] = {}
         self.policy = self._make_policy()
         self.pins = self._make_pins()
         self.gate = self._make_gate()
+        self.deferred = self._make_deferred()
+        self.approvals.on_approved = self.deferred.soon
         self.upkeep = self._make_upkeep()
         self.retention = self._make_retention()
         self.worker = ThreadWorker()
@@ -155,11 +184,17 @@ class Gateway:
         self._mcp_door = self._make_mcp_door()
         self.pins.on_change(self._mcp_door.announce)
         self.replica.on_cut = self._drop
+        self._health = self._make_health()
 
     def _drop(self, is_over: IsOver) -> None:
         for server in self.tool_servers.values():
             server.drop(is_over)
         self._mcp_door.drop(is_over)
+        self.broker.drop(is_over)
+        self.voids.stir()
+
+    def _is_over(self, call: Call) -> bool:
+        return self.gate.closing or self.replica.state.over(call) is not None
 
     def _make_evidence(self) -> EvidenceDesk:
         config = self.config.evidence
@@ -209,7 +244,6 @@ class Gateway:
             clock=self.clock,
             entropy=self.entropy,
             meter=self.meter,
-            notifier=self.notifier,
             rules=Rules(
                 drain_timeout_s=self.config.containment.drain_timeout_s,
                 release_quorum=self.config.containment.release_quorum,
@@ -238,6 +272,7 @@ class Gateway:
                 compiler=make_compiler() if isinstance(self.engine, WasmPolicyEngine) else None,
             ),
             limits=self.limits,
+            questions=self.questions,
             books=Books(self.recorder),
             others=self.log if self.log.is_shared else None,
             containment=self.containment,
@@ -260,15 +295,27 @@ class Gateway:
     def _make_gate(self) -> Gate:
         return Gate(
             admission=self.admission,
-            engine=self.engine,
+            questions=self.questions,
             replica=self.replica,
             recorder=self.recorder,
             approvals=self.approvals,
+            answers=self.answers,
             runner=self.runner,
             limits=self.limits,
             clock=self.clock,
             meter=self.meter,
-            notifier=self.notifier,
+        )
+
+    def _make_deferred(self) -> DeferredDesk:
+        return DeferredDesk(
+            gate=self.gate,
+            approvals=self.approvals,
+            answers=self.answers,
+            reader=self.log,
+            tools=self.tools,
+            is_valid=self.callers.still_knows,
+            clock=self.clock,
+            entropy=self.entropy,
         )
 
     def _make_upkeep(self) -> Upkeep:
@@ -279,8 +326,23 @@ class Gateway:
             drains=self.drains,
             containment=self.containment,
             approvals=self.approvals,
+            answers=self.answers,
             refusals=self.refusals,
             runner=self.runner,
+        )
+
+    def _make_health(self) -> Health:
+        return Health(
+            log=self.log,
+            admission=self.admission,
+            engine=self.engine,
+            replica=self.replica,
+            policy=self.policy,
+            pins=self.pins,
+            servers=self.tool_servers,
+            notices=self.notices,
+            meter=self.meter,
+            member=lambda: self.recorder.member,
         )
 
     def door(self) -> ToolsDoor:
@@ -290,6 +352,7 @@ class Gateway:
             tools=self.tools,
             callers=self.callers,
             policy=self.policy,
+            approvals=self.approvals,
             refusals=self.refusals,
             entropy=self.entropy,
             max_body_bytes=self.config.server.max_body_bytes,
@@ -338,6 +401,9 @@ class Gateway:
             containment=self.containment,
             membership=self.membership,
             approvals=self.approvals,
+            deferred=self.deferred,
+            refusals=self.refusals,
+            edits=EditDesk(self.approvals, self.recorder, self.tools, self.entropy, self.gate.opinion),
             evidence=self.evidence,
             retention=self.retention,
             audit=AuditDesk(reader=self.log, recorder=self.recorder, meter=self.meter, forms=EXPORTS),
@@ -347,6 +413,7 @@ class Gateway:
             tree=TreeDesk(self.log, self.log, self.log.keys, self.log.witnesses),
             resource=self.tokens.resource if self.tokens is not None else None,
             pins=self.pins,
+            notices=self.notices,
             server_states=lambda: {name: server.state() for name, server in self.tool_servers.items()},
         )
 
@@ -358,22 +425,19 @@ class Gateway:
         return (published.content, published.etag) if published is not None else None
 
     def read_keys(self) -> None:
-        """Take over the configured keys and those of the key file, when that has changed.
-
-        Raises:
-            UnsafeConfiguration
-        """
-        path = keyfile.key_file(self.config.data_dir)
-        changed = path.stat().st_mtime if path.exists() else 0.0
-        if changed == self._keys_seen:
-            return
-        keys = [key.known() for key in (*self.config.auth.keys, *keyfile.read_keys(path))]
-        self._keys_seen = changed
-        self.keyring.replace(keys)
+        """Take over what has changed among the configured keys and those of the key file."""
+        told = self._keys.trouble
+        keys = self._keys.look()
+        if keys is not None:
+            trouble = self._keys.trouble
+            self.keyring.replace(known_keys(keys), is_whole=trouble is None)
+            if trouble != told:
+                logger.error("the key file: %s", f"{trouble}; the keys in it are refused" if trouble else "whole again")
+        self.meter.health("key_file", is_well=self._keys.trouble is None)
 
     def hot_routes(self) -> dict[tuple[str, str], HotRoute]:
         door = self.door()
-        return {("POST", "/tools/call"): door.call, ("GET", "/tools/list"): door.list}
+        return {("POST", "/tools/call"): door.call, ("GET", "/tools/list"): door.list, **envelope_routes(self)}
 
     async def start(self, predecessors: Sequence[str] | None) -> None:
         """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.
@@ -381,7 +445,7 @@ class Gateway:
         Raises:
             UnsafeConfiguration, LogUnavailable, PolicyInvalid
         """
-        knows_agents = self.keyring.has_agent_keys or self.tokens is not None
+        knows_agents = not self.callers.takes_local
         configuration.refuse_public_without_keys(self.config, has_agent_keys=knows_agents)
         await self.admission.start()
         self.admission.listen(self.replica.woken)
@@ -390,6 +454,7 @@ class Gateway:
             logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
         if self.log.is_newly_keyed:
             await Books(self.recorder).checkpoints_keyed(self.log.keys[0])
+        await self.notices.start()
         await self.pins.start()
         if isinstance(self.engine, WasmPolicyEngine):
             await self.policy.start()
@@ -422,8 +487,11 @@ class Gateway:
 
     async def stop(self) -> None:
         """Say everything that is left to say, and leave the log."""
+        await self.deferred.aclose()
+        await self.limits.aclose()
         await self.runner.write_unrecorded()
         await self.acknowledger.aclose()
+        await self.notices.stop()
         await self.membership.leave()
         self.meter.publish()
         await self.worker.aclose()
@@ -439,6 +507,9 @@ class Gateway:
             self.membership.watch_lease(),
             self.look_after(),
             self.keep_policy(),
+            self.deferred.look_after(lambda: self.membership.is_eldest),
+            self.voids.look_after(lambda: self.membership.is_eldest),
+            self.notices.run(),
             self._mcp_door.run(),
             self.pins.announce(),
             *(server.run(self.pins) for server in self.tool_servers.values()),
@@ -450,12 +521,10 @@ class Gateway:
         while True:
             await asyncio.sleep(1)
             await self.upkeep.tick()
-            await self._tell_health()
+            await self._health.tell()
+            self.meter.webhooks_wait(self.notices.lags())
             self.meter.publish()
-            try:
-                self.read_keys()
-            except (UnsafeConfiguration, OSError) as error:
-                logger.error("keys stay as they were: %s", error)
+            self.read_keys()
 
     async def keep_policy(self) -> None:
         """Once a second, until cancelled; by itself, because an OPA may let it wait."""
@@ -474,68 +543,6 @@ class Gateway:
         self.gate.closing = True
         signal.raise_signal(signal.SIGTERM)
 
-    def _checkpoint_health(self) -> dict[str, Any]:
-        """How many events are not signed yet, and whether checkpoints are made and kept; the process's log says why."""
-        lag, standings = self.log.lag, self.log.standings
-        kept = {one.kind: all(two.trouble is None for two in standings if two.kind == one.kind) for one in standings}
-        self.meter.health("checkpoints", is_well=lag.trouble is None)
-        for kind, is_well in kept.items():
-            self.meter.health(f"checkpoint_{kind}", is_well=is_well)
-        for standing in standings:
-            told = self._failures_told.get(standing.name, 0)
-            if standing.failures > told:
-                self.meter.count("checkpoint_failures", standing.kind, standing.failures - told)
-                self._failures_told[standing.name] = standing.failures
-        return {"behind": lag.events, "signed": lag.trouble is None, "kept": kept}
-
-    def _servers_health(self) -> dict[str, Any]:
-        """Which tool servers are up. One that is down is no reason to send calls elsewhere."""
-        states = {name: server.state() for name, server in self.tool_servers.items()}
-        for name, state in states.items():
-            self.meter.health(f"server/{name}", is_well=state.is_up)
-        self.meter.quarantined.set(self.pins.quarantined)
-        if not states:
-            return {}
-        told: dict[str, Any] = {name: {"up": state.is_up, "detail": state.detail} for name, state in states.items()}
-        return {"servers": told} | ({"tools_behind": self.pins.trouble} if self.pins.trouble is not None else {})
-
-    async def _tell_health(self) -> None:
-        """v0.2's `health.degraded` and `health.recovered`, for each dependency that changed."""
-        checks: dict[str, bool] = (await self.health())["checks"]
-        for name, is_well in checks.items():
-            if self._well.get(name, True) != is_well:
-                kind = "health.recovered" if is_well else "health.degraded"
-                self.notifier.notify(kind, {"dependency": name, "healthy": is_well})
-        self._well = checks
-
     async def health(self) -> dict[str, Any]:
-        """v0.2's health with what readiness rests on: log, kill state, policy."""
-        revision = await self.engine.revision()
-        position = await self.admission.position()
-        try:
-            log_position: int | None = (await self.log.kills_since(self.replica.position)).position
-        except LogUnavailable:
-            log_position = None
-        checks = {
-            "log": log_position is not None,
-            "kill_state": position is not None and log_position is not None and position >= log_position,
-            "policy": revision is not None,
-        }
-        self.meter.health("opa", is_well=checks["policy"])
-        self.meter.health("redis", is_well=checks["kill_state"])
-        self.meter.health("log", is_well=checks["log"])
-        checkpoint = self._checkpoint_health()
-        behind = self.policy.behind
-        return {
-            "status": "ok" if all(checks.values()) else "degraded",
-            "version": __version__,
-            "opa": checks["policy"],
-            "redis": checks["kill_state"],
-            "policy_revision": revision,
-            "checks": checks,
-            # calls go on without checkpoints: what is recorded stays, and is signed when that is possible again
-            "checkpoint": checkpoint,
-            # no reason to send calls elsewhere: the old policy is a policy, and a rollout passes through this
-            **({"policy_behind": behind} if behind is not None else {}),
-            **self._servers_health(),
-        }
+        """For `/health` and `/readyz`."""
+        return await self._health.look()

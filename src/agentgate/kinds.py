@@ -17,7 +17,6 @@ from agentgate import toolservers
 from agentgate.adapters.ambient.system import SystemClock
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.adapters.containment.redis import RedisAdmission
-from agentgate.adapters.credentials.env import EnvCredentials
 from agentgate.adapters.detectors.known import KnownData
 from agentgate.adapters.detectors.patterns import OwnPatterns
 from agentgate.adapters.evidence.bundle import Bundle
@@ -35,7 +34,6 @@ from agentgate.adapters.log._reader import Reader
 from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.log.sqlite import open_reader as read_sqlite
 from agentgate.adapters.log.sqlite import verify as verify_sqlite
-from agentgate.adapters.notify.silent import SilentNotifier
 from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
@@ -51,14 +49,14 @@ from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteInvalid, NoteKey, parse_key, parse_witness_key
 from agentgate.core.redaction.redactor import Marks, Redactor
 from agentgate.core.redaction.sensitive import Detector
+from agentgate.credentials import OfProcess
 from agentgate.pipeline.audit import Forms
 from agentgate.pipeline.evidence import Forms as PackForms
 from agentgate.pipeline.run import Route
 from agentgate.ports.containment import Admission
 from agentgate.ports.evidence import TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner
-from agentgate.ports.log import Bodies, Log, LogReader, Tree
-from agentgate.ports.notices import Notifier
+from agentgate.ports.log import Bodies, Bookmarks, Log, LogReader, Tree
 from agentgate.ports.upstreams import CredentialSource, Upstream
 from agentgate.settings import Settings
 
@@ -92,6 +90,7 @@ class LogStore(Log, LogReader, Tree, Protocol):
         ...
 
     bodies: Bodies
+    bookmarks: Bookmarks
 
     @property
     def keys(self) -> tuple[NoteKey, ...]:
@@ -313,7 +312,7 @@ def make_compiler() -> OpaCompiler | None:
     return OpaCompiler(binary) if binary is not None else None
 
 
-def make_upstream(name: str, config: Settings) -> Upstream:
+def make_upstream(name: str, config: Settings, source: CredentialSource) -> Upstream:
     """The upstream `name`. Raises UnsafeConfiguration."""
     part = config.upstreams[name]
     try:
@@ -326,14 +325,14 @@ def make_upstream(name: str, config: Settings) -> Upstream:
                 options = {"timeout_s": part.timeout_ms / 1000, **part.options}
                 return HttpUpstream(**options)
             case toolservers.KIND:
-                return _make_mcp(name, config)
+                return _make_mcp(name, config, source)
             case _:
                 raise _unknown(f"upstreams.{name}", part.kind, ("demo", "http", "mcp"))
     except (TypeError, ValueError) as error:
         raise UnsafeConfiguration(f"upstreams.{name}: {error}") from None
 
 
-def _make_mcp(name: str, config: Settings) -> Upstream:
+def _make_mcp(name: str, config: Settings, source: CredentialSource) -> Upstream:
     """Raises TypeError, ValueError: with a sentence, or naming a member that there is not."""
     from agentgate.adapters.upstreams.mcp import McpUpstream  # the SDK takes half a second: for who has such a server
 
@@ -341,23 +340,10 @@ def _make_mcp(name: str, config: Settings) -> Upstream:
     options: dict[str, Any] = {"timeout_s": part.timeout_ms / 1000, **part.options}
     if "connect_timeout_ms" in options:
         options["connect_timeout_s"] = options.pop("connect_timeout_ms") / 1000
-    alias = part.credential
+    alias = part.session_credential or part.credential
     if alias is not None:
-        source = _credentials(config)
         options["credential"] = lambda: source.credential(alias, scope=None, ttl_s=None)
     return McpUpstream(name, schemas=JsonSchemas(), **options)
-
-
-def make_notifier(config: Settings, clock: SystemClock) -> Notifier:
-    """v0.2's webhook where one is configured. Raises UnsafeConfiguration."""
-    if config.webhook.url is None:
-        return SilentNotifier()
-    from agentgate.adapters.notify.webhook import WebhookNotifier  # its client is for who has a webhook
-
-    try:
-        return WebhookNotifier(config.webhook.url, config.webhook.secret, clock)
-    except ValueError as error:
-        raise UnsafeConfiguration(str(error)) from None
 
 
 def make_redactor(config: Settings) -> Redactor:
@@ -425,29 +411,15 @@ def _demo_tool(tool: DemoTool, schemas: JsonSchemas) -> Tool:
     )
 
 
-def make_routes(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str, Route]:
-    """Upstreams with their credentials. Raises UnsafeConfiguration."""
-    source = _credentials(config)
+def make_routes(config: Settings, upstreams: Mapping[str, Upstream], source: CredentialSource) -> dict[str, Route]:
+    """Upstreams with their credentials."""
     routes = {}
     for name, upstream in upstreams.items():
         part_of = config.upstreams.get(name)
         alias_of = part_of.credential if part_of is not None else None
-        if alias_of is not None and alias_of not in config.credentials:
-            raise UnsafeConfiguration(f"upstreams.{name}: there is no credential {alias_of!r}")
-        routes[name] = Route(upstream, alias_of, source)
+        is_process = part_of is not None and "command" in part_of.options
+        routes[name] = Route(upstream, alias_of, OfProcess(source) if is_process else source)
     return routes
-
-
-def _credentials(config: Settings) -> CredentialSource:
-    names: dict[str, str] = {}
-    for alias, part in config.credentials.items():
-        if part.kind != "env":
-            raise _unknown(f"credentials.{alias}", part.kind, ("env",))
-        names[alias] = str(part.options.get("name", ""))
-    try:
-        return EnvCredentials(names, configuration.environment())
-    except ValueError as error:
-        raise UnsafeConfiguration(f"credentials: {error}") from None
 
 
 def policy_path(config: Settings) -> Path:

@@ -1,9 +1,10 @@
-"""What is done with a log without a gateway, or beside one."""
+"""What is done with a log, or with the configuration, without a gateway or beside one."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
+from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.core.audit import Report
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable
@@ -20,6 +21,7 @@ from agentgate.kinds import (
     migrate_log,
     read_log,
 )
+from agentgate.notices import ping
 from agentgate.pipeline.audit import written
 from agentgate.settings import Settings
 
@@ -80,3 +82,13 @@ def public_keys_of(config: Settings) -> dict[str, bytes]:
         if not path.is_file():
             raise LogUnavailable(f"there is no key at {path}; the first start of the gateway makes it")
     return make_public_keys(config, PublicKey(make_envelope_signer(config).spki))
+
+
+async def ping_webhooks(config: Settings, only: str | None) -> list[tuple[str, str | None]]:
+    """`agentgate webhooks test`: of each endpoint what went wrong, None if it has taken the ping.
+
+    Raises:
+        UnsafeConfiguration
+    """
+    said = await ping(config, SystemClock(), SystemEntropy(), only)
+    return [(name, failure.detail if failure is not None else None) for name, failure in said]

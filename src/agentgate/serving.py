@@ -76,8 +76,11 @@ def _say_what_starts(settings: Settings) -> None:
         logger.info("no AGENTGATE_ADMIN_API_KEY: the admin key is in %s", settings.data_dir / "admin.key")
     if settings.evidence.signing_key is None:
         logger.warning("no AGENTGATE_SIGNING_KEY: evidence packs have no HMAC")
-    if settings.auth.oauth is not None:
-        logger.info("agents come with keys, or with tokens of %s", settings.auth.oauth.issuer)
+    if settings.auth.oauth:
+        issuers = ", ".join(part.issuer for part in settings.auth.oauth)
+        logger.info("agents come with keys, or with tokens of %s", issuers)
+    elif settings.auth.mtls is not None:
+        logger.info("agents come with keys, or with certificates that a proxy has checked")
     elif not settings.auth.keys and not keyfile.key_file(settings.data_dir).exists():
         logger.warning(
             "no agent keys: every caller on this machine is the agent `local`; "

@@ -616,3 +616,172 @@ def test_without_keys_to_check_with_nothing_is_taken_and_nobody_sent_away(tmp_pa
             assert "issuer's keys" in gateway.stderr
             assert call(gateway.client(KEY), "db_query", QUERY, session="keyed").json()["success"] is True
             assert in_record(gateway, "blind") == 0
+
+
+# --- several issuers, people, roles and tenants -----------------------------------------------------------------------
+
+Claims = dict[str, Any]
+PERSON: Claims = {"client_id": "console", "sub": "17", "email": "ann@example.org", "org": "acme"}
+
+
+class Estate(NamedTuple):
+    """A gateway that takes people's tokens of one issuer, and a partner's agents of another."""
+
+    gateway: GatewayProcess
+    issuer: Issuer
+    partner: Issuer
+
+    def person(self, **changed: Any) -> str:
+        return self.issuer.mint(**{**PERSON, "groups": ["sre"], **changed})
+
+
+@pytest.fixture(scope="module")
+def estate() -> Iterator[Estate]:
+    with Issuer() as issuer, Issuer() as partner:
+        partner.rotate(rsa_key(1))
+        people = {
+            "issuer": issuer.url,
+            "audience": AUDIENCE,
+            "claims": {"person": "email", "roles": "groups", "tenant": "org", "tier": "plan"},
+            "people_clients": ["console"],
+            "roles": {"sre": ["operator"], "root": ["admin"], "leads": ["approver"]},
+            "all_tenants": ["everywhere"],
+        }
+        theirs = {
+            "issuer": partner.url,
+            "audience": "https://gate.example.org/partner",
+            "tenant": "partner",
+            "prefix": "partner.",
+            "claims": {"roles": "groups"},
+            "roles": {"sre": ["operator"]},
+        }
+        config = {
+            "auth": {"oauth": [people, theirs]},
+            "server": {"refusals_per_second": 1_000_000, "log_level": "DEBUG"},
+        }
+        with GatewayProcess(config=config) as gateway:
+            yield Estate(gateway, issuer, partner)
+
+
+def asks(estate: Estate, token: str, path: str = "/kills") -> int:
+    return estate.gateway.client(Authorization=f"Bearer {token}").get(path).status_code
+
+
+NO_PERSON: dict[str, Claims] = {
+    "client of an agent": {"client_id": "token-bot"},
+    "client of an agent that says azp of the people's": {"client_id": "token-bot", "azp": "console"},
+    "azp of an agent": {"azp": "token-bot"},
+    "client as a list": {"client_id": ["console"]},
+    "client in another case": {"client_id": "Console"},
+    "client with a line": {"client_id": "console\n"},
+    "client with a zero width space": {"client_id": "console\u200b"},
+    "an actor": {"act": {"sub": "token-bot"}},
+    "an actor that is nobody": {"act": None},
+    "an actor that is text": {"act": "token-bot"},
+    "no name": {"email": ...},
+    "a name that is a list": {"email": ["ann@example.org"]},
+    "a name that is an object": {"email": {"value": "ann@example.org"}},
+    "a name with a plus": {"email": "ann+admin@example.org"},
+    "a name with a slash": {"email": "../ann"},
+    "a name of letters that look alike": {"email": "аnn@example.org"},
+    "no tenant": {"org": ...},
+    "a tenant that is nothing": {"org": None},
+    "two tenants": {"org": ["acme", "default"]},
+    "a tenant with a path": {"org": "acme/../default"},
+    "a tenant with a wildcard": {"org": "*"},
+    "a tier that is a number": {"plan": -1},
+    "a tier that is nothing": {"plan": None},
+    "groups as an object": {"groups": {"sre": True}},
+    "groups in groups": {"groups": [["sre"]]},
+    "groups with a number": {"groups": ["sre", 1]},
+    "groups with nothing": {"groups": ["sre", None]},
+    "groups as nothing": {"groups": None},
+    "groups as true": {"groups": True},
+    "groups as JSON": {"groups": '["sre"]'},
+    "groups with commas": {"groups": "sre,root"},
+    "groups with spaces": {"groups": "sre root"},
+    "groups in another case": {"groups": ["SRE", "Root"]},
+    "groups with spaces around": {"groups": [" sre", "sre "]},
+    "our roles by name": {"groups": ["admin", "operator", "agent"]},
+    "roles beside groups": {"groups": [], "roles": ["sre", "admin"], "role": "admin", "scope": "tools:call admin sre"},
+    "tenants for all": {"groups": ["everywhere"]},
+    "all tenants as a claim": {"groups": [], "all_tenants": True, "tenants_all": True},
+}
+
+
+@pytest.mark.parametrize("name", NO_PERSON)
+def test_no_twist_of_a_persons_token_opens_a_control_route(estate: Estate, name: str) -> None:
+    """A22: 401 for what is not understood, 403 for somebody without the role; never a role by accident."""
+    token = estate.person(**NO_PERSON[name])
+    for path in ("/kills", "/approvals", "/sessions/x/evidence", "/holds"):
+        assert asks(estate, token, path) in (401, 403), path
+    client = estate.gateway.client(Authorization=f"Bearer {token}")
+    for path in ("/system/pause", "/system/resume", "/admin/policies/reload"):
+        assert client.post(path).status_code in (401, 403), path
+
+
+def test_what_is_twisted_there_is_good_when_it_is_straight(estate: Estate) -> None:
+    for groups in (["sre"], "sre", ["lunch", "sre", "sre"]):
+        assert asks(estate, estate.person(groups=groups)) == 200
+    assert asks(estate, estate.person(groups=["leads"]), "/approvals") == 200
+    assert asks(estate, estate.person(groups=["leads"])) == 403
+
+
+@pytest.mark.parametrize("groups", [["root"], ["root", "sre", "leads"], ["root", "Everywhere"]])
+def test_an_admin_by_token_is_no_admin_of_others(estate: Estate, groups: list[str]) -> None:
+    admin = estate.gateway.client(Authorization=f"Bearer {estate.person(groups=groups)}")
+    assert admin.get("/kills").status_code == 200
+    assert admin.post("/system/pause").status_code == 403
+    assert admin.post("/sessions/s/kill", json={"tenant": "default"}).status_code in (403, 404)
+    every = estate.gateway.client(Authorization=f"Bearer {estate.person(groups=[*groups, 'everywhere'])}")
+    killed = every.post("/sessions/other/kill", json={"tenant": "default"})
+    assert killed.status_code == 200, "and only so"
+
+
+def test_a_persons_token_calls_no_tool(estate: Estate) -> None:
+    for groups in (["sre"], ["leads"], []):
+        status, said = present(estate.gateway, estate.person(groups=groups), "by-a-person")
+        assert (status, b"forbidden" in said) == (403, True)
+
+
+@pytest.mark.parametrize(
+    "twist",
+    [
+        lambda estate: estate.partner.mint(iss=estate.issuer.url, org="acme"),
+        lambda estate: estate.partner.mint({"kid": estate.issuer.kid}, iss=estate.issuer.url, org="acme"),
+        lambda estate: estate.issuer.mint(iss=estate.partner.url, aud="https://gate.example.org/partner"),
+        lambda estate: estate.partner.mint(aud=AUDIENCE),
+        lambda estate: estate.issuer.mint(aud="https://gate.example.org/partner", org="acme"),
+        lambda estate: estate.partner.mint(aud="https://gate.example.org/partner", iss=[estate.partner.url]),
+        lambda estate: estate.partner.mint(aud="https://gate.example.org/partner", iss="https://evil.example"),
+        lambda estate: estate.partner.mint(aud="https://gate.example.org/partner", iss=...),
+    ],
+)
+def test_no_issuer_stands_in_for_another_and_an_unknown_one_for_nobody(
+    estate: Estate, twist: Callable[[Estate], str]
+) -> None:
+    token = twist(estate)
+    status, said = present(estate.gateway, token, "crossed")
+    assert (status, b"invalid_token" in said) == (401, True), said
+    assert asks(estate, token) == 401
+
+
+def test_a_partners_agent_is_in_the_partners_tenant_under_the_partners_name_and_has_one_role(estate: Estate) -> None:
+    token = estate.partner.mint(
+        aud="https://gate.example.org/partner", client_id="token-bot", org="acme", tenant="acme", groups=["sre"],
+        email="ann@example.org", azp="console",
+    )  # fmt: skip
+    status, said = present(estate.gateway, token, "partners")
+    assert status == 200, said
+    assert asks(estate, token) == 403
+    pack = estate.gateway.admin().get("/sessions/partners/evidence", params={"tenant": "partner"}).json()
+    assert pack["metadata"]["agent_id"] == "agent:partner.console"
+    assert "partner.console" not in estate.gateway.admin().get("/sessions/partners/evidence").text
+
+
+def test_no_token_of_these_is_in_what_the_gateway_said(estate: Estate) -> None:
+    token = estate.person()
+    assert asks(estate, token) == 200
+    for part in (token, *token.split(".")[1:]):
+        assert part not in estate.gateway.stderr
+    assert "Traceback" not in estate.gateway.stderr

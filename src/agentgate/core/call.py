@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NewType, Protocol
 
+from agentgate.core.signature import SignatureKey
 from agentgate.core.strict_json import canonical, canonical_plain
 
 TenantId = NewType("TenantId", str)
@@ -54,6 +55,7 @@ class Door(StrEnum):
 
     REST = "rest"
     MCP = "mcp"
+    ENVELOPE = "envelope"
 
 
 class Access(StrEnum):
@@ -124,8 +126,12 @@ class KnownKey:
     """A key by its SHA-256, and whom it stands for until it expires."""
 
     sha256: str
+    """Empty where it is no key to send, but one to sign with."""
     principal: Principal
     expires: datetime | None = None
+    disabled: bool = False
+    signature: SignatureKey | None = None
+    """What its holder's signatures are checked with; the principal's `key_id` is their `keyid`."""
 
 
 ArgumentCheck = Callable[[Mapping[str, Any]], str | None]
@@ -208,6 +214,13 @@ class Call:
     """Whom the upstream may talk back to while it runs, where the door's protocol has that."""
     idempotency_key: str | None = field(default=None, repr=False, compare=False)
     """The caller's own name for this call: it is run once, however often it is sent. Scoped to the principal."""
+    deferred: bool = field(default=False, repr=False, compare=False)
+    """The caller does not wait: where a person must approve, the gateway runs the call itself as soon as they have, and
+    keeps its answer under its trace id."""
+    carried_by: str | None = field(default=None, repr=False, compare=False)
+    """The one approval that the gateway runs this deferred call for; no other one carries it."""
+    edited_from: str | None = field(default=None, repr=False, compare=False)
+    """Of a deferred call that an approver edited: the digest of what its caller sent."""
     bearer: str | None = field(default=None, repr=False, compare=False)
     """The access token that the caller came with, for nothing but an exchange at its issuer (RFC 8693): neither
     recorded, nor shown to policy, nor sent to an upstream."""
@@ -252,34 +265,52 @@ class Call:
         return hashlib.sha256(own.encode()).hexdigest()
 
     @property
+    def answer_key(self) -> str | None:
+        """What the answer is kept under; None where nobody will ask for it again."""
+        if self.idempotency_key is not None:
+            return self.idempotency_sha256
+        return self.trace_id if self.deferred else None
+
+    @property
     def server(self) -> str:
         """The upstream that the call would reach; empty for an unknown tool."""
         return self.tool.upstream if self.tool else ""
 
 
-def policy_question(call: Call, *, has_approval_token: bool, now: str) -> bytes:
+def policy_question(
+    call: Call,
+    *,
+    has_approval_token: bool,
+    now: str,
+    labels: Sequence[str] | None = None,
+    past: Mapping[str, Any] | None = None,
+    parsed: Mapping[str, Any] | None = None,
+) -> bytes:
     """The `{"input": …}` document that policy decides on (DESIGN §6), as JSON bytes.
 
-    `now` is RFC 3339 in UTC. The approval token itself is never in it: engines log their inputs.
+    `now` is RFC 3339 in UTC; `labels` are the tool's and its server's (None: those of its declaration); `past` is what
+    the session did before; `parsed` is what parsers say of arguments. The approval token itself is never in it: engines
+    log their inputs.
     """
     tool = call.tool
-    about = canonical_plain(
-        {
-            "agent": call.caller.for_policy,
-            "door": str(call.door),
-            "has_approval_token": has_approval_token,
-            "session": {"id": call.session},
-            "session_id": call.session,
-            "time": now,
-            "tool": _for_policy(tool) if tool else {},
-            "tool_name": call.tool_name,
-        }
-    )
-    return b'{"input":{"arguments":%s,"context":%s,%s}' % (call.arguments_json, call.context_json, about[1:])
+    about: dict[str, Any] = {
+        "agent": call.caller.for_policy,
+        "door": str(call.door),
+        "has_approval_token": has_approval_token,
+        "session": {"id": call.session} if past is None else {"id": call.session, **past},
+        "session_id": call.session,
+        "time": now,
+        "tool": _for_policy(tool, tool.labels if labels is None else labels) if tool else {},
+        "tool_name": call.tool_name,
+    }
+    if parsed is not None:
+        about["parsed"] = parsed
+    rest = canonical_plain(about)
+    return b'{"input":{"arguments":%s,"context":%s,%s}' % (call.arguments_json, call.context_json, rest[1:])
 
 
-def _for_policy(tool: Tool) -> dict[str, Any]:
+def _for_policy(tool: Tool, labels: Sequence[str]) -> dict[str, Any]:
     about: dict[str, Any] = {"access": str(tool.access), "name": tool.name, "upstream": tool.upstream}
-    if tool.labels:
-        about["labels"] = list(tool.labels)
+    if labels:
+        about["labels"] = list(labels)
     return about

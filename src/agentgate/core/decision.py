@@ -11,6 +11,7 @@ from dataclasses import InitVar, dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
+from agentgate.core.amounts import micros
 from agentgate.core.call import Call, Digest, is_id
 from agentgate.core.errors import ReasonCode
 
@@ -64,9 +65,13 @@ class Decision(NamedTuple):
     obligations: tuple[Mapping[str, Any], ...] = ()
     approval_id: str | None = None
     approved_by: str | None = None
-    """Who said yes: `person:alice`, or `static token` for v0.2's shared one."""
+    """Who said yes: `person:alice` (several: with commas), or `static token` for v0.2's shared one."""
+    edited_from: str | None = None
+    """The digest of the call as its caller sent it, where an approver edited it: this decision is on the edited one."""
     terms: Terms = Terms()
     """Of an approval that is required."""
+    est_cost: int | None = None
+    """What policy estimates the call to cost, in micros; None: what the data's `costs` say of the tool."""
 
     @property
     def allowed(self) -> bool:
@@ -93,8 +98,8 @@ def read_ruling(answer: Ruling | NoRuling) -> Decision:
     """The decision in an engine's answer; a DENY with a distinct reason for anything not well-formed.
 
     The expected value is `{action, reason, matched_rule?, allowed_scope?, credential_ttl?, is_write_action?,
-    obligations?, approval?}` (DESIGN §6), with `approval` as `{quorum?, approvers?, expires_in_s?}`. Extra members are
-    ignored, wrong types are not.
+    obligations?, approval?, est_cost?}` (DESIGN §6), with `approval` as `{quorum?, approvers?, expires_in_s?}`. Extra
+    members are ignored, wrong types are not.
     """
     if isinstance(answer, NoRuling):
         return refusal(answer.reason, _ENGINE_SAYS[answer.reason])
@@ -123,6 +128,7 @@ def read_ruling(answer: Ruling | NoRuling) -> Decision:
         is_write_action=value.get("is_write_action", False),
         obligations=obligations,
         terms=_terms(value["approval"]) if "approval" in value else _NO_TERMS,
+        est_cost=micros(value["est_cost"]) if "est_cost" in value else None,
     )
 
 
@@ -162,6 +168,12 @@ def _misfit(value: Any) -> str | None:
     obligations = value.get("obligations", [])
     if not isinstance(obligations, list) or (obligations and not all(map(_is_obligation, obligations))):
         return "obligations is not a list of objects with a type"
+    return _rest_misfit(value)
+
+
+def _rest_misfit(value: Mapping[str, Any]) -> str | None:
+    if "est_cost" in value and not _is_money(value["est_cost"]):
+        return 'est_cost is not an amount such as "0.002"'
     return _terms_misfit(value["approval"]) if "approval" in value else None
 
 
@@ -188,6 +200,13 @@ def _is_person(item: Any) -> bool:
 def _terms(value: Mapping[str, Any]) -> Terms:
     approvers = tuple(dict.fromkeys(value.get("approvers", ())))
     return Terms(value.get("quorum", 1), approvers, value.get("expires_in_s"))
+
+
+def _is_money(item: Any) -> bool:
+    try:
+        return isinstance(item, str) and micros(item) >= 0
+    except ValueError:
+        return False
 
 
 def _is_obligation(item: Any) -> bool:

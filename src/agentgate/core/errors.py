@@ -70,6 +70,7 @@ class ReasonCode(StrEnum):
     INVALID_KEY = "invalid_key"
     INVALID_TOKEN = "invalid_token"  # noqa: S105 - a code, no token
     INSUFFICIENT_SCOPE = "insufficient_scope"
+    CERTIFICATE_INVALID = "certificate_invalid"
     IDENTITY_UNAVAILABLE = "identity_unavailable"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"

@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Final
+
+_UNICAST: Final = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that was ever given out. The rest is for a machine, a link or a site, or holds an IPv4 address (mapped,
+NAT64) that this machine or a router takes out again."""
+_NOT_THE_INTERNET: Final = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "168.63.129.16/32",  # a cloud's own services behind a public address
+            "192.0.0.0/24",  # protocols', and a cloud's metadata
+            "192.88.99.0/24",  # relays into 6to4
+            "2001::/32",  # Teredo, which holds an IPv4 address
+            "2002::/16",  # 6to4, which does, too
+            "3fff::/20",  # examples
+        ),
+    )
+)
+"""What Python's own tables do not know, or did not always."""
 
 
 def is_loopback(host: str) -> bool:
@@ -13,3 +32,17 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the internet's own: not private, loopback, link-local (nor a cloud's metadata),
+    multicast or shared with a carrier's customers, and none that hides an IPv4 address."""
+    try:
+        found = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if not found.is_global or found.is_multicast:
+        return False
+    if found.version == 6 and found not in _UNICAST:
+        return False
+    return not any(found in network for network in _NOT_THE_INTERNET if network.version == found.version)

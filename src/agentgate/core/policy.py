@@ -17,7 +17,13 @@ ROOTS: Final = (
     "rate_limits",
     "roles",
     "tiers",
+    "costs",
+    "session_facts",
     "services",
+    "packs",
+    "parse",
+    "labels",
+    "result_labels",
     "tools",
 )
 """What a bundle of ours owns in OPA's document tree (the `.manifest`'s `roots`)."""

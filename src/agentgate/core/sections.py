@@ -78,6 +78,8 @@ def _entry(record: Record, finished: Record | None) -> dict[str, Any]:
         "credential": None,
         "upstream_status": None,
     }
+    if "edited_from_sha256" in fields:
+        entry["edited_from_sha256"] = fields["edited_from_sha256"]
     if finished is not None:
         end = finished.fields
         entry |= {
@@ -158,19 +160,35 @@ def _kill(record: Record) -> dict[str, Any]:
 
 
 def _approval(record: Record) -> dict[str, Any]:
-    """A question, an answer, or its expiry. `approver` is who answered."""
+    """A question, an answer, or its end without one. `approver` is who answered.
+
+    `what` is `voted` for a yes that is not the last one that was wanted: it has no `verdict` yet.
+    """
     fields = record.fields
     asked = record.kind is Kind.APPROVAL_REQUESTED
-    return {
+    is_vote = "ordinal" in fields and fields["ordinal"] < fields["quorum"]
+    verdict = None if is_vote else fields.get("verdict")
+    view = {
         "event_id": fields["id"],
         "timestamp": fields["at"],
         "approval_id": fields["approval_id"],
-        "what": "requested" if asked else fields.get("verdict", "expired"),
-        "verdict": fields.get("verdict"),
+        "what": "requested" if asked else "voted" if is_vote else verdict or fields.get("state", "expired"),
+        "verdict": verdict,
         "approver": fields.get("principal") if record.kind is Kind.APPROVAL_DECIDED else None,
         "requested_by": fields.get("principal") if asked else None,
         "tool_name": fields.get("tool"),
     }
+    view |= {name: fields[name] for name in _OF_APPROVALS if fields.get(name)}
+    if record.kind is Kind.APPROVAL_CLOSED and "principal" in fields:
+        view["actor"] = fields["principal"]
+    # a person's reason; of an edit also the arguments that it made, redacted
+    return view | {name: value for name in ("reason", "arguments") if (value := (record.body or {}).get(name))}
+
+
+_OF_APPROVALS: Final = (
+    "ordinal", "quorum", "approvers", "on_behalf_of", "edited_from", "edited_by", "edited_to", "why", "kill_id"
+)  # fmt: skip
+"""What the events of approvals say since there are quorums and edits, where they say it."""
 
 
 def _export(record: Record) -> dict[str, Any]:

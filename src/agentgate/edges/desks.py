@@ -13,18 +13,22 @@ from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict
 
 from agentgate.core.call import Principal, Role
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import OUTAGE, ReasonCode
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
 from agentgate.edges.resource import ProtectedResource
 from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
 from agentgate.pipeline.audit import AuditDesk
 from agentgate.pipeline.control import Containment
+from agentgate.pipeline.deferred import DeferredDesk
+from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.evidence import EvidenceDesk
 from agentgate.pipeline.members import Membership
+from agentgate.pipeline.notices import NoticeDesk
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.retention import RetentionDesk
 from agentgate.pipeline.tree import TreeDesk
 from agentgate.ports.upstreams import ServerState
@@ -41,6 +45,9 @@ class Desks:
     containment: Containment
     membership: Membership
     approvals: ApprovalDesk
+    deferred: DeferredDesk
+    refusals: RefusalLimiter
+    edits: EditDesk
     evidence: EvidenceDesk
     retention: RetentionDesk
     audit: AuditDesk
@@ -49,6 +56,7 @@ class Desks:
     policy_path: str
     tree: TreeDesk
     pins: PinDesk
+    notices: NoticeDesk
     server_states: Callable[[], Mapping[str, ServerState]]
     resource: ProtectedResource | None = None
     """What clients are told of the token issuer, where one is configured."""
@@ -63,7 +71,8 @@ def needs(role: Role) -> Callable[[Request], Awaitable[Principal]]:
 
     async def admit(request: Request) -> Principal:
         desks: Desks = request.app.state.desks
-        return desks.callers.person(dict(request.scope["headers"]), role)
+        client = request.scope.get("client")
+        return await desks.callers.person(dict(request.scope["headers"]), client[0] if client else None, role)
 
     admit.role = role  # type: ignore[attr-defined]
     return admit
@@ -95,6 +104,9 @@ _REFUSED_STATUS = {
     ReasonCode.CONFLICT: 409,
     ReasonCode.EXPIRED: 409,
     ReasonCode.INVALID_REQUEST: 422,
+    ReasonCode.ARGUMENTS_INVALID: 422,
+    ReasonCode.POLICY_UNAVAILABLE: 503,
+    ReasonCode.POLICY_TIMEOUT: 503,
     ReasonCode.RETENTION_FLOOR: 409,
     ReasonCode.RETENTION_UNAVAILABLE: 503,
     ReasonCode.CLOCK_UNTRUSTED: 409,
@@ -105,4 +117,5 @@ _REFUSED_STATUS = {
 
 def refused(why: Refused | CannotDecide) -> Problem:
     """What a desk would not do, as the door says it."""
-    return Problem(_REFUSED_STATUS[why.reason], why.reason, why.detail)
+    status = 503 if why.reason in OUTAGE else _REFUSED_STATUS.get(why.reason, 403)
+    return Problem(status, why.reason, why.detail)

@@ -19,18 +19,37 @@ from starlette.routing import Match
 
 from agentgate.core.call import Role
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.edges import audit, documentation, evidence, kills, oauth, openapi, operator, retention, tlog, toolbox
+from agentgate.edges import (
+    approvals,
+    audit,
+    calls,
+    documentation,
+    envelope,
+    evidence,
+    kills,
+    oauth,
+    openapi,
+    operator,
+    retention,
+    tlog,
+    toolbox,
+    webhooks,
+)
 from agentgate.edges.problem import Problem, method_not_allowed
 
 _MEDIA_TYPE = "application/problem+json"
 _ROUTERS: Final = (
     kills.router,
     operator.router,
+    approvals.router,
+    calls.router,
+    envelope.router,
     evidence.router,
     audit.router,
     retention.router,
     tlog.router,
     toolbox.router,
+    webhooks.router,
     oauth.router,
     documentation.router,
 )

@@ -89,10 +89,10 @@ class McpDoor:
         """
         if request.scope["method"] not in _METHODS:
             raise method_not_allowed(_METHODS)
-        principal = await self._callers.agent(request.headers, request.client_host)
+        principal, bearer = await self._callers.caller(request.headers, request.client_host)
         try:
             require_single_headers(request)
-            guest = _guest(request, principal)
+            guest = _guest(request, principal, bearer)
             if request.scope["method"] != "POST":
                 await self._pass_on(request, guest, receive, send)
                 return
@@ -144,14 +144,14 @@ class McpDoor:
         return answer
 
 
-def _guest(request: Request, principal: Principal) -> Guest:
+def _guest(request: Request, principal: Principal, bearer: str | None) -> Guest:
     session = request.headers.get(b"agentgate-session")
     named = session.decode("latin-1") if session is not None else None
     if named is not None and not is_id(named):
         text = "AgentGate-Session must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
         raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
     address = f"{request.scope.get('scheme', 'http')}://{request.headers[b'host'].decode('latin-1')}"
-    return Guest(principal, named, request.traceparent, address)
+    return Guest(principal, named, request.traceparent, address, bearer)
 
 
 def _load(parts: Parts) -> Hall:

@@ -39,8 +39,17 @@ _RESPONSE: Final[dict[str, Any]] = {
                 "id": {"type": "string"},
                 "state": {"type": "string"},
                 "expires_at": {"type": "string", "format": "date-time"},
+                "quorum": {"type": "integer", "description": "How many different persons must say yes"},
+                "votes": {"type": "integer", "description": "How many have"},
                 "url": {"type": "string"},
+                "edited": {"type": "boolean", "description": "An approver has changed the arguments"},
+                "arguments": {"type": "object", "description": "To these"},
             },
+        },
+        "context": {
+            "type": "object",
+            "description": "`approval_required` as a requestable deny of AuthZEN says it: `reason`, `evaluation_id`, "
+            "`access_request`",
         },
     },
 }
@@ -118,23 +127,120 @@ _CALL: Final[dict[str, Any]] = {
     "description": "Allowed, denied and waiting for approval are all 200; `decision` and `reason_code` say which.",
     "operationId": "call_tool",
     "x-agentgate-role": "agent",
+    "parameters": [
+        {
+            "name": "Idempotency-Key",
+            "in": "header",
+            "description": "Your name for this call: it is run once, however often it is sent",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+        },
+        {
+            "name": "Prefer",
+            "in": "header",
+            "description": "`wait=20`: wait for an approval. `respond-async`: the gateway makes the call once it is "
+            "approved; RFC 7240",
+            "schema": {"type": "string"},
+        },
+    ],
     "requestBody": {"required": True, "content": _json("ToolCallRequest", examples=_CALL_EXAMPLES)},
     "responses": {
         "200": {
             "description": "The verdict and its result",
             "content": _json("ToolCallResponse", examples=_ANSWER_EXAMPLES),
         },
-        "400": _problem("Not strict JSON"),
+        "202": {
+            "description": "It waits for an approval, after which the gateway makes it; `Location` has its answer then",
+            "content": _json("ToolCallResponse"),
+        },
+        "400": _problem("Not strict JSON, or no idempotency key"),
         "401": _problem("No valid key or access token"),
+        "409": _problem("A call with this idempotency key is running, or its answer is not kept any more"),
         "403": _problem(
             "A key without the role, a token without the scope or of another session, or a web origin that may not call"
         ),
         "413": _problem("The body is too large"),
         "415": _problem("Not application/json"),
         "421": _problem("A host name that is not served here"),
-        "422": _problem("Not a call, or names outside of the grammar"),
+        "422": _problem("Not a call, names outside of the grammar, or an idempotency key of another call"),
         "429": _problem("Too many refused calls in this second"),
         "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
+    },
+    "security": [{"ApiKey": []}, {"Bearer": []}, {}],
+}
+
+_ENVELOPE: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["agent_id", "agent_version", "request_id", "tool", "arguments"],
+    "additionalProperties": False,
+    "properties": {
+        "agent_id": {"type": "string", "pattern": _ID_PATTERN, "description": "Whose key signs, or is sent"},
+        "agent_version": {"type": "string", "minLength": 1, "maxLength": 64},
+        "request_id": {"type": "string", "pattern": "^[!-~]{1,255}$", "description": "It is run once under this name"},
+        "tool": {"type": "string", "pattern": _TOOL_PATTERN},
+        "arguments": {"type": "object", "description": "Must fit the tool's declared JSON Schema"},
+        "session_id": {"type": "string", "pattern": _ID_PATTERN},
+        "context": {"type": "object", "description": "Told to policy; nothing in it is trusted as identity"},
+    },
+}
+
+_ENVELOPE_ANSWER: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["success", "audit_id", "reason_code"],
+    "properties": {
+        "success": {"type": "boolean"},
+        "result": {"description": "What the tool answered; only with success"},
+        "status": {"enum": ["pending_approval", "denied", "failed", "running"]},
+        "approval_id": {"type": "string"},
+        "error": {"type": ["string", "null"]},
+        "audit_id": {"type": "string", "format": "uuid", "description": "The trace id: GET /audit?trace_id="},
+        "reason_code": {"enum": [code.value for code in ReasonCode]},
+        "approval": {"type": "object"},
+        "quorum": {"type": "integer"},
+        "votes": {"type": "integer"},
+    },
+}
+
+_ENVELOPE_EXAMPLE: Final[dict[str, Any]] = {
+    "agent_id": "deploy-bot",
+    "agent_version": "1.2.0",
+    "request_id": "0d2f7a52-1a3b-4c59-8f6e-7f0c4a6a2b11",
+    "tool": "db_query",
+    "arguments": {"query": "SELECT id, name FROM products LIMIT 5"},
+}
+
+
+def _header(name: str, description: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"}}
+
+
+_CALL_ENVELOPE: Final[dict[str, Any]] = {
+    "tags": ["envelope"],
+    "summary": "Decide on a signed tool call and run it, once",
+    "description": "Allowed, denied and waiting for approval are all 200; `success`, `status` and `reason_code` say "
+    "which. A call that waits is made by the gateway once it is approved: send the envelope again for its answer.",
+    "operationId": "call_tool_envelope",
+    "x-agentgate-role": "agent",
+    "parameters": [
+        _header("Signature-Input", "RFC 9421: one signature over method, address, content-digest and content-type"),
+        _header("Signature", "RFC 9421: Ed25519 or HMAC-SHA-256"),
+        _header("Content-Digest", "RFC 9530: sha-256 or sha-512 of the body"),
+    ],
+    "requestBody": {
+        "required": True,
+        "content": _json("EnvelopeRequest", examples={"read": {"value": _ENVELOPE_EXAMPLE}}),
+    },
+    "responses": {
+        "200": {"description": "The verdict and its result", "content": _json("EnvelopeResponse")},
+        "400": _problem("Not strict JSON"),
+        "401": _problem("No signature that counts, or no valid key"),
+        "403": _problem("Another agent's name, a key without the role, or a web origin that may not call"),
+        "409": _problem("This request id's call is running, or its answer is not kept any more"),
+        "413": _problem("The body is too large"),
+        "415": _problem("Not application/json"),
+        "421": _problem("A host name that is not served here"),
+        "422": _problem("No envelope, or the request id of another call"),
+        "429": _problem("Too many refused calls in this second"),
+        "503": _problem("Kill state, log or key file unavailable: nothing was run"),
     },
     "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }
@@ -187,12 +293,18 @@ def describe(operation: dict[str, Any], role: Role | None) -> None:
 
 def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     """The framework's document with the hot routes, their schemas and the two ways to send a key."""
-    document["paths"] = {"/tools/call": {"post": _CALL}, "/tools/list": {"get": _LIST}, **document["paths"]}
+    hot = {
+        "/tools/call": {"post": _CALL},
+        "/tools/list": {"get": _LIST},
+        "/api/tools/call": {"post": _CALL_ENVELOPE},
+    }
+    document["paths"] = {**hot, **document["paths"]}
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for ours_instead in ("HTTPValidationError", "ValidationError"):
         schemas.pop(ours_instead, None)
     schemas |= {"ToolCallRequest": _REQUEST, "ToolCallResponse": _RESPONSE, "Problem": _PROBLEM}
+    schemas |= {"EnvelopeRequest": _ENVELOPE, "EnvelopeResponse": _ENVELOPE_ANSWER}
     components["securitySchemes"] = {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "Bearer": {"type": "http", "scheme": "bearer"},

@@ -14,7 +14,7 @@ class ProtectedResource:
 
     resource: str
     """The identifier that tokens are issued for (RFC 8707), such as `https://gate.example.org/mcp`."""
-    issuer: str
+    issuers: tuple[str, ...]
     scopes: tuple[str, ...]
     metadata_url: str
 
@@ -22,7 +22,7 @@ class ProtectedResource:
         """RFC 9728 §2."""
         return {
             "resource": self.resource,
-            "authorization_servers": [self.issuer],
+            "authorization_servers": list(self.issuers),
             "scopes_supported": list(self.scopes),
             "bearer_methods_supported": ["header"],
             "resource_name": "AgentGate",

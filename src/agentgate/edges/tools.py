@@ -5,23 +5,26 @@ Called on every tool call, so it is a plain ASGI route; `openapi.py` documents i
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 
 from agentgate.core.call import Call, Door, Principal, SessionId, Tool, ToolName, is_id, is_tool_name
-from agentgate.core.errors import ReasonCode
-from agentgate.core.strict_json import NotStrictJson, parse
+from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.strict_json import NotStrictJson, canonical, parse
+from agentgate.edges import idempotency, prefer
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
-from agentgate.pipeline.gate import Answer, Gate
+from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.gate import Answer, Gate, PendingApproval
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import new_trace_id
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.ports.ambient import Entropy
-from agentgate.ports.containment import LimitState
 
 _JSON: Final = (b"content-type", b"application/json")
 _FIELDS: Final = frozenset({"session_id", "tool_name", "arguments", "context", "approval_token"})
@@ -40,6 +43,7 @@ class ToolsDoor:
         tools: Mapping[str, Tool],
         callers: Callers,
         policy: PolicyDesk,
+        approvals: ApprovalDesk,
         refusals: RefusalLimiter,
         entropy: Entropy,
         max_body_bytes: int,
@@ -48,24 +52,20 @@ class ToolsDoor:
         self._tools = tools
         self._callers = callers
         self._policy = policy
+        self._approvals = approvals
         self._refusals = refusals
         self._entropy = entropy
         self._max_body_bytes = max_body_bytes
 
     async def call(self, request: Request, receive: Receive) -> Response:
         """`POST /tools/call`."""
-        caller = await self._callers.agent(request.headers, request.client_host)
+        caller, bearer = await self._callers.caller(request.headers, request.client_host)
         if self._refusals.is_over(caller):
-            raise Problem(
-                429,
-                ReasonCode.TOO_MANY_REFUSALS,
-                "Too many refused calls in this second; stop repeating them",
-                headers={"Retry-After": "1"},
-            )
+            raise too_many_refusals()
         require_json_type(request)
         body = await read_body(request, receive, self._max_body_bytes)
         try:
-            call = self._parse(body, caller, request.traceparent)
+            call = self._parse(body, caller, request, bearer)
         except NotStrictJson as error:
             self._refusals.refused(caller)
             raise malformed(error) from None
@@ -73,11 +73,37 @@ class ToolsDoor:
             self._refusals.refused(caller)
             raise
         answer = await self._gate.pass_through(call)
+        wait_s = prefer.read(request.headers).wait_s
+        applied: list[tuple[bytes, bytes]] = []
+        if wait_s is not None and answer.approval is not None and not call.deferred:
+            answer = await self._waited(request, call, answer, wait_s)
+            applied = [(b"preference-applied", b"wait=%d" % wait_s)]
         if answer.outcome is None:
             self._refusals.refused(caller)
-        return _say(answer)
+        status, headers, said = say(answer)
+        if call.deferred and answer.approval is not None and answer.approval.executes:
+            return 202, [*headers, *applied, *_later(answer.approval)], said
+        return status, [*headers, *applied], said
 
-    def _parse(self, raw: bytes, caller: Principal, traceparent: str | None) -> Call:
+    async def _waited(self, request: Request, call: Call, answer: Answer, wait_s: float) -> Answer:
+        """The answer once a person has answered or a kill has come; the pending one when the time is over before.
+
+        Raises:
+            Problem: the caller's key or token is not good any more.
+        """
+        time = asyncio.get_running_loop().time
+        until = time() + wait_s
+        while answer.approval is not None and (left := until - time()) > 0:
+            try:
+                if not await self._approvals.answered(call, answer.approval.id, left):
+                    break
+            except LogUnavailable:  # the gate says so, if it is so still
+                pass
+            await self._callers.caller(request.headers, request.client_host)
+            answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)))
+        return answer
+
+    def _parse(self, raw: bytes, caller: Principal, request: Request, bearer: str | None) -> Call:
         body = parse(raw)
         if not isinstance(body, dict):
             raise _invalid("the body must be an object")
@@ -114,7 +140,10 @@ class ToolsDoor:
             arguments=arguments,
             context=context or {},
             approval_token=token,
-            traceparent=traceparent,
+            bearer=bearer,
+            traceparent=request.traceparent,
+            idempotency_key=idempotency.of_header(request.headers),
+            deferred=prefer.read(request.headers).respond_async,
         )
 
     async def list(self, request: Request, receive: Receive) -> Response:
@@ -124,6 +153,11 @@ class ToolsDoor:
         if names is None:
             raise Problem(503, ReasonCode.POLICY_UNAVAILABLE, "Policy engine unavailable", headers={"Retry-After": "1"})
         return 200, [_JSON], orjson.dumps({"tools": names})
+
+
+def too_many_refusals() -> Problem:
+    text = "Too many refused calls in this second; stop repeating them"
+    return Problem(429, ReasonCode.TOO_MANY_REFUSALS, text, headers={"Retry-After": "1"})
 
 
 def _invalid(what: str) -> Problem:
@@ -137,14 +171,17 @@ def _invalid(what: str) -> Problem:
     )
 
 
-def _say(answer: Answer) -> Response:
+def say(answer: Answer) -> Response:
     """v0.2's four members, then ours; an outage is a problem document with the same members."""
-    headers = [*_limit_headers(answer.limit)]
+    headers = limit_headers(answer)
+    if answer.is_replayed:
+        headers.append(REPLAYED)
     if answer.success and answer.result_json is not None:
         # the result is canonical JSON already: it is not parsed and written a second time
-        body = b'{"success":true,"result":%s,"error":null,"trace_id":"%s","decision":"ALLOW","reason_code":"ok"}' % (
+        body = b'{"success":true,"result":%s,"error":null,"trace_id":"%s","decision":"ALLOW","reason_code":"ok"%s}' % (
             answer.result_json,
             answer.call.trace_id.encode(),
+            b',"approval":%s' % canonical(told_approval(answer.edited)) if answer.edited is not None else b"",
         )
         return 200, [_JSON, *headers], body
     members: dict[str, Any] = {
@@ -156,23 +193,80 @@ def _say(answer: Answer) -> Response:
         "reason_code": answer.reason_code.value,
     }
     if answer.approval is not None:
-        members["approval"] = {
-            "id": answer.approval.id,
-            "state": answer.approval.state,
-            "expires_at": answer.approval.expires_at,
-            "url": f"/approvals/{answer.approval.id}",
-        }
+        members["approval"] = told_approval(answer.approval)
+        members["context"] = _access_request(answer)
+    elif answer.edited is not None:
+        members["approval"] = told_approval(answer.edited)
+    status = STATUS.get(answer.reason_code) if answer.outcome is None else None
+    if status is not None:
+        problem = Problem(status, answer.reason_code, answer.error or "", **members)
+        soon = [(b"retry-after", b"1")] if answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS else []
+        return status, [(b"content-type", PROBLEM_JSON), *soon, *headers], problem.body()
     if answer.is_outage:
         problem = Problem(503, answer.reason_code, answer.error or "", **members)
         return 503, [(b"content-type", PROBLEM_JSON), (b"retry-after", b"1"), *headers], problem.body()
     return 200, [_JSON, *headers], orjson.dumps(members)
 
 
-def _limit_headers(limit: LimitState | None) -> list[tuple[bytes, bytes]]:
-    if limit is None:
-        return []
+STATUS: Final[dict[ReasonCode, int]] = {
+    ReasonCode.IDEMPOTENCY_MISMATCH: 422,
+    ReasonCode.IDEMPOTENCY_IN_PROGRESS: 409,
+    ReasonCode.IDEMPOTENCY_FORGOTTEN: 409,
+}
+REPLAYED: Final = (b"idempotency-replayed", b"true")
+
+
+def _later(approval: PendingApproval) -> list[tuple[bytes, bytes]]:
+    """Where the answer of a deferred call will be (RFC 7240 §4.1)."""
     return [
-        (b"x-ratelimit-limit", b"%d" % limit.limit),
-        (b"x-ratelimit-remaining", b"%d" % limit.remaining),
-        (b"x-ratelimit-reset", b"%d" % limit.reset_at),
+        (b"location", b"/calls/%s" % approval.trace_id.encode()),
+        (b"preference-applied", b"respond-async"),
+        (b"retry-after", b"2"),
     ]
+
+
+def told_approval(approval: PendingApproval) -> dict[str, Any]:
+    """What a caller hears of an approval."""
+    told: dict[str, Any] = {
+        "id": approval.id,
+        "state": approval.state,
+        "expires_at": approval.expires_at,
+        "quorum": approval.quorum,
+        "votes": approval.votes,
+        "url": f"/approvals/{approval.id}",
+    }
+    if approval.arguments is not None:
+        told |= {"edited": True, "arguments": approval.arguments}
+    return told
+
+
+def _access_request(answer: Answer) -> dict[str, Any]:
+    """The same as a requestable deny of AuthZEN says it (draft "Access Request and Approval" 1.0 of the OpenID
+    AuthZEN working group: `context.reason`, `context.evaluation_id`, `context.access_request`). Its rule that an
+    approval never becomes an allow without being evaluated again is ours as well.
+    """
+    if answer.approval is None:
+        return {}
+    return {
+        "reason": "approval_required",
+        "evaluation_id": answer.call.trace_id,
+        "access_request": {
+            "id": answer.approval.id,
+            "endpoint": f"/approvals/{answer.approval.id}",
+            "expires_at": answer.approval.expires_at,
+        },
+    }
+
+
+def limit_headers(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """Of the limit that has least left, and when a refused call can be made."""
+    headers: list[tuple[bytes, bytes]] = []
+    if (limit := answer.limit) is not None:
+        headers = [
+            (b"x-ratelimit-limit", b"%d" % limit.limit),
+            (b"x-ratelimit-remaining", b"%d" % limit.remaining),
+            (b"x-ratelimit-reset", b"%d" % limit.reset_at),
+        ]
+    if answer.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % answer.retry_after_s))
+    return headers

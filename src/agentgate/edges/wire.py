@@ -27,7 +27,8 @@ logger = logging.getLogger("agentgate.wire")
 
 _SINGLE: Final = frozenset(
     {b"host", b"origin", b"content-type", b"content-length", b"content-encoding", b"authorization", b"x-api-key"}
-    | {b"x-correlation-id", b"traceparent", b"transfer-encoding"}
+    | {b"x-correlation-id", b"traceparent", b"transfer-encoding", b"idempotency-key"}
+    | {b"x-forwarded-client-cert", b"client-cert", b"x-ssl-client-s-dn"}
 )
 """Headers that decide something: sent twice, they are refused rather than chosen from."""
 

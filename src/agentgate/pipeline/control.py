@@ -36,7 +36,7 @@ from agentgate.pipeline.replica import Replica
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.containment import Admission, InFlight
 from agentgate.ports.log import LogReader, Spend
-from agentgate.ports.notices import Meter, Notifier
+from agentgate.ports.notices import Meter
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,6 @@ class Containment:
         clock: Clock,
         entropy: Entropy,
         meter: Meter,
-        notifier: Notifier,
         rules: Rules,
     ) -> None:
         self._replica = replica
@@ -73,7 +72,6 @@ class Containment:
         self._clock = clock
         self._entropy = entropy
         self._meter = meter
-        self._notifier = notifier
         self._rules = rules
 
     # --- kill ---
@@ -98,8 +96,6 @@ class Containment:
         if not isinstance(receipt, Receipt):
             return await self._repeated(kill)
         self._meter.count("kills", kill.scope.value)
-        told = {"level": kill.scope.value, "target": kill.target, "reason": kill.reason, "kill_id": kill.id}
-        self._notifier.notify("kill_switch.activated", told)
         kill = replace(kill, position=receipt.kill_position)
         await self._take(KillChange(kill), kill.position)
         members = receipt.members or (self._recorder.member,)

@@ -8,35 +8,33 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
 
 from agentgate.core.approval import ApprovalId
-from agentgate.core.call import Call, policy_question
+from agentgate.core.call import Call
 from agentgate.core.containment import Kill, KillId
-from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, read_ruling, refusal
+from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, refusal
 from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome, decided, rfc3339
 from agentgate.core.redaction.redactor import FAILED
-from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.answers import AnswerBook, Kept
+from agentgate.pipeline.approvals import ApprovalDesk, Found
+from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.checks import first_refusal
+from agentgate.pipeline.limits import LATE, RateLimits, Toll, budget_of, not_admitted, retry_after_s
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Flight, Replica
 from agentgate.pipeline.run import Ending, Runner
 from agentgate.ports.ambient import Clock
-from agentgate.ports.containment import Admission, LimitState, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admission, BudgetState, LimitState, NotAdmitted
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
-from agentgate.ports.notices import Meter, Notifier
-from agentgate.ports.policy import PolicyEngine
+from agentgate.ports.notices import Meter
 
 logger = logging.getLogger("agentgate.gate")
 
-_NOTICES = {
-    ReasonCode.POLICY_DENY: "policy.denied",
-    ReasonCode.UNKNOWN_TOOL: "policy.denied",
-    ReasonCode.RATE_LIMITED: "rate_limit.exceeded",
-}
-"""Refusals that people elsewhere want to hear of, by v0.2's event types."""
+_WAS_ALLOWED = refusal(ReasonCode.POLICY_ALLOW, "")._replace(verdict=Verdict.ALLOW)
+"""The decision on a call that was run before, as far as it is told again."""
 
 _Step = Literal["admission", "policy", "append", "upstream"]
 
@@ -48,6 +46,29 @@ class PendingApproval:
     id: ApprovalId
     state: str
     expires_at: str
+    trace_id: str = ""
+    """Of the call that asked first."""
+    quorum: int = 1
+    votes: int = 0
+    """How many have said yes by now."""
+    executes: bool = False
+    """Whether the gateway makes the call itself once it is approved."""
+    arguments: Mapping[str, Any] | None = None
+    """What an approver has made of the arguments that were sent; None where nobody edited them."""
+
+
+def pending_approval(found: Found) -> PendingApproval:
+    approval = found.approval
+    return PendingApproval(
+        approval.id,
+        "pending" if found.approved_by is None else "spent",
+        rfc3339(approval.expires_at),
+        approval.trace_id,
+        approval.quorum,
+        approval.votes,
+        approval.executes,
+        found.edited.arguments if found.edited is not None else None,
+    )
 
 
 @dataclass(slots=True)
@@ -65,6 +86,12 @@ class Answer:
     approval: PendingApproval | None = None
     fault_json: bytes | None = None
     """The upstream's own error object, where it answered with one."""
+    edited: PendingApproval | None = None
+    """The approval that carried it, where that was of other arguments than those that were sent."""
+    is_replayed: bool = False
+    """It was given before, and is only told again."""
+    retry_after_s: int | None = None
+    """When a limit or a budget that refused the call has room again; None where waiting does not help."""
 
     @property
     def success(self) -> bool:
@@ -73,7 +100,7 @@ class Answer:
     @property
     def is_outage(self) -> bool:
         """Whether the gateway itself could not serve, so that the caller should try again later (503)."""
-        return self.reason_code in OUTAGE
+        return self.reason_code in OUTAGE and not self.is_replayed
 
 
 @dataclass(slots=True)
@@ -86,8 +113,13 @@ class _Passage:
     admitted: bool = False
     position: int = -1
     limit: LimitState | None = None
+    budget: BudgetState | None = None
+    """The one that refused the call."""
+    toll: Toll | None = None
+    """What budgets have to do with it; None where there are none."""
     spends: tuple[Spend, ...] = ()
     approval: PendingApproval | None = None
+    edited: PendingApproval | None = None
     arguments: bytes = FAILED
     context: bytes = FAILED
     """Both redacted."""
@@ -100,20 +132,6 @@ def _refused_by(kill: Kill | None) -> Decision:
     return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
 
 
-class RateLimits:
-    """How often a tool may be called; taken from the data of the policy in force."""
-
-    def __init__(self, window_s: float) -> None:
-        self.window_s = window_s
-        self._limits: Mapping[str, RateLimit] = {}
-
-    def load(self, limits: Mapping[str, int]) -> None:
-        self._limits = {tool: RateLimit(limit, self.window_s) for tool, limit in limits.items()}
-
-    def of(self, tool: str) -> RateLimit | None:
-        return self._limits.get(tool)
-
-
 class Gate:
     """The one pipeline. It holds no state of its own beyond its parts."""
 
@@ -121,33 +139,34 @@ class Gate:
         self,
         *,
         admission: Admission,
-        engine: PolicyEngine,
+        questions: Questions,
         replica: Replica,
         recorder: Recorder,
         approvals: ApprovalDesk,
+        answers: AnswerBook,
         runner: Runner,
         limits: RateLimits,
         clock: Clock,
         meter: Meter,
-        notifier: Notifier,
     ) -> None:
         self._admission = admission
-        self._engine = engine
         self._replica = replica
         self._recorder = recorder
         self._approvals = approvals
+        self._answers = answers
         self._runner = runner
         self._limits = limits
+        self._questions = questions
         self._clock = clock
         self._meter = meter
-        self._notifier = notifier
         self.closing = False
         """Set when the process is about to end: no new call is taken."""
 
-    async def pass_through(self, call: Call, refused: Decision | None = None) -> Answer:
+    async def pass_through(self, call: Call, refused: Decision | None = None, kept: Kept | None = None) -> Answer:
         """Decide on a call and, if it is allowed, run it. Never raises but CancelledError.
 
         `refused` is why the door itself does not want it: then it is only recorded.
+        `kept` is the answer of a call like it that was run before: whoever is admitted now is given that.
         """
         started_ns = self._clock.ticks_ns()
         task = asyncio.current_task()
@@ -156,7 +175,7 @@ class Gate:
         flight = self._replica.enter(call, task, started_ns)
         passage = _Passage(call, flight, started_ns)
         try:
-            answer = await self._pass(passage, refused)
+            answer = await self._pass(passage, refused, kept)
         except LogUnavailable:
             self._meter.count("log_unavailable")
             answer = self._outage(passage, ReasonCode.LOG_UNAVAILABLE, "The log cannot be written; nothing runs")
@@ -168,14 +187,21 @@ class Gate:
         finally:
             self._replica.leave(flight)
             if passage.admitted:
-                self._admission.release(call)
+                self._admission.release(call, passage.toll.spent if passage.toll is not None else None)
         self._tell(answer, started_ns)
         return answer
 
-    async def _pass(self, passage: _Passage, refused: Decision | None) -> Answer:
+    async def _pass(self, passage: _Passage, refused: Decision | None, kept: Kept | None) -> Answer:
         if refused is not None and refused.allowed:
             raise ValueError("a door decides on nothing but refusals")
-        decision = await self._admit(passage) or refused or first_refusal(passage.call)
+        decision = await self._admit(passage) or refused
+        if decision is None and kept is None:
+            decision = first_refusal(passage.call)
+        if decision is None and (kept is not None or passage.call.idempotency_key is not None):
+            known = kept or await self._answers.known(passage.call)
+            if isinstance(known, Kept):
+                return await self._again(passage, known)
+            decision = known
         if decision is None:
             decision = await self._decide(passage)
         shown = self._redact(passage.call)
@@ -193,6 +219,8 @@ class Gate:
         if not isinstance(granted, Grant):
             return granted
         ending = await self._runner.run(granted, passage.flight, passage.latency_us)
+        if passage.toll is not None:
+            passage.toll.ended(ending.outcome, ending.recorded_at, len(ending.result_json or b""), ending.labels)
         return self._ended(passage, decision, ending)
 
     # --- 1 admit ---
@@ -206,12 +234,18 @@ class Gate:
             raise KillStateUnknown("this replica was declared gone and is joining anew")
         seen = self._replica.position
         asked_at_s = self._clock.boot_s()
-        answer = await self._admission.admit(call, self._limits.of(call.tool_name), seen)
+        answer, passage.toll = await self._limits.admit(self._admission, call, seen)
+        if passage.toll is not None:
+            passage.toll.asked_at_s = asked_at_s
         self._took(passage, "admission", before)
-        passage.limit = answer.limit
         passage.position = seen
+        if isinstance(answer, Decision):
+            self._meter.count(answer.reason_code.value, answer.matched_rule.removeprefix("budget_"))
+            return answer
+        passage.limit = answer.limit
         if isinstance(answer, NotAdmitted):
-            return self._not_admitted(answer)
+            passage.budget = answer.budget
+            return self._not_admitted(answer, call)
         passage.admitted = True
         passage.position = answer.position
         if answer.position <= self._replica.position:  # to hear that there is more to read is not to have heard it
@@ -224,15 +258,17 @@ class Gate:
                 return refusal(ReasonCode.KILL_STATE_UNKNOWN, f"Kill switch state unknown: {error}", "kill_switch")
         return self._killed(passage)
 
-    def _not_admitted(self, answer: NotAdmitted) -> Decision:
+    def _not_admitted(self, answer: NotAdmitted, call: Call) -> Decision:
         if answer.position is not None:
             self._replica.woken(answer.position)  # the wake-up may have been lost, and others may be running
         if answer.reason is ReasonCode.KILL_STATE_UNKNOWN:
             self._meter.count("kill_state_unknown")
             self._replica.repair_soon()
             return refusal(answer.reason, f"Kill switch state unknown: {answer.detail}", "kill_switch")
-        if answer.reason is ReasonCode.RATE_LIMITED:
-            return refusal(answer.reason, "Rate limit exceeded", "rate_limit")
+        if answer.reason in (ReasonCode.BUDGET_SPENT, ReasonCode.BUDGET_UNKNOWN):
+            self._meter.count(answer.reason.value, budget_of(answer))
+        if answer.reason is not ReasonCode.KILLED:
+            return not_admitted(answer, call)
         return _refused_by(self._replica.state.active.get(KillId(answer.kill_id or "")))
 
     # --- 2 decide, 3 approve ---
@@ -240,31 +276,57 @@ class Gate:
     async def _decide(self, passage: _Passage) -> Decision:
         static = self._approvals.is_static_token(passage.call.approval_token)
         decision = await self._ask(passage, has_approval_token=static)
+        if passage.toll is not None:
+            decision = passage.toll.warned(decision)
         if decision.allowed and static and decision.is_write_action:
             return decision._replace(approved_by="static token")
+        if decision.allowed and passage.call.carried_by is not None:
+            # policy may do without an approval by now: it is spent all the same, or the call would be made again
+            decision = decision._replace(verdict=Verdict.REQUIRE_APPROVAL, reason_code=ReasonCode.APPROVAL_REQUIRED)
         if decision.verdict is not Verdict.REQUIRE_APPROVAL:
             return decision
         return await self._approve(passage, decision)
 
     async def _approve(self, passage: _Passage, asked: Decision) -> Decision:
         """Let an approval of exactly this call make policy decide again; else leave a pending one."""
-        found = await self._approvals.find(passage.call, asked.policy_revision)
+        sent = passage.call
+        found = await self._approvals.find(sent, asked)
+        approval = found.approval
         if found.denied_by is not None:
             denied = refusal(ReasonCode.APPROVAL_DENIED, "Approval denied", revision=asked.policy_revision)
-            return denied._replace(approval_id=found.id, approved_by=found.denied_by)
+            return denied._replace(approval_id=approval.id, approved_by=found.denied_by)
+        if found.is_over:
+            text = f"The approval of this call is {self._approvals.state_now(approval)}"
+            over = refusal(ReasonCode.APPROVAL_SPENT, text, revision=asked.policy_revision)
+            return over._replace(approval_id=approval.id)
         if found.approved_by is None:
-            passage.approval = PendingApproval(found.id, "pending", rfc3339(found.expires_at))
-            return asked._replace(approval_id=found.id)
-        decision = await self._ask(passage, has_approval_token=True)
+            passage.approval = pending_approval(found)
+            return asked._replace(approval_id=approval.id)
+        if found.edited is not None:
+            passage.call, passage.edited = found.edited, pending_approval(found)
+        elif sent.edited_from is not None:
+            passage.edited = pending_approval(replace(found, edited=sent))
+        decision = first_refusal(passage.call) or await self._ask(passage, has_approval_token=True)
         if decision.allowed:
-            passage.spends = (Spend("approval", found.id),)
-            return decision._replace(approval_id=found.id, approved_by=found.approved_by)
+            passage.spends = (Spend("approval", approval.id),)
+            edited_from = sent.digest if found.edited is not None else sent.edited_from
+            return decision._replace(approval_id=approval.id, approved_by=found.approved_by, edited_from=edited_from)
         return decision
+
+    async def opinion(self, call: Call) -> Decision:
+        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it."""
+        return first_refusal(call) or await self._questions.ask(
+            call, has_approval_token=False, now=self._clock.now(), facts=None
+        )
 
     async def _ask(self, passage: _Passage, *, has_approval_token: bool) -> Decision:
         before = self._clock.ticks_ns()
-        question = policy_question(passage.call, has_approval_token=has_approval_token, now=rfc3339(self._clock.now()))
-        decision = read_ruling(await self._engine.query("decision", question))
+        facts = passage.toll.facts if passage.toll is not None else None
+        decision = await self._questions.ask(
+            passage.call, has_approval_token=has_approval_token, now=self._clock.now(), facts=facts
+        )
+        if passage.toll is not None:
+            decision = passage.toll.priced(decision)
         self._took(passage, "policy", before)
         self._meter.policy_evaluated(decision.verdict.value, decision.matched_rule)
         return decision
@@ -292,6 +354,8 @@ class Gate:
             arguments=passage.arguments,
             context=passage.context,
             latency_us=passage.latency_us,
+            charge=passage.toll.charge if passage.toll is not None else None,
+            limit=passage.limit.limit if passage.limit and decision.reason_code is ReasonCode.RATE_LIMITED else None,
         )
         try:
             receipt = await self._recorder.write(event, passage.spends)
@@ -300,10 +364,14 @@ class Gate:
                 self._recorder.orphaned(call.trace_id)
             raise
         self._took(passage, "append", before)
+        if decision.allowed and passage.toll is not None and isinstance(receipt, Receipt):
+            passage.toll.allowed(receipt.index)
         return receipt
 
     async def _record_and_grant(self, passage: _Passage, decision: Decision) -> Grant | Answer:
         """Record the ALLOW; a grant if no kill came between, else the answer to give."""
+        edited = asdict(passage.edited) if passage.edited is not None else None
+        passage.flight.keep = self._answers.keeper(passage.flight.call, edited)
         receipt = await self._record(passage, decision)
         if not isinstance(receipt, Receipt):
             return await self._claim_refused(passage, decision, receipt)
@@ -312,17 +380,20 @@ class Gate:
             try:
                 await self._replica.reach(granted.position)
             except (LogUnavailable, KillStateUnknown):
-                await self._runner.not_sent(passage.call, ReasonCode.KILL_STATE_UNKNOWN)
+                ending = Ending(Outcome.NOT_SENT, ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
+                await self._runner.not_sent(passage.flight, passage.call, ending)
                 raise
             granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
         killed = self._killed(passage)
         if isinstance(granted, Behind) or passage.flight.is_cut() or not self._replica.may_grant():
             reason = ReasonCode.KILLED if killed is not None else ReasonCode.KILL_STATE_UNKNOWN
-            kill_id = passage.flight.kill.id if passage.flight.kill else None
-            await self._runner.not_sent(passage.call, reason, kill_id)
-            text = killed.reason if killed else "Kill switch state unknown"
-            return Answer(passage.call, decision, reason, text, outcome=Outcome.NOT_SENT, limit=passage.limit)
-        return granted
+            ending = Ending(Outcome.NOT_SENT, reason, killed.reason if killed else "Kill switch state unknown")
+        elif passage.toll is not None and passage.toll.is_late(self._clock.boot_s()):
+            ending = Ending(Outcome.NOT_SENT, ReasonCode.BUDGET_UNKNOWN, LATE)
+        else:
+            return granted
+        await self._runner.not_sent(passage.flight, passage.call, ending)
+        return self._ended(passage, decision, ending)
 
     async def _claim_refused(
         self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession | MemberGone | OnHold
@@ -332,6 +403,11 @@ class Gate:
         if isinstance(claim, MemberGone):
             self._replica.expel()
             refused = refusal(ReasonCode.KILL_STATE_UNKNOWN, "This replica was declared gone and is joining anew")
+        elif isinstance(claim, AlreadySpent) and claim.spend.kind == "idempotency":
+            known = await self._answers.known(passage.flight.call)
+            if isinstance(known, Kept):
+                return await self._again(passage, known)
+            refused = known or refusal(ReasonCode.INTERNAL, "Internal error")
         elif isinstance(claim, AlreadySpent):
             refused = refusal(ReasonCode.APPROVAL_SPENT, "Approval already used", revision=decision.policy_revision)
         else:
@@ -339,6 +415,27 @@ class Gate:
         passage.spends, passage.approval = (), None
         await self._record(passage, refused._replace(approval_id=decision.approval_id))
         return self._refused(passage, refused)
+
+    async def _again(self, passage: _Passage, kept: Kept) -> Answer:
+        """What a call was answered that was run before: recorded, and only if no kill has come by then."""
+        call = passage.flight.call
+        await self._answers.handed_out(call.caller, call, kept)
+        if passage.flight.is_cut() or not self._replica.may_grant():
+            killed = self._killed(passage)
+            return self._refused(passage, killed or refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown"))
+        edited = PendingApproval(**kept.edited) if kept.edited is not None else None
+        return Answer(
+            replace(call, trace_id=kept.trace_id),
+            _WAS_ALLOWED,
+            kept.reason,
+            kept.error,
+            kept.result_json,
+            kept.outcome,
+            passage.limit,
+            fault_json=kept.fault_json,
+            edited=edited,
+            is_replayed=True,
+        )
 
     def _killed(self, passage: _Passage) -> Decision | None:
         kill = passage.flight.kill
@@ -355,7 +452,13 @@ class Gate:
             f"{prefix}: {decision.reason}",
             limit=passage.limit,
             approval=passage.approval,
+            retry_after_s=self._retry_after_s(passage, decision),
         )
+
+    def _retry_after_s(self, passage: _Passage, decision: Decision) -> int | None:
+        if decision.reason_code not in (ReasonCode.RATE_LIMITED, ReasonCode.BUDGET_SPENT):
+            return None
+        return retry_after_s(passage.limit, passage.budget, self._clock.now().timestamp())
 
     def _ended(self, passage: _Passage, decision: Decision, ending: Ending) -> Answer:
         return Answer(
@@ -367,6 +470,7 @@ class Gate:
             ending.outcome,
             passage.limit,
             fault_json=ending.fault_json,
+            edited=passage.edited,
         )
 
     def _outage(self, passage: _Passage, reason: ReasonCode, text: str) -> Answer:
@@ -381,15 +485,5 @@ class Gate:
         seconds = (self._clock.ticks_ns() - started_ns) / 1e9
         tool = answer.call.tool.name if answer.call.tool is not None else ""
         self._meter.call_finished(tool, answer.decision.verdict.value, seconds)
-        if answer.outcome is None and answer.reason_code in _NOTICES:
-            self._notify(answer, tool)
-
-    def _notify(self, answer: Answer, tool: str) -> None:
-        call = answer.call
-        if answer.reason_code is ReasonCode.RATE_LIMITED:
+        if answer.outcome is None and answer.reason_code is ReasonCode.RATE_LIMITED:
             self._meter.count("rate_limited", tool)
-        payload = {"session_id": call.session, "subject_id": call.caller.id, "tool_name": call.tool_name}
-        payload |= {"reason": self._recorder.redactor.text(answer.decision.reason), "trace_id": call.trace_id}
-        if answer.limit is not None:
-            payload["limit"] = str(answer.limit.limit)
-        self._notifier.notify(_NOTICES[answer.reason_code], payload)

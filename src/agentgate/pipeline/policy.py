@@ -18,8 +18,10 @@ from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforc
 from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical_plain
+from agentgate.core.tiers import LimitRules, read_rules
+from agentgate.pipeline.asking import AskRules, Questions
 from agentgate.pipeline.control import Books, Containment
-from agentgate.pipeline.gate import RateLimits
+from agentgate.pipeline.limits import RateLimits
 from agentgate.ports.log import LogReader
 from agentgate.ports.policy import PolicyEngine, PolicySource
 
@@ -46,7 +48,8 @@ class _Awaited:
     """A bundle that was published and not in force in time: it will be, once the engine answers again."""
 
     revision: str
-    limits: Mapping[str, int]
+    limits: LimitRules
+    asks: AskRules
     tools: Mapping[str, Any]
     actor: str
     what: str
@@ -61,6 +64,7 @@ class PolicyDesk:
         engine: PolicyEngine,
         source: PolicySource,
         limits: RateLimits,
+        questions: Questions,
         books: Books,
         others: LogReader | None,
         containment: Containment,
@@ -71,6 +75,7 @@ class PolicyDesk:
         self._engine = engine
         self._source = source
         self._limits = limits
+        self._questions = questions
         self._books = books
         self._others = others
         self._containment = containment
@@ -98,7 +103,8 @@ class PolicyDesk:
         """
         async with self._loading:
             bundle = await self._read()
-            awaited = _Awaited(bundle.revision, _limits(bundle), bundle.data.get("tools", {}), actor, what)
+            limits, asks = read_rules(bundle.data), self._questions.read(bundle.data)
+            awaited = _Awaited(bundle.revision, limits, asks, bundle.data.get("tools", {}), actor, what)
             try:
                 await self._engine.enforce(bundle)
             except PolicyNotEnforced:
@@ -112,7 +118,10 @@ class PolicyDesk:
 
     async def prepare(self) -> None:
         """Limits before the first call: an engine elsewhere may be deciding already. Raises PolicyInvalid."""
-        self._limits.load(_limits(await self._source.read()))
+        data = (await self._source.read()).data
+        limits, asks = read_rules(data), self._questions.read(data)
+        self._limits.load(limits)
+        self._questions.load(asks)
 
     async def settle(self) -> None:
         """Once a second: what came into force after its load had given up is taken over whole, and what another
@@ -145,9 +154,9 @@ class PolicyDesk:
         try:
             bundle = await self._read()
             if bundle.revision == revision:
-                limits = _limits(bundle)
+                limits, asks = read_rules(bundle.data), self._questions.read(bundle.data)
                 await self._engine.enforce(bundle)
-                self._take(revision, limits, bundle.data.get("tools", {}))
+                self._take(revision, limits, asks, bundle.data.get("tools", {}))
                 logger.info("policy %s is enforced, as another member does", revision)
                 return
             trouble = f"the policy directory here gives {bundle.revision}"
@@ -159,14 +168,15 @@ class PolicyDesk:
             )
         self.behind = revision
 
-    def _take(self, revision: str, limits: Mapping[str, int], tools: Mapping[str, Any]) -> None:
+    def _take(self, revision: str, limits: LimitRules, asks: AskRules, tools: Mapping[str, Any]) -> None:
         self._limits.load(limits)
+        self._questions.load(asks)
         self.known_tools = tools
         self._revision = revision
         self.behind = None
 
     async def _in_force(self, awaited: _Awaited) -> None:
-        self._take(awaited.revision, awaited.limits, awaited.tools)
+        self._take(awaited.revision, awaited.limits, awaited.asks, awaited.tools)
         self._awaited = awaited
         is_own_act = awaited.what not in (_START, TOOLS)
         if not is_own_act:
@@ -210,18 +220,3 @@ class PolicyDesk:
             return None
         how = answer.value
         return {name: how[name] for name in self._tools if how.get(name) in _EVER}
-
-
-def _limits(bundle: PolicyBundle) -> dict[str, int]:
-    """`rate_limits` of the bundle's data, checked.
-
-    Raises:
-        PolicyInvalid: a limit that is not a whole number of calls.
-    """
-    limits = bundle.data.get("rate_limits", {})
-    if not isinstance(limits, dict):
-        raise PolicyInvalid("data.rate_limits must map tool names to numbers of calls")
-    for tool, limit in limits.items():
-        if type(limit) is not int or not 1 <= limit <= 1_000_000:
-            raise PolicyInvalid(f"data.rate_limits.{tool} must be a whole number of calls from 1 to 1000000")
-    return dict(limits)

@@ -11,10 +11,12 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import FlagChange, Kill, KillChanges, KillState, Lease, covering, flags_over
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
+from agentgate.core.event import KeptAnswer
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission
 from agentgate.ports.log import Log
@@ -65,6 +67,8 @@ class Flight:
     ending: str = ""
     """How it ended, for the acknowledgement's counts."""
     cuttings: list[Cutting] = field(default_factory=list)
+    keep: Callable[[Any], KeptAnswer] | None = None
+    """What seals its answer, where somebody may ask for that again (`run.Keep`)."""
 
     def is_cut(self) -> bool:
         return self.kill is not None or self.has_lapsed

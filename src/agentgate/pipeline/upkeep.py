@@ -6,6 +6,7 @@ import logging
 
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Outcome, Record, closed
+from agentgate.pipeline.answers import AnswerBook
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Containment
 from agentgate.pipeline.drains import Drains
@@ -30,6 +31,7 @@ class Upkeep:
         drains: Drains,
         containment: Containment,
         approvals: ApprovalDesk,
+        answers: AnswerBook,
         refusals: RefusalLimiter,
         runner: Runner,
     ) -> None:
@@ -39,6 +41,7 @@ class Upkeep:
         self._drains = drains
         self._containment = containment
         self._approvals = approvals
+        self._answers = answers
         self._refusals = refusals
         self._runner = runner
 
@@ -53,6 +56,7 @@ class Upkeep:
                 await self._drains.close_open()
                 await self._containment.release_expired()
                 await self._approvals.close_expired()
+                await self._answers.forget()
         except LogUnavailable as error:
             logger.warning("the log does not answer, upkeep waits: %s", error)
 

@@ -1,12 +1,14 @@
-"""Who an access token stands for."""
+"""Who an access token, a client certificate or a signature stands for."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
+from agentgate.core.signature import NotSigned, SignatureKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,3 +45,44 @@ class TokenVerifier(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NotTaken:
+    """Why a client certificate is not taken."""
+
+    detail: str
+    """A fixed sentence in ASCII; the header has no say in it."""
+    is_stranger: bool = False
+    """Whether it is good, and stands for nobody here: a key beside it may say who calls."""
+
+
+class CertificateReader(Protocol):
+    """Says of a request's headers whose client certificate a proxy has seen. It fails closed."""
+
+    def holder(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal | NotTaken | None:
+        """None where no proxy tells of a certificate. Never raises, and never waits."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """A request as it came, as far as a signature can be about it."""
+
+    method: str
+    url: str
+    """Absolute, as its sender knows it; never decoded and written anew."""
+    fields: Sequence[tuple[str, str]]
+    """Every header line in order, in Latin-1."""
+    body: bytes
+
+
+class SignatureVerifier(Protocol):
+    """Says of a signed request whose signature is on it. It fails closed."""
+
+    def signer(self, request: SignedRequest, key_of: Callable[[str], SignatureKey | None]) -> str | NotSigned:
+        """The id of the key that has signed the request: its method, address, type and every byte of its body.
+
+        Never raises, and never waits. `key_of` gives the key that counts now.
+        """
+        ...

@@ -2,15 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from agentgate.core.notice import Notice
 
 
-class Notifier(Protocol):
-    """Tells people elsewhere. Never raises, never waits, never stands in a call's way."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a notice was not taken. `detail` says nothing secret."""
 
-    def notify(self, kind: str, payload: Mapping[str, Any]) -> None:
-        """`kind` is v0.2's event type, such as `kill_switch.activated`. Nothing in `payload` is secret."""
+    detail: str
+    for_good: bool = False
+    """The receiver does not want this one: it will not take it later either."""
+    retry_after_s: float = 0.0
+    """What the receiver wants to be left alone for."""
+
+
+class Courier(Protocol):
+    """Brings notices to one endpoint."""
+
+    @property
+    def kind(self) -> str: ...
+
+    @property
+    def shown(self) -> str:
+        """Where to, without what may be secret in it."""
+        ...
+
+    async def deliver(self, notice: Notice) -> Failure | None:
+        """None once the receiver has said that it has it. Raises nothing; an answer is waited for ten seconds."""
         ...
 
     async def aclose(self) -> None: ...

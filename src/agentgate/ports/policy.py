@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, Protocol
 
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.policy import PolicyBundle
@@ -45,4 +46,17 @@ class PolicySource(Protocol):
         Raises:
             PolicyInvalid: unreadable, not Rego, or data that is not strict JSON.
         """
+        ...
+
+
+class ArgumentParser(Protocol):
+    """Says what a text means that is a program, a path or an address. Bounded in time and memory."""
+
+    def prepare(self, kinds: Iterable[str]) -> None:
+        """Have the parsers of these kinds at hand. Raises ValueError: there is none of such a kind."""
+        ...
+
+    def parse(self, kind: str, text: str) -> Mapping[str, Any]:
+        """`{kind, ...}` as docs/policy.md has it, or `{kind, error}` for what is not understood whole. Never raises.
+        What it answers must not be changed."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from agentgate.core.call import ArgumentCheck, Call
@@ -33,15 +33,25 @@ class Undelivered:
     """The upstream's own error object, where its protocol has one: JSON-RPC's `{code, message, data?}`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Credential:
-    """A secret by its alias. `secret` never leaves the gateway but to the upstream."""
+    """A secret by its alias. It never leaves the gateway but to the upstream, and shows itself in no text."""
 
     alias: str
     secret: str
+    """Its one value, or the most secret of several."""
+    values: Mapping[str, str] = field(default_factory=dict)
+    """All of them by name where it has several: `username` and `password`; STS's three."""
+    others: tuple[str, ...] = ()
+    """What else the upstream was given under this alias, by sessions of the gateway's own."""
 
     def __repr__(self) -> str:
         return f"Credential({self.alias!r}, ***)"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """Everything that must not come back in an answer."""
+        return tuple(dict.fromkeys((self.secret, *self.values.values(), *self.others)))
 
 
 class Upstream(Protocol):
@@ -120,8 +130,12 @@ class ToolServer(Upstream, Protocol):
 class CredentialSource(Protocol):
     """Turns an alias into a secret, as late as possible."""
 
-    async def credential(self, alias: str, *, scope: str | None, ttl_s: int | None) -> Credential | None:
-        """None when the alias has no secret now; the call is then refused."""
+    async def credential(
+        self, alias: str, *, scope: str | None, ttl_s: int | None, call: Call | None = None
+    ) -> Credential | None:
+        """One for this call, or for the gateway itself: good for no more than `scope`, given for at most `ttl_s`
+        seconds. None when it cannot be had now; the call is then refused. Waits a bounded time, and ends when it is
+        cancelled."""
         ...
 
 

@@ -15,15 +15,16 @@ import yaml
 from pydantic import ValidationError
 
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.settings.identity import Auth, Key, OAuth
+from agentgate.settings.identity import Auth, Certificate, Key, OAuth, Signature
 from agentgate.settings.part import EnvRef, FileRef
-from agentgate.settings.reach import CredentialPart, ToolPart, UpstreamPart, Webhook
+from agentgate.settings.reach import CredentialPart, ToolPart, UpstreamPart, Webhook, WebhookPart
 from agentgate.settings.refusals import (
     DEFAULT_SECRETS,
     MIN_HMAC_KEY_BYTES,
     MIN_SECRET_CHARS,
     refuse_public_without_keys,
     refuse_unsafe,
+    refuse_unsafe_keys,
 )
 from agentgate.settings.sections import (
     Approvals,
@@ -48,6 +49,7 @@ __all__ = (
     "MIN_SECRET_CHARS",
     "Approvals",
     "Auth",
+    "Certificate",
     "CheckpointWebhook",
     "ContainmentPart",
     "CredentialPart",
@@ -63,15 +65,19 @@ __all__ = (
     "Retention",
     "Server",
     "Settings",
+    "Signature",
     "Signing",
     "ToolPart",
     "UpstreamPart",
     "Webhook",
+    "WebhookPart",
     "WitnessPart",
     "environment",
     "first_error",
     "load",
     "refuse_public_without_keys",
+    "refuse_unsafe_keys",
+    "secret_of",
     "signing_key_from_environment",
     "where",
     "workers_folder",
@@ -103,6 +109,7 @@ ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
     "AGENTGATE_REDACTION_KEY": ("redaction", "secret"),
     "AGENTGATE_WEBHOOK_URL": ("webhook", "url"),
     "AGENTGATE_WEBHOOK_SECRET": ("webhook", "secret"),
+    "AGENTGATE_WEBHOOK_ALLOW_PRIVATE": ("webhook", "allow_private"),
 }
 """Variable to place in `Settings`. AGENTGATE_CONFIG names the file, and AGENTGATE_TRACE_DB is v0.2's database path."""
 
@@ -199,16 +206,16 @@ def _resolved(settings: Settings, environment: Mapping[str, str]) -> Settings:
     """Secrets that are named by variable or file, read."""
     evidence = settings.evidence
     if evidence.signing_key is None and evidence.hmac_key is not None:
-        secret = _secret("evidence.hmac_key", evidence.hmac_key, environment)
+        secret = secret_of("evidence.hmac_key", evidence.hmac_key, environment)
         settings = settings.model_copy(update={"evidence": evidence.model_copy(update={"signing_key": secret})})
     redaction = settings.redaction
     if redaction.secret is None and redaction.key is not None:
-        secret = _secret("redaction.key", redaction.key, environment)
+        secret = secret_of("redaction.key", redaction.key, environment)
         settings = settings.model_copy(update={"redaction": redaction.model_copy(update={"secret": secret})})
     return settings
 
 
-def _secret(name: str, ref: EnvRef | FileRef, environment: Mapping[str, str]) -> str:
+def secret_of(name: str, ref: EnvRef | FileRef, environment: Mapping[str, str]) -> str:
     """What a setting refers to. Raises UnsafeConfiguration."""
     if isinstance(ref, EnvRef):
         secret = environment.get(ref.env)

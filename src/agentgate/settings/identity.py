@@ -1,39 +1,85 @@
-"""Who may come in: keys, and the issuers whose tokens are taken."""
+"""Who may come in: keys, the issuers whose tokens are taken, and the proxies that say whose certificate they saw."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from agentgate.core.call import AgentId, KnownKey, Principal, PrincipalKind, Role, TenantId, is_id
-from agentgate.settings.part import Part
+from agentgate.settings.part import EnvRef, FileRef, Part
+
+_GRAMMAR = "must start with a letter or digit and hold only letters, digits and ._:@-"
+
+
+def _an_id(value: str | None) -> str | None:
+    if value is not None and not is_id(value):
+        raise ValueError(_GRAMMAR)
+    return value
+
+
+def _one_or_more(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Signature(Part):
+    """What an agent's envelopes are signed with; identity.py reads it."""
+
+    ed25519: str | FileRef | None = None
+    """The public key: its 32 bytes in base64, or a PEM file."""
+    hmac: EnvRef | FileRef | None = None
+
+    def model_post_init(self, _context: Any) -> None:
+        if (self.ed25519 is None) == (self.hmac is None):
+            raise ValueError("give either `ed25519` or `hmac`")
 
 
 class Key(Part):
     id: str
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
+    signature: Signature | None = None
+    """In the place of `sha256`: its holder sends no key, but signs; `id` is the signatures' `keyid`."""
     agent: str | None = None
     person: str | None = None
     roles: tuple[Role, ...] = (Role.AGENT,)
     tenant: str = "default"
     all_tenants: bool = False
+    tier: str | None = None
+    created: datetime | None = None
     expires: datetime | None = None
+    disabled: bool = False
+    replaced_by: str | None = None
+    """The id of the key that `agentgate keys rotate` made of it."""
 
-    @field_validator("agent", "person", "tenant")
+    @field_validator("id", "agent", "person", "tenant", "tier")
     @classmethod
     def _grammar(cls, value: str | None) -> str | None:
-        if value is not None and not is_id(value):
-            raise ValueError("must start with a letter or digit and hold only letters, digits and ._:@-")
-        return value
+        return _an_id(value)
 
     def model_post_init(self, _context: Any) -> None:
         if (self.agent is None) == (self.person is None):
             raise ValueError("a key carries either `agent:` or `person:`")
-        if self.expires is not None and self.expires.tzinfo is None:
-            raise ValueError("`expires` needs a time zone, such as a final Z")
+        if (self.sha256 is None) == (self.signature is None):
+            raise ValueError("a key has either `sha256:` or `signature:`")
+        if self.signature is not None and (self.agent is None or self.roles != (Role.AGENT,)):
+            raise ValueError("only an agent signs, and with no other role than agent")
+        if any(time is not None and time.tzinfo is None for time in (self.created, self.expires)):
+            raise ValueError("`created` and `expires` need a time zone, such as a final Z")
+
+    @property
+    def whom(self) -> str:
+        return f"agent:{self.agent}" if self.agent is not None else f"person:{self.person}"
+
+    def state(self, now: datetime) -> Literal["active", "replaced", "disabled", "expired"]:
+        """`replaced` is active until its overlap is over."""
+        if self.disabled:
+            return "disabled"
+        if self.expires is not None and now >= self.expires:
+            return "expired"
+        return "replaced" if self.replaced_by is not None else "active"
 
     def known(self) -> KnownKey:
         """The key as the doors know it."""
@@ -43,15 +89,35 @@ class Key(Part):
             AgentId(self.agent or self.person or ""),
             TenantId(self.tenant),
             frozenset(self.roles),
-            "api_key",
+            "api_key" if self.signature is None else "signature",
             self.id,
             self.all_tenants,
+            tier=self.tier or "",
         )
-        return KnownKey(self.sha256, principal, self.expires)
+        return KnownKey(self.sha256 or "", principal, self.expires, self.disabled)
+
+
+Claim = str | tuple[str, ...]
+"""A claim by its name, or by the names that lead to it (`[realm_access, roles]`)."""
+
+
+class Claims(Part):
+    """Which claims of a token say what."""
+
+    agent: Claim | None = None
+    """None: `azp`, `client_id`, `sub`, whichever is there first."""
+    person: Claim | None = None
+    """Only in tokens of `people_clients`."""
+    roles: Claim | None = None
+    tenant: Claim | None = None
+    tier: Claim | None = None
+    on_behalf_of: Claim | None = None
+    """Besides `act` (RFC 8693 §4.1), which needs no setting."""
+    session: Claim = "agentgate_session"
 
 
 class OAuth(Part):
-    """Whose access tokens are taken; identity.py checks what belongs together."""
+    """Whose access tokens are taken, and whom they stand for; identity.py checks what belongs together."""
 
     issuer: str
     audience: tuple[str, ...] = ()
@@ -60,19 +126,94 @@ class OAuth(Part):
     jwks_file: Path | None = None
     algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
     required_scopes: tuple[str, ...] = ()
-    agent_claim: str | None = None
-    """None: `azp`, `client_id`, `sub`, whichever is there first."""
-    tenant_claim: str | None = None
-    session_claim: str = "agentgate_session"
+    claims: Claims = Claims()
+    people_clients: tuple[str, ...] = ()
+    """The clients with which people log in: tokens of all others are agents', whoever agreed to them."""
+    roles: dict[str, tuple[Role, ...]] = Field(default_factory=dict)
+    """By the values of `claims.roles`."""
+    role_clients: tuple[str, ...] = ()
+    """The agents whose tokens get mapped roles besides `agent`."""
+    all_tenants: tuple[str, ...] = ()
+    """The values of `claims.roles` whose holders see every tenant."""
+    tenant: str | None = None
+    tier: str | None = None
+    prefix: str = ""
+    """Before every name that its tokens give."""
     leeway_s: float = Field(default=10.0, ge=0, le=30)
 
-    @field_validator("audience", mode="before")
+    @field_validator("audience", "people_clients", "role_clients", "all_tenants", mode="before")
     @classmethod
-    def _one_or_more(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    def _listed(cls, value: Any) -> Any:
+        return _one_or_more(value)
+
+    @field_validator("roles", mode="before")
+    @classmethod
+    def _roles_listed(cls, value: Any) -> Any:
+        return {name: _one_or_more(roles) for name, roles in value.items()} if isinstance(value, dict) else value
+
+    @field_validator("tenant", "tier")
+    @classmethod
+    def _grammar(cls, value: str | None) -> str | None:
+        return _an_id(value)
+
+
+class Certificate(Part):
+    """Whom a client certificate stands for: one pattern of its names, and the principal."""
+
+    uri: str | None = None
+    dns: str | None = None
+    cn: str | None = None
+    subject: str | None = None
+    agent: str | None = None
+    person: str | None = None
+    roles: tuple[Role, ...] = (Role.AGENT,)
+    tenant: str = "default"
+    tier: str | None = None
+
+    @field_validator("tenant", "tier")
+    @classmethod
+    def _grammar(cls, value: str | None) -> str | None:
+        return _an_id(value)
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Certificate:
+        if sum(pattern is not None for pattern in (self.uri, self.dns, self.cn, self.subject)) != 1:
+            raise ValueError("give one of `uri`, `dns`, `cn` and `subject`")
+        if (self.agent is None) == (self.person is None):
+            raise ValueError("give either `agent` or `person`")
+        name = self.agent or self.person or ""
+        if not is_id(name.replace("*", "x", 1)):
+            raise ValueError(f"`agent` and `person` {_GRAMMAR}, with at most one *")
+        if self.person is not None and "roles" not in self.model_fields_set:
+            raise ValueError("a person's certificate needs its `roles`")
+        pattern = self.uri or self.dns or self.cn or self.subject or ""
+        if "*" in name and (pattern.count("*") != 1 or self.subject is not None):
+            raise ValueError("a * in the name stands for what the one * of `uri`, `dns` or `cn` stood for")
+        return self
+
+
+class Mtls(Part):
+    """Client certificates that a proxy in front has checked, and tells of in a header."""
+
+    header: Literal["X-Forwarded-Client-Cert", "Client-Cert", "X-SSL-Client-S-DN"]
+    proxies: tuple[IPv4Network | IPv6Network, ...] = Field(min_length=1)
+    map: Annotated[tuple[Certificate, ...], Field(min_length=1)]
 
 
 class Auth(Part):
     keys: tuple[Key, ...] = ()
     admin_key: str | None = None
-    oauth: OAuth | None = None
+    oauth: tuple[OAuth, ...] = ()
+    mtls: Mtls | None = None
+    envelope: Literal["signed", "optional"] | None = None
+    """Whether envelopes must be signed. None: where there is a key to sign with."""
+    envelope_window_s: float = Field(default=60.0, gt=0, le=600)
+    """How far the time of a signature may be from ours, on either side."""
+
+    @field_validator("oauth", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """One issuer needs no list."""
+        if value is None:
+            return ()
+        return (value,) if isinstance(value, dict | OAuth) else value

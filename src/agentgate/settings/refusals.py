@@ -58,7 +58,7 @@ def refuse_unsafe(settings: Settings) -> None:
     if settings.policy.kind == "wasm" and settings.policy.url:
         raise UnsafeConfiguration("policy.kind is wasm, but policy.url is set: drop one of them")
     _refuse_unsafe_retention(settings)
-    _refuse_unsafe_keys(settings.auth)
+    refuse_unsafe_keys(settings.auth)
     if settings.policy.kind == "opa" and not settings.policy.url:
         raise UnsafeConfiguration("policy.kind is opa, but policy.url (AGENTGATE_OPA_URL) is not set")
     if settings.containment.kind == "redis" and not settings.containment.url:
@@ -78,7 +78,8 @@ def _refuse_unsafe_retention(settings: Settings) -> None:
         raise UnsafeConfiguration("log.retention_url names a role of PostgreSQL, and the log is in SQLite: drop it")
 
 
-def _refuse_unsafe_keys(auth: Auth) -> None:
+def refuse_unsafe_keys(auth: Auth) -> None:
+    """Raises UnsafeConfiguration: a key that everybody knows, or two that are one."""
     if auth.admin_key is not None and not auth.admin_key.isascii():
         raise UnsafeConfiguration("AGENTGATE_ADMIN_API_KEY must be ASCII: headers carry nothing else reliably")
     known = {key_sha256(secret) for secret in DEFAULT_SECRETS}
@@ -86,12 +87,13 @@ def _refuse_unsafe_keys(auth: Auth) -> None:
     ids: set[str] = set()
     for key in auth.keys:
         if key.sha256 in known:
-            raise UnsafeConfiguration(f"auth.keys: {key.id} is a default that everybody knows; make a random one")
-        if key.sha256 in seen:
-            raise UnsafeConfiguration(f"auth.keys: {key.id} is the same key as {seen[key.sha256]}; give each its own")
+            raise UnsafeConfiguration(f"the key {key.id} is a default that everybody knows; make a random one")
+        same = key.sha256 or repr(key.signature)
+        if same in seen:
+            raise UnsafeConfiguration(f"the key {key.id} is the same key as {seen[same]}; give each its own")
         if key.id in ids:
-            raise UnsafeConfiguration(f"auth.keys: there are two keys with the id {key.id}")
-        seen[key.sha256] = key.id
+            raise UnsafeConfiguration(f"there are two keys with the id {key.id}")
+        seen[same] = key.id
         ids.add(key.id)
 
 

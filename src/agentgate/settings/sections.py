@@ -118,6 +118,13 @@ class Approvals(Part):
     static_token: str | None = None
 
 
+class Idempotency(Part):
+    """For how long an answer is kept for who asks again under its idempotency key, and up to which size."""
+
+    keep_s: float = Field(default=86_400.0, ge=60, le=2_592_000)
+    max_bytes: int = Field(default=1_048_576, ge=0, le=67_108_864)
+
+
 class McpPart(Part):
     """The door `/mcp`."""
 

@@ -11,11 +11,12 @@ from agentgate.core.call import is_tool_name
 from agentgate.core.hosts import is_loopback
 from agentgate.settings.identity import Auth
 from agentgate.settings.part import Part
-from agentgate.settings.reach import CredentialPart, ToolPart, UpstreamPart, Webhook
+from agentgate.settings.reach import CredentialPart, ToolPart, UpstreamPart, Webhook, WebhookPart
 from agentgate.settings.sections import (
     Approvals,
     ContainmentPart,
     Evidence,
+    Idempotency,
     LogPart,
     McpPart,
     Policy,
@@ -37,12 +38,14 @@ class Settings(Part):
     retention: Retention = Retention()
     evidence: Evidence = Evidence()
     approvals: Approvals = Approvals()
+    idempotency: Idempotency = Idempotency()
     mcp: McpPart = McpPart()
     redaction: Redaction = Redaction()
     upstreams: dict[str, UpstreamPart] = Field(default_factory=dict)
     tools: dict[Annotated[str, Field(min_length=1)], ToolPart] = Field(default_factory=dict)
     credentials: dict[str, CredentialPart] = Field(default_factory=dict)
     webhook: Webhook = Webhook()
+    webhooks: tuple[WebhookPart, ...] = ()
 
     @field_validator("tools")
     @classmethod

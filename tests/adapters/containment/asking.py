@@ -19,8 +19,11 @@ PROMPT_S = 0.25
 
 
 @asynccontextmanager
-async def connected(url: str, member: str = MEMBER, deadline_s: float = DEADLINE_S) -> AsyncIterator[RedisAdmission]:
-    admission = RedisAdmission(url, member=member, deadline_s=deadline_s)
+async def connected(
+    url: str, member: str = MEMBER, deadline_s: float = DEADLINE_S, *, settled_s: float = 0.0
+) -> AsyncIterator[RedisAdmission]:
+    """`settled_s`: nobody here waits after a loss, because nothing was on its way to a log."""
+    admission = RedisAdmission(url, member=member, deadline_s=deadline_s, settled_s=settled_s)
     await admission.start()
     try:
         yield admission

@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentgate.adapters.containment._ledgers import Ledgers
 from agentgate.adapters.containment.local import LocalAdmission
-from agentgate.ports.containment import Admitted, RateLimit
-from tests.contracts.admission import MEMBER, AdmissionContract, a_call, state
+from agentgate.core.budget import Period
+from agentgate.ports.containment import Admission, Admitted, NotAdmitted, Spent
+from tests.contracts.admission import MEMBER, AdmissionContract, a_call, at_most, state
+from tests.contracts.budgets import BudgetContract, ask, known, quota
 
 
 class SystemClock:
@@ -50,6 +53,20 @@ class TestLocal(AdmissionContract):
         await admission.aclose()
 
 
+class TestLocalBudgets(BudgetContract):
+    @pytest.fixture
+    async def admission(self) -> AsyncIterator[LocalAdmission]:
+        admission = LocalAdmission(member=MEMBER, clock=SystemClock())
+        await admission.start()
+        yield admission
+        await admission.aclose()
+
+    async def forget(self, admission: Admission) -> None:
+        """What nothing but a long idle time does to it."""
+        assert isinstance(admission, LocalAdmission)
+        admission._ledgers = Ledgers()
+
+
 MS = 1_000_000
 tries = st.lists(st.tuples(st.integers(0, 50), st.integers(0, 1)), max_size=60)
 """How long to wait (ms) before the next try, and which of two agents tries."""
@@ -64,7 +81,7 @@ async def test_the_window_is_exact(limit: int, window_ms: int, tries: list[tuple
     for wait_ms, agent in tries:
         clock.ns += wait_ms * MS
         inside = [at for at in admitted[agent] if clock.ns - at < window_ms * MS]
-        answer = await admission.admit(a_call(agent=f"bot-{agent}"), RateLimit(limit, window_ms / 1000), 0)
+        answer = await admission.admit(a_call(agent=f"bot-{agent}"), at_most(limit, window_ms / 1000), 0)
         assert isinstance(answer, Admitted) == (len(inside) < limit)
         if isinstance(answer, Admitted):
             inside.append(clock.ns)
@@ -81,7 +98,7 @@ async def test_agents_that_left_are_forgotten() -> None:
     await admission.apply(state(0))
     for n in range(5_000):
         clock.ns += 10 * MS
-        await admission.admit(a_call(agent=f"bot-{n}"), RateLimit(5, 1.0), 0)
+        await admission.admit(a_call(agent=f"bot-{n}"), at_most(5, 1.0), 0)
     # One second of these agents is 100 windows.
     assert admission.windows <= 200
 
@@ -91,8 +108,8 @@ async def test_a_lowered_limit_holds_at_once() -> None:
     admission = LocalAdmission(member=MEMBER, clock=clock)
     await admission.apply(state(0))
     for _ in range(5):
-        await admission.admit(a_call(), RateLimit(5, 60), 0)
-    answer = await admission.admit(a_call(), RateLimit(2, 60), 0)
+        await admission.admit(a_call(), at_most(5, 60), 0)
+    answer = await admission.admit(a_call(), at_most(2, 60), 0)
     assert answer.limit is not None
     assert (type(answer).__name__, answer.limit.remaining) == ("NotAdmitted", 0)
 
@@ -103,3 +120,53 @@ async def test_a_member_with_a_new_name_is_shown_under_it() -> None:
     admission.rename("m-2")
     await admission.admit(a_call(), None, 0)
     assert [flight.member for flight in await admission.in_flight()] == ["m-2"]
+
+
+# --- budgets over hours of our choosing -------------------------------------------------------------------------
+
+
+HOUR_NS = 3600 * 10**9
+
+
+async def test_a_new_hour_begins_with_nothing_and_asks_no_log() -> None:
+    clock = SetClock()
+    admission = LocalAdmission(member=MEMBER, clock=clock)
+    asked = quota(Period.HOUR, calls=2)
+    await known(admission, asked)
+    for _ in range(3):
+        assert [isinstance(await ask(admission, asked), Admitted) for _ in range(3)] == [True, True, False]
+        clock.ns += HOUR_NS
+
+
+async def test_a_clock_that_is_set_back_gives_no_hour_twice() -> None:
+    clock = SetClock(ns=5 * HOUR_NS)
+    admission = LocalAdmission(member=MEMBER, clock=clock)
+    asked = quota(Period.HOUR, calls=1)
+    await known(admission, asked)
+    assert isinstance(await ask(admission, asked), Admitted)
+    clock.ns -= 2 * HOUR_NS
+    assert isinstance(await ask(admission, asked), NotAdmitted)
+
+
+async def test_a_result_of_the_hour_before_is_not_of_this_one() -> None:
+    clock = SetClock()
+    admission = LocalAdmission(member=MEMBER, clock=clock)
+    asked = quota(Period.HOUR, size=100)
+    await known(admission, asked)
+    call = a_call()
+    await ask(admission, asked, call)
+    clock.ns += HOUR_NS
+    assert isinstance(await ask(admission, asked), Admitted)
+    admission.release(call, Spent(1, 2, result_bytes=1_000))
+    assert isinstance(await ask(admission, asked), Admitted)
+
+
+async def test_sessions_that_ended_are_forgotten() -> None:
+    clock = SetClock()
+    admission = LocalAdmission(member=MEMBER, clock=clock)
+    await admission.apply(state(0))
+    for n in range(5_000):
+        clock.ns += 10**9
+        await ask(admission, quota(calls=1), a_call(session=f"made-up-{n}"))
+    # A minute of these is 60 of them, and each is looked at now and then.
+    assert admission.ledgers <= 200

@@ -19,7 +19,7 @@ import pytest
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.containment import FlagChange, Scope
 from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
-from agentgate.ports.containment import Admitted, NotAdmitted, RateLimit
+from agentgate.ports.containment import Admission, Admitted, NotAdmitted, Quota, Spent
 from tests.adapters.containment.asking import (
     DEADLINE_S,
     PROMPT_S,
@@ -36,8 +36,10 @@ from tests.contracts.admission import (
     UnreadState,
     a_call,
     a_kill,
+    at_most,
     state,
 )
+from tests.contracts.budgets import FACTS, BudgetContract, facts_of, known
 from tests.redis_server import RedisServer, is_installed
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "configuration.md"
@@ -57,6 +59,19 @@ class TestRedis(AdmissionContract):
     async def lose_everything(self) -> bool:
         self.server.command("FLUSHALL")
         return True
+
+
+class TestRedisBudgets(BudgetContract):
+    @pytest.fixture
+    async def admission(self, shared_server: RedisServer) -> AsyncIterator[RedisAdmission]:
+        shared_server.command("FLUSHALL")
+        self.server = shared_server
+        async with connected(shared_server.url, deadline_s=2.0) as admission:
+            yield admission
+
+    async def forget(self, admission: Admission) -> None:
+        self.server.command("FLUSHALL")
+        await admission.apply(state(0))
 
 
 async def test_256_callers_are_served_within_the_deadline(shared_server: RedisServer) -> None:
@@ -79,9 +94,9 @@ async def test_members_share_kills_limits_and_the_display(shared_server: RedisSe
     shared_server.command("FLUSHALL")
     async with connected(shared_server.url, "m-1") as one, connected(shared_server.url, "m-2") as two:
         await one.apply(state(1))
-        assert isinstance(await one.admit(a_call(), RateLimit(2, 60), 1), Admitted)
-        assert isinstance(await two.admit(a_call(), RateLimit(2, 60), 1), Admitted)
-        assert isinstance(await one.admit(a_call(), RateLimit(2, 60), 1), NotAdmitted)
+        assert isinstance(await one.admit(a_call(), at_most(2, 60), 1), Admitted)
+        assert isinstance(await two.admit(a_call(), at_most(2, 60), 1), Admitted)
+        assert isinstance(await one.admit(a_call(), at_most(2, 60), 1), NotAdmitted)
         assert sorted(flight.member for flight in await two.in_flight()) == ["m-1", "m-2"]
         await two.apply(state(2, a_kill(Scope.GLOBAL)))
         answer = await one.admit(a_call(), None, 1)
@@ -376,9 +391,9 @@ async def test_an_open_connection_goes_on_when_others_find_none() -> None:
                 other.close()
 
 
-@pytest.mark.parametrize("limit", [None, RateLimit(1_000, 60)], ids=["unlimited", "limited"])
+@pytest.mark.parametrize("limit", [None, at_most(1_000, 60)], ids=["unlimited", "limited"])
 async def test_a_full_redis_refuses_but_still_takes_kills(
-    server: RedisServer, admission: RedisAdmission, limit: RateLimit | None
+    server: RedisServer, admission: RedisAdmission, limit: Quota | None
 ) -> None:
     server.command("CONFIG", "SET", "maxmemory", "1mb")
     answer = await admission.admit(a_call(), limit, 1)
@@ -491,9 +506,15 @@ async def test_a_user_with_no_more_rights_than_documented_is_enough(server: Redi
             pass
         for _ in range(2):
             call = a_call()
-            assert isinstance(await admission.admit(call, RateLimit(1, 60), 2), Admitted | NotAdmitted)
+            assert isinstance(await admission.admit(call, at_most(1, 60), 2), Admitted | NotAdmitted)
             admission.release(call)
-        assert (await admission.admit(a_call(agent="b"), RateLimit(1, 60), 2)).limit is not None
+        assert (await admission.admit(a_call(agent="b"), at_most(1, 60), 2)).limit is not None
+        await known(admission, FACTS, position=2)
+        call = a_call()
+        assert isinstance(await admission.admit(call, FACTS, 2), Admitted)
+        admission.release(call, Spent(1, 2, is_ok=True, labels=("web",)))
+        await asyncio.gather(*admission._settling)
+        assert (await facts_of(admission)).labels == {"web"}
         assert await admission.position() == 2
         assert len(await admission.in_flight()) == 1
 

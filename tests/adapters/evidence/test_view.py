@@ -311,13 +311,16 @@ def test_what_was_said_of_tools_is_told() -> None:
     story.add(tool_accepted, of, pin="b" * 64, access="read", trust="first_use", subject=b"{}")
     story.add(tool_quarantined, of, pin="a" * 64, found="c" * 64, accepted=0, subject=b"{}", changes=["x"])
     story.add(tool_rejected, of, found="c" * 64, subject=b"{}", actor="person:ann", auth="key")
+    story.add(tool_quarantined, of, pin="a" * 64, found="listed_twice", accepted=0, subject=b"null", changes=["x"])
     notes = view(pack_of(story.records())).notes.rows
     assert [(note.what.split(" of server demo ")[1][:33], note.by) for note in notes] == [
         ("accepted as it was found (read), ", "person:ann"),
         ("accepted by trust on first use: n", "the gateway"),
         ("put into quarantine, because its ", "the gateway"),
         ("rejected", "person:ann"),
+        ("put into quarantine, because its ", "the gateway"),
     ]
+    assert notes[-1].what.endswith("its server lists two tools of this name")
 
 
 def test_pruned_texts_are_said_to_be_pruned() -> None:

@@ -1,93 +1,90 @@
 from __future__ import annotations
 
-import asyncio
+import base64
 import hashlib
 import hmac
-from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
-import orjson
 import pytest
-from aiohttp import web
+from standardwebhooks import Webhook as Verifier
+from standardwebhooks import WebhookVerificationError
 
-from agentgate.adapters.notify.webhook import MAX_WAITING, WebhookNotifier
-from agentgate.ports.notices import Notifier
-from tests.contracts.notifier import NotifierContract
+from agentgate.adapters.notify._post import Post
+from agentgate.adapters.notify.webhook import WebhookCourier
+from agentgate.core.notice import Notice
+from agentgate.ports.notices import Courier
+from tests.contracts.courier import NOTICE, CourierContract
 from tests.fakes import FakeClock
+from tests.receiver import Receiver
 
 SECRET = "a-webhook-secret-of-the-test"
-NOWHERE = "http://127.0.0.1:9/"
+KEY = bytes(range(32))
+WHSEC = f"whsec_{base64.b64encode(KEY).decode()}"
 
 
-class TestWebhook(NotifierContract):
-    def make(self) -> Notifier:
-        return WebhookNotifier(NOWHERE, SECRET, FakeClock())
+def a_courier(url: str, secret: str | None = SECRET) -> WebhookCourier:
+    clock = FakeClock()
+    clock.moment = datetime.now(UTC)  # the verifier looks at the real one
+    return WebhookCourier(Post(url, allow_private=True), secret, clock)
 
 
-class Receiver:
-    """A real receiver, which can be told to refuse first."""
-
-    def __init__(self) -> None:
-        self.got: asyncio.Queue[tuple[bytes, str]] = asyncio.Queue()
-        self.refuse = 0
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        if self.refuse:
-            self.refuse -= 1
-            return web.Response(status=503)
-        await self.got.put((body, request.headers.get("X-AgentGate-Signature", "")))
-        return web.Response()
+class TestWebhook(CourierContract):
+    def make(self, url: str, *, allow_private: bool = True) -> Courier:
+        return WebhookCourier(Post(url, allow_private=allow_private), SECRET, FakeClock())
 
 
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    found = Receiver()
-    app = web.Application()
-    app.router.add_post("/hook", found.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
-    yield found
-    await runner.cleanup()
-
-
-async def test_signature_is_over_the_bytes_that_were_sent(receiver: Receiver) -> None:
-    notifier = WebhookNotifier(receiver.url, SECRET, FakeClock())
-    notifier.notify("kill_switch.activated", {"level": "session", "target": "s-1", "reason": "ü"})
-    body, signature = await asyncio.wait_for(receiver.got.get(), 5)
-    assert signature == "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest()
-    assert orjson.loads(body) == {
+async def test_v02s_signature_is_over_the_bytes_that_were_sent(receiver: Receiver) -> None:
+    courier = a_courier(receiver.url)
+    payload = {"level": "session", "target": "s-1", "reason": "ü <&> \u202e"}
+    await courier.deliver(Notice("id-1", "kill_switch.activated", NOTICE.at, payload))
+    (got,) = receiver.got
+    expected = hmac.new(SECRET.encode(), got.body, hashlib.sha256).hexdigest()
+    assert got.headers["X-AgentGate-Signature"] == f"sha256={expected}"
+    assert got.value == {
         "event_type": "kill_switch.activated",
-        "timestamp": "2026-11-21T00:00:00.000000Z",
+        "timestamp": NOTICE.at,
         "source": "agentgate",
         "version": "1.0.0",
-        "payload": {"level": "session", "target": "s-1", "reason": "ü"},
+        "payload": payload,
     }
-    await notifier.aclose()
+    assert got.headers["Content-Type"] == "application/json"
+    await courier.aclose()
 
 
-async def test_a_notice_is_sent_again_until_it_is_taken(receiver: Receiver) -> None:
-    receiver.refuse = 2
-    notifier = WebhookNotifier(receiver.url, SECRET, FakeClock(), pauses_s=(0, 0, 0))
-    notifier.notify("policy.denied", {"n": 1})
-    notifier.notify("policy.denied", {"n": 2})
-    for number in (1, 2):
-        body, _ = await asyncio.wait_for(receiver.got.get(), 5)
-        assert orjson.loads(body)["payload"] == {"n": number}
-    await notifier.aclose()
+@pytest.mark.parametrize(("secret", "key"), [(WHSEC, KEY), (SECRET, SECRET.encode())])
+async def test_an_independent_verifier_takes_it_and_no_other_bytes(receiver: Receiver, secret: str, key: bytes) -> None:
+    courier = a_courier(receiver.url, secret)
+    await courier.deliver(NOTICE)
+    (got,) = receiver.got
+    verifier = Verifier(base64.b64encode(key).decode())
+    headers = {name.lower(): value for name, value in got.headers.items()}
+    assert verifier.verify(got.body, headers) == got.value
+    assert headers["webhook-id"] == NOTICE.id
+    with pytest.raises(WebhookVerificationError):
+        verifier.verify(got.body.replace(b"policy", b"Policy"), headers)
+    with pytest.raises(WebhookVerificationError):
+        verifier.verify(got.body, headers | {"webhook-id": "another"})
+    await courier.aclose()
 
 
-async def test_what_does_not_fit_is_counted() -> None:
-    notifier = WebhookNotifier(NOWHERE, None, FakeClock())
-    for _ in range(MAX_WAITING + 5):
-        notifier.notify("policy.denied", {})
-    assert notifier.lost == 5
-    await notifier.aclose()
+async def test_sent_again_it_is_the_same_bytes_under_the_same_id(receiver: Receiver) -> None:
+    courier = a_courier(receiver.url)
+    await courier.deliver(NOTICE)
+    await courier.deliver(NOTICE)
+    one, two = receiver.got
+    assert one.body == two.body
+    assert one.headers["webhook-id"] == two.headers["webhook-id"]
+    await courier.aclose()
 
 
-def test_a_url_of_another_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="https"):
-        WebhookNotifier("file:///etc/passwd", None, FakeClock())
+async def test_without_a_secret_nothing_is_signed(receiver: Receiver) -> None:
+    courier = a_courier(receiver.url, None)
+    assert await courier.deliver(NOTICE) is None
+    assert not {"X-AgentGate-Signature", "webhook-signature"} & set(receiver.got[0].headers)
+    await courier.aclose()
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "whsec_!!!", f"whsec_{base64.b64encode(b'short').decode()}"])
+def test_a_secret_that_only_looks_like_one_is_refused(secret: str) -> None:
+    with pytest.raises(ValueError, match="whsec_"):
+        a_courier("https://example.org/", secret)

@@ -22,6 +22,7 @@ from agentgate.adapters.tokens._issuer import (
     Unreadable,
 )
 from agentgate.adapters.tokens._jwks import ALGORITHMS, MAX_KEYS, NoKeySet, read_key_set
+from agentgate.adapters.tokens._whom import Whom
 from agentgate.adapters.tokens.jwt import JwtVerifier, Memory, Rules
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.identity import NotVerified, VerifiedToken
@@ -240,13 +241,13 @@ async def test_the_agent_is_the_client_of_the_token(
 
 
 async def test_another_claim_may_name_the_agent_and_then_only_that(issuer: Issuer, clock: FakeClock) -> None:
-    house = House(issuer, clock, agent_claims=("bot",))
+    house = House(issuer, clock, whom=Whom(agent=(("bot",),)))
     assert await house.who(issuer.mint(bot="builder")) == "builder"
     assert await house.who(issuer.mint()) == "invalid_token"
 
 
 async def test_the_tenant_is_the_configured_claims_and_never_a_default_then(issuer: Issuer, clock: FakeClock) -> None:
-    house = House(issuer, clock, tenant_claim="org")
+    house = House(issuer, clock, whom=Whom(tenant_claim=("org",)))
     found = await house.verifier.verify(issuer.mint(org="acme"))
     assert isinstance(found, VerifiedToken)
     assert found.principal.tenant == "acme"

@@ -20,21 +20,33 @@ from typing import Final
 import hiredis
 import orjson
 
-from agentgate.adapters.containment._common import flight_entry, limit_state, shown
+from agentgate.adapters.containment._answers import verdict
+from agentgate.adapters.containment._common import (
+    US_PER_S,
+    budget_key,
+    facts_fields,
+    flight_entry,
+    life_s,
+    limit_key,
+    shown,
+)
 from agentgate.adapters.containment._link import OPEN_S, Link
 from agentgate.adapters.containment._resp import Answer, Connection, NoAnswer, Word, explain
 from agentgate.adapters.containment._url import parse_url
 from agentgate.adapters.containment._wake import Ear
+from agentgate.core.budget import Period, Tally
 from agentgate.core.call import Call, TraceId, is_id
 from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
 from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
-from agentgate.ports.containment import Admitted, InFlight, NotAdmitted, RateLimit
+from agentgate.ports.containment import UNDECIDED_S, Admitted, InFlight, NotAdmitted, Quota, Spent, Uncounted
 
 _log = logging.getLogger(__name__)
 
 CHECK_EVERY_S: Final = 2.0
 APPLY_S_PER_FLAG: Final = 50e-6
 """`apply` of 10,000 kills is a megabyte: each flag adds this to its deadline (it takes a tenth of it)."""
+MOST_UNSETTLED: Final = 100_000
+"""Budgets that are to be forgotten while Redis does not answer. Beyond that they are kept, and may hold too much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +64,14 @@ class _Script:
 class RedisAdmission:
     """Implements `Admission`. All members that share a log share one Redis and `log_id`."""
 
-    def __init__(self, url: str, *, log_id: str = "0", member: str, deadline_s: float = 0.1) -> None:
-        """Raises UnsafeConfiguration when `url` cannot be read."""
+    def __init__(
+        self, url: str, *, log_id: str = "0", member: str, deadline_s: float = 0.1, settled_s: float = UNDECIDED_S
+    ) -> None:
+        """`settled_s` after a loss everything that was admitted before it is recorded or refused.
+
+        Raises:
+            UnsafeConfiguration: `url` cannot be read.
+        """
         if not is_id(log_id):
             raise UnsafeConfiguration(f"log id {log_id!r} is not a name")
         self._member = member
@@ -61,11 +79,23 @@ class RedisAdmission:
         self._kills = f"{{ag:{log_id}}}:kills"
         self._flight = f"{{ag:{log_id}}}:flight"
         self._rate = f"{{ag:{log_id}}}:rate:"
+        self._used = f"{{ag:{log_id}}}:used:"
+        self._kept = f"{{ag:{log_id}}}:kept"
+        self._settled_s = settled_s
         self._wake = f"{{ag:{log_id}}}:wake"
         self._mine: dict[TraceId, bytes | None] = {}
         """Calls of this member that were admitted, with their entries; None while that is being asked."""
+        self._held: dict[TraceId, Quota] = {}
+        """What calls in flight were charged to budgets."""
+        self._unsettled: dict[str, None] = {}
+        """Budgets that could not be told what a call came to: they are forgotten, and counted from the log again."""
+        self._settling: set[asyncio.Task[None]] = set()
+        self._run_id = ""
+        """Of the server that was last found fit for use."""
         self._admit = _Script.read("admit.lua")
         self._apply = _Script.read("apply.lua")
+        self._settle = _Script.read("settle.lua")
+        self._restore = _Script.read("restore.lua")
         self._warned_of_loss = False
         self._link = Link(parse_url(url), deadline_s=deadline_s, check=self._check, check_every_s=CHECK_EVERY_S)
         self._ear = Ear(self._link, self._wake, self.position)
@@ -85,31 +115,46 @@ class RedisAdmission:
 
     # --- the port ---
 
-    async def admit(self, call: Call, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
+    async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted | NotAdmitted:
         entry = orjson.dumps(flight_entry(call, self._member, time.time_ns() // 1000))
         self._mine[call.trace_id] = None
+        if quota is not None and quota.budgets:
+            self._held[call.trace_id] = quota
         try:
-            answer = await self._run(self._admit, *self._question(call, limit, seen, entry))
+            answer = await self._run(self._admit, *self._question(call, quota, seen, entry))
         except asyncio.CancelledError:
             self.release(call)
             raise
-        verdict = _verdict(answer, limit, seen)
-        if isinstance(verdict, Admitted):
+        said = verdict(answer, quota, seen)
+        if isinstance(said, Admitted):
             self._mine[call.trace_id] = entry
-        elif verdict.reason is ReasonCode.KILL_STATE_UNKNOWN:
+        elif said.reason is ReasonCode.KILL_STATE_UNKNOWN:
             # It may have been registered, or may yet be: commands are carried out in order, so this comes after.
             self.release(call)
         else:
             del self._mine[call.trace_id]
-        return verdict
+            self._held.pop(call.trace_id, None)
+        return said
 
     def rename(self, member: str) -> None:
         """From now on this process's calls are shown as those of `member`."""
         self._member = member
 
-    def release(self, call: Call) -> None:
+    def release(self, call: Call, spent: Spent | None = None) -> None:
         self._mine.pop(call.trace_id, None)
         self._link.fire("HDEL", self._flight, call.trace_id)
+        if self._held and (quota := self._held.pop(call.trace_id, None)) is not None:
+            settling = asyncio.create_task(self._tell(call, quota, spent))
+            self._settling.add(settling)
+            settling.add_done_callback(self._settling.discard)
+
+    async def restore(self, call: Call, uncounted: Uncounted, tally: Tally) -> bool:
+        key = self._used + budget_key(call, uncounted.period)
+        fields: dict[str, str | int] = dict(tally.used._asdict())
+        if uncounted.period is Period.SESSION:
+            fields |= facts_fields(tally)
+        words: tuple[Word, ...] = (1, key, self._run_id, uncounted.epoch, life_s(uncounted.period) * 1000)
+        return await self._run(self._restore, *words, tally.through, *chain.from_iterable(fields.items())) == 1
 
     async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
         if change is not None:
@@ -129,6 +174,10 @@ class RedisAdmission:
         return int(answer) if isinstance(answer, bytes) and answer.isdigit() else None
 
     async def aclose(self) -> None:
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=self._deadline_s)
+        for settling in tuple(self._settling):
+            settling.cancel()
         await self._ear.aclose()
         await self._link.aclose()
 
@@ -152,14 +201,49 @@ class RedisAdmission:
 
     # --- inside ---
 
-    def _question(self, call: Call, limit: RateLimit | None, seen: int, entry: bytes) -> tuple[Word, ...]:
+    def _question(self, call: Call, quota: Quota | None, seen: int, entry: bytes) -> tuple[Word, ...]:
         """Number of keys, keys and arguments of admit.lua."""
-        if limit is None:
-            return (2, self._kills, self._flight, seen, call.trace_id, entry, 0, 0, *flags_over(call))
-        rate = f"{self._rate}{call.tenant}/{call.agent}/{call.tool_name}"
-        window_us = round(limit.window_s * 1e6)
         flags = flags_over(call)
-        return (3, self._kills, self._flight, rate, seen, call.trace_id, entry, limit.limit, window_us, *flags)
+        if quota is None:
+            return (2, self._kills, self._flight, seen, call.trace_id, entry, len(flags), *flags)
+        limits, budgets = quota.limits, quota.budgets
+        keys = [self._rate + limit_key(call, limit) for limit in limits]
+        if budgets:
+            keys += [self._used + budget_key(call, budget.period) for budget in budgets]
+            keys.append(self._kept)
+        words: list[Word] = [2 + len(keys), self._kills, self._flight, *keys, seen, call.trace_id, entry]
+        words += [len(flags), *flags, len(limits)]
+        for limit in limits:
+            words += [limit.limit, round(limit.window_s * 1e6)]
+        if budgets:
+            words += [self._run_id, int(quota.wants_facts), quota.charge.bytes, quota.charge.cost]
+            words.append(round(self._settled_s * 1e6))
+        for budget in budgets:
+            words += [budget.period.seconds * US_PER_S, life_s(budget.period) * 1000, *budget.limit, *budget.alert]
+        return tuple(words)
+
+    async def _tell(self, call: Call, quota: Quota, spent: Spent | None) -> None:
+        """Let settle.lua add what a call came to, or take back what it was charged."""
+        periods = [budget.period for budget in quota.budgets]
+        keys = [self._used + budget_key(call, period) for period in periods]
+        words: list[Word] = [len(keys), *keys, call.trace_id]
+        if spent is None:
+            words += [-1, -1, quota.charge.bytes, quota.charge.cost, 0, 0, ""]
+        else:
+            words += [spent.allowed_at, -1 if spent.ended_at is None else spent.ended_at]
+            words += [quota.charge.bytes, quota.charge.cost, spent.result_bytes, spent.more_cost]
+            words.append(call.tool_name if spent.is_ok else "")
+        for period in periods:
+            words += [period.seconds * US_PER_S, life_s(period) * 1000]
+        answer = await self._run(self._settle, *words, *(spent.labels if spent is not None else ()))
+        if answer != 1 and len(self._unsettled) < MOST_UNSETTLED:
+            self._unsettled |= dict.fromkeys(keys)
+            _log.warning("Redis was not told what a call came to: what its budgets hold is counted from the log again")
+
+    def _forget_unsettled(self, connection: Connection) -> None:
+        if self._unsettled:
+            connection.fire("DEL", *self._unsettled)
+            self._unsettled.clear()
 
     async def _write(
         self, position: int, since: str, dead: Mapping[str, KillId], alive: Sequence[str] = ()
@@ -210,6 +294,8 @@ class RedisAdmission:
             raise KillStateUnknown(explain(answer))
         info = _info(answer)
         _refuse_unsafe(info)
+        self._run_id = info.get("run_id", "")
+        self._forget_unsettled(connection)
         if info.get("role") == "slave":
             # It takes no writes, and what it answers is as old as it likes.
             raise KillStateUnknown("this Redis is a replica of another, which may know of newer kills")
@@ -257,22 +343,3 @@ def _refuse_unsafe(info: Mapping[str, str]) -> None:
             f"this Redis may throw kills away when its memory is full (maxmemory-policy is {policy}). "
             "Set `maxmemory-policy noeviction`."
         )
-
-
-def _verdict(answer: Answer, limit: RateLimit | None, seen: int) -> Admitted | NotAdmitted:
-    """What admit.lua said. Everything that is not one of its answers is a refusal (K4)."""
-    match answer:
-        case [0, int(position), None, int(used), int(reset_us)]:
-            return Admitted(position, limit_state(limit, used, reset_us) if limit else None)
-        case [1, int(position), bytes(kill), _, _]:
-            kill_id = kill.decode(errors="replace")
-            return NotAdmitted(ReasonCode.KILLED, f"killed by {kill_id}", kill_id, position=position)
-        case [2, int(position), None, int(used), int(reset_us)] if limit:
-            state = limit_state(limit, used, reset_us)
-            return NotAdmitted(ReasonCode.RATE_LIMITED, "the limit is used up", limit=state, position=position)
-        case [3, int(position), None, _, _]:
-            detail = f"the kill store is at position {position}, older than {seen}"
-            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, detail, position=position)
-        case [3, None, None, _, _]:
-            return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, "the kill store has no kill position")
-    return NotAdmitted(ReasonCode.KILL_STATE_UNKNOWN, explain(answer))

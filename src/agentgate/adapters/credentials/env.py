@@ -1,25 +1,39 @@
-"""Credential source `env`: an alias names an environment variable, read each time it is needed."""
+"""Credential kind `env`: an alias names an environment variable, read each time it is needed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from agentgate.adapters.credentials._options import Options, SecretRef
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
 from agentgate.ports.upstreams import Credential
 
 
 class EnvCredentials:
-    """Implements `CredentialSource`. A variable that is unset or empty is no credential."""
+    """Implements `Issuer`. A variable that is unset or empty is no credential. Scope and lifetime have no meaning for a
+    fixed secret and change nothing."""
 
-    def __init__(self, names: Mapping[str, str], environ: Mapping[str, str]) -> None:
-        """`names` is alias → variable name; `environ` is handed in because settings alone read the environment.
+    serves = Serves.ALL
 
-        It is kept, not copied, and no value of it is remembered: a rotated secret is used by the next call.
+    def __init__(self, options: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+        """`{name: VARIABLE}`. `environ` is kept, not copied: settings alone read the environment.
+
+        Raises:
+            ValueError: with a sentence.
         """
-        self._names = dict(names)
-        self._environ = environ
+        read = Options(options, environ)
+        self._secret = SecretRef(read.text("name"), None, environ)
+        read.end()
 
-    async def credential(self, alias: str, *, scope: str | None, ttl_s: int | None) -> Credential | None:
-        """`scope` and `ttl_s` have no meaning for a fixed secret and change nothing."""
-        name = self._names.get(alias)
-        secret = self._environ.get(name, "") if name is not None else ""
-        return Credential(alias, secret) if secret else None
+    async def issue(self, ask: Ask, before: Issued | None = None) -> Issued:
+        return Issued(Credential(ask.alias, self._secret.read()))
+
+    async def revoke(self, issued: Issued) -> None:
+        raise CredentialRefused("a variable cannot be taken back")
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+
+_: type[Issuer] = EnvCredentials

@@ -196,9 +196,11 @@ class Approval:
     asked_by: str
     asked_at: str
     standing: str
-    """Approved, Denied, Expired, Pending."""
+    """Approved, Denied, Expired, Void, Pending."""
     decided_by: str
     decided_at: str
+    notes: tuple[str, ...]
+    """Votes, reasons, edits, and what made it void, each in a sentence."""
     asking_calls: tuple[int, ...]
     carried_call: int | None
     """The number of the call that it let through."""

@@ -102,15 +102,18 @@ def _lower(sentence: str) -> str:
 def _approvals(approvals: Sequence[Approval]) -> str:
     if not approvals:
         return ""
-    done = Counter((a.standing, a.decided_by) for a in approvals)
+    done = Counter((a.standing, "" if a.standing in _UNANSWERED else a.decided_by) for a in approvals)
     parts = []
     for (standing, who), number in sorted(done.items()):
         if standing in ("Approved", "Denied"):
             parts.append(f"{who or 'somebody'} {standing.lower()} {number:,}")
         else:
-            parts.append(f"{number:,} {'expired unanswered' if standing == 'Expired' else 'still waits'}")
+            parts.append(f"{number:,} {_UNANSWERED.get(standing, 'still waits')}")
     asked = count(len(approvals), "question was", "questions were")
     return f"{asked} put to people: {listed(parts, 6)}."
+
+
+_UNANSWERED: Final = {"Expired": "expired unanswered", "Void": "became void"}
 
 
 def _kills(kills: Sequence[Kill], title: Title) -> list[str]:

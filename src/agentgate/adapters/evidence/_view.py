@@ -32,7 +32,8 @@ from agentgate.adapters.evidence._story import figures, narrative
 from agentgate.adapters.evidence._words import count, duration, listed, moment, parsed, reason
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
-from agentgate.core.strict_json import parse
+from agentgate.core.pin import unpinned_of
+from agentgate.core.strict_json import canonical, parse
 from agentgate.core.visible import visible
 
 if TYPE_CHECKING:
@@ -339,29 +340,72 @@ def _ordered_and_released(rows: Sequence[Entry]) -> tuple[str, str]:
     return rows[0]["timestamp"], released
 
 
-_STANDINGS: Final = {"approved": "Approved", "denied": "Denied", "expired": "Expired", "requested": "Pending"}
+_STANDINGS: Final = {
+    "approved": "Approved", "denied": "Denied", "expired": "Expired", "requested": "Pending", "voted": "Pending",
+    "void": "Void",
+}  # fmt: skip
+_VOID_BY: Final = {
+    "killed": "a kill covered it",
+    "policy_changed": "the policy had changed",
+    "tool_changed": "the tool was described otherwise",
+    "edited": "somebody edited the call",
+}
+_MOST_ARGUMENTS: Final = 500
 
 
 def _approval(rows: Sequence[Entry], entries: Sequence[Entry], numbers: Mapping[str, int]) -> Approval:
     approval_id = rows[0]["approval_id"]
     asked = next((row for row in rows if row["what"] == "requested"), None)
     answer = next((row for row in rows if row["verdict"] is not None), None)
-    last = answer or rows[-1]
+    last = rows[-1] if rows[-1]["what"] == "void" else answer or rows[-1]
     mine = [entry for entry in entries if entry["approval_id"] == approval_id]
     carried = next((entry for entry in mine if entry["decision"] == "ALLOW"), None)
     tool = next((row["tool_name"] for row in rows if row["tool_name"]), mine[0]["tool_name"] if mine else None)
-    expired = last["what"] == "expired"
+    voters = [_text(row["approver"]) for row in rows if row["what"] == "voted"]
+    decided_by = _text(answer["approver"] if answer else None)
+    if answer is not None and answer["what"] == "approved":
+        decided_by = listed([*voters, decided_by], 10)
+    if last["what"] == "expired":
+        decided_by = "nobody: its time ran out"
+    elif last["what"] == "void":
+        decided_by = f"nobody: {_VOID_BY.get(last.get('why', ''), 'it was made void')}"
     return Approval(
         approval_id=visible(approval_id),
         tool=_text(tool),
         asked_by=_text(asked["requested_by"] if asked else (mine[0]["agent_id"] if mine else None)),
         asked_at=_time(asked["timestamp"] if asked else None),
         standing=_STANDINGS.get(last["what"], visible(last["what"])),
-        decided_by="nobody: its time ran out" if expired else _text(answer["approver"] if answer else None),
-        decided_at="" if last["what"] == "requested" else moment(last["timestamp"]),
+        decided_by=decided_by,
+        decided_at="" if last["what"] in ("requested", "voted") else moment(last["timestamp"]),
+        notes=tuple(_said_of(rows)),
         asking_calls=tuple(numbers[e["event_id"]] for e in mine if e["decision"] != "ALLOW")[:_FIRST_FEW],
         carried_call=numbers[carried["event_id"]] if carried else None,
     )
+
+
+def _said_of(rows: Sequence[Entry]) -> Iterable[str]:
+    """What the answer alone does not say."""
+    for row in rows:
+        who = _text(row.get("edited_by") or row["approver"] or row.get("actor"))
+        said = f": “{visible(row['reason'])}”" if row.get("reason") else ""
+        if row["what"] == "requested":
+            if row.get("quorum", 1) > 1:
+                yield f"wanted the yes of {row['quorum']} persons"
+            if row.get("approvers"):
+                yield f"of {listed([visible(name) for name in row['approvers']], 6)}"
+            if "edited_from" in row:
+                arguments = visible(canonical(row.get("arguments")).decode())
+                more = "…" if len(arguments) > _MOST_ARGUMENTS else ""
+                yield f"edited by {who} from {visible(row['edited_from'])} to {arguments[:_MOST_ARGUMENTS]}{more}{said}"
+        elif row["what"] == "void":
+            if "edited_to" in row:
+                yield f"edited by {who} to {visible(row['edited_to'])}{said}"
+            elif "kill_id" in row:
+                yield f"void by {visible(row['kill_id'])}"
+        elif row["what"] == "voted" or row.get("quorum", 1) > 1:
+            yield f"{who} said yes ({row['ordinal']} of {row['quorum']}){said}"
+        elif said:
+            yield f"{who} said{said}"
 
 
 # --- what may stand, and what is odd ----------------------------------------------------------------------
@@ -444,7 +488,9 @@ def _tool(row: Entry) -> str:
             who = "by trust on first use: nobody had looked at it" if row["trust"] == "first_use" else "as it was found"
             return f"Tool {name} of server {server} accepted {who} ({visible(row['access'])}), pin {_pin(row['pin'])}"
         case "tool_quarantined":
+            unpinned = unpinned_of(row["found"])
             told = f"its server describes it otherwise: {_pin(row['found'])} instead of {_pin(row['pin'])}"
+            told = told if unpinned is None else unpinned.why
             return f"Tool {name} of server {server} put into quarantine, because {told}"
         case _:
             return f"Tool {name} of server {server} rejected"

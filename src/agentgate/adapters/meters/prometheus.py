@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -28,6 +28,8 @@ _BOUNDS = (*map(str, _BUCKETS), "+Inf")
 _PLAIN = {
     "log_unavailable": "Appends that were not known to be durable",
     "kill_state_unknown": "Calls refused or kills not pushed because the kill store did not answer",
+    "budget_recounts": "Budgets that were counted from the log, because the kill store did not know what was used",
+    "budget_recount_failures": "Budgets that could not be counted from the log",
     "redaction_failed": "Texts that could not be redacted and were not kept",
     "faults": "Requests that failed inside the gateway",
     "pruned_sessions": "Sessions whose bodies were given up",
@@ -35,6 +37,11 @@ _PLAIN = {
     "exports_failed": "Packs that were asked for and not given",
     "timestamps_missing": "Packs whose time stamp authority gave no stamp",
 }
+
+BUDGETS = frozenset(
+    {f"{period}_{what}" for period in ("action", "session", "hour", "day") for what in ("calls", "bytes", "cost")}
+    | {"tier_unknown"}
+)
 
 
 class _Counts(Collector):
@@ -123,15 +130,43 @@ class PrometheusMeter:
         for collector in (self._calls, self._evaluations, self._duration, self._steps):
             self.registry.register(collector)
         self._rate_limited = self._counter("rate_limit_hits", "Calls over their limit", ("tool",))
+        self._budgets = {
+            "budget_spent": self._counter("budget_refusals", "Calls over their budget", ("budget",)),
+            "budget_unknown": self._counter(
+                "budget_unknown", "Calls refused because nobody knew what was used", ("budget",)
+            ),
+        }
         self._kills = self._counter("kill_switch_activations", "Kills by scope", ("level",))
         self._exports = self._counter("evidence_exports", "Evidence exports", ("format",))
         self._unkept = self._counter(
             "checkpoint_failures", "Checkpoints that a file, webhook or witness did not take", ("place",)
         )
+        self._signatures_refused = self._counter("signatures_refused", "Signatures that did not count", ("reason",))
         self._tokens_refused = self._counter("tokens_refused", "Access tokens that were refused", ("reason",))
+        self._credentials = {
+            "credentials_unavailable": self._counter(
+                "credentials_unavailable", "Calls whose credential could not be had", ("alias",)
+            ),
+            "credentials_revoked": self._counter("credentials_revoked", "Credentials that were taken back", ("alias",)),
+            "credential_revocations_failed": self._counter(
+                "credential_revocations_failed", "Attempts to take a credential back that failed", ("alias",)
+            ),
+        }
+        self._idempotency = self._counter(
+            "idempotency", "Calls whose idempotency key was used before, and kept answers handed out", ("what",)
+        )
         self._plain = {name: self._counter(name, text, ()) for name, text in _PLAIN.items()}
         self.active_sessions = Gauge(
             "agentgate_active_sessions", "Sessions with a call in flight", registry=self.registry
+        )
+        self._deliveries = self._counter(
+            "webhook_deliveries", "Notices brought to webhooks, by what came of it", ("result",)
+        )
+        self._waiting = Gauge(
+            "agentgate_webhook_lag_seconds",
+            "For how long the oldest notice of a webhook waits",
+            ("endpoint",),
+            registry=self.registry,
         )
         self.quarantined = Gauge(
             "agentgate_quarantined_tools",
@@ -162,19 +197,34 @@ class PrometheusMeter:
     def count(self, name: str, label: str = "", by: int = 1) -> None:
         if name == "rate_limited":
             self._rate_limited.labels(self._tool(label)).inc(by)
+        elif name in self._budgets:
+            self._budgets[name].labels(label if label in BUDGETS else "other").inc(by)
         elif name == "kills":
             self._kills.labels(label).inc(by)
+        elif name == "webhook_deliveries":
+            self._deliveries.labels(label).inc(by)
         elif name == "exports":
             self._exports.labels(label).inc(by)
         elif name == "tokens_refused":
             self._tokens_refused.labels(label).inc(by)
+        elif name == "signatures_refused":
+            self._signatures_refused.labels(label).inc(by)
         elif name == "checkpoint_failures":
             self._unkept.labels(label).inc(by)
+        elif name == "idempotency":
+            self._idempotency.labels(label).inc(by)
+        elif name in self._credentials:
+            self._credentials[name].labels(label).inc(by)
         else:
             self._plain[name].inc(by)
 
     def health(self, dependency: str, *, is_well: bool) -> None:
         self._health.labels(dependency).set(1 if is_well else 0)
+
+    def webhooks_wait(self, seconds: Mapping[str, float]) -> None:
+        """Of each endpoint for how long its oldest notice waits. Their names are the configuration's."""
+        for name, lag in seconds.items():
+            self._waiting.labels(name).set(lag)
 
     def publish(self) -> None:
         """Once a second: let the fellow workers know the numbers of this one."""

@@ -1,97 +1,85 @@
-"""Webhooks with v0.2's body and signature, sent beside the calls and never in their way.
+"""Webhooks with v0.2's body and signature, and with those of Standard Webhooks.
 
-The signature covers the exact bytes that are sent (v0.2 signed other bytes than it sent, so no receiver could check
-them). The queue is in memory and bounded: what does not fit or is not taken is counted and logged, and it is in the
-log in any case.
+Both signatures are over the exact bytes that are sent (v0.2 signed other bytes than it sent, so no receiver could
+check them). The second one covers id and time of sending as well: a receiver can drop what is old or known.
 """
 
 from __future__ import annotations
 
-import asyncio
+import base64
+import binascii
 import hashlib
 import hmac
-import logging
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-import aiohttp
 import orjson
 
-from agentgate.core.event import rfc3339
+from agentgate.adapters.notify._post import Post
+from agentgate.core.notice import Notice
 from agentgate.ports.ambient import Clock
-from agentgate.ports.notices import Notifier
+from agentgate.ports.notices import Courier, Failure
 
-logger = logging.getLogger("agentgate.webhook")
-
-MAX_WAITING: Final = 1_000
-_TIMEOUT_S: Final = 5.0
-_PAUSES_S: Final = (0.5, 2.0, 8.0)
+_PREFIX: Final = "whsec_"
 
 
-class WebhookNotifier:
-    """Posts `{event_type, timestamp, source, version, payload}` to one URL, in order, each up to four times."""
+class WebhookCourier:
+    """Posts `{event_type, timestamp, source, version, payload}` to one URL."""
 
-    def __init__(self, url: str, secret: str | None, clock: Clock, *, pauses_s: tuple[float, ...] = _PAUSES_S) -> None:
-        """Raises ValueError when `url` is not an http(s) URL."""
-        if not url.startswith(("https://", "http://")):
-            raise ValueError("the webhook URL must start with https:// or http://")
-        self._url = url
+    kind = "webhook"
+
+    def __init__(self, post: Post, secret: str | None, clock: Clock) -> None:
+        """Raises ValueError when `secret` says that it is one of Standard Webhooks, and is not."""
+        self._post = post
         self._secret = secret.encode() if secret is not None else None
+        self._key = _key(secret) if secret is not None else None
         self._clock = clock
-        self._pauses_s = pauses_s
-        self._waiting: asyncio.Queue[bytes] = asyncio.Queue(MAX_WAITING)
-        self._sender: asyncio.Task[None] | None = None
-        self.lost = 0
-        """Notices that were not delivered."""
 
-    def notify(self, kind: str, payload: Mapping[str, Any]) -> None:
-        body = orjson.dumps(
-            {
-                "event_type": kind,
-                "timestamp": rfc3339(self._clock.now()),
-                "source": "agentgate",
-                "version": "1.0.0",
-                "payload": dict(payload),
-            }
-        )
-        try:
-            self._waiting.put_nowait(body)
-        except asyncio.QueueFull:
-            self._lose("the queue is full")
-            return
-        if self._sender is None:
-            self._sender = asyncio.create_task(self._send_all())
+    @property
+    def shown(self) -> str:
+        return self._post.shown
+
+    async def deliver(self, notice: Notice) -> Failure | None:
+        body = body_of(notice)
+        return await self._post.send(body, self._headers(notice.id, body))
 
     async def aclose(self) -> None:
-        if self._sender is not None:
-            self._sender.cancel()
-            await asyncio.gather(self._sender, return_exceptions=True)
+        await self._post.aclose()
 
-    async def _send_all(self) -> None:
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as client:
-            while True:
-                body = await self._waiting.get()
-                if not await self._deliver(client, body):
-                    self._lose("the receiver did not take it")
-
-    async def _deliver(self, client: aiohttp.ClientSession, body: bytes) -> bool:
-        headers = {"Content-Type": "application/json"}
-        if self._secret is not None:
+    def _headers(self, notice_id: str, body: bytes) -> dict[str, str]:
+        sent = str(int(self._clock.now().timestamp()))
+        headers = {"webhook-id": notice_id, "webhook-timestamp": sent}
+        if self._secret is not None and self._key is not None:
             headers["X-AgentGate-Signature"] = f"sha256={hmac.new(self._secret, body, hashlib.sha256).hexdigest()}"
-        for pause_s in (0.0, *self._pauses_s):
-            await asyncio.sleep(pause_s)
-            try:
-                async with client.post(self._url, data=body, headers=headers, allow_redirects=False) as answer:
-                    if 200 <= answer.status < 300:
-                        return True
-            except (aiohttp.ClientError, TimeoutError, OSError):
-                continue
-        return False
-
-    def _lose(self, why: str) -> None:
-        self.lost += 1
-        logger.warning("a webhook notice was lost: %s", why)
+            signed = b"%s.%s.%s" % (notice_id.encode(), sent.encode(), body)
+            digest = hmac.new(self._key, signed, hashlib.sha256).digest()
+            headers["webhook-signature"] = f"v1,{base64.b64encode(digest).decode()}"
+        return headers
 
 
-_: type[Notifier] = WebhookNotifier
+def body_of(notice: Notice) -> bytes:
+    """The same bytes however often it is sent."""
+    return orjson.dumps(
+        {
+            "event_type": notice.kind,
+            "timestamp": notice.at,
+            "source": "agentgate",
+            "version": "1.0.0",
+            "payload": notice.payload,
+        }
+    )
+
+
+def _key(secret: str) -> bytes:
+    """The key of Standard Webhooks: what is base64 behind `whsec_`, or the text of any other secret."""
+    if not secret.startswith(_PREFIX):
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix(_PREFIX), validate=True)
+    except binascii.Error:
+        raise ValueError(f"a secret that begins with {_PREFIX} goes on in base64") from None
+    if not 24 <= len(key) <= 64:
+        raise ValueError(f"a secret that begins with {_PREFIX} has 24 to 64 bytes, in base64")
+    return key
+
+
+_: type[Courier] = WebhookCourier

@@ -60,6 +60,13 @@ class _Setup:
     calls: type[FastCalls] | type[PublicCalls]
 
 
+@dataclass(frozen=True, slots=True)
+class _Compiled:
+    module: wasmtime.Module
+    size: int
+    """In bytes, which is more than what it puts into memory when it is instantiated."""
+
+
 class WasmPolicyEngine:
     """A PolicyEngine. All of it, but compiling, happens on the thread of the event loop."""
 
@@ -71,7 +78,7 @@ class WasmPolicyEngine:
         config = wasmtime.Config()
         config.consume_fuel = True
         self._engine = wasmtime.Engine(config)
-        self._compiled: tuple[str, wasmtime.Module] | None = None
+        self._compiled: tuple[str, _Compiled] | None = None
         self._in_force: _InForce | None = None
         self._enforcing = asyncio.Lock()
 
@@ -114,7 +121,7 @@ class WasmPolicyEngine:
     async def aclose(self) -> None:
         self._swap(None)
 
-    async def _module(self, wasm: bytes) -> wasmtime.Module:
+    async def _module(self, wasm: bytes) -> _Compiled:
         """Compiled in another thread, for it takes a tenth of a second; kept, so that new data needs no compiling."""
         digest = hashlib.sha256(wasm).hexdigest()
         if self._compiled is None or self._compiled[0] != digest:
@@ -122,10 +129,10 @@ class WasmPolicyEngine:
                 module = await asyncio.to_thread(wasmtime.Module, self._engine, wasm)
             except wasmtime.WasmtimeError as error:
                 raise PolicyInvalid(f"policy.wasm is not a WebAssembly module: {str(error)[:200]}") from error
-            self._compiled = (digest, module)
+            self._compiled = (digest, _Compiled(module, len(wasm)))
         return self._compiled[1]
 
-    def _probed(self, module: wasmtime.Module, data: bytes) -> _Instance:
+    def _probed(self, module: _Compiled, data: bytes) -> _Instance:
         """A new instance that has answered an empty question. Raises PolicyInvalid."""
         try:
             instance = _Instance(self._engine, module, data, self._setup)
@@ -197,7 +204,7 @@ class _Instance:
     def __init__(
         self,
         engine: wasmtime.Engine,
-        module: wasmtime.Module,
+        module: _Compiled,
         data: bytes,
         setup: _Setup,
     ) -> None:
@@ -260,12 +267,14 @@ class _Instance:
     def memory_bytes(self) -> int:
         return self._memory.data_len(self._store)
 
-    def _instantiate(self, engine: wasmtime.Engine, module: wasmtime.Module) -> Any:
-        wanted = next((one.type for one in module.imports if one.name == "memory"), None)
+    def _instantiate(self, engine: wasmtime.Engine, module: _Compiled) -> Any:
+        wanted = next((one.type for one in module.module.imports if one.name == "memory"), None)
         if not isinstance(wanted, wasmtime.MemoryType):
             raise PolicyInvalid("policy.wasm imports no memory: it was not made by OPA")
-        cap = max(self._limits.memory_bytes // _PAGE_BYTES, wanted.limits.min)
-        self._memory = wasmtime.Memory(self._store, wasmtime.MemoryType(wasmtime.Limits(wanted.limits.min, cap)))
+        # OPA asks for two pages, however much the texts of a policy take.
+        least = wanted.limits.min + -(-module.size // _PAGE_BYTES)
+        cap = max(self._limits.memory_bytes // _PAGE_BYTES, least)
+        self._memory = wasmtime.Memory(self._store, wasmtime.MemoryType(wasmtime.Limits(least, cap)))
         linker = wasmtime.Linker(engine)
         linker.define(self._store, "env", "memory", self._memory)
         i32 = wasmtime.ValType.i32()
@@ -274,7 +283,7 @@ class _Instance:
         for arity in range(5):
             kind = wasmtime.FuncType([i32] * (arity + 2), [i32])
             linker.define_func("env", f"opa_builtin{arity}", kind, self._host.call)
-        return linker.instantiate(self._store, module).exports(self._store)
+        return linker.instantiate(self._store, module.module).exports(self._store)
 
     def _describe(self, exports: Any, name: str) -> dict[str, int]:
         address = exports["opa_json_dump"](self._store, exports[name](self._store))
@@ -303,7 +312,7 @@ class _Instance:
 @dataclass(frozen=True, slots=True)
 class _InForce:
     instance: _Instance
-    module: wasmtime.Module
+    module: _Compiled
     data: bytes
     revision: str
 

@@ -166,9 +166,13 @@ class IssuerKeys:
             self._reading = asyncio.create_task(self._read())
         return self._reading
 
+    def fresh(self) -> KeySet | None:
+        """The keys, where they were read a short time ago: what a call costs when all is well."""
+        return self._believed(MAX_AGE_S)
+
     async def current(self) -> KeySet | None:
         """The keys, or None when there are none that may be believed. Waits only if it would be None otherwise."""
-        believed = self._believed(MAX_AGE_S)
+        believed = self.fresh()
         if believed is not None:
             return believed
         reading = self.begin()

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import jwt
@@ -19,7 +19,7 @@ from jwt.utils import base64url_decode
 
 from agentgate.adapters.tokens._issuer import IssuerKeys
 from agentgate.adapters.tokens._jwks import ALGORITHMS, MAX_KID_CHARS, KeySet, PublicKey
-from agentgate.core.call import AgentId, Principal, PrincipalKind, Role, SessionId, TenantId, is_id
+from agentgate.adapters.tokens._whom import Nobody, Whom
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.ports.ambient import Clock
@@ -32,10 +32,17 @@ MAX_LEEWAY_S: Final = 30.0
 _COMPACT: Final = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _SCOPE: Final = re.compile(r"[\x21\x23-\x5B\x5D-\x7E]{1,256}")
 """RFC 6749 §3.3."""
-AGENT_CLAIMS: Final = ("azp", "client_id", "sub")
 _TYPES: Final = frozenset({"at+jwt", "application/at+jwt", "jwt"})
 _END_OF_TIME: Final = 253_402_300_799
 """The year 9999: a time beyond it is not meant as one."""
+
+
+NO_JWT: Final = NotVerified(ReasonCode.INVALID_TOKEN, "The access token is not a signed JWT")
+
+
+def is_compact(token: str) -> bool:
+    """Whether it has the form of a signed JWT, and no more than its size."""
+    return len(token) <= MAX_TOKEN_CHARS and _COMPACT.fullmatch(token) is not None
 
 
 class _Refused(Exception):
@@ -51,16 +58,13 @@ class _Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which tokens are taken, and whom they stand for."""
+    """Which tokens of an issuer are taken, and whom they stand for."""
 
     issuer: str
     audiences: frozenset[str]
     algorithms: frozenset[str]
     required_scopes: frozenset[str] = frozenset()
-    agent_claims: tuple[str, ...] = AGENT_CLAIMS
-    """The first one that is there names the agent."""
-    tenant_claim: str | None = None
-    session_claim: str = "agentgate_session"
+    whom: Whom = field(default_factory=Whom)
     leeway_s: float = 10.0
 
     def __post_init__(self) -> None:
@@ -117,14 +121,23 @@ class JwtVerifier:
 
     async def verify(self, token: str) -> VerifiedToken | NotVerified:
         """See `ports.TokenVerifier`."""
-        if len(token) > MAX_TOKEN_CHARS or _COMPACT.fullmatch(token) is None:
-            return NotVerified(ReasonCode.INVALID_TOKEN, "The access token is not a signed JWT")
-        keys = await self._keys.current()
-        if keys is None:
-            text = "The access token cannot be checked: the keys of its issuer cannot be read"
-            return NotVerified(ReasonCode.IDENTITY_UNAVAILABLE, text)
-        digest = hashlib.sha256(token.encode()).digest()
+        if len(token) > MAX_TOKEN_CHARS:
+            return NO_JWT
+        return await self.verify_digested(token, hashlib.sha256(token.encode()).digest())
+
+    async def verify_digested(self, token: str, digest: bytes) -> VerifiedToken | NotVerified:
+        """`verify`, for who has the token's SHA-256 already and has seen that it is no longer than a token may be."""
         try:
+            keys = self._keys.fresh()
+            if keys is not None and (known := self._memory.recall(digest, keys)) is not None:
+                self._require_unexpired(known.expires_s)
+                return known
+            if not is_compact(token):
+                return NO_JWT
+            keys = await self._keys.current()
+            if keys is None:
+                text = "The access token cannot be checked: the keys of its issuer cannot be read"
+                return NotVerified(ReasonCode.IDENTITY_UNAVAILABLE, text)
             known = self._memory.recall(digest, keys)
             if known is None:
                 return await self._verify(token, digest, keys)
@@ -187,7 +200,10 @@ class JwtVerifier:
         scopes = _scopes(claims)
         if not rules.required_scopes <= scopes:
             raise _Refused("The access token has not every scope that is needed here", ReasonCode.INSUFFICIENT_SCOPE)
-        return VerifiedToken(self._principal(claims, scopes), expires_s)
+        try:
+            return VerifiedToken(rules.whom.principal(claims, scopes), expires_s)
+        except Nobody as why:
+            raise _Refused(f"The access token {why}") from None
 
     def _require_audience(self, audience: object) -> None:
         named = audience if isinstance(audience, list) else [audience]
@@ -197,23 +213,6 @@ class JwtVerifier:
     def _require_unexpired(self, expires_s: float) -> None:
         if self._now() >= expires_s + self._rules.leeway_s:
             raise _Refused("The access token has expired")
-
-    def _principal(self, claims: Mapping[str, Any], scopes: frozenset[str]) -> Principal:
-        rules = self._rules
-        agent = next((claims[name] for name in rules.agent_claims if name in claims), None)
-        tenant = claims.get(rules.tenant_claim) if rules.tenant_claim is not None else "default"
-        session = claims.get(rules.session_claim)
-        return Principal(
-            PrincipalKind.AGENT,
-            AgentId(_name(agent, "names no agent that could be one here")),
-            TenantId(_name(tenant, "names no tenant that could be one here")),
-            frozenset({Role.AGENT}),
-            "oauth",
-            scopes=scopes,
-            session=SessionId(_name(session, "names no session that could be one here"))
-            if rules.session_claim in claims
-            else None,
-        )
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
@@ -251,12 +250,6 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     if not all(isinstance(one, str) and (not one or _SCOPE.fullmatch(one)) for one in named):
         raise _Refused("The scopes of the access token are none")
     return frozenset(one for one in named if one)
-
-
-def _name(value: object, otherwise: str) -> str:
-    if not isinstance(value, str) or not is_id(value):
-        raise _Refused(f"The access token {otherwise}")
-    return value
 
 
 _: type[TokenVerifier] = JwtVerifier

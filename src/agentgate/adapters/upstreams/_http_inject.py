@@ -1,4 +1,4 @@
-"""How a credential gets into a request: by header, bearer token, basic authentication or query parameter."""
+"""How a credential gets into a request: by header, bearer token, basic authentication, query parameter or signature."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from agentgate.ports.upstreams import Credential
+
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
 
@@ -16,6 +18,7 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     "header": frozenset({"name", "prefix"}),
     "basic": frozenset({"username"}),
     "query": frozenset({"name"}),
+    "sigv4": frozenset({"region", "service"}),
 }
 
 
@@ -30,17 +33,29 @@ def is_header_name(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Injection:
-    """Where the secret goes: a header (`name`, after `prefix`) or a query parameter (`name`)."""
+    """Where the secret goes: a header (`name`, after `prefix`), a query parameter (`name`), or nowhere: it signs the
+    request (AWS Signature Version 4)."""
 
-    into: Literal["header", "query"]
+    into: Literal["header", "query", "signature"]
     name: str
     prefix: str = ""
     basic: bool = False
     username: str | None = None
+    region: str = ""
+    service: str = ""
+
+    def of(self, credential: Credential) -> str | None:
+        """As `value`; of one with a user name of its own, basic authentication is both."""
+        username = credential.values.get("username")
+        if self.basic and self.username is None and username is not None:
+            if ":" in username:
+                return None
+            return self.value(f"{username}:{credential.values.get('password', credential.secret)}")
+        return self.value(credential.secret)
 
     def value(self, secret: str) -> str | None:
         """The header's or parameter's value; None when the secret cannot be sent safely."""
-        if not is_header_value(secret):
+        if not is_header_value(secret) or self.into == "signature":
             return None
         if not self.basic:
             return self.prefix + secret
@@ -49,7 +64,7 @@ class Injection:
 
 
 def read_injection(config: Mapping[str, Any] | None) -> Injection:
-    """The injection that `{kind: bearer | header | basic | query, …}` describes; bearer when nothing does.
+    """The injection that `{kind: bearer | header | basic | query | sigv4, …}` describes; bearer when nothing does.
 
     Raises:
         ValueError: with a sentence.
@@ -71,6 +86,11 @@ def read_injection(config: Mapping[str, Any] | None) -> Injection:
         if username is not None and ":" in username:
             raise ValueError("inject.username must not have a colon")
         return Injection("header", "Authorization", basic=True, username=username)
+    if kind == "sigv4":
+        region, service = texts.get("region", ""), texts.get("service", "")
+        if not region or not service:
+            raise ValueError("inject for sigv4 needs the region and the service of AWS")
+        return Injection("signature", "Authorization", region=region, service=service)
     name = texts.get("name", "")
     if kind == "query":
         if not name:

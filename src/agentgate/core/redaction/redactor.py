@@ -150,6 +150,18 @@ class Redactor:
         except Exception:  # noqa: BLE001 - whatever a detector raises, nothing that it did not read is kept
             return FAILED
 
+    def classes(self, raw: bytes) -> frozenset[str] | None:
+        """The classes of data that are found in canonical JSON; None when a detector failed."""
+        try:
+            value = parse(raw)
+            if self.look(_texts(value, layers.MAX_LAYERS) or [], is_whole=True) is NOTHING:
+                return frozenset()
+            reading = _Pass(self)
+            reading.value(value, layers.MAX_LAYERS, self.everything)
+            return reading.classes
+        except Exception:  # noqa: BLE001 - whatever a detector raises, what it did not read may hold anything
+            return None
+
     def text(self, text: str) -> str:
         """`text` redacted, or `FAILED_TEXT`. Clean short ones are remembered: policy gives the same few reasons."""
         if text in self._clean:
@@ -234,6 +246,11 @@ class _Pass:
         self._own = redactor.own
         self._shortest = redactor.shortest
         self._found: list[tuple[str, str]] = []
+
+    @property
+    def classes(self) -> frozenset[str]:
+        """Those of what was replaced."""
+        return frozenset(kind for kind, _ in self._found)
 
     def value(self, value: Any, depth: int, seen: Seen) -> Any:
         """`value` with secret members, and what is secret in its texts, replaced."""

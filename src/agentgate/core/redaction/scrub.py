@@ -1,7 +1,7 @@
 """Takes injected credentials out of what is sent back: no tool can be made to say them (promise 4, attack A42).
 
 They are found as they are, in hex, in base64 at any alignment, URL-encoded, three layers deep in all of these and in
-JSON within strings, and cut into pieces over neighbouring strings.
+JSON within strings, and, in any of these forms, cut into pieces over neighbouring strings.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class _Scrubber:
     def __init__(self, secrets: Iterable[str]) -> None:
         self._secrets = tuple(secrets)
         self.redactor = Redactor(Marks(Mode.REDACT), (_Exact(self._secrets),), own=False)
+        long = [secret for secret in self._secrets if len(secret) >= _MIN_SPLIT_CHARS]
+        self._split = _Exact(long) if long else None
 
     def json(self, raw: bytes) -> bytes:
         clean = self.redactor.json(raw)
         if clean is FAILED:
             return clean
-        split = [secret for secret in self._secrets if len(secret) >= _MIN_SPLIT_CHARS]
-        if not split or len(clean) < _MIN_SPLIT_CHARS:
+        if self._split is None or len(clean) < _MIN_SPLIT_CHARS:
             return clean
         value = parse(clean)
         texts = list(_texts(value))
-        whole = "".join(texts)
-        cut = [span for secret in split for span in _all(whole, secret)]
+        cut = [(span.start, span.end) for span in self._split.find("".join(texts))] if len(texts) > 1 else []
         if not cut:
             return clean
         pieces: set[int] = set()

@@ -1,0 +1,310 @@
+"""Gives credentials to calls: kept until they expire, taken back when a kill covers one of those who used them.
+
+One credential serves every call of the same alias, scope, lifetime and tenant; one that was got for a caller's own
+token serves calls with that token alone. Whatever goes wrong in getting one, the call is refused and the log says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from agentgate.core.call import Call
+from agentgate.core.containment import flags_over
+from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
+from agentgate.pipeline.replica import IsOver
+from agentgate.ports.ambient import Clock
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.notices import Meter
+from agentgate.ports.upstreams import Credential
+
+MAX_KEPT: Final = 10_000
+"""Credentials kept at once. Past it the oldest is given up."""
+MAX_USERS: Final = 1_000
+"""Sessions and tools that one credential may serve; the next is given another one."""
+MARGIN: Final = 0.1
+"""The last part of a lifetime, in which no call is given the credential any more: it has to arrive and be checked."""
+MAX_MARGIN_S: Final = 30.0
+_LEAST_S: Final = 1.0
+_MAX_OWN: Final = 8
+"""Former values of an alias that a tool server may still hold from when its session began."""
+_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+_REVOCATION_S: Final = 5.0
+_FAULTS: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+"""What a source that lies can drive its adapter to: no call is lost to that, it only has no credential."""
+_LAST_REVOCATIONS_S: Final = 3.0
+
+logger = logging.getLogger("agentgate.credentials")
+
+
+class _Key(NamedTuple):
+    alias: str
+    scope: str | None
+    ttl_s: int | None
+    tenant: str | None
+    owner: str | None
+    """Of one that not the whole tenant shares: a digest of whose it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """An issuer, and the longest that a call waits for it."""
+
+    issuer: Issuer
+    timeout_s: float = 5.0
+
+    async def issue(self, ask: Ask, before: Issued | None = None) -> Issued:
+        """What the issuer gives, if it can be used. Raises CredentialRefused."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                issued = await self.issuer.issue(ask, before)
+        except TimeoutError:
+            raise CredentialRefused(f"its source did not answer within {self.timeout_s:g} s") from None
+        except _FAULTS as error:  # a text of theirs could quote what they read
+            raise CredentialRefused(f"its source failed ({type(error).__name__})") from None
+        if not issued.credential.secret:
+            raise CredentialRefused("its source gave an empty one")
+        if len(issued.credential.secret) < MIN_SECRET_CHARS:
+            raise CredentialRefused(
+                f"it is shorter than {MIN_SECRET_CHARS} characters, so no answer could be rid of it"
+            )
+        if not issued.expires_in_s > 0:
+            raise CredentialRefused("its source gave one that has expired")
+        return issued
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A credential that is being asked for, or that is kept."""
+
+    key: _Key
+    asked_s: float
+    """Its lifetime is counted from here."""
+    users: dict[tuple[str, ...], Call] = field(default_factory=dict)
+    """Who was given it, by the flags that stop them, without their arguments."""
+    task: asyncio.Task[Issued] | None = None
+    issued: Issued | None = None
+    born_s: float = 0.0
+    """As `asked_s`, but prolonging does not move it."""
+    until_s: float = 0.0
+    """No call is given it from then on."""
+    end: asyncio.TimerHandle | None = None
+    is_doomed: bool = False
+    """A kill covered one of its users."""
+
+
+class Broker:
+    """Implements `CredentialSource` with one issuer for each alias. It belongs to one running loop."""
+
+    def __init__(self, issuers: Mapping[str, Bounded], clock: Clock) -> None:
+        self._issuers = dict(issuers)
+        self._clock = clock
+        self.meter: Meter | None = None
+        """Who counts; there is none before the gateway is put together."""
+        self._current: dict[_Key, _Entry] = {}
+        """What the next call is given."""
+        self._live: dict[_Entry, None] = {}
+        """All that may still be good for something, the oldest first."""
+        self._own: dict[str, list[str]] = {}
+        self._told: dict[str, tuple[str, int]] = {}
+        self._revoking: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"Broker({', '.join(self._issuers)})"
+
+    async def credential(
+        self, alias: str, *, scope: str | None, ttl_s: int | None, call: Call | None = None
+    ) -> Credential | None:
+        try:
+            return await self.obtain(Ask(alias, scope, ttl_s, call))
+        except CredentialRefused as refused:
+            self._tell(alias, str(refused))
+            self._count("credentials_unavailable", alias)
+            return None
+
+    async def obtain(self, ask: Ask) -> Credential:
+        """As `credential`, and says why there is none.
+
+        Raises:
+            CredentialRefused
+        """
+        bounded = self._issuers.get(ask.alias)
+        if bounded is None or self._closed:
+            raise CredentialRefused("there is no such alias" if bounded is None else "the gateway is ending")
+        if bounded.issuer.serves is Serves.ALL:
+            return self._handed_out(ask, await bounded.issue(ask))
+        key = _key(ask, bounded.issuer.serves)
+        while True:
+            entry = self._entry(key, ask, bounded)
+            issued = entry.issued
+            if issued is None:
+                assert entry.task is not None
+                issued = await asyncio.shield(entry.task)
+            # a kill of one who waited for it takes it from all who did: this call is then given another
+            if not entry.is_doomed:
+                return self._handed_out(ask, issued)
+
+    def drop(self, is_over: IsOver) -> None:
+        """Take back what was given to calls that are over. Nobody waits for that: it is tried until it is done."""
+        for entry in tuple(self._live):
+            if any(map(is_over, entry.users.values())):
+                self._give_back(entry)
+
+    async def aclose(self) -> None:
+        """Take back within a few seconds everything that can be."""
+        self._closed = True
+        for entry in tuple(self._live):
+            self._give_back(entry)
+        if self._revoking:
+            _, late = await asyncio.wait(self._revoking, timeout=_LAST_REVOCATIONS_S)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for bounded in self._issuers.values():
+            await bounded.issuer.aclose()
+
+    def _tell(self, alias: str, why: str) -> None:
+        """Once a second for each alias and reason, however many calls there are."""
+        told = (why, int(self._now()))
+        if self._told.get(alias) != told:
+            self._told[alias if alias in self._issuers else ""] = told
+            logger.warning("no credential %s: %s", alias, why)
+
+    def _count(self, name: str, alias: str) -> None:
+        if self.meter is not None:
+            self.meter.count(name, alias if alias in self._issuers else "other")
+
+    def _now(self) -> float:
+        return self._clock.boot_s()
+
+    def _handed_out(self, ask: Ask, issued: Issued) -> Credential:
+        credential = issued.credential
+        own = self._own.setdefault(ask.alias, [])
+        if ask.call is None:
+            own.extend(value for value in credential.secrets if value not in own)
+            del own[:-_MAX_OWN]
+        return replace(credential, others=tuple(own)) if own else credential
+
+    # --- what is kept ---
+
+    def _entry(self, key: _Key, ask: Ask, bounded: Bounded) -> _Entry:
+        """The entry for a key, with this call among its users. Raises CredentialRefused."""
+        flags = flags_over(ask.call) if ask.call is not None else ()
+        entry = self._current.get(key)
+        if entry is None or (len(entry.users) >= MAX_USERS and flags not in entry.users):
+            entry = self._begin(key, ask, bounded, None)
+        elif entry.issued is not None and self._now() >= entry.until_s:
+            entry = self._begin(key, ask, bounded, entry)
+        if ask.call is not None and flags not in entry.users:
+            entry.users[flags] = _bare(ask.call)
+        return entry
+
+    def _begin(self, key: _Key, ask: Ask, bounded: Bounded, before: _Entry | None) -> _Entry:
+        """Ask the source: who asks first asks for all that ask meanwhile."""
+        self._make_room()
+        entry = _Entry(key, self._now())
+        prolonged = before.issued if before is not None else None
+        if before is not None and prolonged is not None and prolonged.revocation is not None:
+            left_s = key.ttl_s - (self._now() - before.born_s) if key.ttl_s is not None else None
+            if left_s is None or left_s >= _LEAST_S:
+                entry.users = dict(before.users)
+                ask = replace(ask, ttl_s=int(left_s) if left_s is not None else None)
+            else:
+                prolonged = None
+        task = entry.task = asyncio.create_task(bounded.issue(ask, prolonged))
+        task.add_done_callback(lambda _: self._arrived(entry, before, task))
+        self._current[key] = entry
+        self._live[entry] = None
+        return entry
+
+    def _make_room(self) -> None:
+        if len(self._live) < MAX_KEPT:
+            return
+        oldest = next(iter(self._live))
+        if oldest.issued is None:
+            raise CredentialRefused("too many are being asked for at once")
+        self._give_back(oldest)
+
+    def _arrived(self, entry: _Entry, before: _Entry | None, task: asyncio.Task[Issued]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._forget(entry)
+            return
+        issued = entry.issued = task.result()
+        entry.born_s = entry.asked_s
+        former = before.issued if before is not None else None
+        if before is not None and former is not None and former.revocation == issued.revocation is not None:
+            entry.born_s = before.born_s
+            self._forget(before)
+        if entry.is_doomed or self._closed:
+            self._give_back(entry)
+            return
+        now = self._now()
+        ends_s = entry.asked_s + issued.expires_in_s
+        if entry.key.ttl_s is not None:
+            ends_s = min(ends_s, entry.born_s + entry.key.ttl_s)
+        left_s = ends_s - now
+        entry.until_s = ends_s - min(left_s * MARGIN, MAX_MARGIN_S)
+        if left_s != float("inf"):
+            # for what policy allowed, and not for as long as the source would have it
+            entry.end = asyncio.get_running_loop().call_later(max(left_s, 0.0), self._give_back, entry)
+
+    def _forget(self, entry: _Entry) -> None:
+        self._live.pop(entry, None)
+        if self._current.get(entry.key) is entry:
+            del self._current[entry.key]
+        if entry.end is not None:
+            entry.end.cancel()
+
+    def _give_back(self, entry: _Entry) -> None:
+        """Nobody is given it any more, and its source is told so where it listens."""
+        entry.is_doomed = True
+        self._forget(entry)
+        issued = entry.issued
+        if issued is not None and issued.revocation is not None:
+            task = asyncio.create_task(self._revoke(entry.key.alias, issued, entry.asked_s + issued.expires_in_s))
+            self._revoking.add(task)
+            task.add_done_callback(self._revoking.discard)
+
+    async def _revoke(self, alias: str, issued: Issued, over_s: float) -> None:
+        """Until it is done, or the credential has expired by itself."""
+        issuer = self._issuers[alias].issuer
+        attempt = 0
+        while True:
+            try:
+                async with asyncio.timeout(_REVOCATION_S):
+                    await issuer.revoke(issued)
+            except (CredentialRefused, *_FAULTS) as error:  # TimeoutError is an OSError
+                why = str(error) if isinstance(error, CredentialRefused) else type(error).__name__
+                logger.error("credential %s is not taken back: %s", alias, why)
+                self._count("credential_revocations_failed", alias)
+            else:
+                self._count("credentials_revoked", alias)
+                return
+            wait_s = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
+            attempt += 1
+            if self._now() + wait_s >= over_s:
+                logger.error("credential %s was not taken back; it expires by itself", alias)
+                return
+            await asyncio.sleep(wait_s)
+
+
+def _key(ask: Ask, serves: Serves) -> _Key:
+    call = ask.call
+    if call is None:
+        return _Key(ask.alias, ask.scope, ask.ttl_s, None, None)
+    owner = None
+    if serves is not Serves.TENANT:
+        own = call.session if serves is Serves.SESSION else call.bearer or ""
+        whole = "\0".join((call.caller.id, call.caller.on_behalf_of or "", own))
+        owner = hashlib.sha256(whole.encode(errors="replace")).hexdigest()
+    return _Key(ask.alias, ask.scope, ask.ttl_s, call.tenant, owner)
+
+
+def _bare(call: Call) -> Call:
+    """Enough of a call to say whether a kill covers it."""
+    return replace(call, arguments={}, context={}, approval_token=None, peer=None, bearer=None)
