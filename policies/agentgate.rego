@@ -6,13 +6,15 @@
 #   agentgate/tools      {name: "allow" | "approval"} of all that a caller might call
 #
 # input: {tool_name, arguments, session_id, context, has_approval_token, agent: {id, kind, roles, tenant},
-#         tool: {name, access, upstream} or {}, session: {id}, door, time}
+#         tool: {name, access, upstream, labels?} or {}, session: {id, and its past where session_facts is true},
+#         parsed? (what the gateway's parsers say about arguments), door, time}
 #
 # data.json:
 #
 #   read_only_tools, write_tools, all_known_tools   lists of tool names; a name in both of the first two is a write
 #   rate_limits                                     {tool: calls per window}; read by the gateway, not here
 #   roles                                           {key: {"deny": [tool, ...], "allow": [tool, ...] or "*"}}
+#   packs                                           {pack: options}: packs/*.rego that narrow what is said here
 #
 # A key of `roles` is an agent's id as it stands in input.agent.id, or the name of a role. Every entry that fits
 # the caller counts: a tool that any of them denies is denied, and where one or more have an `allow`, a tool must
@@ -22,7 +24,17 @@
 # `data.tools` is the gateway's registry, {name: {name, access, upstream}}, which the gateway adds to the data.
 package agentgate
 
-default decision := {
+# What the rules of this file say, narrowed by the packs that data.json switches on. Most installations have none, and
+# pay nothing for them.
+decision := ruling if {
+	not data.packs
+} else := narrowed
+
+default chosen := {}
+
+chosen := data.packs
+
+default ruling := {
 	"action": "DENY",
 	"reason": "No matching rule",
 	"matched_rule": "default_deny",
@@ -30,7 +42,7 @@ default decision := {
 }
 
 # One chain, so that two rules can never speak at once: the first that holds decides.
-decision := refused("role_required", "Caller has no role to call tools") if {
+ruling := refused("role_required", "Caller has no role to call tools") if {
 	not may_call
 } else := refused("unknown_tool", "Tool not in allowlist") if {
 	not is_known(input.tool_name)
@@ -51,6 +63,7 @@ tools[name] := "allow" if {
 	may_call
 	is_open(name)
 	is_read(name)
+	not is_hidden(name)
 }
 
 tools[name] := "approval" if {
@@ -58,6 +71,7 @@ tools[name] := "approval" if {
 	may_call
 	is_open(name)
 	is_write(name)
+	not is_hidden(name)
 }
 
 refused(rule, reason) := {
@@ -179,3 +193,86 @@ is_well_formed(entry) if {
 is_allow(value) if value == "*"
 
 is_allow(value) if is_array(value)
+
+# --- packs ---
+
+# A pack objects to calls: its `findings` are {action: "DENY" | "REQUIRE_APPROVAL", reason, approval?}. It can take
+# away and never give. One that is not there denies, and so does a finding that is not of this form.
+narrowed := ruling if {
+	ruling.action == "DENY"
+} else := stopped(denials[0]) if {
+	count(denials) > 0
+} else := stopped({"pack": "packs", "reason": "Packs want approvals on different terms"}) if {
+	count(terms) > 1
+} else := object.union(ruling, agreed) if {
+	ruling.action == "REQUIRE_APPROVAL"
+} else := ruling if {
+	input.has_approval_token == true
+} else := object.union(asks(questions[0]), agreed) if {
+	count(questions) > 0
+} else := ruling if {
+	count(denials) == 0
+	count(questions) == 0
+}
+
+stopped(objection) := {
+	"action": "DENY",
+	"reason": objection.reason,
+	"matched_rule": rule_of(objection.pack),
+	"is_write_action": ruling.is_write_action,
+}
+
+asks(objection) := {
+	"action": "REQUIRE_APPROVAL",
+	"reason": objection.reason,
+	"matched_rule": rule_of(objection.pack),
+	"is_write_action": ruling.is_write_action,
+}
+
+rule_of(pack) := concat("", ["pack:", pack]) if {
+	is_string(pack)
+} else := "pack:"
+
+# In the order of their names, so that the same call gets the same answer everywhere.
+denials := sort([objection | some objection in objections; objection.action == "DENY"])
+
+questions := sort([objection | some objection in objections; objection.action == "REQUIRE_APPROVAL"])
+
+terms contains objection.approval if some objection in questions
+
+terms contains value if {
+	some name, value in ruling # which may have them where its rules are yours
+	name == "approval"
+}
+
+agreed := {"approval": wanted} if {
+	some wanted in terms
+} else := {}
+
+objections contains {"pack": "packs", "action": "DENY", "reason": "data.packs is not an object"} if {
+	not is_object(chosen)
+}
+
+objections contains {"pack": name, "action": "DENY", "reason": "There is no pack of this name"} if {
+	some name, _ in chosen
+	not data.agentgate.packs[name].findings
+}
+
+objections contains object.union({"pack": name, "action": "DENY", "reason": reason_of(finding)}, said) if {
+	some name, _ in chosen
+	some finding in data.agentgate.packs[name].findings
+	said := question_of(finding)
+}
+
+question_of(finding) := object.filter(finding, ["action", "approval"]) if {
+	finding.action == "REQUIRE_APPROVAL"
+} else := {}
+
+reason_of(finding) := finding.reason if {
+	is_string(finding.reason)
+} else := "It is not said why"
+
+is_hidden(name) if {
+	some pack, _ in chosen
+	name in data.agentgate.packs[pack].hidden
+}

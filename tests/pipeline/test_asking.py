@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 
 from agentgate.adapters.parsers.arguments import ArgumentParsers
-from agentgate.core.errors import PolicyInvalid
+from agentgate.core.errors import PolicyInvalid, ReasonCode
+from agentgate.core.event import Kind
 from agentgate.core.facts import Facts, Past
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.pipeline.asking import Questions
+from agentgate.ports.upstreams import Undelivered
 from tests.fakes import REDACTOR, TOOL, FakeEngine, a_call
+from tests.pipeline.conftest import House
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CARD = json.dumps({"rows": [{"a": "4111 1111 1111 1111"}]}).encode()
@@ -66,6 +69,7 @@ async def test_a_sessions_past_stands_beside_its_id() -> None:
         ({"p": None}, {"p": [{"kind": "path", "error": "not a text, nor a list of a few texts"}]}),
         ({"p": ["a", 1]}, {"p": [{"kind": "path", "error": "not a text, nor a list of a few texts"}]}),
         ({"p": ["a"] * 65}, {"p": [{"kind": "path", "error": "not a text, nor a list of a few texts"}]}),
+        ({"p": ["a" * 9000, "a" * 9000]}, {"p": [{"kind": "path", "error": "not a text, nor a list of a few texts"}]}),
         ({"deep": {"er": "a.example"}}, {"/deep/er": [{"kind": "domain", "host": "a.example", "ip": False}]}),
         ({"deep": "flat"}, {"/deep/er": [{"kind": "domain", "error": "not a text, nor a list of a few texts"}]}),
     ],
@@ -111,8 +115,26 @@ def test_a_result_that_cannot_be_looked_through_may_hold_anything() -> None:
         {"result_labels": "yes"},
         {"packs": None},
         {"packs": []},
+        {"packs": False},
     ],
 )
 def test_data_that_is_not_understood_is_refused_whole(data: dict[str, Any]) -> None:
     with pytest.raises(PolicyInvalid, match=r"data\."):
         _Asked(data)
+
+
+async def test_what_a_tool_says_in_failing_is_data_too(house: House) -> None:
+    """Else a tool could hand out what is private in its error messages, and no session would have touched it."""
+    house.questions.load(house.questions.read({"labels": {"tools": {TOOL.name: ["private"]}}, "result_labels": True}))
+    words = "no such card: 4111 1111 1111 1111"
+    house.upstream.answer = Undelivered(ReasonCode.UPSTREAM_ERROR, words, status=500)
+    answer = await house.gate.pass_through(a_call())
+    assert answer.reason_code is ReasonCode.UPSTREAM_ERROR
+    assert house.log.of(Kind.FINISHED)[-1]["labels"] == ["pii", "private"]
+
+
+async def test_what_never_reached_its_tool_touched_nothing(house: House) -> None:
+    house.questions.load(house.questions.read({"labels": {"tools": {TOOL.name: ["private"]}}}))
+    house.upstream.answer = Undelivered(ReasonCode.UPSTREAM_UNAVAILABLE, "refused", reached=False)
+    await house.gate.pass_through(a_call())
+    assert "labels" not in house.log.of(Kind.FINISHED)[-1]

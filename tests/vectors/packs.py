@@ -377,7 +377,6 @@ def _malformed() -> list[Group]:
         "unknown-pack": {"no_such_pack": {}},
         "packs-are-a-list": ["read_only"],
         "packs-are-text": "read_only",
-        "packs-are-false": False,
         "packs-are-a-number": 0,
     }
     return found + [Group(name, packs, [Case(_call("db_query"), DENY)]) for name, packs in worse.items()]

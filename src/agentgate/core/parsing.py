@@ -12,6 +12,8 @@ ParseRules = Mapping[str, Mapping[str, str]]
 """{tool: {argument: kind}}. An argument is a name, or a JSON Pointer into objects such as `/filter/query`."""
 MOST_TEXTS: Final = 64
 """In one list of texts: each of them is parsed."""
+MOST_CHARS: Final = 16_384
+"""In all texts of a list."""
 
 
 def read_parse(data: Mapping[str, Any]) -> ParseRules:
@@ -41,7 +43,7 @@ def texts_of(arguments: Mapping[str, Any], name: str) -> list[str] | None:
     if isinstance(found, str):
         return [found]
     if isinstance(found, list) and len(found) <= MOST_TEXTS and all(isinstance(one, str) for one in found):
-        return found
+        return found if sum(map(len, found)) <= MOST_CHARS else None
     return None
 
 

@@ -10,11 +10,10 @@ import subprocess
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agentgate.adapters.parsers.arguments import SQL_DIALECTS, ArgumentParsers
-from agentgate.core.strict_json import canonical
+from agentgate.ports.policy import ArgumentParser
+from tests.contracts.argument_parser import ArgumentParserContract
 
 KINDS = ("path", "url", "domain", "shell", *(f"sql:{dialect}" for dialect in sorted(SQL_DIALECTS)))
 PARSERS = ArgumentParsers()
@@ -26,31 +25,18 @@ def sql(text: str, dialect: str = "postgres") -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("kind", ["sql", "sql:tsql", "sql:", "shell:zsh", "path:unix", "html", "", "URL"])
-def test_only_what_is_offered_can_be_asked_for(kind: str) -> None:
-    with pytest.raises(ValueError, match="none of"):
-        ArgumentParsers().prepare([kind])
+class TestArguments(ArgumentParserContract):
+    examples = {  # noqa: RUF012 - read only
+        "path": "/a/b",
+        "url": "https://a.example/b",
+        "domain": "a.example",
+        "shell": "ls -l",
+        **dict.fromkeys(KINDS[4:], "select 1"),
+    }
 
-
-def test_a_kind_that_nobody_prepared_is_an_error() -> None:
-    assert "error" in ArgumentParsers().parse("shell", "ls")
-
-
-@settings(max_examples=150, deadline=None)
-@given(kind=st.sampled_from(KINDS), text=st.text(max_size=200))
-def test_no_text_makes_a_parser_raise_or_say_what_is_not_json(kind: str, text: str) -> None:
-    reading = PARSERS.parse(kind, text)
-    assert reading["kind"] == kind.partition(":")[0]
-    canonical({"reading": dict(reading)} if _is_text(text) else {})
-
-
-def _is_text(text: str) -> bool:
-    return not any("\ud800" <= char <= "\udfff" for char in text)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_too_large_is_an_error(kind: str) -> None:
-    assert "error" in PARSERS.parse(kind, "a" * 100_000)
+    @pytest.fixture
+    def parser(self) -> ArgumentParser:
+        return ArgumentParsers()
 
 
 @pytest.mark.parametrize("bracket", ["(", "f(", "(select ", "case when ", "[", "{", "not "])
