@@ -16,13 +16,14 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from fpdf import FPDF
 
+from agentgate.adapters.evidence.pdf import PdfPack
 from tests.canary_sweep import Canary, Sweep, rows
+from tests.evidence_samples import hostile, pack_of
 
-SECRET = "Q7w/x9+Lk2&mZ4\"p8<Vt3 b6Rn1=Yd5"
+SECRET = 'Q7w/x9+Lk2&mZ4"p8<Vt3 b6Rn1=Yd5'
 CARD = "5305912270418836"
-NOISE = "".join(random.Random(3).choices(string.ascii_letters + string.digits + "+/=\n {}\"", k=20_000))
+NOISE = "".join(random.Random(3).choices(string.ascii_letters + string.digits + '+/=\n {}"', k=20_000))
 
 
 def std(raw: bytes) -> bytes:
@@ -37,13 +38,8 @@ def zipped(raw: bytes) -> bytes:
 
 
 def page(raw: bytes) -> bytes:
-    pdf = FPDF()
-    pdf.add_page()
-    pdf.set_font("helvetica")
-    for line in range(0, len(raw), 11):
-        pdf.cell(text=raw[line : line + 11].decode())
-        pdf.ln()
-    return bytes(pdf.output())
+    """A pack whose texts say it."""
+    return PdfPack().write(pack_of(hostile([raw.decode()])))
 
 
 FORMS: dict[str, Callable[[bytes], bytes]] = {
@@ -83,7 +79,7 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
     "many fields": lambda raw: json.dumps([chr(byte) for byte in raw]).encode(),
     "names": lambda raw: json.dumps({raw[:7].decode(): raw[7:].decode()}).encode(),
     "json lines": lambda raw: b"\n".join(json.dumps({"d": chr(byte)}).encode() for byte in raw),
-    "events": lambda raw: b"".join(b"event: x\ndata: " + json.dumps({"d": chr(byte)}).encode() + b"\n\n" for byte in raw),
+    "events": lambda raw: b"".join(b"event: x\ndata: " + json.dumps([chr(byte)]).encode() + b"\n\n" for byte in raw),
     "lines": lambda raw: b"\n  ".join(raw[at : at + 5] for at in range(0, len(raw), 5)),
 }  # fmt: skip
 
@@ -139,7 +135,9 @@ def test_a_canary_that_is_only_where_it_may_not_be_counts_as_unused() -> None:
 
 
 def test_of_a_known_form_only_its_own_part_is_looked_for() -> None:
-    sweep = Sweep([Canary("token", "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.sIgNaTuReOfThIsToKeN42", core="sIgNaTuReOfThIsToKeN42")])
+    sweep = Sweep(
+        [Canary("token", "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.sIgNaTuReOfThIsToKeN42", core="sIgNaTuReOfThIsToKeN42")]
+    )
     assert sweep.look("another token", "eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.x") == []
     assert sweep.look("this token", "Bearer eyJhbGciOiJFUzI1NiJ9.c2VjcmV0.sIgNaTuReOfThIsToKeN42") == ["token"]
 
@@ -154,7 +152,7 @@ def test_a_thousand_patterns_are_searched_for_and_not_given_up() -> None:
     rng = random.Random(11)
     secrets = ["".join(rng.choices(string.ascii_letters + string.digits + "-_/+", k=40)) for _ in range(100)]
     sweep = Sweep([Canary(f"c{number}", secret) for number, secret in enumerate(secrets)])
-    haystack = rng.randbytes(3_000_000)
+    haystack = rng.randbytes(500_000)
     assert sweep.look("noise", haystack) == []
     for number in (0, 50, 99):
         assert sweep.look("planted", haystack + secrets[number].encode().hex().encode()) == [f"c{number}"]

@@ -262,8 +262,14 @@ class Supervisor:
 
 
 def set_up_logging(level: str, who: str = "") -> None:
-    """To stderr; `who` tells the processes of one service apart."""
-    logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s", stream=sys.stderr)
+    """To stderr; `who` tells the processes of one service apart.
+
+    DEBUG is for our own loggers: libraries at that level quote statements with their values, and what is sent.
+    """
+    of_others = "INFO" if level == "DEBUG" else level
+    form = f"%(asctime)s %(levelname)s %(name)s{who}: %(message)s"
+    logging.basicConfig(level=of_others, format=form, stream=sys.stderr)
+    logging.getLogger("agentgate").setLevel(level)
     # what uvicorn says of a failed start is said by `run`, once
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL if level != "DEBUG" else logging.DEBUG)
 

@@ -159,7 +159,7 @@ def guarded(heard: list[bytes]) -> Iterator[GatewayProcess]:
             "fail": {"upstream": "api", "access": "read", "method": "GET", "path": "/", "input_schema": anything},
         },
         "credentials": {"api-key": {"kind": "env", "name": "ECHO_KEY"}},
-        "webhook": {"url": hook},
+        "webhook": {"url": hook, "secret": "a-secret-of-the-hook-7351", "allow_private": True},
     }
     try:
         with GatewayProcess(config=config, env={"ECHO_KEY": SECRET}) as process:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import itertools
 from collections.abc import Callable
 from typing import Any
@@ -13,12 +14,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agentgate.core.redaction.layers import unescaped, unquoted
 from agentgate.core.redaction.redactor import MARK
 from agentgate.core.redaction.scrub import scrub, scrub_text
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS
 
-SECRETS = ["sup3r-secret/+key", 'quo"te\\back slash', "päss-wörd-lang", "tab\there it is", "{}[]:,{}[]", "a1" * 250]
+SECRETS = [
+    "sup3r-secret/+key",
+    "a<b&c='d'>e-secret",
+    'quo"te\\back slash',
+    "päss-wörd-lang",
+    "tab\there it is",
+    "{}[]:,{}[]",
+    "a1" * 250,
+]
 
 
 @pytest.mark.parametrize("secret", SECRETS)
@@ -52,6 +62,9 @@ FORMS: dict[str, Callable[[str], object]] = {
     "URL all": lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
     "JSON": lambda s: orjson.dumps({"a": s}).decode(),
     "JSON in JSON": lambda s: orjson.dumps(orjson.dumps([s]).decode()).decode(),
+    "HTML": html.escape,
+    "HTML without quotes": lambda s: html.escape(s, quote=False),
+    "HTML of templates": lambda s: html.escape(s).replace("&#x27;", "&#39;"),
     "escapes": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
     "base64 of JSON of URL": lambda s: std(orjson.dumps({"u": quote(s, safe="")})),
     "hex of base64": lambda s: std(s.encode()).encode().hex(),
@@ -140,3 +153,26 @@ def test_answer_without_the_secret_stays(answer: dict[str, Any]) -> None:
     raw = canonical(answer)
     assert scrub(raw, ["sup3r-secret"]) is raw
     assert scrub(raw, []) is raw
+
+
+@pytest.mark.parametrize(
+    "secret", ["q7%41-canary-secret", "k\\u0042-canary-secret", "1e-canary-secret", 'k"\\x41-secret']
+)
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda s: f"bad key '{s}' at /x?key={FORMS['URL all'](s)}",
+        lambda s: f"bad key %4{s} at /x?key={FORMS['URL all'](s)}",
+        lambda s: f"bad key '{s}' or {FORMS['escapes'](s)}",
+        lambda s: f'["{s}"]',
+    ],
+    ids=["beside its URL encoding", "behind a sign", "beside its escapes", "pasted into JSON"],
+)
+def test_a_secret_that_looks_encoded_is_found_as_it_stands(secret: str, around: Callable[[str], str]) -> None:
+    """What is decoded to look into it is not what the tool has said: the secret was lost on the way, and told."""
+    said = around(secret)
+    for clean in (scrub_text(said, [secret]), parse(scrub(canonical({"a": said}), [secret]))["a"]):
+        assert MARK in clean
+        for opened in (clean, unquoted(clean), unescaped(clean)):
+            for form in (secret, unquoted(secret), unescaped(secret)):
+                assert form not in opened

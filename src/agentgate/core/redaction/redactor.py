@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from itertools import pairwise
 from types import MappingProxyType
@@ -307,13 +307,14 @@ class _Pass:
         seen = seen or self._everything
         if depth and (nested := _nested(text)) is not None:
             clean = self.value(nested, depth - 1, seen)
-            return text if clean == nested else canonical(clean).decode()
+            said = text if clean == nested else canonical(clean).decode()
+            return self._replace(SECRET, text) if self._is_left(text, seen, said) else said
         opens = depth > 0 and seen.may_open(text)
         if opens:
             if "%" in text:
-                text = self._rewritten(text, layers.unquoted(text), depth - 1, seen)
+                text = self._rewritten(text, layers.unquoted, depth - 1, seen)
             if "\\" in text:
-                text = self._rewritten(text, layers.unescaped(text), depth - 1, seen)
+                text = self._rewritten(text, layers.unescaped, depth - 1, seen)
         places = [_Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
         if seen.folds and not text.isascii():
             places += self._folded(text, seen)
@@ -337,16 +338,26 @@ class _Pass:
             return part
         return self.text(part, depth, rounds=rounds - 1) if rounds else self._replace(SECRET, part)
 
-    def _rewritten(self, text: str, plain: str, depth: int, seen: Seen) -> str:
-        """`text`, or `plain` redacted if there was something to be seen in it."""
+    def _rewritten(self, text: str, decode: Callable[[str], str], depth: int, seen: Seen) -> str:
+        """`text`, or what it decodes to, redacted, if there was something to be seen in that."""
+        plain = decode(text)
         if plain == text:
             return text
         clean = self.text(plain, depth, seen.inner)
         if clean == plain:
             return text
-        if any(text[span.start : span.end] in clean for span in self._spans(text, seen)):
+        found = [text[span.start : span.end] for span in self._spans(text, seen)]
+        if any(said in clean or decode(said) in clean for said in found) or self._is_left(text, seen, clean, plain):
             return self._replace(SECRET, text)  # it says one thing as it stands, and another when it is decoded
         return clean
+
+    def _is_left(self, text: str, seen: Seen, clean: str, plain: str = "") -> bool:
+        """Whether a known secret, as it stands in `text`, is in `clean`, or was changed on the way to `plain`, where
+        nobody could find it any more. Of other detectors' finds there is nothing to tell them by."""
+        if self._own:
+            return False
+        found = {text[span.start : span.end] for span in self._spans(text, seen)}
+        return any(said in clean or (plain and plain.count(said) < text.count(said)) for said in found)
 
     def _spans(self, text: str, seen: Seen) -> list[Span]:
         """Where something can be seen."""

@@ -1,12 +1,13 @@
 """Takes injected credentials out of what is sent back: no tool can be made to say them (promise 4, attack A42).
 
 They are found as they are, in hex, in base64 at any alignment, URL-encoded, three layers deep in all of these and in
-JSON within strings, and, in any of these forms, cut into pieces over neighbouring strings.
+JSON within strings, as a page of HTML has them, and, in any of these forms, cut into pieces over neighbouring strings.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -60,7 +61,9 @@ class _Scrubber:
             return clean
         value = parse(clean)
         texts = list(_texts(value))
-        cut = [(span.start, span.end) for span in self._split.find("".join(texts))] if len(texts) > 1 else []
+        cut = [
+            (span.start, span.end) for span in self._split.find("".join(texts))
+        ]  # or whole: JSON that was not opened
         if not cut:
             return clean
         pieces: set[int] = set()
@@ -98,6 +101,8 @@ def _forms(secret: str) -> Iterator[str]:
         quoted = "".join([chr(byte) if byte in kept else f"%{byte:02X}" for byte in raw])
         yield from (quoted, quoted.replace("%20", "+"))
         yield _ESCAPE.sub(lambda found: found[0].lower(), quoted)
+    page = html.escape(secret)
+    yield from (page, html.escape(secret, quote=False), page.replace("&#x27;", "&#39;"), page.replace("/", "&#x2F;"))
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + raw).decode()
         known = encoded[(0, 2, 3)[before] : (before + len(raw)) * 8 // 6]  # what neighbours have no part in
