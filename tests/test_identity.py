@@ -152,6 +152,8 @@ BOT: dict[str, Any] = {"uri": "spiffe://x/bot", "agent": "bot"}
         ((BOT,), {"proxies": ()}, "proxies"),
         ((BOT,), {"proxies": ["10.0.0.1/8"]}, "proxies"),
         ((BOT,), {"proxies": ["proxy.example.org"]}, "proxies"),
+        ((BOT,), {"proxies": ["10.0.0.0/8", "0.0.0.0/0"]}, "every address"),
+        ((BOT,), {"proxies": ["::/0"]}, "every address"),
         ((BOT,), {"header": "X-Client-Name"}, "header"),
         (({"agent": "bot"},), {}, "give one of"),
         (({**BOT, "dns": "x"},), {}, "give one of"),

@@ -22,6 +22,7 @@ CANARIES = {
     "env": "canary/of+env?7351&x=1",
     "file": "canary-of-a-file-8462",
     "encrypted": "canary-encrypted-9573",
+    "joined": "canary-user:canary-password-1357",
 }
 """By alias. The first has characters that every encoding changes."""
 CLOSED = "/closed"
@@ -154,6 +155,7 @@ INJECTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "bearer": ("file", {"kind": "bearer"}),
     "basic": ("encrypted", {"kind": "basic", "username": "gateway"}),
     "pair": ("leased", {"kind": "basic"}),
+    "joined": ("joined", {"kind": "basic"}),
 }
 PLACES = {"says": "/x", "fails": "/fails", "moved": "/moved", "closed": CLOSED}
 
@@ -184,6 +186,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             login = {"method": "approle", "role_id": vault.role_id, "secret_id": {"env": "SECRET_ID"}}
             credentials = {
                 "env": {"kind": "env", "name": "CANARY"},
+                "joined": {"kind": "env", "name": "JOINED"},
                 "file": {"kind": "file", "path": str(folder / "token")},
                 "encrypted": {"kind": "encrypted_file", "path": str(folder / "sealed.json"), "key": {"env": "KEY"}},
                 "leased": {
@@ -197,7 +200,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 "tools": tools,
                 "credentials": credentials,
             }
-            env = {"CANARY": CANARIES["env"], "KEY": KEY, "SECRET_ID": vault.secret_id}
+            env = {"CANARY": CANARIES["env"], "JOINED": CANARIES["joined"], "KEY": KEY, "SECRET_ID": vault.secret_id}
             with GatewayProcess(config=config, env=env) as gateway:
                 yield World(gateway, vault)
     finally:
@@ -209,7 +212,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def secrets_of(world: World, name: str) -> list[str]:
     alias = INJECTIONS[name][0]
     if alias != "leased":
-        return [CANARIES[alias]]
+        return [CANARIES[alias], *CANARIES[alias].split(":")[1:]]
     assert world.vault.leases, "the upstream was given a lease"
     return ["A1a-generated-password-", *world.vault.leases.values()]
 

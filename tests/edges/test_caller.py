@@ -163,6 +163,9 @@ def test_a_principal_is_known_for_as_long_as_a_key_makes_somebody_it() -> None:
     assert callers.still_knows(former.principal), "the key was rotated"
     keyring.replace([replace(fresh, disabled=True)])
     assert not callers.still_knows(former.principal)
+    keyring.replace([replace(former, disabled=True), fresh])
+    assert not callers.still_knows(former.principal), "who came with a key that leaked goes on by its owner's new one"
+    assert callers.still_knows(fresh.principal)
     keyring.replace([_known("agk_new", replace(principal("bot"), auth_method="api_key"))])
     assert not callers.still_knows(former.principal), "a role was taken away"
     assert callers.still_knows(ADMIN)
@@ -255,7 +258,7 @@ def test_replaced_keys_are_gone_at_once() -> None:
     assert keyring.principal(ADMIN_KEY) == ADMIN
 
 
-# --- certificates that a proxy tells of ---------------------------------------------------------------------------------
+# --- certificates that a proxy tells of -------------------------------------------------------------------------------
 
 HOLDER = replace(principal("bot"), auth_method="mtls")
 PROXY = "10.0.0.1"

@@ -116,6 +116,17 @@ async def test_another_tenant_scope_or_lifetime_has_its_own(world: World, call: 
     assert await world.get(a_call()) == "secret-1"
 
 
+async def test_one_whose_lifetime_is_over_when_it_comes_is_used_by_nobody(world: World) -> None:
+    world.issuer.free.clear()
+    asking = [asyncio.create_task(world.get(a_call(), ttl_s=2)) for _ in range(2)]
+    await until(lambda: world.issuer.asks)
+    world.clock.move(2)
+    world.issuer.free.set()
+    assert await asyncio.gather(*asking) == [None, None]
+    await until(lambda: world.issuer.revoked == ["lease-1"])
+    assert await world.get(a_call(), ttl_s=2) == "secret-2"
+
+
 BEARER = replace(a_call(), bearer="token-of-alice")
 
 
@@ -225,6 +236,18 @@ async def test_past_the_most_that_are_kept_the_oldest_is_given_up(
         await world.get(a_call(caller=principal(tenant=tenant)))
     await until(lambda: world.issuer.revoked == ["lease-1"])
     assert len(world.broker._live) == 2
+
+
+async def test_a_tenant_that_takes_all_the_room_takes_it_from_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_KEPT", 3)
+    modest, greedy = (a_call(caller=principal(tenant=tenant)) for tenant in ("t-1", "t-2"))
+    assert await world.get(modest) == "secret-1"
+    for ttl_s in (50, 60, 70, 80):
+        await world.get(greedy, ttl_s=ttl_s)
+    await until(lambda: world.issuer.revoked == ["lease-2", "lease-3"])
+    assert await world.get(modest) == "secret-1"
 
 
 async def test_past_the_most_users_there_is_another_one_and_both_can_be_taken_back(

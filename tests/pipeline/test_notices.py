@@ -122,6 +122,55 @@ async def test_a_used_up_limit_is_told_with_the_limit(house: House, post: Post) 
     assert house.meter.counts[("rate_limited", "db_query")] == 1
 
 
+@pytest.mark.parametrize("error", [TypeError, AttributeError, RuntimeError])
+async def test_what_nobody_foresaw_in_one_notice_costs_that_one_alone(
+    house: House, post: Post, error: type[Exception]
+) -> None:
+    """It ended the desk, with it the gateway, and was met again after every start."""
+    courier, traces_told = FakeCourier(), []
+
+    def fails_for_the_first(notice: Notice) -> None:
+        traces_told.append(notice.payload["trace_id"])
+        if notice.payload["trace_id"] == traces_told[0]:
+            raise error
+
+    courier.on_deliver = fails_for_the_first
+    async with post.running(to(courier)) as desk:
+        first, second = await denied(house, 2)
+        await until(lambda: courier.got)
+        assert (await desk.standings())[0].counts["skipped"] == 1
+    assert (traces_told[0], traces(courier)) == (first, [second])
+
+
+async def test_who_is_slow_begins_nothing_at_the_end_of_a_turn_for_which_all_would_wait(
+    house: House, post: Post
+) -> None:
+    """Others heard of kills ten seconds later in every turn, because of an endpoint that took nine for each notice."""
+    slow, prompt = FakeCourier(), FakeCourier()
+    began: list[float] = []
+
+    def takes_nine_seconds(_: Notice) -> None:
+        began.append(house.clock.boot_s())
+        house.clock.move(9)
+
+    turns: list[float] = []
+
+    class Turns(MemoryBookmarks):
+        @contextlib.asynccontextmanager
+        async def turn(self, name: str) -> AsyncIterator[bool]:
+            async with super().turn(name) as is_ours:
+                turns.append(house.clock.boot_s())
+                yield is_ours
+
+    slow.on_deliver = takes_nine_seconds
+    post.bookmarks = Turns()
+    async with post.running(to(slow), to(prompt, "two", events=("kill_switch.*",))):
+        await denied(house, 8)
+        await until(lambda: len(slow.got) == 8)
+    into_turn = [at - max(turn for turn in turns if turn <= at) for at in began[1:]]
+    assert max(into_turn) <= SLOW.round_s - 9
+
+
 async def test_a_question_comes_with_the_call_and_a_link(house: House, post: Post) -> None:
     courier = FakeCourier()
     house.engine.answer = Ruling(ASK, REVISION)

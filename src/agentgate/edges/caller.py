@@ -61,12 +61,16 @@ class Keyring:
         return known if known is not None and self._is_valid(known) else None
 
     def knows(self, principal: Principal) -> bool:
-        """Whether some key makes somebody this principal now, with at least its roles."""
+        """Whether some key makes somebody this principal now, with at least its roles. Not where it came with one that
+        is disabled: whoever found that key must not go on by another one of its owner's."""
+        keys = (*self._keys.values(), *self._signing.values())
+        if any(key.disabled and key.principal.key_id == principal.key_id for key in keys):
+            return False
         return any(
             (key.principal.id, key.principal.tenant) == (principal.id, principal.tenant)
             and key.principal.roles >= principal.roles
             and self._is_valid(key)
-            for key in (*self._keys.values(), *self._signing.values())
+            for key in keys
         )
 
     def _is_valid(self, key: KnownKey) -> bool:

@@ -7,7 +7,7 @@ The SDK takes half a second to import, so that waits for the first request, or f
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -92,7 +92,7 @@ class McpDoor:
         principal, bearer = await self._callers.caller(request.headers, request.client_host)
         try:
             require_single_headers(request)
-            guest = _guest(request, principal, bearer)
+            guest = _guest(request, principal, bearer, lambda: self._knows(request))
             if request.scope["method"] != "POST":
                 await self._pass_on(request, guest, receive, send)
                 return
@@ -101,6 +101,13 @@ class McpDoor:
         except Unserved as unserved:
             self._parts.refusals.refused(principal)
             await unserved.answer(send)
+
+    async def _knows(self, request: Request) -> bool:
+        try:
+            await self._callers.caller(request.headers, request.client_host)
+        except Problem:
+            return False
+        return True
 
     async def _pass_on_once(
         self, request: Request, guest: Guest, request_id: str | None, receive: Receive, send: Send
@@ -144,14 +151,16 @@ class McpDoor:
         return answer
 
 
-def _guest(request: Request, principal: Principal, bearer: str | None) -> Guest:
+def _guest(
+    request: Request, principal: Principal, bearer: str | None, is_still_known: Callable[[], Awaitable[bool]]
+) -> Guest:
     session = request.headers.get(b"agentgate-session")
     named = session.decode("latin-1") if session is not None else None
     if named is not None and not is_id(named):
         text = "AgentGate-Session must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
         raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
     address = f"{request.scope.get('scheme', 'http')}://{request.headers[b'host'].decode('latin-1')}"
-    return Guest(principal, named, request.traceparent, address, bearer)
+    return Guest(principal, named, request.traceparent, address, bearer, is_still_known)
 
 
 def _load(parts: Parts) -> Hall:

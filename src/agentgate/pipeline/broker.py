@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
@@ -23,7 +24,7 @@ from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Credential
 
 MAX_KEPT: Final = 10_000
-"""Credentials kept at once. Past it the oldest is given up."""
+"""Credentials kept at once. Past it the tenant with the most gives up its oldest."""
 MAX_USERS: Final = 1_000
 """Sessions and tools that one credential may serve; the next is given another one."""
 MARGIN: Final = 0.1
@@ -92,6 +93,8 @@ class _Entry:
     """As `asked_s`, but prolonging does not move it."""
     until_s: float = 0.0
     """No call is given it from then on."""
+    ends_s: float = float("inf")
+    """It is good for nothing from then on."""
     end: asyncio.TimerHandle | None = None
     is_doomed: bool = False
     """A kill covered one of its users."""
@@ -146,6 +149,8 @@ class Broker:
                 assert entry.task is not None
                 issued = await asyncio.shield(entry.task)
             # a kill of one who waited for it takes it from all who did: this call is then given another
+            if self._now() >= entry.ends_s:
+                raise CredentialRefused("it was over before it came")
             if not entry.is_doomed:
                 return self._handed_out(ask, issued)
 
@@ -223,10 +228,12 @@ class Broker:
         return entry
 
     def _make_room(self) -> None:
+        """Of the tenant that has the most: one that opens sessions without end takes nothing from the others."""
         if len(self._live) < MAX_KEPT:
             return
-        oldest = next(iter(self._live))
-        if oldest.issued is None:
+        ((tenant, _),) = Counter(entry.key.tenant for entry in self._live).most_common(1)
+        oldest = next((entry for entry in self._live if entry.key.tenant == tenant and entry.issued is not None), None)
+        if oldest is None:
             raise CredentialRefused("too many are being asked for at once")
         self._give_back(oldest)
 
@@ -247,7 +254,7 @@ class Broker:
         ends_s = entry.asked_s + issued.expires_in_s
         if entry.key.ttl_s is not None:
             ends_s = min(ends_s, entry.born_s + entry.key.ttl_s)
-        left_s = ends_s - now
+        entry.ends_s, left_s = ends_s, ends_s - now
         entry.until_s = ends_s - min(left_s * MARGIN, MAX_MARGIN_S)
         if left_s != float("inf"):
             # for what policy allowed, and not for as long as the source would have it

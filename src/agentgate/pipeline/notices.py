@@ -36,6 +36,8 @@ _TRIES_FOR_GOOD: Final = 5
 _LOOKS_FOR_CALL: Final = 10
 _LOOK_FOR_CALL_S: Final = 0.2
 _SAVE_EVERY_S: Final = 1.0
+_FAULTS: Final = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError)
+"""What an event of another version, or a courier that meets what nobody foresaw, can come to."""
 _OVERTIME_S: Final = 20.0
 """For what is under way at the end of a turn."""
 
@@ -100,6 +102,8 @@ class _Line:
     saved: int = -2
     saved_at_s: float = 0.0
     patience: _Patience = field(default_factory=_Patience)
+    took_s: float = 0.0
+    """The last delivery. One that takes as long begins only where the turn lasts: all wait for the last at its end."""
     tried: tuple[str, int] = ("", 0)
     """The notice that is tried now, and how often it was refused for good."""
     hopeless_before: str = ""
@@ -258,15 +262,18 @@ class NoticeDesk:
     async def _serve(self, line: _Line, until_s: float) -> None:
         try:
             await self._open(line)
-            while (now_s := self._clock.boot_s()) < until_s:
+            while (now_s := self._clock.boot_s()) < self._until(line, until_s):
                 if now_s < line.patience.not_before_s:
-                    await self._sleep(min(line.patience.not_before_s, until_s) - now_s)
+                    await self._sleep(min(line.patience.not_before_s, self._until(line, until_s)) - now_s)
                 elif not await self._go_on(line, until_s):
                     await self._save_if_due(line)
                     await self._sleep(self._rules.look_every_s)
             await self._save(line)
         except LogUnavailable as error:
             logger.warning("webhook %s waits for the log: %s", line.of.name, error)
+
+    def _until(self, line: _Line, until_s: float) -> float:
+        return until_s - min(line.took_s, self._rules.round_s / 2)
 
     async def _open(self, line: _Line) -> None:
         """Where it is: another member may have followed meanwhile."""
@@ -293,7 +300,7 @@ class NoticeDesk:
                 line.waiting_since = None
                 if self._clock.boot_s() - line.saved_at_s >= _SAVE_EVERY_S:
                     await self._save(line)
-            if self._clock.boot_s() >= until_s:
+            if self._clock.boot_s() >= self._until(line, until_s):
                 return True
         if len(records) < _AT_ONCE:
             line.done = max(line.done, size - 1)
@@ -312,7 +319,7 @@ class NoticeDesk:
     def _notice(self, line: _Line, record: Record) -> Notice | None:
         try:
             notice = notice_of(record)
-        except (LookupError, TypeError, ValueError) as error:  # an event of another version: no reason to stand still
+        except _FAULTS as error:  # an event of another version: no reason to stand still
             logger.error("event %d cannot be told: %s: %s", record.index, type(error).__name__, error)
             self._count(line, "skipped")
             return None
@@ -332,9 +339,7 @@ class NoticeDesk:
         if self._clock.boot_s() < line.patience.not_before_s:
             return False
         line.waiting_since = notice.at
-        if notice.kind == "approval.requested" and "rule" not in notice.payload:
-            notice = await self._with_call(notice, record)
-        failure = await line.of.courier.deliver(notice)
+        failure = await self._deliver(line, notice, record)
         if failure is None:
             line.patience.succeeded()
             line.hopeless_before = ""
@@ -342,6 +347,19 @@ class NoticeDesk:
             return True
         self._failed(line, line.patience, failure)
         return self._is_given_up(line, notice, failure)
+
+    async def _deliver(self, line: _Line, notice: Notice, record: Record | None = None) -> Failure | None:
+        began_s = self._clock.boot_s()
+        try:
+            if record is not None and notice.kind == "approval.requested" and "rule" not in notice.payload:
+                notice = await self._with_call(notice, record)
+            return await line.of.courier.deliver(notice)
+        except _FAULTS as error:  # it would end the gateway, and meet it again after the next start
+            logger.error("%s %s cannot be told: %s", notice.kind, notice.id, type(error).__name__)
+            return Failure(f"it cannot be told ({type(error).__name__})", for_good=True)
+        finally:
+            if record is not None:
+                line.took_s = self._clock.boot_s() - began_s
 
     def _is_given_up(self, line: _Line, notice: Notice, failure: Failure) -> bool:
         if failure.for_good:
@@ -389,7 +407,7 @@ class NoticeDesk:
             line.heard.clear()
             while line.told:
                 notice = line.told[0]
-                failure = await line.of.courier.deliver(notice)
+                failure = await self._deliver(line, notice)
                 is_over = failure is None or failure.for_good
                 if is_over and line.told and line.told[0] is notice:
                     line.told.popleft()

@@ -50,8 +50,9 @@ class Credential:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """Everything that must not come back in an answer."""
-        return tuple(dict.fromkeys((self.secret, *self.values.values(), *self.others)))
+        """Everything that must not come back in an answer: of `user:password` the password by itself, too."""
+        password = self.secret.partition(":")[2]
+        return tuple(dict.fromkeys((self.secret, *filter(None, (password,)), *self.values.values(), *self.others)))
 
 
 class Upstream(Protocol):

@@ -199,6 +199,13 @@ class Mtls(Part):
     proxies: tuple[IPv4Network | IPv6Network, ...] = Field(min_length=1)
     map: Annotated[tuple[Certificate, ...], Field(min_length=1)]
 
+    @field_validator("proxies")
+    @classmethod
+    def _some(cls, value: tuple[IPv4Network | IPv6Network, ...]) -> tuple[IPv4Network | IPv6Network, ...]:
+        if any(network.prefixlen == 0 for network in value):
+            raise ValueError("every address would be a trusted proxy, and anybody could be anybody: name theirs alone")
+        return value
+
 
 class Auth(Part):
     keys: tuple[Key, ...] = ()

@@ -140,7 +140,7 @@ def test_what_is_remembered_does_not_grow() -> None:
         (entry(), "DNS=bot;URI=spiffe://other/x", None),
         (entry("uri", "spiffe://x/ns/*/sa/bot", "bot"), "URI=spiffe://x/ns/prod/sa/bot", "agent:bot"),
         (entry("uri", "spiffe://x.y/bot", "bot"), "URI=spiffe://xzy/bot", None),
-        (entry("dns", "*.agents.example.org"), "DNS=Deploy.Agents.Example.org", "agent:Deploy"),
+        (entry("dns", "*.agents.example.org"), "DNS=Deploy.Agents.Example.org", "agent:deploy"),
         (entry("dns", "*.agents.example.org"), "DNS=agents.example.org", None),
         (entry("cn", "bot-*"), 'Subject="CN=bot-7,O=x"', "agent:7"),
         (entry("cn", "bot"), 'Subject="CN=bot,CN=admin"', None),

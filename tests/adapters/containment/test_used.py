@@ -14,7 +14,7 @@ from agentgate.core.amounts import Amounts
 from agentgate.core.budget import Period, Tally
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.containment import Admitted, NotAdmitted, Spent
-from tests.adapters.containment.asking import connected, eventually
+from tests.adapters.containment.asking import PROMPT_S, applies, connected, eventually
 from tests.contracts.admission import a_call, state
 from tests.contracts.budgets import FACTS, ask, facts_of, known, quota
 from tests.redis_server import RedisServer, is_installed
@@ -96,6 +96,48 @@ async def test_what_redis_was_not_told_is_counted_from_the_log(server: RedisServ
 
     async def is_unknown() -> bool:
         answer = await ask(admission, FACTS)
+        return isinstance(answer, NotAdmitted) and answer.reason is ReasonCode.BUDGET_UNKNOWN
+
+    await eventually(is_unknown, CHECK_EVERY_S + 5)
+
+
+async def test_what_one_member_has_settled_the_other_knows_at_once(shared_server: RedisServer) -> None:
+    shared_server.command("FLUSHALL")
+    async with connected(shared_server.url, "m-1", 2.0) as one, connected(shared_server.url, "m-2", 2.0) as two:
+        await known(one, FACTS)
+        for n in range(20):
+            call = a_call()
+            assert isinstance(await ask(one, FACTS, call), Admitted)
+            assert await one.settle(call, Spent(2 * n, 2 * n + 1, is_ok=True, labels=(f"label-{n}",)))
+            answer = await ask(two, FACTS)
+            assert isinstance(answer, Admitted)
+            assert answer.facts is not None
+            assert f"label-{n}" in answer.facts.labels
+
+
+@pytest.mark.parametrize("loss", ["hung", "gone"])
+async def test_labels_that_redis_does_not_take_are_never_lost(
+    server: RedisServer, admission: RedisAdmission, loss: str
+) -> None:
+    """It says so within the deadline, and from then on nothing is let in that does not know of them."""
+    await known(admission, FACTS)
+    call = a_call()
+    assert isinstance(await ask(admission, FACTS, call), Admitted)
+    begin, end = {"hung": (server.pause, server.resume), "gone": (server.stop, server.start)}[loss]
+    begin()
+    before = time.monotonic()
+    assert not await admission.settle(call, Spent(1, 2, is_ok=True, labels=("private",)))
+    assert time.monotonic() - before < PROMPT_S
+    admission.release(call)
+    end()
+    if loss == "gone":
+        await applies(admission, 1)
+
+    async def is_unknown() -> bool:
+        answer = await ask(admission, FACTS)
+        if isinstance(answer, Admitted):
+            assert answer.facts is not None
+            assert "private" in answer.facts.labels
         return isinstance(answer, NotAdmitted) and answer.reason is ReasonCode.BUDGET_UNKNOWN
 
     await eventually(is_unknown, CHECK_EVERY_S + 5)

@@ -328,17 +328,34 @@ async def test_what_revision_0003_would_not_know_keeps_it_from_coming_back(url: 
 async def test_approvals_of_revision_0003_are_what_the_events_say(url: str, author: Author) -> None:
     async with replicas(url, 1) as (log,):
         await log.append(author.kill(a_kill()))
-        for approval in ("a-pending", "a-approved", "a-denied", "a-expired"):
+        for approval in ("a-pending", "a-approved", "a-denied", "a-expired", "a-denied-at-its-end"):
             await log.append(author.requested(approval))
         await log.append(author.verdict("a-approved"))
         await log.append(author.verdict("a-denied", "denied"))
         await log.append(author.closed("a-expired"))
+        await log.append(author.verdict("a-denied-at-its-end", "denied"))
+        await log.append(author.closed("a-denied-at-its-end"))
     await migrate(url, to="0003")
     await migrate(url)
     async with replicas(url, 1) as (log,):
         found = {row["id"]: (row["votes"], row["position"], row["idx"]) for row in await log.projection("approvals")}
-    assert found == {"a-pending": (0, 1, 1), "a-approved": (1, 1, 2), "a-denied": (0, 1, 3), "a-expired": (0, 1, 4)}
+    late = {"a-denied-at-its-end": (0, 1, 5)}
+    old = {"a-pending": (0, 1, 1), "a-approved": (1, 1, 2), "a-denied": (0, 1, 3), "a-expired": (0, 1, 4)}
+    assert found == old | late
     assert (await verify(url, ORIGIN, [KEY])).findings == []
+
+
+async def test_a_gateway_of_revision_0003_that_runs_on_can_approve_nothing(url: str, author: Author) -> None:
+    """It knows of no quorum and counts no votes, and its connections are those from before the migration."""
+    async with replicas(url, 1) as (log,):
+        await log.append(author.requested("a-1"))
+    as_before = "UPDATE approvals SET state = 'approved', decided_by = 'person:a', token_sha256 = 'f' WHERE id = 'a-1'"
+    connection = await asyncpg.connect(url)
+    try:
+        with pytest.raises(asyncpg.CheckViolationError, match="approvals_quorum"):
+            await connection.execute(as_before)
+    finally:
+        await connection.close()
 
 
 async def test_a_log_of_the_first_revision_gets_the_hashes_of_its_upper_tiles(url: str, author: Author) -> None:

@@ -108,6 +108,7 @@ def before_answers(db: sqlite3.Connection) -> None:
     """Make it a log of version 5, for which one yes was an approval, and which kept no answers."""
     for table in schema.NEW_IN_6:
         db.execute(f"DROP TABLE {table.name}")
+    db.execute("DROP INDEX approvals_trace")
     for column in OF_ONE_YES:
         db.execute(f"ALTER TABLE approvals DROP COLUMN {column}")
     db.execute("PRAGMA user_version = 5")
@@ -190,6 +191,14 @@ async def test_a_session_is_read_by_the_index_and_in_its_order(log: SqliteLog, p
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}")]
     assert "events_stretch (log_id=? AND <expr>=? AND tenant=? AND session=?)" in plan[0]
     assert not any("TEMP B-TREE" in step for step in plan)
+
+
+@pytest.mark.parametrize("column", ["digest", "state", "trace_id"])
+async def test_what_callers_ask_of_approvals_is_found_by_an_index(log: SqliteLog, path: Path, column: str) -> None:
+    """Approvals are as many as the log is old, and anybody may ask."""
+    with raw(path) as db:
+        (step,) = db.execute(f"EXPLAIN QUERY PLAN SELECT id FROM approvals WHERE log_id = '0' AND {column} = 'x'")
+    assert f"(log_id=? AND {column}=?)" in step[3]
 
 
 # --- append-only ------------------------------------------------------------------------------------------

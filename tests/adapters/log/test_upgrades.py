@@ -56,13 +56,15 @@ async def a_log(path: Path, version: int) -> list[str]:
         for number in range(40):
             await log.append(author.decided(f"s-{number % 3}"))
         await log.append(author.kill(a_kill("k-1", "s-9")))
-        for approval in ("a-pending", "a-approved", "a-spent", "a-denied", "a-expired"):
+        for approval in ("a-pending", "a-approved", "a-spent", "a-denied", "a-expired", "a-denied-at-its-end"):
             await log.append(author.requested(approval))
         for approval in ("a-approved", "a-spent"):
             await log.append(author.verdict(approval))
         await log.append(author.verdict("a-denied", "denied"))
         await log.append(author.decided("s-1", approval_id="a-spent"))
         await log.append(author.closed("a-expired"))
+        await log.append(author.verdict("a-denied-at-its-end", "denied"))
+        await log.append(author.closed("a-denied-at-its-end"))
         await log.integrate()
     with raw(path) as db:
         newest = shape(db)
@@ -149,7 +151,7 @@ async def test_who_reads_while_the_log_is_upgraded_reads_on(path: Path, version:
     await a_log(path, version)
     reader = open_reader(path)
     before = await all_of(reader.records(tenant="acme", session="s-1"))
-    assert len(before) == 23
+    assert len(before) == 26
     async with opened(path) as log:
         await log.append(Author("m-2").decided("s-1"))
         after = await all_of(reader.records(tenant="acme", session="s-1"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import ipaddress
 import socket
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -204,3 +207,17 @@ def _own_certificate(folder: Path) -> ssl.SSLContext:
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):
         Post(url)
+
+
+async def test_names_are_not_looked_up_where_calls_wait(receiver: Receiver) -> None:
+    """Lookups that hang (a name server that is silent, or hostile) held the loop's few threads, which read the files
+    of credentials and look up the names of tools."""
+    free = threading.Event()
+    only = ThreadPoolExecutor(1)
+    asyncio.get_running_loop().set_default_executor(only)
+    only.submit(free.wait)
+    try:
+        url = receiver.url.replace("127.0.0.1", "localhost")
+        assert await sent(Post(url, allow_private=True, within_s=3)) == "taken"
+    finally:
+        free.set()

@@ -129,6 +129,34 @@ async def test_a_directory_without_packs_denies_who_asks_for_them(wasm: WasmPoli
     assert (found["action"], found["reason"]) == ("DENY", "There is no pack of this name")
 
 
+@pytest.mark.parametrize("depth", range(12))
+async def test_a_field_is_found_at_any_depth(wasm: WasmPolicyEngine, depth: int) -> None:
+    await wasm.enforce(await shipped({**decisions.DATA, "packs": {"forbidden_fields": {"fields": ["password"]}}}))
+    for name, action in (("Pass-Word", "DENY"), ("word", "ALLOW")):
+        value: Any = {"note": ["password", {"pass": 1, name: None}, {}, []]}
+        for level in range(depth):
+            value = {"a": [value], "b": 1} if level % 3 else {"c": {"d": value}}
+        found = await _decide(wasm, decisions.ask("db_query", arguments=value))
+        assert found["action"] == action, value
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        {"rows": [{"id": n, "name": "x"} for n in range(2_000)]},
+        {"numbers": list(range(10_000))},
+        {"table": [[n, [n]] for n in range(1_000)]},
+        {f"a{n}": n for n in range(600)},
+    ],
+    ids=["rows", "numbers", "table", "names"],
+)
+async def test_large_arguments_are_looked_through(wasm: WasmPolicyEngine, many: dict[str, Any]) -> None:
+    await wasm.enforce(await shipped({**decisions.DATA, "packs": {"forbidden_fields": {"fields": ["password"]}}}))
+    assert (await _decide(wasm, decisions.ask("db_query", arguments=many)))["action"] == "ALLOW"
+    found = await _decide(wasm, decisions.ask("db_query", arguments={**many, "last": [{"password": 1}]}))
+    assert found["reason"] == "The field password is forbidden"
+
+
 OWN = """package agentgate.packs.own
 
 findings := {findings}

@@ -80,6 +80,13 @@ def test_an_agent_that_is_trusted_with_roles_has_them_beside_its_own() -> None:
     assert (found.id, found.roles) == ("agent:ci-bot", {Role.AGENT, Role.OPERATOR})
 
 
+def test_an_actor_has_not_the_roles_of_the_client_that_it_came_by() -> None:
+    """The token of a trusted pipeline's client in which somebody else acts: the other was never trusted with roles."""
+    found = who(RULES, client_id="ci-bot", sub="ann", act={"sub": "helper"}, groups=["sre", "everywhere"])
+    assert (found.id, found.roles, found.tenants_all) == ("agent:helper", {Role.AGENT}, False)
+    assert who(RULES, client_id="ci-bot", sub="ann", act={"sub": "ci-bot"}, groups=["sre"]).has(Role.OPERATOR)
+
+
 def test_a_token_with_an_actor_is_never_a_persons() -> None:
     found = who(RULES, client_id="console", sub="ann", email="ann", act={"sub": "bot"}, groups=["sre"])
     assert (found.id, found.roles, found.on_behalf_of) == ("agent:bot", {Role.AGENT}, "ann")
@@ -221,6 +228,19 @@ def test_a_prefix_keeps_the_names_of_issuers_apart() -> None:
     assert who(rules, client_id="api", sub="ann", act={"sub": "bot"}).id == "agent:partner.bot"
     for name in ("", ".x", "-x", "a" * 250):
         refused(rules, client_id=name)
+
+
+@pytest.mark.parametrize("prefix", ["", "partner."])
+@pytest.mark.parametrize("person", [None, ("email",)])
+def test_whom_an_agent_acts_for_is_called_as_the_person_who_could_approve(prefix: str, person: Any) -> None:
+    """Else nobody notices that they are the same: ann approves what her own agent asks for."""
+    rules = replace(RULES, prefix=prefix, person=person, on_behalf_of=person or ("sub",))
+    ann = {"sub": "u-17", "email": "ann@example.org"}
+    herself = who(rules, client_id="console", **ann)
+    for hers in (who(rules, client_id="bot", act={"sub": "bot"}, **ann), who(rules, client_id="bot", **ann)):
+        assert f"person:{hers.on_behalf_of}" == herself.id
+    nobody_said = replace(rules, on_behalf_of=None)
+    assert f"person:{who(nobody_said, client_id='bot', act={'sub': 'bot'}, **ann).on_behalf_of}" == herself.id
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,13 @@ def test_an_event_larger_than_allowed_is_refused_before_its_end(parts: list[byte
         _ = [data for part in parts for data in events.feed(part)]
 
 
+def test_a_server_cannot_have_its_stream_taken_up_again_at_once_and_for_ever() -> None:
+    """With `retry: 0` each call was a loop of requests, as fast as both could, until its deadline."""
+    events = Events(100)
+    assert list(events.feed(b"id: 1\nretry: 0\ndata:\n\n")) == []
+    assert events.resume_after_s >= 0.1
+
+
 def test_many_small_events_have_no_bound() -> None:
     events = Events(100)
     assert sum(1 for _ in range(1_000) for _ in events.feed(b": ping\n\ndata: x\n\n")) == 1_000

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from agentgate.adapters.upstreams._mcp.stdio import Lines, LongLine
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.errors import ReasonCode
-from agentgate.ports.upstreams import Delivered, Undelivered
+from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.adapters.upstreams.mcp_script import NAMES
-from tests.adapters.upstreams.mcp_world import FakePeer, World, down, script, until, world
+from tests.adapters.upstreams.mcp_world import FakePeer, Hearing, World, down, script, until, world
 
 
 @pytest.fixture
@@ -218,6 +219,22 @@ async def test_what_a_child_writes_to_stderr_is_in_our_log_at_debug_and_short(
             await w.call("shout")
             await until(lambda: any("plain words" in record.message for record in caplog.records))
     assert max(len(record.message) for record in caplog.records) < 600
+
+
+async def test_a_child_cannot_write_its_credential_into_our_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def credential() -> Credential:
+        return Credential("a", "s3cret-of-a-child")
+
+    words = "import os, sys; sys.stderr.write('no access with ' + os.environ['KEY'] + chr(10)); sys.stdin.read()"
+    inject = {"kind": "env", "name": "KEY"}
+    upstream = McpUpstream("s", command=[sys.executable, "-c", words], inject=inject, credential=credential)
+    with caplog.at_level(logging.DEBUG):
+        running = asyncio.create_task(upstream.run(Hearing()))
+        await until(lambda: any("no access with" in record.message for record in caplog.records))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await upstream.aclose()
+    assert "s3cret-of-a-child" not in caplog.text
 
 
 class _Stuck(FakePeer):

@@ -592,3 +592,33 @@ async def test_a_session_that_its_server_forgot_is_begun_anew(old: Service) -> N
         await w.up_again()
         assert isinstance(await w.call("echo"), Delivered)
     assert len(old.sent("initialize")) == 2
+
+
+@pytest.mark.parametrize("is_modern", [True, False])
+async def test_a_flood_of_questions_is_not_kept(is_modern: bool) -> None:
+    """Each was a task, whose answer waited for those before it to be sent: two thousand a second, for as long as a call
+    took, and long after."""
+    server = Service(modern=is_modern)
+    question = b'data: {"jsonrpc": "2.0", "id": %d, "method": "ping"}\n\n'
+    most = 0
+
+    async def flood(request: web.Request, body: dict[str, Any]) -> web.StreamResponse:
+        nonlocal most
+        stream = await sse(request)
+        for first in range(0, 3_000, 100):
+            await stream.write(b"".join(question % number for number in range(first, first + 100)))
+            await asyncio.sleep(0)
+            most = max(most, len(asyncio.all_tasks()))
+        await event(stream, {"id": body["id"], "result": {"content": [], "resultType": "complete"}})
+        return stream
+
+    server.tools["flood"] = flood
+    await server.start()
+    try:
+        async with world(upstream_of(server)) as w:
+            before = len(asyncio.all_tasks())
+            assert isinstance(await w.call("flood"), Delivered)
+            assert max(most, len(asyncio.all_tasks())) < before + 200
+            assert len([None for method, _, _ in server.requests if not method]) > 10, "some are answered"
+    finally:
+        await server.stop()

@@ -50,6 +50,8 @@ def test_what_came_by_another_way_can_be_given_to_the_dispatcher() -> None:
     assert [field.name for field in dataclasses.fields(_Pending)][:3] == ["send", "receive", "on_progress"]
     source = inspect.getsource(JSONRPCDispatcher)
     assert "self._pending.get(coerce_request_id(token))" in source
+    assert "await self._dispatch_request(msg, metadata, on_request, sender_ctx)" in source
+    assert "self._spawn(self._handle_request, req, dctx, scope, on_request, sender_ctx=sender_ctx)" in source
     assert "assert self._tg is not None" in source
 
 

@@ -60,7 +60,12 @@ class Entry:
             return {self.whom} if names.subject == self._subject else set()
         told = {"uri": names.uris, "dns": names.dns}.get(self.name, (names.common_name,))
         found = [self._matches.fullmatch(one) for one in told if one is not None]
-        return {self.whom.replace("*", match[1]) if "*" in self.whom else self.whom for match in found if match}
+        stars = {
+            match[1].lower() if self.name == "dns" else match[1] for match in found if match and "*" in self.pattern
+        }
+        if "*" in self.whom:  # of a name whose case means nothing: else another certificate were another agent
+            return {self.whom.replace("*", star) for star in stars}
+        return {self.whom} if any(found) else set()
 
 
 @dataclass(frozen=True, slots=True)

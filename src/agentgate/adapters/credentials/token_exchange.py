@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -46,7 +47,7 @@ class TokenExchange:
         if self._actor is not None:
             form |= {"actor_token": self._actor.read(), "actor_token_type": self._actor_type}
         issued = await self._endpoint.token(ask, form, issued_types=(_TYPE + "access_token", _TYPE + "jwt"))
-        if issued.credential.secret == ask.call.bearer:
+        if hmac.compare_digest(issued.credential.secret.encode(), ask.call.bearer.encode(errors="replace")):
             raise CredentialRefused("its source gave the caller's own token back")
         return issued
 

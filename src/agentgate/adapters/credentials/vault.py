@@ -146,7 +146,7 @@ class Vault:
         token = await self._our_token()
         status, answer = await self._send(method, path, body, token)
         if status == 403 and self._login.given is None:
-            if token == self._token:
+            if self._token is token:  # nobody has logged in meanwhile
                 self._token_ends = 0.0
             token = await self._our_token()
             status, answer = await self._send(method, path, body, token)

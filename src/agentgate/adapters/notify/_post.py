@@ -7,13 +7,16 @@ what is answered.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 from urllib.parse import urlsplit
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agentgate import __version__
 from agentgate.core.hosts import is_public
@@ -26,6 +29,29 @@ _MOST_WAIT_S: Final = 3_600.0
 
 class NotPublic(OSError):
     """The address is not one of the internet's."""
+
+
+class _Names(AbstractResolver):
+    """The system's resolver, in threads of an endpoint's own. A question that nobody answers holds its thread for
+    longer than we wait: in the loop's few, it would be in the way of calls."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(2, "agentgate-webhook")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        look = partial(socket.getaddrinfo, host, port, family, socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, look)
+        return [
+            ResolveResult(
+                hostname=host, host=str(address[0]), port=port, family=of, proto=proto, flags=socket.AI_NUMERICHOST
+            )
+            for of, _, proto, _, address in found
+        ]
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Post:
@@ -46,7 +72,7 @@ class Post:
         """Without path and query, which may be the secret."""
         self._allow_private = allow_private
         self._within_s = within_s
-        self._resolver = resolver
+        self._resolver = resolver if resolver is not None else _Names()
         self._session: aiohttp.ClientSession | None = None
 
     async def send(self, body: bytes, headers: Mapping[str, str]) -> Failure | None:
@@ -70,6 +96,7 @@ class Post:
     async def aclose(self) -> None:
         if self._session is not None:
             await self._session.close()
+        await self._resolver.close()
 
     def _open(self) -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(

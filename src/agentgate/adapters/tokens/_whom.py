@@ -7,7 +7,7 @@ use, and must not be what the person could do (an agent that approves with its u
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -74,7 +74,7 @@ class Whom:
         else:
             kind, name, user = PrincipalKind.AGENT, *self._agent_and_user(claims)
         values = _values(claims, self.roles_claim)
-        counts = is_person or (client is not None and client in self.role_clients)
+        counts = is_person or (client is not None and client in self.role_clients and self._is_own(claims, client))
         roles = {Role.AGENT} if not is_person else set[Role]()
         if counts:
             roles.update(role for value in values for role in self.roles.get(value, ()))
@@ -97,10 +97,17 @@ class Whom:
             actor = claims["act"]
             if not isinstance(actor, dict):
                 raise Nobody("names no actor that could be one here")
-            return actor.get("sub"), _user(claims.get("sub"))
-        agent = next((found for path in self.agent if (found := _at(claims, path)) is not _NOT_THERE), None)
+            # by what people are called here: whom an agent acts for is known again when they would approve its calls
+            named = (self.on_behalf_of, self.person, ("sub",))
+            return actor.get("sub"), self.prefix + _user(_first(claims, (path for path in named if path is not None)))
+        agent = _first(claims, self.agent)
         user = _at(claims, self.on_behalf_of) if self.on_behalf_of is not None else _NOT_THERE
-        return agent, None if user is _NOT_THERE or user == agent else _user(user)
+        return agent, None if user is _NOT_THERE or user == agent else self.prefix + _user(user)
+
+    @staticmethod
+    def _is_own(claims: Mapping[str, Any], client: str) -> bool:
+        """Whether the token's client is who acts: another actor has not the roles of the client that it came by."""
+        return "act" not in claims or claims["act"].get("sub") == client
 
     def _tenant(self, claims: Mapping[str, Any]) -> str:
         if self.tenant_claim is None:
@@ -132,6 +139,11 @@ def _at(claims: Mapping[str, Any], path: Path) -> object:
             return _NOT_THERE
         found = found[name]
     return found
+
+
+def _first(claims: Mapping[str, Any], paths: Iterable[Path]) -> object:
+    """What stands at the first of them that is there; None at none."""
+    return next((found for path in paths if (found := _at(claims, path)) is not _NOT_THERE), None)
 
 
 def _values(claims: Mapping[str, Any], path: Path | None) -> frozenset[str]:

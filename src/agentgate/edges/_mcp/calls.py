@@ -119,13 +119,14 @@ class Calls:
         peer.extra = {
             key: value for key, value in (("inputResponses", answers), ("requestState", before.upstream_state)) if value
         }
-        call = self.call_of(peer, target, answers)
+        call, refused = self.call_of(peer, target, answers), target.refused
         if before.approval is not None:
             if isinstance(consent, Mapping) and consent.get("action") != "accept":
                 why = refusal(ReasonCode.APPROVAL_REQUIRED, "The user did not open the approval page")
                 return await self._parts.through(call, why)
             await self._hold(call, before.approval)
-        answer = await self._parts.through(call, target.refused)
+            refused = refused or await self._unknown(peer)
+        answer = await self._parts.through(call, refused)
         if answer.approval is None:
             return self._carried(peer, target, answer)
         climbed = await self._climb(peer, target, before, answers, answer)
@@ -179,7 +180,13 @@ class Calls:
     async def again(self, peer: ClientPeer, call: Call) -> Answer:
         """The same call once more, with a trace of its own."""
         anew = replace(call, trace_id=new_trace_id(self._parts.entropy), peer=peer)
-        return await self._parts.through(anew, None)
+        return await self._parts.through(anew, await self._unknown(peer))
+
+    async def _unknown(self, peer: ClientPeer) -> Decision | None:
+        """The refusal of a caller whose key was disabled, or whose token ran out, while its call waited."""
+        if await peer.guest.is_still_known():
+            return None
+        return refusal(ReasonCode.FORBIDDEN, "The caller's key or token is not good any more", "identity")
 
     def _wanted(
         self,

@@ -57,6 +57,10 @@ class Catalogue(Protocol):
         ...
 
 
+async def _always() -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class Guest:
     """Who sent a request, as the door found out before any of it was understood."""
@@ -69,6 +73,8 @@ class Guest:
     """`http://host`, as the client addressed us; the host was allow-listed."""
     bearer: str | None = field(default=None, repr=False)
     """Its access token, for nothing but an exchange."""
+    is_still_known: Callable[[], Awaitable[bool]] = field(default=_always, repr=False)
+    """Whether its key, token or certificate would be taken now, after it has waited."""
 
 
 Through = Callable[[Call, Decision | None], Awaitable[Answer]]

@@ -37,6 +37,8 @@ Hear = Callable[[JSONRPCRequest | JSONRPCNotification], Awaitable[None]]
 
 _ELSEWHERE: Final = (301, 302, 303, 307, 308)
 _RESUME_AFTER_S: Final = 1.0
+_LEAST_RESUME_S: Final = 0.1
+"""Whatever a server says: it may break its streams off as often as it likes, and have us ask for the rest each time."""
 _MOST_FAILURES: Final = 2
 _KINDS: Final = [("Accept", f"{JSON}, {EVENTS}"), ("Content-Type", JSON)]
 
@@ -96,7 +98,7 @@ class Events:
         elif field == b"id" and b"\0" not in value:
             self.last_id = value
         elif field == b"retry" and value.isdigit():
-            self.resume_after_s = int(value[:9]) / 1000
+            self.resume_after_s = max(int(value[:9]) / 1000, _LEAST_RESUME_S)
         return None
 
     def _check(self, more: int) -> None:

@@ -298,6 +298,7 @@ class Link:
                 max_line_bytes=most,
                 say=self.mark.say,
                 name=settings.name,
+                secrets=credential.secrets if credential is not None else (),
             )
             return
         inner, header = Transport(self._tls), self.header_of(credential)

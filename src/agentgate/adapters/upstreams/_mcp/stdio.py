@@ -23,6 +23,8 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError
 from mcp_types.jsonrpc import PARSE_ERROR, ErrorData, jsonrpc_message_adapter
 
+from agentgate.core.redaction.scrub import scrub_text
+
 INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")
 """All that a child sees of our environment. Credentials of others are in the rest of it."""
 
@@ -103,11 +105,13 @@ async def child_process(
     max_line_bytes: int,
     say: Callable[[str], str],
     name: str,
+    secrets: tuple[str, ...] = (),
 ) -> AsyncIterator[Streams]:
     """The streams to and from a child, which ends with the block: its whole process group.
 
     Args:
         say: makes the text of an error of ours that no server can forge.
+        secrets: of its credential; whatever it writes to stderr, they are not in our log.
 
     Raises:
         OSError: it could not be started.
@@ -126,7 +130,7 @@ async def child_process(
     tasks = [
         asyncio.create_task(_read(process, incoming, max_line_bytes, say)),
         asyncio.create_task(_write(process, outgoing, incoming)),
-        asyncio.create_task(_log_errors(process, name)),
+        asyncio.create_task(_log_errors(process, name, secrets)),
     ]
     try:
         yield read, write
@@ -208,7 +212,7 @@ async def _write(
         incoming.close()  # nobody waits for answers to what cannot be sent
 
 
-async def _log_errors(process: asyncio.subprocess.Process, name: str) -> None:
+async def _log_errors(process: asyncio.subprocess.Process, name: str, secrets: tuple[str, ...]) -> None:
     """The child's stderr into our log at debug, line by line and bounded; the rest is read and dropped."""
     assert process.stderr is not None
     lines = Lines(_MAX_LOGGED_CHARS)
@@ -219,7 +223,8 @@ async def _log_errors(process: asyncio.subprocess.Process, name: str) -> None:
         with suppress(OverflowError):
             for line in lines.feed(chunk):
                 text = line if isinstance(line, bytes) else line.head
-                _log.debug("%s: %s", name, text.decode(errors="replace")[:_MAX_LOGGED_CHARS])
+                said = scrub_text(text.decode(errors="replace"), secrets)
+                _log.debug("%s: %s", name, said[:_MAX_LOGGED_CHARS])
                 left -= 1
 
 

@@ -3,7 +3,8 @@
 A relay must not parse what it passes on: the SDK's typed session would drop members it does not know, check results
 against schemas, and ask for lists. So this session is the SDK's own (handshake, era, stamps, change streams) with its
 typed parts replaced. Inner names: `_dispatcher`, `_stamp`, `_on_request`, `_on_notify`, `_build_capabilities`, the
-dispatcher's `_dispatch`, `_pending`, `_Pending` and `_tg`, and the module `_probe`;
+dispatcher's `_dispatch`, `_dispatch_request`, `_handle_request`, `_pending`, `_Pending` and `_tg`, and the module
+`_probe`;
 tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
 """
 
@@ -68,6 +69,8 @@ __all__ = [
 ]
 
 Era = Literal["auto", "legacy"]
+_MOST_ANSWERED: Final = 64
+"""Requests of a server at a time, from when they came until their answers are on their way."""
 
 # What a server sends that is no JSON-RPC, the SDK logs with its content and a traceback, as often as the server likes.
 for _noisy in ("client", "mcp.client", "mcp.shared"):
@@ -114,6 +117,19 @@ class _Dispatcher(JSONRPCDispatcher[TransportContext]):
 
     ended: asyncio.Event
     _heard_by: tuple[OnRequest, OnNotify]
+    _answered = 0
+
+    async def _dispatch_request(self, req: JSONRPCRequest, *rest: Any) -> None:
+        """A server that asks faster than it takes the answers has no more of them: the SDK keeps a task for each."""
+        if self._answered < _MOST_ANSWERED:
+            self._answered += 1
+            await super()._dispatch_request(req, *rest)
+
+    async def _handle_request(self, *request: Any) -> None:
+        try:
+            await super()._handle_request(*request)
+        finally:
+            self._answered -= 1
 
     async def run(
         self,
