@@ -66,7 +66,7 @@ from agentgate.core.projection import (
 from agentgate.core.query import Query
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row
-from agentgate.core.strict_json import parse
+from agentgate.core.strict_json import reread
 from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, Quota, Spent, Uncounted
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, SessionRow, Spend
 from agentgate.ports.notices import Failure
@@ -407,11 +407,14 @@ class MemoryLog:
             and event.fields["trace_id"] not in closed
         ]
 
-    async def projection(self, name: str, **match: str | int | None) -> list[dict[str, Any]]:
+    async def projection(
+        self, name: str, *, without: str | None = None, **match: str | int | None
+    ) -> list[dict[str, Any]]:
         if self.is_down:
             raise LogUnavailable("told to fail")
         found = [row for row in self.rows(name) if all(row[column] == value for column, value in match.items())]
-        return [dict(row) for row in found]
+        left_out = {} if without is None else {without: None}
+        return [dict(row) | left_out for row in found]
 
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
         if self.is_down:
@@ -535,7 +538,7 @@ class FakeEngine:
 
     async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
         await asyncio.sleep(0)
-        asked = parse(question)["input"]
+        asked = reread(question)["input"]
         self.asked.append(asked)
         answer = self.answer(asked) if callable(self.answer) else self.answer
         return answer if isinstance(answer, Ruling | NoRuling) else Ruling(answer, self.enforced or REVISION)
@@ -576,6 +579,10 @@ class FakeAdmission:
 
     def release(self, call: Call, spent: Spent | None = None) -> None:
         self.admitted.discard(call.trace_id)
+
+    async def settle(self, call: Call, spent: Spent) -> bool:
+        await asyncio.sleep(0)
+        return not self.is_down
 
     async def restore(self, call: Call, uncounted: Uncounted, tally: Tally) -> bool:
         return False

@@ -52,8 +52,14 @@ class Envelope:
     """More headers; covered where `components` names them."""
     label: str = "sig"
     method: str = "POST"
+    values: dict[str, str | None] = field(default_factory=dict)
+    """What is signed for a component that has parameters, where it is not the component's own value."""
 
     def value(self, component: str) -> str:
+        given = self.values.get(component)
+        if given is not None:
+            return given
+        component = component.partition(";")[0].strip('"')
         parts = urlsplit(self.url)
         derived = {
             "@method": self.method,
@@ -83,12 +89,7 @@ class Envelope:
     def headers(self) -> dict[str, str]:
         """All that is sent."""
         params = self.input()
-        lines = [
-            f"{name}: {self.value(name.partition(';')[0].strip(chr(34)))}"
-            if ";" in name
-            else f'"{name}": {self.value(name)}'
-            for name in self.components
-        ]
+        lines = [f"{name if ';' in name else json.dumps(name)}: {self.value(name)}" for name in self.components]
         base = "\n".join([*lines, f'"@signature-params": {params}'])
         signature = base64.b64encode(self.sign(base.encode())).decode()
         return {

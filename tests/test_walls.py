@@ -43,19 +43,20 @@ ROOMS = {
     "kinds": room("core ports pipeline adapters settings toolservers credentials", "*"),
     "notices": room("core ports pipeline adapters settings kinds"),
     "identity": room("core ports adapters edges settings", "cryptography"),
-    "envelopes": room("adapters edges ports settings gateway"),
     "health": room("core ports pipeline adapters kinds"),
     "gateway": room(
-        "health core ports pipeline adapters edges settings keyfile identity toolservers kinds notices envelopes", "*"
+        "health core ports pipeline adapters edges settings keyfile identity toolservers kinds notices", "*"
     ),
-    "app": room("core ports pipeline adapters edges settings toolservers kinds credentials gateway", "*"),
+    "doors": room("ports adapters edges gateway"),
+    "app": room("core ports pipeline adapters edges settings toolservers kinds credentials gateway doors", "*"),
     "whereabouts": room(),
     "offline": room("core pipeline adapters settings kinds notices", "*"),
+    "rulings": room("core ports pipeline adapters settings toolservers kinds"),
     "serving": room("settings keyfile supervising whereabouts worker"),
     "supervising": room("settings"),
     "worker": room("app kinds settings supervising", "uvicorn"),
     "commands": room(
-        "core settings keyfile credentials offline whereabouts", "typer rich httpx mcp mcp_types anyio httpx2"
+        "core settings keyfile credentials offline rulings whereabouts", "typer rich httpx mcp mcp_types anyio httpx2"
     ),
     "starting": room("serving commands", "typer"),
     "cli": room("starting core demo commands", "typer rich"),

@@ -19,6 +19,7 @@ from agentgate.adapters.upstreams.demo import DemoUpstream
 from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
 from agentgate.credentials import make_broker
+from agentgate.doors import hot_routes
 from agentgate.edges.framework import make_framework
 from agentgate.edges.wire import HotRoute, Mounted, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
@@ -132,7 +133,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
                 framework.state.health = gateway.health
                 framework.state.metrics = gateway.meter.render
                 framework.state.metrics_type = gateway.meter.content_type
-                hot.update(gateway.hot_routes())
+                hot.update(hot_routes(gateway))
                 mounted.update(gateway.mounted())
                 await send({"type": "lifespan.startup.complete"})
                 await receive()

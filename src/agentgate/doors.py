@@ -1,29 +1,55 @@
-"""The envelope door of a gateway, with what checks its signatures."""
+"""The doors of a gateway that are served outside of the framework, because a call should not pay for one."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from agentgate.adapters.signatures.rfc9421 import Rfc9421Verifier
 from agentgate.edges.envelope import PATH, EnvelopeDoor, Rules
+from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute
+from agentgate.gateway import Gateway
+from agentgate.ports.identity import SignatureVerifier
 
-if TYPE_CHECKING:
-    from agentgate.gateway import Gateway
+
+def hot_routes(gateway: Gateway) -> dict[tuple[str, str], HotRoute]:
+    """By method and path."""
+    rest, envelope = rest_door(gateway), envelope_door(gateway)
+    return {
+        ("POST", "/tools/call"): rest.call,
+        ("GET", "/tools/list"): rest.list,
+        ("POST", PATH): envelope.call,
+    }
 
 
-def envelope_routes(gateway: Gateway) -> dict[tuple[str, str], HotRoute]:
-    """What is served outside of the framework."""
+def rest_door(gateway: Gateway) -> ToolsDoor:
+    return ToolsDoor(
+        gate=gateway.gate,
+        tools=gateway.tools,
+        callers=gateway.callers,
+        policy=gateway.policy,
+        approvals=gateway.approvals,
+        refusals=gateway.refusals,
+        entropy=gateway.entropy,
+        max_body_bytes=gateway.config.server.max_body_bytes,
+    )
+
+
+def envelope_door(gateway: Gateway) -> EnvelopeDoor:
     config = gateway.config
-    door = EnvelopeDoor(
+    return EnvelopeDoor(
         gate=gateway.gate,
         tools=gateway.tools,
         callers=gateway.callers,
         keyring=gateway.keyring,
-        verifier=Rfc9421Verifier(gateway.clock, config.auth.envelope_window_s),
+        verifier=_verifier(gateway),
         refusals=gateway.refusals,
         entropy=gateway.entropy,
         meter=gateway.meter,
         rules=Rules(config.server.max_body_bytes, config.server.base_url, config.auth.envelope),
     )
-    return {("POST", PATH): door.call}
+
+
+def _verifier(gateway: Gateway) -> SignatureVerifier | None:
+    if not gateway.keyring.has_signing_keys:
+        return None
+    from agentgate.adapters.signatures.rfc9421 import Rfc9421Verifier  # a tenth of a second, for who has keys to sign
+
+    return Rfc9421Verifier(gateway.clock, gateway.config.auth.envelope_window_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -243,3 +244,10 @@ def test_who_asks_again_and_again_for_what_is_withheld_does_not_fill_the_log(ses
         answers = [agent.get(f"/calls/{first['trace_id']}") for _ in range(40)]
         assert {answer.status_code for answer in answers} == {200, 429}
         assert all(b"killed" in answer.content for answer in answers if answer.status_code == 200)
+
+
+def test_who_asks_for_calls_that_there_are_not_is_turned_away() -> None:
+    with GatewayProcess(config={"server": {"refusals_per_second": 5}}) as gateway:
+        agent = gateway.agent()
+        answers = [agent.get(f"/calls/{uuid.uuid4()}") for _ in range(40)]
+        assert {answer.status_code for answer in answers} == {404, 429}

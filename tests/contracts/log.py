@@ -212,7 +212,9 @@ class Author:
         return make(self.origin(), kind, fields, tenant="acme", session="s-1", principal="agent:bot", projected=sealed)
 
     def verdict(self, approval: str, verdict: str = "approved", by: str = "person:alice") -> Event:
-        fields = {"approval_id": approval, "verdict": verdict, "token_sha256": "f" * 64}
+        fields = {"approval_id": approval, "verdict": verdict}
+        if verdict == "approved":
+            fields["token_sha256"] = "f" * 64
         return make(self.origin(), Kind.APPROVAL_DECIDED, fields, tenant="acme", session="s-1", principal=by)
 
     def closed(self, approval: str, state: str = "expired") -> Event:
@@ -783,6 +785,19 @@ class LogContract:
             await log.append(author.closed("apr-1"))  # too late: what is spent stays spent
             (row,) = await log.projection("approvals")
             assert (row["state"], row["sealed"]) == ("spent", None)
+
+    async def test_a_name_that_no_text_can_hold_names_nothing(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.requested("apr-1"))
+            assert await log.projection("approvals", id="apr-1\0") == []
+
+    async def test_what_is_sealed_is_left_out_where_it_is_not_wanted(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            await log.append(author.requested("apr-1"))
+            (row,) = await log.projection("approvals", without="sealed", state="pending")
+            (whole,) = await log.projection("approvals", state="pending")
+            assert row == whole | {"sealed": None}
+            assert whole["sealed"] == b"sealed arguments"
 
     async def test_an_expired_approval_forgets_its_arguments(self, opened: Opened, author: Author) -> None:
         async with opened() as log:

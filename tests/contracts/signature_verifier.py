@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+import http_sf
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
@@ -37,16 +38,14 @@ class SignatureVerifierContract:
     ) -> None:
         assert verifier.signer(request_of(signed), {"k-1": key}.get) == "k-1"
 
-    def test_an_unknown_key_is_told_from_a_wrong_signature(
+    def test_an_unknown_key_and_another_ones_are_refused(
         self, verifier: SignatureVerifier, key: SignatureKey, signed: Envelope
     ) -> None:
-        found = verifier.signer(request_of(signed), lambda _: None)
-        assert isinstance(found, NotSigned)
-        assert (found.reason, found.knows_key) == (ReasonCode.SIGNATURE_INVALID, False)
         other = replace(key, material=bytes(31) + b"\x01")
-        found = verifier.signer(request_of(signed), lambda _: other)
-        assert isinstance(found, NotSigned)
-        assert (found.reason, found.knows_key) == (ReasonCode.SIGNATURE_INVALID, True)
+        for there in (None, other):
+            found = verifier.signer(request_of(signed), {"k-1": there}.get)
+            assert isinstance(found, NotSigned)
+            assert found.reason is ReasonCode.SIGNATURE_INVALID
 
     @pytest.mark.parametrize("seconds", [-60, -1, 0, 1, 60])
     def test_inside_of_the_window(
@@ -99,7 +98,7 @@ class SignatureVerifierContract:
 
     @_often
     @given(data=st.data())
-    def test_no_byte_of_the_signature_can_be_changed(
+    def test_nothing_that_the_signature_says_can_be_changed(
         self, verifier: SignatureVerifier, key: SignatureKey, signed: Envelope, data: st.DataObject
     ) -> None:
         good = request_of(signed)
@@ -147,5 +146,6 @@ def _changed(text: str, data: st.DataObject, alphabet: str) -> str:
 
 
 def _means_the_same(said: str, was: str) -> bool:
-    """Whether only spaces differ, or the last character's bits that base64 does not use (RFC 8941 §4.2.7)."""
-    return said.replace(" ", "") == was.replace(" ", "") or said.rstrip(":=")[:-1] == was.rstrip(":=")[:-1]
+    """Whether both are the same to a reader of structured fields: spaces, zeros before a number, unused bits of base64.
+    RFC 9421 §2.3 signs what such a reader would write."""
+    return bool(http_sf.parse(said.encode(), tltype="dictionary") == http_sf.parse(was.encode(), tltype="dictionary"))

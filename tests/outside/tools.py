@@ -38,9 +38,18 @@ def go() -> str:
 
 def sigstore() -> tuple[str, str]:
     """Sigstore's JavaScript: tests/outside/node/verify.mjs."""
-    names = (".node-version", "package.json", "package-lock.json", "verify.mjs")
+    return _node("verify.mjs", "@sigstore/verify")
+
+
+def signatures() -> tuple[str, str]:
+    """http-message-signatures of npm: tests/outside/node/sign.mjs."""
+    return _node("sign.mjs", "http-message-signatures")
+
+
+def _node(script: str, what: str) -> tuple[str, str]:
+    names = (".node-version", "package.json", "package-lock.json", "verify.mjs", "sign.mjs")
     folder = cache() / f"outside-node-{digest(HERE / 'node', *names)}"
-    return found(folder / "node", "@sigstore/verify"), found(folder / "verify.mjs", "@sigstore/verify")
+    return found(folder / "node", what), found(folder / script, what)
 
 
 def openssl() -> str:

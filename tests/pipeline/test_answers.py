@@ -16,7 +16,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, Outcome, closed
 from agentgate.pipeline.gate import Answer
 from agentgate.ports.upstreams import Delivered, Undelivered
-from tests.fakes import ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
+from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
 from tests.pipeline.conftest import House
 
 ADA = principal("ada", Role.APPROVER, person=True)
@@ -296,3 +296,14 @@ async def test_dropping_is_recorded_only_when_there_is_something_to_drop(house: 
     assert await house.answers.forget() is not None
     assert await house.answers.forget() is None
     assert len(house.log.of(Kind.ANSWERS_CLOSED)) == 1
+
+
+async def test_a_key_is_that_of_one_user_of_an_agent(house: House) -> None:
+    """Policy has not said that another user may have this answer."""
+    for_eve, for_bob = (replace(principal(), on_behalf_of=user) for user in ("eve", "bob"))
+    first = await house.gate.pass_through(keyed(caller=for_eve))
+    house.engine.answer = lambda asked: DENY if asked["agent"].get("on_behalf_of") == "bob" else ALLOW
+    other = await house.gate.pass_through(keyed(caller=for_bob))
+    assert (other.reason_code, other.is_replayed) == (ReasonCode.POLICY_DENY, False)
+    again = await house.gate.pass_through(keyed(caller=for_eve))
+    assert (again.is_replayed, again.result_json) == (True, first.result_json)

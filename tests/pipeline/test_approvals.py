@@ -12,9 +12,11 @@ from agentgate.core.approval import Approval, State, Void, Why
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
+from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
-from agentgate.pipeline.approvals import CannotDecide, Verdict
+from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
+from agentgate.pipeline.approvals import MOST_PENDING, CannotDecide, Verdict
 from agentgate.pipeline.edits import EditDesk
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment
@@ -263,3 +265,139 @@ async def test_listing_and_admin_see_what_is_theirs(house: House) -> None:
     assert await house.approvals.get(stranger, approval.id) is None
     assert [one.id for one in await house.approvals.list(ADMIN, State.PENDING)] == [approval.id]
     assert await house.approvals.list(ADA, prefix="apr-none") == []
+
+
+# --- what it is bound to, and how many there may be ---------------------------------------------------------
+
+
+def for_user(user: str | None, **about: Any) -> Call:
+    """A call of the one agent, for a user of its."""
+    return a_call(caller=replace(principal(), on_behalf_of=user), **about)
+
+
+@pytest.mark.parametrize("other", ["bob", None])
+@pytest.mark.parametrize("with_token", [True, False])
+async def test_a_yes_to_what_is_done_for_one_user_is_none_for_another(
+    house: House, other: str | None, with_token: bool
+) -> None:
+    """Else who may not approve what is done for them approves it as somebody else's."""
+    given = await approved(house, await asked_for(house, for_user("eve")))
+    call = for_user(other, approval_token=given.token if with_token else None)
+    answer = await house.gate.pass_through(call)
+    assert answer.decision.verdict is PolicySays.REQUIRE_APPROVAL
+    assert answer.approval is not None
+    assert answer.approval.id != given.approval.id
+    assert house.upstream.sent == []
+    assert (await house.gate.pass_through(for_user("eve"))).success
+
+
+async def test_an_edit_into_what_policy_wants_less_for_runs_when_the_call_is_repeated(house: House) -> None:
+    def by_amount(asked: dict[str, Any]) -> Any:
+        quorum = 2 if asked["arguments"]["n"] > 100 else 1
+        return ALLOW_WRITE if asked["has_approval_token"] else {**ASK, "approval": {"quorum": quorum}}
+
+    house.engine.answer = by_amount
+    asked = await house.gate.pass_through(a_call(arguments={"n": 500}))
+    assert asked.approval is not None
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    done = await edits.edit_and_approve(ADA, asked.approval.id, {"n": 50})
+    assert isinstance(done, Verdict)
+    assert done.state is State.APPROVED
+    answer = await house.gate.pass_through(a_call(arguments={"n": 500}))
+    assert answer.success, answer.error
+    assert [sent.call.arguments for sent in house.upstream.sent] == [{"n": 50}]
+
+
+async def test_an_edited_call_that_policy_wants_more_for_by_now_is_not_carried(house: House) -> None:
+    wanted = {1: 1, 2: 1}
+    house.engine.answer = lambda asked: (
+        ALLOW_WRITE if asked["has_approval_token"] else {**ASK, "approval": {"quorum": wanted[asked["arguments"]["n"]]}}
+    )
+    asked = await house.gate.pass_through(a_call(arguments={"n": 1}))
+    assert asked.approval is not None
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    await edits.edit_and_approve(ADA, asked.approval.id, {"n": 2})
+    wanted[2] = 2
+    answer = await house.gate.pass_through(a_call(arguments={"n": 1}))
+    assert (answer.success, house.upstream.sent) == (False, [])
+
+
+async def test_one_caller_cannot_pile_up_questions_and_others_can_ask(house: House) -> None:
+    for number in range(MOST_PENDING):
+        await asked_for(house, a_call(arguments={"n": number}))
+    answer = await house.gate.pass_through(a_call(arguments={"n": "one more"}))
+    assert (answer.reason_code, answer.decision.matched_rule) == (ReasonCode.RATE_LIMITED, "approvals_pending")
+    assert answer.approval is None
+    assert (await house.gate.pass_through(a_call(arguments={"n": 0}))).approval is not None, "it is asked already"
+    other = a_call(session="s-2", caller=principal("other"))
+    assert (await house.gate.pass_through(other)).approval is not None
+    house.clock.move(901)
+    assert (await house.gate.pass_through(a_call(arguments={"n": "later"}))).approval is not None
+
+
+async def test_what_looks_at_all_approvals_reads_no_arguments(house: House) -> None:
+    """They may be a megabyte each, and a sweep looks at all that are open every second."""
+    approval = await asked_for(house, replace(a_call(), deferred=True))
+    await approved(house, approval)
+    listed = await house.approvals.list(ADMIN)
+    assert [(one.id, one.sealed) for one in (*await house.approvals.open(), *listed)] == [(approval.id, None)] * 2
+    whole = await house.approvals.approval(approval.id)
+    assert whole is not None
+    assert whole.sealed is not None
+
+
+async def test_one_caller_cannot_take_all_places_of_those_who_wait(house: House) -> None:
+    approval = await asked_for(house)
+    mine = [asyncio.create_task(house.approvals.answered(a_call(), approval.id, 30)) for _ in range(100)]
+    await asyncio.sleep(0)
+    assert not await house.approvals.answered(a_call(), approval.id, 30), "told at once"
+    house.engine.answer = lambda _: ASK
+    others = a_call(session="s-2", caller=principal("other"))
+    pending = (await house.gate.pass_through(others)).approval
+    assert pending is not None
+    waits = asyncio.create_task(house.approvals.answered(others, pending.id, 30))
+    await approved(house, approval)
+    assert all(await asyncio.gather(*mine))
+    assert not waits.done()
+    waits.cancel()
+
+
+async def test_an_edit_of_the_deepest_call_that_is_taken_can_be_read_and_run(house: House) -> None:
+    """What is kept of it is nested deeper than anything that may come in."""
+    deep: Any = 1
+    for _ in range(MAX_DEPTH - 2):
+        deep = [deep]
+    sent = a_call(arguments=parse(canonical({"arguments": {"k": deep}}))["arguments"])
+    approval = await asked_for(house, sent)
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    done = await edits.edit_and_approve(ADA, approval.id, {"k": deep, "n": 2})
+    assert isinstance(done, Verdict)
+    assert house.approvals.original(done.approval)["arguments"] == sent.arguments
+    first = await house.gate.pass_through(replace(sent, idempotency_key="k-1"))
+    again = await house.gate.pass_through(replace(sent, idempotency_key="k-1", trace_id=a_call().trace_id))
+    assert (first.success, again.is_replayed) == (True, True), first.error
+    assert again.edited == first.edited
+
+
+async def test_an_approval_from_before_schema_6_goes_on_and_a_kill_of_its_server_ends_it(house: House) -> None:
+    """Nobody wrote down then which server and which definition: that is no change of either."""
+    approval = replace(await asked_for(house), server="", tool_sha256="")
+    assert house.circumstances.changed(approval, REVISION) is None
+    assert await house.circumstances.killed((approval,)) == {}
+    await house.killed(scope=Scope.SERVER, target=TOOL.upstream)
+    assert (await house.circumstances.killed((approval,)))[approval.id].why is Why.KILLED
+
+
+async def test_many_that_come_at_once_ask_once(house: House) -> None:
+    """Else a person who answers all that waits runs one call many times."""
+    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
+    answers = await asyncio.gather(*(house.gate.pass_through(a_call()) for _ in range(20)))
+    assert len({answer.approval.id for answer in answers if answer.approval is not None}) == 1
+    assert len(house.log.rows("approvals")) == 1
+
+
+async def test_many_that_come_at_once_are_not_more_than_may_wait(house: House) -> None:
+    house.engine.answer = lambda _: ASK
+    calls = (a_call(arguments={"n": number}) for number in range(MOST_PENDING + 20))
+    answers = await asyncio.gather(*(house.gate.pass_through(call) for call in calls))
+    assert sum(answer.approval is not None for answer in answers) == MOST_PENDING

@@ -122,8 +122,9 @@ class Approval:
         return self.digest == call.digest and self.is_of(call)
 
     def is_of(self, call: Call) -> bool:
-        """Whether the caller is who asked."""
-        return self.requested_by == call.caller.id and self.tenant == call.tenant
+        """Whether the caller is who asked, and for the same user: what an agent does for one is nothing for another."""
+        caller = call.caller
+        return (self.requested_by, self.tenant, self.on_behalf_of) == (caller.id, caller.tenant, caller.on_behalf_of)
 
     def is_as_strict_as(self, terms: Terms) -> bool:
         """Whether a yes under its own terms is one under `terms` as well."""

@@ -262,6 +262,8 @@ class Call:
         if self.idempotency_key is None:
             return None
         own = f"{self.caller.tenant}\0{self.caller.id}\0{self.idempotency_key}"
+        if self.caller.on_behalf_of is not None:  # what was answered for one user is not for another
+            own += f"\0{self.caller.on_behalf_of}"
         return hashlib.sha256(own.encode()).hexdigest()
 
     @property

@@ -17,7 +17,7 @@ from agentgate.core.call import (
     ToolName,
     TraceId,
 )
-from agentgate.core.strict_json import canonical, parse
+from agentgate.core.strict_json import canonical, reread
 
 
 class NotKept(ValueError):
@@ -61,7 +61,7 @@ def unpack(plain: bytes, tool: Tool | None, trace_id: TraceId) -> Call:
         NotKept
     """
     try:
-        value = parse(plain)
+        value = reread(plain)
         caller = value["caller"]
         return Call(
             trace_id=trace_id,

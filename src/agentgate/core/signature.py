@@ -36,8 +36,6 @@ class NotSigned:
     reason: Literal[ReasonCode.SIGNATURE_INVALID, ReasonCode.SIGNATURE_EXPIRED]
     detail: str
     """A sentence of ours; the request has no say in it."""
-    knows_key: bool = True
-    """False where nobody here has a key of that name."""
 
 
 def misses(components: Collection[str], *, has_query: bool) -> str | None:

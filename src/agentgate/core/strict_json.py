@@ -41,6 +41,17 @@ def parse(raw: bytes) -> Any:
     return value
 
 
+def reread(kept: bytes) -> Any:
+    """The value of what `canonical` wrote and the gateway kept where nobody could change it.
+
+    What came from outside was checked when it came; with what was put around it, it may be nested deeper than that.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return orjson.loads(kept)
+
+
 def check(value: Any) -> None:
     """Refuse what RFC 7493 calls non-interoperable.
 

@@ -78,6 +78,7 @@ async def get_call(desks: TheDesks, caller: Agent, trace_id: str) -> Response:
     found = await desks.deferred.fetch(caller, trace_id) if _TRACE.fullmatch(trace_id) is not None else None
     match found:
         case None:
+            desks.refusals.refused(caller)  # ids can be made up as fast as one likes
             raise Problem(404, ReasonCode.NOT_FOUND, "no such call")
         case Elsewhere():
             return Response(status_code=303, headers={"Location": f"/calls/{found.trace_id}"})

@@ -15,7 +15,7 @@ from agentgate.core.call import Call, Principal, TraceId
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import KeptAnswer, Outcome, Record, answered, answers_closed, rfc3339
-from agentgate.core.strict_json import canonical, parse
+from agentgate.core.strict_json import canonical, reread
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.run import UNKNOWN_EFFECT, Ending, Keep
 from agentgate.ports.ambient import Clock
@@ -180,7 +180,7 @@ def _about(key: str) -> bytes:
 
 def _opened(row: Row, plain: bytes) -> Kept:
     head, result, fault = plain.split(b"\n")
-    value = parse(head)
+    value = reread(head)
     return Kept(
         row,
         ReasonCode(value["reason"]),

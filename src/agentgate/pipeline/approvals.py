@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from agentgate.core import kept
 from agentgate.core.approval import Approval, ApprovalId, State, Void, Vote, Why, carries, from_row, may_not_answer
 from agentgate.core.call import Call, Principal, Tool, TraceId
 from agentgate.core.decision import Decision, Receipt, Terms
+from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, make, rfc3339
 from agentgate.core.projection import spendings
-from agentgate.core.strict_json import canonical_plain, parse
+from agentgate.core.strict_json import canonical_plain, reread
 from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
@@ -29,9 +32,20 @@ _LOOK_AGAIN_S: Final = 0.5
 """Another member's answer is found by looking."""
 _MOST_WAITING: Final = 1_000
 """Callers that wait for an answer in this process; any more are told at once that it is pending."""
+_MOST_WAITING_OF_ONE: Final = 100
+"""Of these one caller's, so that none is in all the others' way."""
 _TRIES: Final = 20
 """Of so many people who say yes at the same moment the last one is not heard, and may say it again."""
 MAX_REASON_CHARS: Final = 500
+MOST_PENDING: Final = 200
+"""Questions of one caller that nobody has answered yet. Each is kept with its arguments and looked at every second, and
+people have to read them."""
+_SEALED: Final = "sealed"
+"""The column that is not read where many approvals are: it may be a megabyte each."""
+
+
+Opinion = Callable[[Call], Awaitable[Decision]]
+"""What would be decided on a call that has no approval; nothing is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +112,8 @@ class ApprovalDesk:
         self._ttl = timedelta(seconds=ttl_s)
         self._static_token = static_token.encode() if static_token else None
         self._awaited: dict[str, list[asyncio.Event]] = {}
-        self._waiting = 0
+        self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
+        self._waiting: Counter[tuple[str, str]] = Counter()
         self.is_over: Callable[[Call], bool] = lambda _: False
         """Whether a call that waits need not wait any longer: it is killed, or the process ends."""
         self.on_approved: Callable[[Approval], None] = lambda _: None
@@ -112,32 +127,49 @@ class ApprovalDesk:
 
     # --- the caller's side ---
 
-    async def find(self, call: Call, asked: Decision) -> Found:
-        """The approval that carries `call` now, a standing denial, or a pending one: made if there is none.
+    async def find(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
+        """The approval that carries `call` now, a standing denial, or a pending one: made if there is none, and the
+        caller has not too many that wait (None).
 
         A token that was sent must be that approval's own; without one the digest is enough. An approval that policy
-        would want more for by now (`asked` is what it wants) is none.
+        would want more for by now (`asked` is what it wants; of an edited call `opinion` asks) is none.
 
         Raises:
             LogUnavailable
         """
         if call.carried_by is not None:
             return await self._carrying(call, call.carried_by, asked)
+        found = await self._standing(call, asked, opinion)
+        if found is not None:
+            return found
+        # one after the other: of many that come at once the first one asks, and the others find its question
+        asking = self._asking.setdefault((call.tenant, call.caller.id), asyncio.Lock())
+        async with asking:
+            found = await self._standing(call, asked, opinion)
+            if found is not None or await self._has_too_many(call.caller):
+                return found
+            return Found(await self.request(call, asked.policy_revision, asked.terms))
+
+    async def _standing(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
+        """What there is about `call` already."""
         rows = await self._reader.projection("approvals", tenant=call.tenant, digest=call.digest)
         pending: Found | None = None
         for approval in map(from_row, reversed(rows)):
             if not approval.is_about(call):
                 continue
             if approval.edited_to is not None:
-                found = await self._edited(call, approval.edited_to, asked)
+                found = await self._edited(call, approval.edited_to, asked, opinion)
             else:
                 found = await self._found(call, approval, asked)
             if found is not None and (found.approved_by is not None or found.denied_by is not None):
                 return found
             pending = pending or found
-        if pending is not None:
-            return pending
-        return Found(await self.request(call, asked.policy_revision, asked.terms))
+        return pending
+
+    async def _has_too_many(self, caller: Principal) -> bool:
+        of = {"tenant": str(caller.tenant), "requested_by": caller.id, "state": State.PENDING.value}
+        rows = await self._reader.projection("approvals", without=_SEALED, **of)
+        return sum(self.state_now(from_row(row)) is State.PENDING for row in rows) >= MOST_PENDING
 
     async def _carrying(self, call: Call, approval_id: str, asked: Decision) -> Found:
         """What the one approval says that a deferred call is made for: never a new question."""
@@ -166,8 +198,9 @@ class ApprovalDesk:
             return None
         return Found(approval, approved_by=await self._said_yes(approval))
 
-    async def _edited(self, call: Call, edited_to: str, asked: Decision) -> Found | None:
-        """What the approval of the edited call says to who repeats the call as it was."""
+    async def _edited(self, call: Call, edited_to: str, asked: Decision, opinion: Opinion) -> Found | None:
+        """What the approval of the edited call says to who repeats the call as it was. It needs what policy wants for
+        the edited call, which may be more or less than for the other one."""
         while True:
             approval = await self.approval(edited_to)
             if approval is None or not approval.is_of(call):
@@ -183,7 +216,9 @@ class ApprovalDesk:
         edited = replace(call, arguments=value["arguments"])
         if edited.digest != approval.digest:
             return None
-        found = await self._found(edited, approval, asked)
+        of_edited = await opinion(edited)
+        wanted = asked if of_edited.verdict is PolicySays.DENY else of_edited
+        found = await self._found(edited, approval, wanted)
         return replace(found, edited=edited) if found is not None else None
 
     async def _said_yes(self, approval: Approval) -> str | None:
@@ -244,9 +279,10 @@ class ApprovalDesk:
         Raises:
             LogUnavailable
         """
-        if self._waiting >= _MOST_WAITING:
+        who = call.tenant, call.caller.id
+        if self._waiting[who] >= _MOST_WAITING_OF_ONE or self._waiting.total() >= _MOST_WAITING:
             return False
-        self._waiting += 1
+        self._waiting[who] += 1
         heard = asyncio.Event()
         self._awaited.setdefault(approval_id, []).append(heard)
         time = asyncio.get_running_loop().time
@@ -260,7 +296,9 @@ class ApprovalDesk:
                     await asyncio.wait_for(heard.wait(), min(left, _LOOK_AGAIN_S))
                 heard.clear()
         finally:
-            self._waiting -= 1
+            self._waiting[who] -= 1
+            if not self._waiting[who]:
+                del self._waiting[who]
             waiting = self._awaited[approval_id]
             waiting.remove(heard)
             if not waiting:
@@ -268,8 +306,8 @@ class ApprovalDesk:
         return True
 
     async def _is_pending(self, call: Call, approval_id: str) -> bool:
-        approval = await self.approval(approval_id)
-        return approval is not None and approval.is_of(call) and self.state_now(approval) is State.PENDING
+        rows = await self._reader.projection("approvals", without=_SEALED, id=approval_id)
+        return any(one.is_of(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
 
     def stir(self) -> None:
         """Have everybody who waits look again."""
@@ -283,11 +321,12 @@ class ApprovalDesk:
     # --- the approver's side ---
 
     async def list(self, viewer: Principal, state: State | None = None, *, prefix: str = "") -> list[Approval]:
-        """Approvals of the viewer's tenant whose id begins so, oldest first. Raises LogUnavailable."""
+        """Approvals of the viewer's tenant whose id begins so, oldest first, without what is sealed. Raises
+        LogUnavailable."""
         match = {} if viewer.tenants_all else {"tenant": str(viewer.tenant)}
         if state in (State.PENDING, State.APPROVED, State.SPENT, State.VOID):  # what is expired may not say so yet
             match["state"] = state.value
-        found = [from_row(row) for row in await self._reader.projection("approvals", **match)]
+        found = [from_row(row) for row in await self._reader.projection("approvals", without=_SEALED, **match)]
         wanted = [approval for approval in found if approval.id.startswith(prefix)]
         return [approval for approval in wanted if state is None or self.state_now(approval) is state]
 
@@ -334,7 +373,7 @@ class ApprovalDesk:
 
     def _value(self, approval: Approval) -> Any:
         plain = self._plain(approval)
-        return parse(plain) if plain is not None else None
+        return reread(plain) if plain is not None else None
 
     def state_now(self, approval: Approval) -> State:
         return approval.state_at(self._clock.now())
@@ -425,10 +464,10 @@ class ApprovalDesk:
     # --- closing ---
 
     async def open(self) -> tuple[Approval, ...]:
-        """All that wait, or that wait to be used. Raises LogUnavailable."""
+        """All that wait, or that wait to be used, without what is sealed. Raises LogUnavailable."""
         rows: tuple[Mapping[str, Any], ...] = ()
         for state in (State.PENDING, State.APPROVED):
-            rows += tuple(await self._reader.projection("approvals", state=state.value))
+            rows += tuple(await self._reader.projection("approvals", without=_SEALED, state=state.value))
         return tuple(one for one in map(from_row, rows) if self.state_now(one) is one.state)
 
     async def close_expired(self) -> int:
@@ -438,7 +477,8 @@ class ApprovalDesk:
         """
         closed = 0
         for state in (State.PENDING, State.APPROVED):
-            for approval in map(from_row, await self._reader.projection("approvals", state=state.value)):
+            rows = await self._reader.projection("approvals", without=_SEALED, state=state.value)
+            for approval in map(from_row, rows):
                 if self.state_now(approval) is State.EXPIRED:
                     closed += await self.close(approval, State.EXPIRED, Void(Why.EXPIRED))
         return closed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from agentgate.core.approval import Approval, ApprovalId, Void, Why
 from agentgate.core.call import Tool
@@ -24,7 +25,12 @@ class Circumstances:
             return {}
         changes = await self._log.kills_since(min(approval.position for approval in approvals))
         kills = changes.given()
-        return {one.id: void for one in approvals if (void := one.killed_by(kills)) is not None}
+        return {one.id: void for one in approvals if (void := self._placed(one).killed_by(kills)) is not None}
+
+    def _placed(self, approval: Approval) -> Approval:
+        """With its tool's server, which nobody wrote down before schema version 6."""
+        tool = self._tools.get(approval.tool)
+        return approval if approval.server or tool is None else replace(approval, server=tool.upstream)
 
     async def revision(self) -> str | None:
         """Of the policy that is enforced here; None when the engine does not say."""
@@ -33,7 +39,8 @@ class Circumstances:
     def changed(self, approval: Approval, revision: str | None) -> Void | None:
         """Whether policy or tool are others here than when it was asked for. What is not known now has not changed."""
         tool = self._tools.get(approval.tool)
-        if tool is not None and (tool.definition_sha256 != approval.tool_sha256 or tool.quarantine is not None):
+        was = approval.tool_sha256  # empty before schema version 6; the call's digest is bound to it all the same
+        if tool is not None and (tool.quarantine is not None or was not in ("", tool.definition_sha256)):
             return Void(Why.TOOL_CHANGED)
         if revision is not None and revision != approval.policy_revision:
             return Void(Why.POLICY_CHANGED)

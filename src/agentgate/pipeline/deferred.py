@@ -198,7 +198,7 @@ class DeferredDesk:
         """Start those whose time has come; how many. Raises LogUnavailable."""
         if self._gate.closing:
             return 0
-        rows = await self._reader.projection("approvals", state=State.APPROVED.value, executes=1)
+        rows = await self._reader.projection("approvals", without="sealed", state=State.APPROVED.value, executes=1)
         waiting = {row["id"] for row in rows if self._approvals.state_now(from_row(row)) is State.APPROVED}
         self._tries = {approval_id: one for approval_id, one in self._tries.items() if approval_id in waiting}
         now, started = self._clock.boot_s(), 0

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from agentgate.core.approval import Approval, State
-from agentgate.core.call import Call, Principal, Tool
-from agentgate.core.decision import Decision, Verdict
+from agentgate.core.call import Principal, Tool
+from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.redaction.redactor import FAILED
-from agentgate.pipeline.approvals import MAX_REASON_CHARS, ApprovalDesk, CannotDecide, Edit
+from agentgate.pipeline.approvals import MAX_REASON_CHARS, ApprovalDesk, CannotDecide, Edit, Opinion
 from agentgate.pipeline.approvals import Verdict as Answered
 from agentgate.pipeline.record import Recorder, new_trace_id
 from agentgate.ports.ambient import Entropy
-
-Opinion = Callable[[Call], Awaitable[Decision]]
-"""What would be decided on a call that has no approval; nothing is recorded."""
 
 
 class EditDesk:

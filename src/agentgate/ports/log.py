@@ -156,9 +156,12 @@ class LogReader(Protocol):
     async def projection(
         self,
         name: Derived,
+        *,
+        without: str | None = None,
         **match: str | int | None,
     ) -> list[dict[str, Any]]:
-        """Rows of a derived table whose columns equal `match` (None: are empty), oldest first."""
+        """Rows of a derived table whose columns equal `match` (None: are empty), oldest first. The column `without` is
+        not read, and None: what is sealed may be a megabyte a row."""
         ...
 
     async def acknowledged(self, position: int) -> list[Acknowledgement]:

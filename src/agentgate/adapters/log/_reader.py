@@ -140,20 +140,25 @@ class Reader(ABC):
                 return open_intents(of_calls)
             first = chunk[-1][0] + 1
 
-    async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
+    async def projection(
+        self, name: Derived, *, without: str | None = None, **match: str | int | None
+    ) -> list[dict[str, Any]]:
         """See `ports.LogReader`.
 
         Raises:
             KeyError: no such table or column.
         """
+        if any(isinstance(value, str) and "\0" in value for value in match.values()):
+            return []  # no store's text can hold one: it names nothing, and PostgreSQL would not be asked
         table = schema.DERIVED[name]
-        columns = [column for column in table.c if column.name != "log_id"]
+        columns = [column for column in table.c if column.name not in ("log_id", without)]
         statement = select(*columns).where(table.c.log_id == self.log_id)
         for column, value in match.items():
             statement = statement.where(table.c[column] == value)  # None: IS NULL
         statement = statement.order_by(*(table.c[column] for column in schema.OLDEST_FIRST[name]))
         names = [column.name for column in columns]
-        return [dict(zip(names, row, strict=True)) for row in await self._all(statement)]
+        left_out = {} if without is None else {without: None}
+        return [dict(zip(names, row, strict=True)) | left_out for row in await self._all(statement)]
 
     async def kills_since(self, position: int) -> KillChanges:
         """See `ports.Log`: one statement, so one snapshot."""

@@ -176,6 +176,7 @@ approvals: Final = _table(
     _int("idx"),
     Index("approvals_state", "log_id", "state", "requested_at"),
     Index("approvals_digest", "log_id", "digest"),
+    Index("approvals_trace", "log_id", "trace_id"),
 )
 members: Final = _table(
     "members",
@@ -315,7 +316,7 @@ _OF_THE_REQUEST: Final = """
 APPROVALS_OF_OLD: Final = f"""
     SELECT a.log_id, a.id, a.tenant, a.session, a.requested_by, a.tool, a.trace_id, a.digest, a.policy_revision,
       a.requested_at, a.expires_at, a.state, a.decided_by, a.token_sha256, a.sealed, 1 AS quorum, '[]' AS approvers,
-      CASE WHEN a.decided_by IS NOT NULL AND a.state <> 'denied' THEN 1 ELSE 0 END AS votes, NULL AS on_behalf_of,
+      CASE WHEN a.token_sha256 IS NOT NULL THEN 1 ELSE 0 END AS votes, NULL AS on_behalf_of,
       '' AS server, '' AS tool_sha256, coalesce(({_OF_THE_REQUEST.format(of="e.kill_position")}), 0) AS position,
       NULL AS edited_from, NULL AS edited_to, 0 AS executes, NULL AS why,
       coalesce(({_OF_THE_REQUEST.format(of="e.idx")}), 0) AS idx"""

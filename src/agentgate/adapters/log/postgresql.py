@@ -173,8 +173,10 @@ class PostgresLog:
     async def open_intents(self) -> list[Record]:
         return await self._near.open_intents()
 
-    async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
-        return await self._near.projection(name, **match)
+    async def projection(
+        self, name: Derived, *, without: str | None = None, **match: str | int | None
+    ) -> list[dict[str, Any]]:
+        return await self._near.projection(name, without=without, **match)
 
     async def record(self, index: int) -> Record | None:
         return await self._near.record(index)

@@ -164,8 +164,10 @@ class SqliteLog:
     async def open_intents(self) -> list[Record]:
         return await self._reader.open_intents()
 
-    async def projection(self, name: Derived, **match: str | int | None) -> list[dict[str, Any]]:
-        return await self._reader.projection(name, **match)
+    async def projection(
+        self, name: Derived, *, without: str | None = None, **match: str | int | None
+    ) -> list[dict[str, Any]]:
+        return await self._reader.projection(name, without=without, **match)
 
     async def record(self, index: int) -> Record | None:
         return await self._reader.record(index)

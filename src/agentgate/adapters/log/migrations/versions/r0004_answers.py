@@ -57,7 +57,10 @@ _APPROVALS = (
         ADD COLUMN executes BIGINT NOT NULL DEFAULT 0,
         ADD COLUMN why TEXT COLLATE "C",
         ADD COLUMN idx BIGINT NOT NULL DEFAULT 0""",
-    "UPDATE approvals SET votes = 1 WHERE decided_by IS NOT NULL AND state <> 'denied'",
+    "UPDATE approvals SET votes = 1 WHERE token_sha256 IS NOT NULL",
+    "CREATE INDEX approvals_trace ON approvals (log_id, trace_id)",
+    # A gateway of the version before that runs on takes one yes for all: this statement of it is refused.
+    "ALTER TABLE approvals ADD CONSTRAINT approvals_quorum CHECK (state <> 'approved' OR votes >= quorum)",
     """UPDATE approvals a SET position = r.kill_position, idx = r.idx FROM (
         SELECT DISTINCT ON (log_id, id) log_id, convert_from(leaf, 'UTF8')::jsonb ->> 'approval_id' AS id,
           kill_position, idx
@@ -94,5 +97,6 @@ def downgrade() -> None:
             raise ValueError(f"there are {what}, of which revision 0003 knows nothing")
     for table in ("votes", "answers", "cursors"):
         connection.exec_driver_sql(f"DROP TABLE {table}")
+    connection.exec_driver_sql("DROP INDEX approvals_trace")
     dropped = ", ".join(f"DROP COLUMN {column}" for column in _COLUMNS)
     connection.exec_driver_sql(f"ALTER TABLE approvals {dropped}")
