@@ -2,24 +2,45 @@
 # `password`, `Pass_Word`, `pass-word` and `pass.word` are one.
 package agentgate.lib.fields
 
-# A name without case, separators and what cannot be seen. One `replace` after another: `strings.replace_n` takes
-# three times as long, and arguments may have a thousand names.
-plain(name) := visible(bare) if {
-	lowered := lower(name)
+# Stands around names, so that thousands of them are read as one text. A name that has it in it counts as several.
+between := "\u001f"
+
+# Names without case, separators and what cannot be seen, as a text. One `replace` after another:
+# `strings.replace_n` takes three times as long.
+plain(names) := concat("", [between, visible(bare), between]) if {
+	lowered := lower(concat(between, names))
 	words := replace(replace(replace(replace(lowered, "_", ""), "-", ""), ".", ""), " ", "")
 	bare := replace(replace(replace(replace(words, ":", ""), "/", ""), "[", ""), "]", "")
 }
 
-visible(name) := name if {
-	not regex.match(`[^ -~]`, name)
+visible(text) := text if {
+	not regex.match(`[^ -~\x1f]`, text)
 } else := strings.replace_n(
 	{"\u00a0": "", "\u00ad": "", "\u200b": "", "\u200c": "", "\u200d": "", "\u2060": "", "\ufeff": ""},
-	name,
+	text,
 )
 
-# Every name of a member, at any depth.
+# The members of objects and lists that may have members themselves.
+below(values) := [member | some value in values; some member in value; may_have(member)]
+
+may_have(value) if is_object(value)
+
+may_have(value) if is_array(value)
+
+# Every name of a member, at any depth: level by level, for `walk` makes a path to everything that it finds. It finds
+# what is deeper still.
 names(value) := {name |
-	walk(value, [path, _])
+	one := [each | some each in [value]; may_have(each)]
+	two := below(one)
+	three := below(two)
+	four := below(three)
+	some level in [one, two, three, four]
+	some each in level
+	is_object(each)
+	some name, _ in each
+} | {name |
+	some each in below(below(below(below([value]))))
+	walk(each, [path, _])
 	count(path) > 0
 	name := path[count(path) - 1]
 	is_string(name)
@@ -27,7 +48,7 @@ names(value) := {name |
 
 # Those of `wanted` that are names in `value`.
 found(value, wanted) := {one |
-	spelt := {plain(name) | some name in names(value)}
+	spelt := plain(names(value))
 	some one in wanted
-	plain(one) in spelt
+	contains(spelt, plain([one]))
 }

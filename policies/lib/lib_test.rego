@@ -93,6 +93,7 @@ test_fields_are_found_however_they_are_spelt if {
 	fields.found(value, ["password", "isAdmin", "c"]) == {"password", "isAdmin"}
 	fields.found({"list": ["password"]}, ["password"]) == set()
 	fields.found({"pass\u200bword": 1}, ["password"]) == {"password"}
+	fields.found({"pass": 1, "word": [{"_": 2}]}, ["password", "passw", "ord"]) == set()
 }
 
 # --- access ---

@@ -18,6 +18,7 @@ from agentgate.commands import (
     exporting,
     keys,
     monitoring,
+    policing,
     retaining,
     stopping,
     telling,
@@ -42,6 +43,7 @@ cli.add_typer(retaining.holds_cli, name="hold")
 cli.add_typer(stopping.members_cli, name="members")
 cli.add_typer(accepting.cli, name="tools")
 cli.add_typer(telling.cli, name="webhooks")
+cli.add_typer(policing.cli, name="policy")
 cli.add_typer(approving.cli, name="approvals")
 cli.add_typer(approving.answers_cli)
 

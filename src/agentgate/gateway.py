@@ -31,9 +31,7 @@ from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.desks import Desks
 from agentgate.edges.mcp import PATH as MCP_PATH
 from agentgate.edges.mcp import McpDoor
-from agentgate.edges.tools import ToolsDoor
-from agentgate.edges.wire import HotRoute, Mounted
-from agentgate.envelopes import envelope_routes
+from agentgate.edges.wire import Mounted
 from agentgate.health import Health
 from agentgate.identity import known_keys, make_certificates, make_tokens
 from agentgate.kinds import (
@@ -345,19 +343,6 @@ class Gateway:
             member=lambda: self.recorder.member,
         )
 
-    def door(self) -> ToolsDoor:
-        """The REST door."""
-        return ToolsDoor(
-            gate=self.gate,
-            tools=self.tools,
-            callers=self.callers,
-            policy=self.policy,
-            approvals=self.approvals,
-            refusals=self.refusals,
-            entropy=self.entropy,
-            max_body_bytes=self.config.server.max_body_bytes,
-        )
-
     def _make_mcp_door(self) -> McpDoor:
         config = self.config
         return McpDoor(
@@ -434,10 +419,6 @@ class Gateway:
             if trouble != told:
                 logger.error("the key file: %s", f"{trouble}; the keys in it are refused" if trouble else "whole again")
         self.meter.health("key_file", is_well=self._keys.trouble is None)
-
-    def hot_routes(self) -> dict[tuple[str, str], HotRoute]:
-        door = self.door()
-        return {("POST", "/tools/call"): door.call, ("GET", "/tools/list"): door.list, **envelope_routes(self)}
 
     async def start(self, predecessors: Sequence[str] | None) -> None:
         """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.

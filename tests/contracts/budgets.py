@@ -271,6 +271,32 @@ class BudgetContract:
         assert facts.labels == {"pii", "web", "log"}  # of a failure too
         assert abs(facts.tools["crm_read"].last_s - before) < 10
 
+    @pytest.mark.parametrize("is_ok", [True, False])
+    async def test_once_a_call_is_settled_the_next_one_knows_its_labels(
+        self, admission: Admission, is_ok: bool
+    ) -> None:
+        await known(admission, FACTS)
+        call = a_call()
+        assert isinstance(await ask(admission, FACTS, call), Admitted)
+        spent = Spent(1, 2, result_bytes=7, is_ok=is_ok, labels=("private",))
+        assert await admission.settle(call, spent)
+        answer = await ask(admission, FACTS)
+        assert isinstance(answer, Admitted)
+        assert answer.facts is not None
+        assert (answer.facts.labels, answer.facts.bytes) == ({"private"}, 17)
+        admission.release(call, spent)  # and it is told only once
+        assert (await facts_of(admission)).bytes == 27
+
+    async def test_a_failure_from_before_the_loss_brings_its_labels(self, admission: Admission) -> None:
+        await known(admission, FACTS)
+        call = a_call()
+        assert isinstance(await ask(admission, FACTS, call), Admitted)
+        await self.forget(admission)
+        await known(admission, FACTS, tally=Tally(10, Amounts(1, 10, 5)))
+        assert await admission.settle(call, Spent(8, 12, is_ok=False, labels=("private",)))
+        facts = await facts_of(admission)
+        assert (facts.labels, dict(facts.tools)) == ({"private"}, {})
+
     async def test_facts_are_told_only_to_who_wants_them(self, admission: Admission) -> None:
         await known(admission, quota(calls=10))
         answer = await ask(admission, quota(calls=10))

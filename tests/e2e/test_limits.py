@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.gateway import GatewayProcess, call, key_entry
+from tests.gateway import GatewayProcess, call, key_entry, until
 
 POLICIES = Path(__file__).parents[2] / "policies"
 TOOL = "rate_limited_tool"
@@ -91,6 +91,21 @@ def test_a_tier_that_the_data_does_not_have_is_refused(gateway: GatewayProcess) 
     answer = call(gateway.client("gold"), TOOL, {}, session="s-gold")
     assert (answer.status_code, answer.json()["reason_code"]) == (503, "budget_unknown")
     assert 'agentgate_budget_unknown_total{budget="tier_unknown"} 1.0' in gateway.client().get("/metrics").text
+
+
+def test_the_shipped_tiers_are_there_for_keys_and_limit_nobody_else() -> None:
+    with GatewayProcess(env={"AGENTGATE_AUTH": "required"}) as gateway:
+        standard = gateway.agent(gateway.create_key("--agent", "standard", "--tier", "standard"))
+        plain = gateway.agent(gateway.create_key("--agent", "plain"))
+        query = {"query": "SELECT 1"}
+        for client in (standard, plain):
+            until(lambda client=client: client.get("/tools/list").status_code == 200)
+        answers = [call(standard, "db_query", query) for _ in range(121)]
+        assert [answer.json()["reason_code"] for answer in answers] == ["ok"] * 120 + ["rate_limited"]
+        assert answers[0].headers["X-RateLimit-Limit"] == "120"
+        others = [call(plain, "db_query", query, session="s-plain") for _ in range(121)]
+        assert {answer.json()["reason_code"] for answer in others} == {"ok"}
+        assert not any("X-RateLimit-Limit" in answer.headers for answer in others)
 
 
 def test_data_that_cannot_be_understood_stops_the_start_with_a_sentence(tmp_path: Path) -> None:

@@ -422,6 +422,16 @@ async def test_static_token_works_where_configured_and_is_recorded_as_such(house
     assert house.log.of(Kind.DECIDED)[0]["approved_by"] == "static token"
 
 
+@pytest.mark.parametrize(("is_needed", "approved_by"), [(True, "static token"), (False, None)])
+async def test_a_read_that_the_static_token_has_allowed_says_so(
+    house: House, is_needed: bool, approved_by: str | None
+) -> None:
+    """A pack may want an approval of a read; one that needs none is not said to have been approved."""
+    house.engine.answer = lambda asked: ALLOW if asked["has_approval_token"] or not is_needed else ASK
+    assert (await house.gate.pass_through(a_call(approval_token=STATIC_TOKEN))).success
+    assert house.log.of(Kind.DECIDED)[0].get("approved_by") == approved_by
+
+
 @pytest.mark.parametrize("token", ["é", "\x00", "a" * 512])
 async def test_strange_tokens_are_only_wrong(house: House, token: str) -> None:
     """The peer answered 500 to a non-ASCII token."""

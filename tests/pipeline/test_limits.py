@@ -5,26 +5,38 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.core.approval import State
-from agentgate.core.call import Call
+from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillState
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.facts import Facts
+from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
 from agentgate.pipeline.approvals import CannotDecide
+from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.limits import RateLimits, Recount
-from agentgate.ports.containment import UNDECIDED_S
-from agentgate.ports.upstreams import Delivered
-from tests.fakes import ADMIN, ALLOW, a_call, principal
+from agentgate.ports.containment import (
+    UNDECIDED_S,
+    Admitted,
+    Counted,
+    NotAdmitted,
+    Quota,
+    RateLimit,
+    Spent,
+)
+from agentgate.ports.upstreams import Delivered, Undelivered
+from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, a_call, a_kill, principal
 from tests.pipeline.conftest import House, until
+from tests.pipeline.test_deferred import desk_of
 
 
 class Budgeted:
@@ -109,6 +121,28 @@ async def test_a_refusal_names_its_limit_and_when_to_come_back(counting: House) 
     assert refused.decision.reason == "Rate limit exceeded: 1 requests per minute of this session (tier default)"
     assert refused.retry_after_s is not None
     assert 1 <= refused.retry_after_s <= 61
+
+
+class Listening(LocalAdmission):
+    """Remembers what it was asked to count."""
+
+    asked: list[Quota | None]
+
+    async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted | NotAdmitted:
+        self.asked.append(quota)
+        return await super().admit(call, quota, seen)
+
+
+async def test_the_shipped_tiers_ask_nothing_of_admission_for_who_has_no_limit(counting: House) -> None:
+    data = parse((Path(__file__).parents[2] / "policies" / "data.json").read_bytes())
+    shipped = await budgeted(counting, data)
+    counting.gate._admission = listening = Listening(member="m-1", clock=counting.clock)
+    listening.asked = []
+    await listening.apply(KillState(0, {}))
+    for tier in ("", "unlimited", "standard", "premium"):
+        assert (await shipped.call(tier=tier)).success
+    standard, premium = (Quota((RateLimit(limit, 60, Counted.AGENT),)) for limit in (120, 600))
+    assert listening.asked == [None, None, standard, premium]
 
 
 async def test_a_tool_of_a_tier_takes_the_place_of_its_rate_limit(counting: House) -> None:
@@ -222,8 +256,8 @@ async def test_facts_are_the_same_after_a_loss(counting: House) -> None:
     seen: list[Facts | None] = []
     admit = made.limits.admit
 
-    async def listening(*asked: Any) -> Any:
-        answer, toll = await admit(*asked)
+    async def listening(*asked: Any, **how: Any) -> Any:
+        answer, toll = await admit(*asked, **how)
         seen.append(toll.facts if toll is not None else None)
         return answer, toll
 
@@ -238,6 +272,87 @@ async def test_facts_are_the_same_after_a_loss(counting: House) -> None:
     assert (after.calls, after.cost_micros) == (3, 1_500_000)
     assert after.bytes * 2 == before.bytes * 3
     assert after.tools["db_query"].calls == 3
+
+
+class Slow(LocalAdmission):
+    """Hears of a release much later, and does not take what it is told where `is_gone`."""
+
+    is_gone = False
+
+    def release(self, call: Call, spent: Spent | None = None) -> None: ...
+
+    async def settle(self, call: Call, spent: Spent) -> bool:
+        return not self.is_gone and await super().settle(call, spent)
+
+
+async def labelled(house: House) -> Slow:
+    """The house counts facts in a slow store, and `db_query` brings the label `private`."""
+    made = await budgeted(house, {"session_facts": True})
+    house.questions.load(house.questions.read({"labels": {"tools": {"db_query": ["private"]}}}))
+    house.gate._admission = slow = Slow(member="m-1", clock=house.clock)
+    await slow.apply(KillState(0, {}))
+    assert made.limits.rules.session_facts
+    return slow
+
+
+@pytest.mark.parametrize("answer", [Delivered({"ok": True}), Undelivered(ReasonCode.UPSTREAM_ERROR, "no", status=500)])
+async def test_who_has_an_answer_is_judged_by_its_labels_at_every_replica(
+    counting: House, answer: Delivered | Undelivered
+) -> None:
+    """However soon it calls again: a release is not waited for, labels are."""
+    slow = await labelled(counting)
+    counting.upstream.answer = answer
+    other = await counting.another("m-2")
+    await labelled(other)
+    other.gate._admission = slow
+    assert (await counting.gate.pass_through(made())).outcome is not None
+    await other.gate.pass_through(made())
+    assert other.engine.asked[-1]["session"]["labels"] == ["private"]
+
+
+async def test_an_answer_whose_labels_could_not_be_noted_is_withheld(counting: House) -> None:
+    slow = await labelled(counting)
+    slow.is_gone = True
+    answer = await counting.gate.pass_through(made())
+    assert (answer.reason_code, answer.success, answer.result_json) == (ReasonCode.OUTCOME_UNRECORDED, False, None)
+    assert counting.meter.counts[("budget_unknown", "session_labels")] == 1
+    ended = counting.log.of(Kind.FINISHED)[-1]
+    assert (ended["outcome"], ended["labels"]) == ("ok", ["private"])
+
+
+async def test_a_session_that_has_the_labels_already_waits_for_nobody(counting: House) -> None:
+    slow = await labelled(counting)
+    assert (await counting.gate.pass_through(made())).success
+    slow.is_gone = True
+    assert (await counting.gate.pass_through(made())).success
+
+
+async def test_an_opinion_knows_what_the_session_did(counting: House) -> None:
+    """Else every edit would be refused where policy wants to know."""
+    await labelled(counting)
+    await counting.gate.pass_through(made())
+    assert (await counting.gate.opinion(made())).allowed
+    assert counting.engine.asked[-1]["session"]["labels"] == ["private"]
+    assert counting.engine.asked[-1]["session"]["calls"] == 1
+
+
+async def test_an_edited_call_that_is_repeated_is_judged_with_what_its_session_did(counting: House) -> None:
+    made_of = await budgeted(counting, {"session_facts": True})
+    counting.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
+    first = await made_of.call(arguments={"n": 1})
+    assert first.approval is not None
+    edits = EditDesk(counting.approvals, counting.recorder, counting.tools, counting.entropy, counting.gate.opinion)
+    done = await edits.edit_and_approve(principal("ada", Role.APPROVER, person=True), first.approval.id, {"n": 2})
+    assert not isinstance(done, CannotDecide), done
+    assert (await made_of.call(arguments={"n": 1})).success
+    assert all("calls" in asked["session"] for asked in counting.engine.asked)
+
+
+async def test_a_session_that_cannot_be_counted_has_no_opinion(counting: House) -> None:
+    await labelled(counting)
+    counting.log.is_down = True
+    with pytest.raises(LogUnavailable):
+        await counting.gate.opinion(made())
 
 
 async def test_another_principals_calls_are_not_counted(counting: House) -> None:
@@ -297,3 +412,58 @@ async def test_a_call_that_took_too_long_to_decide_is_not_sent(counting: House) 
     assert (answer.reason_code, answer.is_outage) == (ReasonCode.BUDGET_UNKNOWN, True)
     assert counting.upstream.sent == []
     assert counting.log.of(Kind.FINISHED)[-1]["outcome"] == "not_sent"
+
+
+# --- answers that are told again ---------------------------------------------------------------------------------
+
+
+async def test_the_answer_of_the_last_call_of_a_budget_is_told_again(counting: House) -> None:
+    """Else its caller would hear `budget_spent` of a call that has run, and take it for one that has not."""
+    made_by = await budgeted(counting, per("session", calls=1))
+    call = replace(made(), idempotency_key="k-1")
+    first = await counting.gate.pass_through(call)
+    again = await counting.gate.pass_through(replace(call, trace_id=made().trace_id))
+    assert (first.success, again.success, again.is_replayed) == (True, True, True)
+    assert again.result_json == first.result_json
+    assert await made_by.reasons(1) == ["budget_spent"]
+    another = replace(made(arguments={"n": 2}), idempotency_key="k-1")
+    assert (await counting.gate.pass_through(another)).reason_code is ReasonCode.IDEMPOTENCY_MISMATCH
+    assert len(counting.upstream.sent) == 1
+
+
+async def test_a_call_that_runs_is_told_as_running_although_it_has_used_the_budget_up(counting: House) -> None:
+    await budgeted(counting, per("day", calls=1))
+    counting.upstream.hold()
+    call = replace(made(), idempotency_key="k-1")
+    running = asyncio.create_task(counting.gate.pass_through(call))
+    await counting.upstream.started.wait()
+    again = await counting.gate.pass_through(replace(call, trace_id=made().trace_id))
+    assert again.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS
+    counting.upstream.let_go()
+    assert (await running).success
+
+
+async def test_a_kill_withholds_an_answer_that_no_budget_does(counting: House) -> None:
+    made_by = await budgeted(counting, per("session", calls=1))
+    call = replace(made(), idempotency_key="k-1")
+    await counting.gate.pass_through(call)
+    kill = a_kill(position=1)
+    await made_by.admission.apply(KillState(1, {kill.id: kill}))
+    again = await counting.gate.pass_through(replace(call, trace_id=made().trace_id))
+    assert (again.reason_code, again.result_json) == (ReasonCode.KILLED, None)
+
+
+async def test_a_deferred_calls_answer_is_fetched_when_the_budget_is_used_up(counting: House) -> None:
+    made_by = await budgeted(counting, per("session", calls=1))
+    counting.engine.answer = lambda asked: ALLOW if asked["has_approval_token"] else ASK
+    desk = desk_of(counting)
+    asked = await counting.gate.pass_through(replace(made(), deferred=True))
+    assert asked.approval is not None
+    await counting.approvals.decide(principal("ada", Role.APPROVER, person=True), asked.approval.id, State.APPROVED)
+    ran = await desk.execute(asked.approval.id)
+    assert isinstance(ran, Answer)
+    assert ran.success
+    assert await made_by.reasons(1) == ["budget_spent"]
+    fetched = await desk.fetch(principal(), asked.call.trace_id)
+    assert isinstance(fetched, Answer)
+    assert fetched.result_json == ran.result_json

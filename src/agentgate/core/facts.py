@@ -29,7 +29,8 @@ class Facts:
     cost_micros: int = 0
     """What its calls were estimated to cost, in millionths of the currency that `tiers` are written in."""
     labels: frozenset[str] = frozenset()
-    """What kinds of data it has touched: of tools that answered it, with a failure too, and of what they said. They only grow."""
+    """What kinds of data it has touched: of tools that answered, with a failure too, and of what they said. They only
+    grow."""
     tools: Mapping[str, Past] = field(default_factory=dict)
 
     def for_policy(self, now_s: float) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
 from agentgate.core.approval import ApprovalId
@@ -17,12 +18,13 @@ from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, refusal
 from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome, decided, rfc3339
+from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.answers import AnswerBook, Kept
-from agentgate.pipeline.approvals import ApprovalDesk, Found
+from agentgate.pipeline.approvals import MOST_PENDING, ApprovalDesk, Found
 from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.checks import first_refusal
-from agentgate.pipeline.limits import LATE, RateLimits, Toll, budget_of, not_admitted, retry_after_s
+from agentgate.pipeline.limits import LATE, UNNOTED, RateLimits, Toll, budget_of, not_admitted, retry_after_s
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Flight, Replica
 from agentgate.pipeline.run import Ending, Runner
@@ -125,6 +127,11 @@ class _Passage:
     """Both redacted."""
     latency_us: dict[str, int] = field(default_factory=dict)
 
+    @property
+    def facts(self) -> Facts | None:
+        """What the session did before, where policy wants to know."""
+        return self.toll.facts if self.toll is not None else None
+
 
 def _refused_by(kill: Kill | None) -> Decision:
     """None: the kill store knows a kill that this replica has not read yet."""
@@ -195,12 +202,20 @@ class Gate:
         if refused is not None and refused.allowed:
             raise ValueError("a door decides on nothing but refusals")
         decision = await self._admit(passage) or refused
-        if decision is None and kept is None:
-            decision = first_refusal(passage.call)
-        if decision is None and (kept is not None or passage.call.idempotency_key is not None):
+        known: Kept | Decision | None = kept
+        if decision is not None and decision.reason_code is ReasonCode.BUDGET_SPENT:
+            # what a call came to that was run before must not be hidden because that one used up the budget
             known = kept or await self._answers.known(passage.call)
-            if isinstance(known, Kept):
-                return await self._again(passage, known)
+            if known is not None:
+                misfit = first_refusal(passage.call) if kept is None else None
+                decision = await self._admit(passage, is_free=True) or refused or misfit
+        if decision is None and known is None:
+            decision = first_refusal(passage.call)
+        if decision is None and known is None:
+            known = await self._answers.known(passage.call)
+        if decision is None and isinstance(known, Kept):
+            return await self._again(passage, known)
+        if decision is None and isinstance(known, Decision):
             decision = known
         if decision is None:
             decision = await self._decide(passage)
@@ -221,11 +236,21 @@ class Gate:
         ending = await self._runner.run(granted, passage.flight, passage.latency_us)
         if passage.toll is not None:
             passage.toll.ended(ending.outcome, ending.recorded_at, len(ending.result_json or b""), ending.labels)
+            ending = await self._noted(passage, passage.toll, ending)
         return self._ended(passage, decision, ending)
+
+    async def _noted(self, passage: _Passage, toll: Toll, ending: Ending) -> Ending:
+        """The ending, once whoever calls next is judged by the labels that it brought, wherever that is; it is withheld
+        where that is not certain."""
+        if not toll.brings_labels or toll.spent is None or await self._admission.settle(passage.call, toll.spent):
+            return ending
+        self._meter.count("budget_unknown", "session_labels")
+        return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, UNNOTED)
 
     # --- 1 admit ---
 
-    async def _admit(self, passage: _Passage) -> Decision | None:
+    async def _admit(self, passage: _Passage, *, is_free: bool = False) -> Decision | None:
+        """`is_free`: nothing will be run, so no budget is asked."""
         if self.closing:
             return refusal(ReasonCode.SHUTTING_DOWN, "The gateway is shutting down")
         call = passage.call
@@ -234,7 +259,7 @@ class Gate:
             raise KillStateUnknown("this replica was declared gone and is joining anew")
         seen = self._replica.position
         asked_at_s = self._clock.boot_s()
-        answer, passage.toll = await self._limits.admit(self._admission, call, seen)
+        answer, passage.toll = await self._limits.admit(self._admission, call, seen, is_free=is_free)
         if passage.toll is not None:
             passage.toll.asked_at_s = asked_at_s
         self._took(passage, "admission", before)
@@ -278,7 +303,7 @@ class Gate:
         decision = await self._ask(passage, has_approval_token=static)
         if passage.toll is not None:
             decision = passage.toll.warned(decision)
-        if decision.allowed and static and decision.is_write_action:
+        if decision.allowed and static and (decision.is_write_action or await self._needs_approval(passage)):
             return decision._replace(approved_by="static token")
         if decision.allowed and passage.call.carried_by is not None:
             # policy may do without an approval by now: it is spent all the same, or the call would be made again
@@ -290,7 +315,11 @@ class Gate:
     async def _approve(self, passage: _Passage, asked: Decision) -> Decision:
         """Let an approval of exactly this call make policy decide again; else leave a pending one."""
         sent = passage.call
-        found = await self._approvals.find(sent, asked)
+        found = await self._approvals.find(sent, asked, partial(self._opinion, facts=passage.facts))
+        if found is None:
+            passage.limit = None  # not one of those that count calls
+            text = f"{MOST_PENDING} calls of this caller wait for an approval already: no more are asked for"
+            return refusal(ReasonCode.RATE_LIMITED, text, "approvals_pending", asked.policy_revision)
         approval = found.approval
         if found.denied_by is not None:
             denied = refusal(ReasonCode.APPROVAL_DENIED, "Approval denied", revision=asked.policy_revision)
@@ -314,16 +343,26 @@ class Gate:
         return decision
 
     async def opinion(self, call: Call) -> Decision:
-        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it."""
+        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it.
+
+        Raises:
+            LogUnavailable: what its session did cannot be found out.
+        """
+        return await self._opinion(call, await self._limits.facts(call))
+
+    async def _opinion(self, call: Call, facts: Facts | None) -> Decision:
         return first_refusal(call) or await self._questions.ask(
-            call, has_approval_token=False, now=self._clock.now(), facts=None
+            call, has_approval_token=False, now=self._clock.now(), facts=facts
         )
+
+    async def _needs_approval(self, passage: _Passage) -> bool:
+        """Whether policy allowed a call because it was approved."""
+        return not (await self._opinion(passage.call, passage.facts)).allowed
 
     async def _ask(self, passage: _Passage, *, has_approval_token: bool) -> Decision:
         before = self._clock.ticks_ns()
-        facts = passage.toll.facts if passage.toll is not None else None
         decision = await self._questions.ask(
-            passage.call, has_approval_token=has_approval_token, now=self._clock.now(), facts=facts
+            passage.call, has_approval_token=has_approval_token, now=self._clock.now(), facts=passage.facts
         )
         if passage.toll is not None:
             decision = passage.toll.priced(decision)

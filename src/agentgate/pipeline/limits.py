@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from agentgate.core.amounts import NOTHING, ONE_CALL, Amounts, money
-from agentgate.core.budget import Budget, Count, Period
+from agentgate.core.budget import Budget, Count, Period, Tally
 from agentgate.core.call import Call
 from agentgate.core.decision import Decision, Verdict, refusal
 from agentgate.core.errors import LogUnavailable, ReasonCode
@@ -42,6 +42,10 @@ logger = logging.getLogger("agentgate.limits")
 
 ALERT_RULE: Final = "budget_alert"
 LATE: Final = "It took too long to decide: what was used may have been counted without this call"
+UNNOTED: Final = (
+    "The call was made, and its outcome is on record; its answer is withheld, because it could not be noted what kinds"
+    " of data the session has touched by it"
+)
 COUNT_WAIT_S: Final = 1.0
 """How long a call waits for the log to be counted; the counting goes on without it."""
 _COUNTS_AT_ONCE: Final = 8
@@ -108,6 +112,13 @@ class Toll:
         """Its ALLOW is on record: from now on what it was charged is used."""
         self.spent = Spent(index, more_cost=self._more_cost)
 
+    @property
+    def brings_labels(self) -> bool:
+        """Whether the session has touched something by this call that it had not, as far as was known."""
+        if self.facts is None or self.spent is None:
+            return False
+        return not self.facts.labels.issuperset(self.spent.labels)
+
     def is_late(self, now_s: float) -> bool:
         """Whether a count of the log could have missed it, had admission lost everything meanwhile."""
         return now_s - self.asked_at_s >= UNDECIDED_S
@@ -159,15 +170,27 @@ class Recount:
                 logger.error("a budget could not be counted", exc_info=error)
             self._meter.count("budget_recount_failures")
 
+    async def facts(self, call: Call) -> Facts:
+        """Raises LogUnavailable."""
+        try:
+            async with asyncio.timeout(COUNT_WAIT_S):
+                return (await self._tally(call, Uncounted(Period.SESSION, 0, ""))).facts
+        except TimeoutError:
+            raise LogUnavailable("the log takes too long to say what the session did") from None
+
     async def _count(self, admission: Admission, call: Call, what: Uncounted) -> None:
+        """Raises LogUnavailable."""
+        if await admission.restore(call, what, await self._tally(call, what)):
+            self._meter.count("budget_recounts")
+
+    async def _tally(self, call: Call, what: Uncounted) -> Tally:
         """Raises LogUnavailable."""
         async with self._turn:
             through = await self._reader.size()
             count = Count()
             async for record in self._reader.search(_events_of(call, what), below=through):
                 count.add(record)
-        if await admission.restore(call, what, count.tally(through)):
-            self._meter.count("budget_recounts")
+        return count.tally(through)
 
 
 def _events_of(call: Call, what: Uncounted) -> Query:
@@ -201,9 +224,10 @@ class RateLimits:
         self._terms = {}
 
     async def admit(
-        self, admission: Admission, call: Call, seen: int
+        self, admission: Admission, call: Call, seen: int, *, is_free: bool = False
     ) -> tuple[Admitted | NotAdmitted | Decision, Toll | None]:
-        """Ask admission, once the log was counted where it must be. A Decision is a refusal that needs no asking."""
+        """Ask admission, once the log was counted where it must be. A Decision is a refusal that needs no asking.
+        `is_free`: it counts as a request, and against no budget."""
         rules = self.rules
         if not rules.tiers and not rules.session_facts and not call.caller.tier:
             return await admission.admit(call, self._plain.get(call.tool_name), seen), None
@@ -211,6 +235,9 @@ class RateLimits:
         if terms is None:
             text = f"The limits of tier {call.caller.tier} are not known: the policy's data does not have it"
             return refusal(ReasonCode.BUDGET_UNKNOWN, text, "tier_unknown"), None
+        if is_free and terms.quota is not None:
+            limits = Quota(terms.quota.limits) if terms.quota.limits else None
+            return await admission.admit(call, limits, seen), None
         if terms.quota is None or not (terms.quota.budgets or terms.action):
             return await admission.admit(call, terms.quota, seen), None
         charge = ONE_CALL._replace(bytes=len(call.arguments_json), cost=rules.costs.get(call.tool_name, 0))
@@ -224,6 +251,16 @@ class RateLimits:
         if isinstance(answer, Admitted):
             toll.facts, toll.alert = answer.facts, answer.alert or toll.alert
         return answer, toll
+
+    async def facts(self, call: Call) -> Facts | None:
+        """What the session of `call` did before, as the log says; None where policy does not want to know.
+
+        Raises:
+            LogUnavailable: also when the log takes too long to say.
+        """
+        if not self.rules.session_facts or self._recount is None:
+            return None
+        return await self._recount.facts(call)
 
     async def aclose(self) -> None:
         if self._recount is not None:

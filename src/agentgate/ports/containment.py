@@ -160,7 +160,17 @@ class Admission(Protocol):
     def release(self, call: Call, spent: Spent | None = None) -> None:
         """Take the call out of the in-flight set; not awaited and never raises.
 
-        Budgets are told what it came to in the end. None: it was not allowed, and what it was charged is given back.
+        Budgets are told what it came to in the end, unless `settle` has told them. None: it was not allowed, and what
+        it was charged is given back.
+        """
+        ...
+
+    async def settle(self, call: Call, spent: Spent) -> bool:
+        """Tell budgets what an allowed call came to, before its answer is released: whether it is certain that every
+        call that is admitted from now on, by any member, has its labels among its facts.
+
+        Answers within the deadline of `admit` and never raises. After False what the session did counts as unknown as
+        soon as the store can be reached, and is counted from the log. `release` is still to be called.
         """
         ...
 

@@ -92,6 +92,11 @@ class LocalAdmission:
         if (quota := self._held.pop(call.trace_id, None)) is not None:
             self._ledgers.settle(call, quota, spent, self._now_us())
 
+    async def settle(self, call: Call, spent: Spent) -> bool:
+        if (quota := self._held.pop(call.trace_id, None)) is not None:
+            self._ledgers.settle(call, quota, spent, self._now_us())
+        return True
+
     async def restore(self, call: Call, uncounted: Uncounted, tally: Tally) -> bool:
         return self._ledgers.restore(call, uncounted, tally, self._now_us())
 

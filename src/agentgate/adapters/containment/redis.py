@@ -89,7 +89,7 @@ class RedisAdmission:
         """What calls in flight were charged to budgets."""
         self._unsettled: dict[str, None] = {}
         """Budgets that could not be told what a call came to: they are forgotten, and counted from the log again."""
-        self._settling: set[asyncio.Task[None]] = set()
+        self._settling: set[asyncio.Task[bool]] = set()
         self._run_id = ""
         """Of the server that was last found fit for use."""
         self._admit = _Script.read("admit.lua")
@@ -144,9 +144,12 @@ class RedisAdmission:
         self._mine.pop(call.trace_id, None)
         self._link.fire("HDEL", self._flight, call.trace_id)
         if self._held and (quota := self._held.pop(call.trace_id, None)) is not None:
-            settling = asyncio.create_task(self._tell(call, quota, spent))
-            self._settling.add(settling)
-            settling.add_done_callback(self._settling.discard)
+            self._telling(call, quota, spent)
+
+    async def settle(self, call: Call, spent: Spent) -> bool:
+        quota = self._held.pop(call.trace_id, None)
+        # a caller that goes away must not keep it from being told
+        return quota is None or await asyncio.shield(self._telling(call, quota, spent))
 
     async def restore(self, call: Call, uncounted: Uncounted, tally: Tally) -> bool:
         key = self._used + budget_key(call, uncounted.period)
@@ -222,8 +225,14 @@ class RedisAdmission:
             words += [budget.period.seconds * US_PER_S, life_s(budget.period) * 1000, *budget.limit, *budget.alert]
         return tuple(words)
 
-    async def _tell(self, call: Call, quota: Quota, spent: Spent | None) -> None:
-        """Let settle.lua add what a call came to, or take back what it was charged."""
+    def _telling(self, call: Call, quota: Quota, spent: Spent | None) -> asyncio.Task[bool]:
+        settling = asyncio.create_task(self._tell(call, quota, spent))
+        self._settling.add(settling)
+        settling.add_done_callback(self._settling.discard)
+        return settling
+
+    async def _tell(self, call: Call, quota: Quota, spent: Spent | None) -> bool:
+        """Let settle.lua add what a call came to, or take back what it was charged; whether it certainly did."""
         periods = [budget.period for budget in quota.budgets]
         keys = [self._used + budget_key(call, period) for period in periods]
         words: list[Word] = [len(keys), *keys, call.trace_id]
@@ -236,14 +245,23 @@ class RedisAdmission:
         for period in periods:
             words += [period.seconds * US_PER_S, life_s(period) * 1000]
         answer = await self._run(self._settle, *words, *(spent.labels if spent is not None else ()))
-        if answer != 1 and len(self._unsettled) < MOST_UNSETTLED:
+        if answer == 1:
+            return True
+        self._link.fire("DEL", *keys)  # before whatever is asked next here, if it arrives; else the next check does it
+        if len(self._unsettled) < MOST_UNSETTLED:
             self._unsettled |= dict.fromkeys(keys)
             _log.warning("Redis was not told what a call came to: what its budgets hold is counted from the log again")
+        return False
 
-    def _forget_unsettled(self, connection: Connection) -> None:
-        if self._unsettled:
-            connection.fire("DEL", *self._unsettled)
-            self._unsettled.clear()
+    async def _forget_unsettled(self, connection: Connection) -> None:
+        """Raises KillStateUnknown: they may still be there, so this connection is of no use."""
+        if not self._unsettled:
+            return
+        keys, self._unsettled = self._unsettled, {}
+        answer = await connection.command("DEL", *keys, deadline_s=OPEN_S)
+        if not isinstance(answer, int):
+            self._unsettled |= keys
+            raise KillStateUnknown(explain(answer))
 
     async def _write(
         self, position: int, since: str, dead: Mapping[str, KillId], alive: Sequence[str] = ()
@@ -295,10 +313,10 @@ class RedisAdmission:
         info = _info(answer)
         _refuse_unsafe(info)
         self._run_id = info.get("run_id", "")
-        self._forget_unsettled(connection)
         if info.get("role") == "slave":
             # It takes no writes, and what it answers is as old as it likes.
             raise KillStateUnknown("this Redis is a replica of another, which may know of newer kills")
+        await self._forget_unsettled(connection)
         if info.get("aof_enabled") == "0" and not self._warned_of_loss:
             self._warned_of_loss = True
             _log.warning(
