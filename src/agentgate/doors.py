@@ -52,4 +52,4 @@ def _verifier(gateway: Gateway) -> SignatureVerifier | None:
         return None
     from agentgate.adapters.signatures.rfc9421 import Rfc9421Verifier  # a tenth of a second, for who has keys to sign
 
-    return Rfc9421Verifier(gateway.clock, gateway.config.auth.envelope_window_s)
+    return Rfc9421Verifier(gateway.steady, gateway.config.auth.envelope_window_s)

@@ -7,11 +7,13 @@ import contextlib
 import logging
 import signal
 from collections.abc import Coroutine, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, cast
 
 from agentgate import __version__, keyfile
 from agentgate import settings as configuration
+from agentgate.adapters.ambient.steady import SteadyClock
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.ambient.worker import ThreadWorker
 from agentgate.adapters.meters.prometheus import PrometheusMeter
@@ -65,6 +67,7 @@ from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.evidence import EvidenceDesk, Seal
 from agentgate.pipeline.evidence import Rules as PackRules
 from agentgate.pipeline.gate import Gate
+from agentgate.pipeline.keys import KeyBook
 from agentgate.pipeline.limits import RateLimits, Recount
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.pins import PinDesk
@@ -111,6 +114,8 @@ class Gateway:
         self.engine = engine
         self.admission = admission
         self.clock = clock
+        self.steady = steady = SteadyClock(clock)
+        """By which permissions end."""
         self.entropy = SystemEntropy()
         self.tools = Registry(make_tools(config, upstreams))
         self.meter = PrometheusMeter(self.tools, metrics)
@@ -139,13 +144,13 @@ class Gateway:
             log,
             self.recorder,
             sealer,
-            clock,
+            steady,
             self.entropy,
             circumstances,
             ttl_s=config.approvals.ttl_s,
             static_token=config.approvals.static_token,
         )
-        self.voids = Voids(self.approvals, circumstances, clock, is_shared=log.is_shared)
+        self.voids = Voids(self.approvals, circumstances, steady, is_shared=log.is_shared)
         self.approvals.is_over = self._is_over
         self.answers = AnswerBook(
             log,
@@ -155,16 +160,18 @@ class Gateway:
             self.meter,
             keep_s=config.idempotency.keep_s,
             max_bytes=config.idempotency.max_bytes,
+            max_bytes_per_caller=config.idempotency.max_bytes_per_caller,
         )
         self.notices = make_notices(config, log, clock, self.entropy, self.meter)
         self.meter.active_sessions.set_function(self._active_sessions)
-        self.keyring = Keyring((), admin_key=admin_key(config), now=clock.now)
+        self.keyring = Keyring((), admin_key=admin_key(config), now=steady.now)
+        self._key_book = KeyBook(self.recorder)
         self._keys = keyfile.FollowedKeys(keyfile.key_file(config.data_dir), config.auth.keys)
         self.read_keys()
         if self._keys.trouble is not None:
             raise UnsafeConfiguration(self._keys.trouble)
-        self.tokens = make_tokens(config, clock, self.meter)
-        self.callers = Callers(self.keyring, self.tokens, make_certificates(config, clock))
+        self.tokens = make_tokens(config, steady, self.meter)
+        self.callers = Callers(self.keyring, self.tokens, make_certificates(config, steady))
         self.containment = self._make_containment()
         self.tool_servers = {name: cast(ToolServer, upstreams[name]) for name in names_of_servers(config)}
         self._facts: dict[str, dict[str, Any]] = {}
@@ -415,7 +422,10 @@ class Gateway:
         keys = self._keys.look()
         if keys is not None:
             trouble = self._keys.trouble
-            self.keyring.replace(known_keys(keys), is_whole=trouble is None)
+            known = known_keys(keys)
+            self.keyring.replace(known, is_whole=trouble is None)
+            if trouble is None:  # the keys of a file that cannot be read are still given to whom they were
+                self._key_book.take(known, self._keys.version)
             if trouble != told:
                 logger.error("the key file: %s", f"{trouble}; the keys in it are refused" if trouble else "whole again")
         self.meter.health("key_file", is_well=self._keys.trouble is None)
@@ -428,6 +438,9 @@ class Gateway:
         """
         knows_agents = not self.callers.takes_local
         configuration.refuse_public_without_keys(self.config, has_agent_keys=knows_agents)
+        newest = await self.log.record(await self.log.size() - 1)
+        if newest is not None:
+            self.steady.not_before(datetime.fromisoformat(newest.fields["at"]))
         await self.admission.start()
         self.admission.listen(self.replica.woken)
         closed = await self.membership.join(predecessors)
@@ -487,6 +500,7 @@ class Gateway:
             self.membership.look_after(),
             self.membership.watch_lease(),
             self.look_after(),
+            self.follow_keys(),
             self.keep_policy(),
             self.deferred.look_after(lambda: self.membership.is_eldest),
             self.voids.look_after(lambda: self.membership.is_eldest),
@@ -505,6 +519,13 @@ class Gateway:
             await self._health.tell()
             self.meter.webhooks_wait(self.notices.lags())
             self.meter.publish()
+            with contextlib.suppress(LogUnavailable):  # the next round tries again
+                await self._key_book.tell()
+
+    async def follow_keys(self) -> None:
+        """Once a second, until cancelled; by itself: a disabled key must not live on because a log does not answer."""
+        while True:
+            await asyncio.sleep(1)
             self.read_keys()
 
     async def keep_policy(self) -> None:
