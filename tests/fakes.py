@@ -393,6 +393,15 @@ class MemoryLog:
             raise LogUnavailable("told to fail")
         return max((row["idx"] for row in self.rows("answers") if row["at"] <= moment), default=None)
 
+    async def answers_held(self) -> dict[tuple[str, str], int]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        held: Counter[tuple[str, str]] = Counter()
+        for row in self.rows("answers"):
+            if row["sealed"] is not None:
+                held[row["tenant"], row["principal"]] += len(row["sealed"])
+        return dict(held)
+
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         rows = [row for row in self.rows("sessions") if tenant in (None, row["tenant"])]
         return [SessionRow(row["tenant"], row["session"], row["principal"], "") for row in rows]

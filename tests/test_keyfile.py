@@ -142,6 +142,22 @@ def test_a_file_that_cannot_be_read_keeps_no_key_alive_and_says_so_once(house: H
     assert house.followed.trouble is None
 
 
+def test_the_same_content_written_anew_is_another_version(house: House) -> None:
+    """A key that was disabled, enabled and disabled again: the log is told of each."""
+    add_key(house.path, key(1))
+    house.ids()
+    versions = [house.followed.version]
+    for second in (1, 2):
+        change_keys(house.path, lambda keys: [one.model_copy(update={"disabled": not one.disabled}) for one in keys])
+        os.utime(house.path, (second, second))
+        house.ids()
+        versions.append(house.followed.version)
+    assert len(set(versions)) == 3
+    beside = FollowedKeys(house.path, CONFIGURED)
+    beside.look()
+    assert beside.version == versions[-1], "whoever reads it sees the same version"
+
+
 def test_a_file_that_was_never_there_is_no_trouble(house: House) -> None:
     assert house.ids() == ["fixed"]
     assert house.followed.trouble is None

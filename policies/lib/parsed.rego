@@ -10,6 +10,32 @@ arguments(kinds) := {argument |
 	kind_of(kind) in kinds
 }
 
+# Why a guard over arguments of `kinds` is none: it is said for no tool, or for one of whose arguments data.parse does not
+# say that they are of that kind, because either of the two is misspelt.
+idle(kinds, options) := idle_tools | idle_all if {
+	idle_tools := {sentence |
+		some tool in listed(options)
+		not is_parsed_for(tool, kinds)
+		sentence := concat("", ["data.parse has no argument of that kind for ", tool])
+	}
+	idle_all := {"data.parse has no argument of that kind" |
+		count(listed(options)) == 0
+		not is_parsed_for_any(kinds)
+	}
+}
+
+listed(options) := {tool | some tool in options.tools; is_string(tool)}
+
+is_parsed_for(tool, kinds) if {
+	some kind in data.parse[tool]
+	kind_of(kind) in kinds
+}
+
+is_parsed_for_any(kinds) if {
+	some tool, _ in data.parse
+	is_parsed_for(tool, kinds)
+}
+
 readings(kinds) := [reading |
 	some argument in arguments(kinds)
 	some reading in input.parsed[argument]

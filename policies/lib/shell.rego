@@ -4,13 +4,17 @@ package agentgate.lib.shell
 # Programs that run what they are told in their arguments, their input or a file: to allow one of them is to allow
 # everything, so a list of commands is not enough for them.
 runners := {
-	".", "ash", "at", "awk", "bash", "batch", "bun", "busybox", "capsh", "chroot", "command", "coproc", "csh", "dash",
-	"deno", "docker", "doas", "ed", "emacs", "env", "eval", "ex", "exec", "expect", "fish", "flock", "gawk", "gdb",
-	"git", "ionice", "ksh", "kubectl", "less", "lua", "make", "man", "mawk", "more", "nice", "node", "nohup",
-	"nsenter", "parallel", "perl", "php", "pkexec", "podman", "psql", "python", "python2", "python3", "rsync", "ruby",
-	"run-parts", "runuser", "screen", "script", "sed", "setarch", "setpriv", "setsid", "sh", "socat", "source",
-	"sqlite3", "ssh", "stdbuf", "strace", "su", "sudo", "systemd-run", "tar", "taskset", "tclsh", "tee", "time",
-	"timeout", "tmux", "trap", "unshare", "vi", "view", "vim", "watch", "xargs", "zsh", "zip",
+	".", "alias", "ash", "at", "awk", "bash", "batch", "bind", "builtin", "bun", "busybox", "capsh", "cargo",
+	"choom", "chroot", "chrt", "command", "complete", "coproc", "crontab", "csh", "dash", "deno", "doas", "docker",
+	"ed", "emacs", "enable", "env", "eval", "ex", "exec", "expect", "fakeroot", "fc", "fish", "flock", "ftp",
+	"gawk", "gdb", "git", "go", "hash", "ionice", "ip", "ksh", "kubectl", "less", "lftp", "ltrace", "lua", "make",
+	"man", "mapfile", "mariadb", "mawk", "more", "mysql", "nawk", "nice", "node", "nohup", "npm", "npx", "nsenter",
+	"numactl", "parallel", "perl", "php", "pip", "pipx", "pkexec", "pnpm", "podman", "prlimit", "psql", "pwsh",
+	"python", "python2", "python3", "readarray", "rlwrap", "Rscript", "rsync", "ruby", "run-parts", "runuser",
+	"scp", "screen", "script", "sed", "setarch", "setpriv", "setsid", "sftp", "sh", "socat", "source", "sqlite3",
+	"sqlplus", "ssh", "start-stop-daemon", "stdbuf", "strace", "su", "sudo", "systemd-run", "tar", "taskset",
+	"tclsh", "tee", "time", "timeout", "tmux", "trap", "unshare", "uv", "valgrind", "vi", "view", "vim", "watch",
+	"xargs", "yarn", "zip", "zsh",
 }
 
 # Options that turn a reader into something else: words as they are, letters of short options, long options.
@@ -22,10 +26,17 @@ acting := {
 	"rg": {"long": {"--pre", "--hostname-bin"}},
 	"ripgrep": {"long": {"--pre", "--hostname-bin"}},
 	"date": {"letters": {"s"}, "long": {"--set"}},
-	"curl": {"letters": {"o", "O", "K", "T", "d", "F"}, "long": {
+	"curl": {"letters": {"c", "D", "d", "F", "K", "o", "O", "T", "w"}, "long": {
 		"--output", "--remote-name", "--config", "--upload-file", "--data", "--form", "--output-dir", "--data-binary",
-		"--data-raw", "--data-urlencode", "--json",
+		"--data-raw", "--data-urlencode", "--json", "--cookie-jar", "--dump-header", "--etag-save", "--hsts", "--alt-svc",
+		"--libcurl", "--stderr", "--trace", "--trace-ascii", "--write-out", "--engine",
 	}},
+	"fd": {"letters": {"x", "X"}, "long": {"--exec", "--exec-batch"}},
+	"iconv": {"letters": {"o"}, "long": {"--output"}},
+	"shuf": {"letters": {"o"}, "long": {"--output"}},
+	"tree": {"letters": {"o", "R"}, "long": {"--output"}},
+	"xxd": {"positional": 2},
+	"yq": {"letters": {"i"}, "long": {"--inplace", "--in-place"}},
 	"file": {"letters": {"C", "m"}, "long": {"--compile", "--magic-file"}},
 	"uniq": {"positional": 2},
 }
@@ -42,6 +53,13 @@ not_listed(reading, listed) := {shown(name) |
 	name != ""
 }
 
+# What is known of a program is known of it wherever it is: `/usr/bin/find` is listed as such, and a `find`.
+# Undefined for one that is known only when the line runs.
+base(name) := parts[count(parts) - 1] if {
+	is_string(name)
+	parts := split(name, "/")
+}
+
 is_assigning(reading) if {
 	some command in reading.commands
 	count(command.assignments) > 0
@@ -49,7 +67,7 @@ is_assigning(reading) if {
 
 runs_others(reading) := {name |
 	some name in names(reading)
-	name in runners
+	base(name) in runners
 }
 
 # Commands with an argument that makes them write, delete or run something.
@@ -60,12 +78,12 @@ acts(reading) := {command.name |
 
 is_acting(command) if {
 	some argument in words(command)
-	argument in acting[command.name].words
+	argument in acting[base(command.name)].words
 }
 
 is_acting(command) if {
 	some argument in words(command)
-	some letter in acting[command.name].letters
+	some letter in acting[base(command.name)].letters
 	regex.match(`^-[^-]`, argument)
 	contains(argument, letter)
 }
@@ -73,7 +91,7 @@ is_acting(command) if {
 # Long options may be abbreviated: `--comp` is `--compress-program`.
 is_acting(command) if {
 	some argument in words(command)
-	some option in acting[command.name].long
+	some option in acting[base(command.name)].long
 	startswith(argument, "--")
 	name := split(argument, "=")[0]
 	count(name) > 2
@@ -81,7 +99,7 @@ is_acting(command) if {
 }
 
 is_acting(command) if {
-	most := acting[command.name].positional
+	most := acting[base(command.name)].positional
 	count([argument | some argument in words(command); not startswith(argument, "-")]) >= most
 }
 
@@ -89,7 +107,7 @@ words(command) := [argument | some argument in command.argv; is_string(argument)
 
 # An argument that is known only when the line runs may be any of these.
 is_acting(command) if {
-	_ = acting[command.name]
+	_ = acting[base(command.name)]
 	some argument in command.argv
 	argument == null
 }

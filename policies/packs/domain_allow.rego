@@ -15,7 +15,7 @@ options := data.packs.domain_allow
 
 shape := {"tools": "names", "domains": "names!", "schemes": "names", "ports": "numbers", "then": "action"}
 
-troubles := opt.troubles(options, shape) | names
+troubles := (opt.troubles(options, shape) | names) | parsed.idle({"url", "domain"}, options)
 
 names := {sentence |
 	count(opt.troubles(options, shape)) == 0

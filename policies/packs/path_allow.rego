@@ -15,7 +15,7 @@ options := data.packs.path_allow
 
 shape := {"tools": "names", "under": "names!", "except": "names", "relative": "flag", "then": "action"}
 
-troubles := opt.troubles(options, shape) | roots
+troubles := (opt.troubles(options, shape) | roots) | parsed.idle({"path"}, options)
 
 roots := {sentence |
 	count(opt.troubles(options, shape)) == 0

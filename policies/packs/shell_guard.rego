@@ -27,7 +27,7 @@ shape := object.union(
 	{feature: "flag" | some feature in features},
 )
 
-troubles := opt.troubles(options, shape)
+troubles := opt.troubles(options, shape) | parsed.idle({"shell"}, options)
 
 findings contains {"action": "DENY", "reason": trouble} if some trouble in troubles
 

@@ -23,7 +23,7 @@ shape := {
 	"then": "action",
 }
 
-troubles := opt.troubles(options, shape)
+troubles := opt.troubles(options, shape) | parsed.idle({"sql"}, options)
 
 findings contains {"action": "DENY", "reason": trouble} if some trouble in troubles
 

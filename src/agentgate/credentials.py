@@ -14,6 +14,7 @@ from agentgate.adapters.credentials.file import FileCredentials
 from agentgate.core.call import Call
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.hosts import is_loopback
+from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
 from agentgate.pipeline.broker import Bounded, Broker
 from agentgate.ports.ambient import Clock
 from agentgate.ports.credentials import Ask, CredentialRefused, Issuer, Serves
@@ -152,18 +153,28 @@ async def check(config: Settings, scope: str | None) -> dict[str, Finding]:
     return found
 
 
-def put(config: Settings, alias: str, secret: str) -> None:
-    """Write a secret into the encrypted file of its alias.
-
-    Raises:
-        UnsafeConfiguration: there is no such file, or it cannot be written.
-    """
+def encrypted(config: Settings, alias: str) -> EncryptedFileCredentials:
+    """Where the secret of `alias` can be written. Raises UnsafeConfiguration."""
     part = config.credentials.get(alias)
     if part is None:
         raise UnsafeConfiguration(f"there is no credential {alias!r} in the configuration")
     issuer = make_issuer(alias, part)
     if not isinstance(issuer, EncryptedFileCredentials):
         raise UnsafeConfiguration(f"credentials.{alias}: only what is in an encrypted_file can be set, not {part.kind}")
+    return issuer
+
+
+def put(config: Settings, alias: str, secret: str) -> None:
+    """Write a secret into the encrypted file of its alias.
+
+    Raises:
+        UnsafeConfiguration: there is no such file, it cannot be written, or the secret is too short.
+    """
+    issuer = encrypted(config, alias)
+    if len(secret) < MIN_SECRET_CHARS:
+        raise UnsafeConfiguration(
+            f"credentials.{alias}: shorter than {MIN_SECRET_CHARS} characters, so no answer could be rid of it"
+        )
     try:
         issuer.put(alias, secret)
     except CredentialRefused as refused:

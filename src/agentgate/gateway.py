@@ -446,6 +446,7 @@ class Gateway:
         closed = await self.membership.join(predecessors)
         if closed:
             logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
+        await self.answers.recount()
         if self.log.is_newly_keyed:
             await Books(self.recorder).checkpoints_keyed(self.log.keys[0])
         await self.notices.start()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import yaml
 from pydantic import ValidationError
@@ -29,17 +31,24 @@ def read_keys(path: Path) -> tuple[Key, ...]:
     Raises:
         UnsafeConfiguration: unreadable, readable by others, or not a list of keys.
     """
-    raw = _read(path)
-    return _parse(path, raw) if raw is not None else ()
+    found = _read(path)
+    return _parse(path, found.raw) if found is not None else ()
 
 
-def _read(path: Path) -> bytes | None:
+class _Found(NamedTuple):
+    raw: bytes
+    written_ns: int
+    """By the disk's clock."""
+
+
+def _read(path: Path) -> _Found | None:
     """What is in the file; None when there is none. Raises UnsafeConfiguration."""
     try:
         with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_mode & 0o077:
+            stat = os.fstat(file.fileno())
+            if stat.st_mode & 0o077:
                 raise UnsafeConfiguration(f"{path} can be read by others; run: chmod 600 {path}")
-            return file.read()
+            return _Found(file.read(), stat.st_mtime_ns)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -74,11 +83,14 @@ class FollowedKeys:
         self._looked = False
         self.trouble: str | None = None
         """Why the keys of the file count for nothing; None while they do count."""
+        self.version = ""
+        """Of the file, as it was taken over: another one also where the same content was written anew later."""
 
     def look(self) -> tuple[Key, ...] | None:
         """The keys that count from now on; None when they are those of the last look. Never raises."""
         try:
-            raw = _read(self._path)
+            found = _read(self._path)
+            raw = found.raw if found is not None else None
             if raw is None and self._seen is not None:
                 raise UnsafeConfiguration(f"the key file {self._path} is gone")
             if self._looked and raw == self._seen and self.trouble is None:
@@ -89,6 +101,8 @@ class FollowedKeys:
             was, self.trouble = self.trouble, str(error)
             return self._configured if was is None else None
         self._looked, self._seen, self.trouble = True, raw, None
+        if found is not None:
+            self.version = f"{found.written_ns}/{hashlib.sha256(found.raw).hexdigest()}"
         return keys
 
 

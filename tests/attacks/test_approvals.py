@@ -216,6 +216,63 @@ def test_a29_an_agent_and_a_stranger_and_who_is_not_listed_do_not_count(
     assert write(bot, session, terms=terms)["success"] is True
 
 
+def test_a28_what_is_taken_back_carries_nothing_and_only_who_may_answer_takes_it_back(
+    house: GatewayProcess, bot: httpx.Client, session: str
+) -> None:
+    terms = {"quorum": 1, "approvers": ["person:bob", "person:cyd", "person:self"]}
+    url = write(bot, session, terms=terms)["approval"]["url"]
+    token = approved(house, url, CYD)["approval_token"]
+    for key, status in ((SLY, 403), (BOT, 403), (OTHER_BOT, 403), (ADA, 403), (OLGA, 403), (EVE, 404)):
+        assert house.client(key).post(url + "/void").status_code == status, key
+    assert house.client().post(url + "/void").status_code == 401
+    assert house.client(BOB).get(url).json()["state"] == "approved"
+    taken = house.client(BOB).post(url + "/void", json={"reason": "not on a Friday"})
+    assert (taken.status_code, taken.json()["state"], taken.json()["why"]) == (200, "void", "withdrawn")
+    shown = house.client(CYD).get(url).json()
+    assert (shown["state"], shown["call"], shown["text"]) == ("void", None, None)
+    again = house.client(CYD).post(url + "/void")
+    assert (again.status_code, again.json()["reason_code"]) == (409, "conflict")
+    for more in ({"approval_token": token}, {}):
+        answer = write(bot, session, terms=terms, **more)
+        assert (answer["success"], answer["decision"]) == (False, "REQUIRE_APPROVAL")
+    assert prices(bot, session) == []
+    own = house.client(SELF)
+    url = write(own, f"{session}-own", terms=terms)["approval"]["url"]
+    assert own.post(url + "/void").status_code == 403
+
+
+def test_a28_what_was_used_or_denied_is_not_taken_back(house: GatewayProcess, bot: httpx.Client, session: str) -> None:
+    used = write(bot, session)["approval"]["url"]
+    approved(house, used)
+    assert write(bot, session)["success"] is True
+    denied = write(bot, session, price=2)["approval"]["url"]
+    house.client(ADA).post(denied + "/deny")
+    for url, state in ((used, "spent"), (denied, "denied")):
+        answer = house.client(ADA).post(url + "/void")
+        assert (answer.status_code, answer.json()["reason_code"]) == (409, "conflict")
+        assert house.client(ADA).get(url).json()["state"] == state
+
+
+def test_a28_of_twenty_withdrawals_and_redemptions_at_once_one_counts(
+    house: GatewayProcess, bot: httpx.Client, session: str
+) -> None:
+    people = [house.client(ADA), house.client(BOB)]
+    with ThreadPoolExecutor(20) as pool:
+        for number in range(5):
+            of = f"{session}-{number}"
+            url = approved(house, write(bot, of)["approval"]["url"])["id"]
+            voids, calls = [], []
+            for turn in range(10):
+                calls.append(pool.submit(write, bot, of))
+                voids.append(pool.submit(people[turn % 2].post, f"/approvals/{url}/void"))
+            taken = sorted(void.result().status_code for void in voids)
+            ran = sum(call.result()["success"] for call in calls)
+            assert taken in ([200] + [409] * 9, [409] * 10)
+            assert (ran, prices(bot, of)) in ((1, [1]), (0, []))
+            assert ran + (taken[0] == 200) == 1
+            assert people[0].get(f"/approvals/{url}").json()["state"] == ("spent" if ran else "void")
+
+
 def test_a30_no_get_changes_an_approval_or_writes_an_event(
     house: GatewayProcess, bot: httpx.Client, session: str
 ) -> None:
@@ -240,7 +297,7 @@ def test_a30_no_get_changes_an_approval_or_writes_an_event(
     assert admin.get(asked["url"]).json()["state"] == "pending"
 
 
-@pytest.mark.parametrize("verb", ["approve", "deny", "edit"])
+@pytest.mark.parametrize("verb", ["approve", "deny", "edit", "void"])
 def test_a30_a_link_or_a_form_of_another_site_approves_nothing(
     house: GatewayProcess, bot: httpx.Client, session: str, verb: str
 ) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -251,3 +254,21 @@ def test_who_asks_for_calls_that_there_are_not_is_turned_away() -> None:
         agent = gateway.agent()
         answers = [agent.get(f"/calls/{uuid.uuid4()}") for _ in range(40)]
         assert {answer.status_code for answer in answers} == {404, 429}
+
+
+def test_fresh_keys_do_not_fill_the_database_across_a_restart(session: str, tmp_path: Path) -> None:
+    config = {"idempotency": {"max_bytes_per_caller": 2_000}}
+    kept = f"SELECT COALESCE(SUM(LENGTH(sealed)), 0), COUNT(*) FROM answers WHERE session = '{session}'"
+    for start in range(2):
+        with GatewayProcess(config=config, data_dir=tmp_path) as gateway:
+            agent = gateway.agent()
+            for number in range(40):
+                assert send(agent, f"{start}-{number}", session).status_code == 200
+            with contextlib.closing(sqlite3.connect(f"file:{tmp_path}/log.db?mode=ro", uri=True)) as connection:
+                size, count = connection.execute(kept).fetchone()
+            assert 0 < size <= 2_000
+            assert count == 40 * (start + 1)
+            assert send(agent, "0-0", session).headers["idempotency-replayed"] == "true"
+            forgotten = send(agent, f"{start}-39", session)
+            assert (forgotten.status_code, forgotten.json()["reason_code"]) == (409, "idempotency_forgotten")
+            assert gateway.metric('agentgate_idempotency_total{what="not_kept"}') >= 20

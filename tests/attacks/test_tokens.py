@@ -727,6 +727,16 @@ def test_what_is_twisted_there_is_good_when_it_is_straight(estate: Estate) -> No
     assert asks(estate, estate.person(groups=["leads"])) == 403
 
 
+def test_an_agent_cannot_hide_whom_it_acts_for_by_leaving_out_their_name(estate: Estate) -> None:
+    """Without the scope `email` its login's token names nobody by whom an approval could be refused."""
+    for claims in ({"client_id": "token-bot"}, {"act": {"sub": "token-bot"}}):
+        assert asks(estate, estate.person(**claims)) == 403, "it is an agent, which may not here"
+        client = estate.gateway.client(Authorization=f"Bearer {estate.person(**claims, email=...)}")
+        said = client.get("/kills")
+        assert (said.status_code, said.json()["reason_code"]) == (401, "invalid_token")
+        assert "names its user by no claim by which people are known here" in said.headers["WWW-Authenticate"]
+
+
 @pytest.mark.parametrize("groups", [["root"], ["root", "sre", "leads"], ["root", "Everywhere"]])
 def test_an_admin_by_token_is_no_admin_of_others(estate: Estate, groups: list[str]) -> None:
     admin = estate.gateway.client(Authorization=f"Bearer {estate.person(groups=groups)}")

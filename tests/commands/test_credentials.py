@@ -56,7 +56,9 @@ def test_a_secret_that_was_set_is_there_and_is_never_shown(house: House) -> None
     ("alias", "said", "status", "why"),
     [
         ("crm", "", 2, "no secret on standard input"),
+        ("crm", "abc", 3, "shorter than 4 characters"),
         ("env", SECRET, 3, "only what is in an encrypted_file can be set"),
+        ("env", "", 3, "only what is in an encrypted_file can be set"),
         ("nobody", SECRET, 3, "there is no credential 'nobody'"),
     ],
 )

@@ -169,6 +169,14 @@ def test_where_nobody_listens_it_is_one_sentence(words: list[str]) -> None:
     assert done.stderr == "agentgate: the gateway http://127.0.0.1:1 does not answer: connection refused\n"
 
 
+def test_the_role_that_may_is_told_once() -> None:
+    with ScriptedGateway(
+        {"GET /kills": [problem(403, "forbidden", "Insufficient role: this needs operator")]}
+    ) as gateway:
+        done = run(gateway, "kills")
+    assert done.stderr == "agentgate: 403 forbidden: Insufficient role: this needs operator\n"
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 @pytest.mark.parametrize(("status", "reason"), [(401, "unauthenticated"), (403, "forbidden"), (403, "invalid_key")])
 def test_a_key_that_may_not_is_told_which_role_may(words: list[str], status: int, reason: str) -> None:

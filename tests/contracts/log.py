@@ -46,6 +46,7 @@ from agentgate.core.event import (
     closed,
     drained,
     gone,
+    keys_changed,
     killed,
     make,
     release_asked,
@@ -166,6 +167,9 @@ class Author:
 
     def answers_closed(self, through: int) -> Event:
         return answers_closed(self.origin(), through)
+
+    def keys_changed(self, change: str = "f" * 64, **ids: list[str]) -> Event:
+        return keys_changed(self.origin(), ids or {"added": ["k-1"]}, change)
 
     def vote(self, approval: str, ordinal: int, by: str, quorum: int = 2) -> Event:
         fields = {"approval_id": approval, "verdict": "approved", "ordinal": ordinal, "quorum": quorum}
@@ -710,6 +714,16 @@ class LogContract:
             outcomes = await asyncio.gather(*(log.append(Author("m-2").gone("m-1"), [spend]) for _ in range(3)))
             assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent, AlreadySpent]
 
+    async def test_a_change_of_keys_that_several_took_over_is_told_once(self, opened: Opened) -> None:
+        async with opened() as log:
+            spend = Spend("keys", "a" * 64)
+            tellers = [Author("m-1"), Author("m-2")]
+            outcomes = await asyncio.gather(*(log.append(one.keys_changed("a" * 64), [spend]) for one in tellers))
+            assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent]
+        async with opened() as log:
+            assert await log.append(tellers[1].keys_changed("a" * 64)) == AlreadySpent(spend)
+            assert isinstance(await log.append(tellers[1].keys_changed("b" * 64)), Receipt)
+
     async def test_a_name_that_has_left_does_not_come_back(self, opened: Opened) -> None:
         one = Author("m-1")
         async with opened() as log:
@@ -1055,9 +1069,12 @@ class LogContract:
             assert [row["sealed"] for row in await log.projection("answers", trace_id="trace-k-2")] == [None]
             assert await log.answers_until(events[0].at) == 0
             assert await log.answers_until("2020-01-01T00:00:00.000000Z") is None
+            who = row["tenant"], row["principal"]
+            assert await log.answers_held() == {who: len(b"sealed answer")}
         async with opened() as log:
             await log.append(author.answers_closed(0))
             assert [row["key"] for row in await log.projection("answers")] == ["k-2"]
+            assert await log.answers_held() == {}
         assert (await audit()).findings == []
 
     async def test_a_key_stays_used_when_its_answer_is_dropped(self, opened: Opened, author: Author) -> None:

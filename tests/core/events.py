@@ -25,6 +25,7 @@ from agentgate.core.event import (
     drained,
     finished,
     gone,
+    keys_changed,
     killed,
     make,
     release_asked,
@@ -80,6 +81,7 @@ def with_text(text: str) -> list[Event]:
         tool_accepted(origin(), READ, pin="p", access="read", trust="operator", subject=subject, actor="person:op"),
         tool_quarantined(origin(), READ, pin="p", found="q", accepted=3, subject=subject, changes=[text]),
         tool_rejected(origin(), READ, found="q", subject=subject, actor="person:op", auth="api_key"),
+        keys_changed(origin(), {"added": ["k-1"], "removed": []}, "f" * 64),
         make(origin(), Kind.APPROVAL_REQUESTED, {"approval_id": "apr-1"}, projected={"sealed": text.encode()}),
     ]
 

@@ -70,6 +70,7 @@ class Entry:
     yes: set[str] = field(default_factory=set)
     is_denied: bool = False
     is_used: bool = False
+    is_withdrawn: bool = False
     edited_to: str | None = None
 
 
@@ -134,7 +135,7 @@ class Approvals(RuleBasedStateMachine):
     def is_live(self, entry: Entry) -> bool:
         """Whether it could still be used, or become usable."""
         return (
-            not (entry.is_denied or entry.is_used or entry.edited_to)
+            not (entry.is_denied or entry.is_used or entry.is_withdrawn or entry.edited_to)
             and not self.is_killed(entry)
             and self.now < entry.until
             and (entry.revision, entry.tool) == (self.revision, self.tool.definition_sha256)
@@ -276,6 +277,20 @@ class Approvals(RuleBasedStateMachine):
             if isinstance(verdict, Verdict):
                 edited = self.book[done.id]
                 self.taken(edited, verdict, person, yes=True, may=person.id in edited.approvers)
+
+    @precondition(lambda self: self.book)
+    @rule(number=many, person=people)
+    def withdraw(self, number: int, person: Principal) -> None:
+        name = self.pick(number)
+        entry = self.book[name]
+        done = self.do(self.house.approvals.withdraw(person, name))
+        may = person.id in entry.approvers and person.tenant == "default"
+        if isinstance(done, CannotDecide):
+            assert not (may and self.is_live(entry)), done
+            return
+        assert may, f"{person.id} is nobody who may"
+        assert not any((entry.is_denied, entry.is_used, entry.is_withdrawn, entry.edited_to))
+        entry.is_withdrawn = True
 
     @rule(agent=agents, number=arguments, edits=st.booleans(), calls=st.booleans())
     def ask_and_approve(self, agent: str, number: int, edits: bool, calls: bool) -> None:

@@ -25,6 +25,7 @@ from agentgate.core.event import (
     decided,
     drained,
     gone,
+    keys_changed,
     killed,
     make,
     release_asked,
@@ -91,6 +92,15 @@ def test_equal_calls_have_unequal_hashes_because_of_the_salt() -> None:
 def test_leaf_hash_is_rfc_6962() -> None:
     event = with_text("x")[0]
     assert event.leaf_hash == hashlib.sha256(b"\x00" + event.leaf).digest()
+
+
+@pytest.mark.parametrize(("width", "named"), [(10, 100), (256, 39)])
+def test_however_many_keys_change_as_many_as_fit_are_named_and_all_are_counted(width: int, named: int) -> None:
+    ids = [f"{number:0{width}d}" for number in range(10_000)]
+    event = keys_changed(origin(), dict.fromkeys(("added", "removed", "disabled", "enabled", "altered"), ids), "f" * 64)
+    assert len(event.leaf) <= MAX_LEAF_BYTES
+    assert event.fields["added"] == event.fields["altered"] == ids[:named]
+    assert event.fields["counts"]["disabled"] == 10_000
 
 
 def test_widest_names_fit_into_a_leaf() -> None:

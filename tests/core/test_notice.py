@@ -132,6 +132,13 @@ APPROVAL = {"approval_id": "apr-1"}
             "approval.voided",
             {"kill_id": "k"},
         ),
+        (
+            Kind.APPROVAL_CLOSED,
+            APPROVAL | {"state": "void", "why": "withdrawn", "principal": "person:ada"},
+            {"reason": "not now"},
+            "approval.voided",
+            {"why": "withdrawn", "by": "person:ada", "reason": "not now"},
+        ),
         (Kind.APPROVAL_CLOSED, APPROVAL | {"state": "expired"}, {}, "approval.expired", {"approval_id": "apr-1"}),
         (
             Kind.TOOL_QUARANTINED,

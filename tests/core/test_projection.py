@@ -65,6 +65,7 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (AUTHOR.vote("a-1", 2, "person:a"), (("vote", "a-1/person:a"), ("vote", "a-1#2"), ("verdict", "a-1"))),
         (AUTHOR.answered("k-1"), ()),
         (AUTHOR.answers_closed(3), ()),
+        (AUTHOR.keys_changed("ab"), (("keys", "ab"),)),
     ],
 )
 def test_what_an_event_spends_is_in_its_leaf(event: Event, expected: tuple[tuple[str, str], ...]) -> None:

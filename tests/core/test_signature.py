@@ -9,7 +9,7 @@ import pytest
 from agentgate.core.errors import ReasonCode
 from agentgate.core.signature import MAX_COVERED, SignatureKey, misses, objection
 
-KEY = SignatureKey("ed25519", bytes(32))
+KEY = SignatureKey("ed25519", b"\x02" * 32)
 COVERED = ["@method", "content-digest", "content-type"]
 GOOD = {"created": 1000, "keyid": "k", "alg": "ed25519", "nonce": "n", "tag": "t", "expires": 2000}
 
@@ -75,3 +75,14 @@ def test_parameters_that_do_not_count(changed: dict[str, Any]) -> None:
     found = objection(GOOD | changed, KEY, 1000.0, 60.0)
     assert found is not None
     assert found.reason is ReasonCode.SIGNATURE_INVALID
+
+
+@pytest.mark.parametrize("sign_bit", [0, 0x80])
+@pytest.mark.parametrize("material", [bytes(32), b"\1" + bytes(31), b"\xee" + b"\xff" * 30 + b"\x7f"])
+def test_a_key_that_anybody_can_sign_with_is_none(material: bytes, sign_bit: int) -> None:
+    """Points of small order: for some of them, one signature fits whatever is signed."""
+    weak = material[:-1] + bytes([material[-1] | sign_bit])
+    found = objection(GOOD, SignatureKey("ed25519", weak), 1000.0, 60.0)
+    assert found is not None
+    assert found.reason is ReasonCode.SIGNATURE_INVALID
+    assert objection(GOOD | {"alg": "hmac-sha256"}, SignatureKey("hmac-sha256", weak), 1000.0, 60.0) is None

@@ -236,6 +236,23 @@ def test_a_call_that_waits_hears_a_no_an_edit_and_a_kill(
     until(lambda: ada.get(url).json()["why"] == "killed")
 
 
+def test_a_call_that_waits_hears_that_its_approval_is_taken_back(
+    gateway: GatewayProcess, ada: httpx.Client, session: str, pool: ThreadPoolExecutor
+) -> None:
+    call, url = waiting(pool, gateway, ada, session)
+    ada.post(url + "/void", json={"reason": "the shop is closed"})
+    answer = call.result(10).json()
+    assert (answer["reason_code"], answer["error"]) == ("approval_denied", "Policy denied: The approval was taken back")
+    left = [one for one in ada.get("/approvals").json()["approvals"] if one["session_id"] == session]
+    assert [one["state"] for one in left] == ["void"], "nobody is asked anew by who only waited"
+    told = gateway.admin().get(f"/sessions/{session}/evidence").json()["summary"]["approvals"]
+    assert [row["what"] for row in told] == ["requested", "void"]
+    assert (told[1]["why"], told[1]["actor"], told[1]["reason"]) == ("withdrawn", "person:ada", "the shop is closed")
+    page = gateway.admin().get("/evidence", params={"session": session, "format": "html"}).text
+    for words in ("nobody: a person took it back", "taken back by person:ada", "the shop is closed"):
+        assert words in page, words
+
+
 def test_a_call_that_waited_in_vain_is_told_what_is_pending(bot: httpx.Client, session: str) -> None:
     began = time.monotonic()
     answer = bot.post("/tools/call", json=body(session), headers={"Prefer": "wait=1"})
@@ -301,6 +318,17 @@ def test_the_command_denies_and_edits(gateway: GatewayProcess, bot: httpx.Client
     assert edited.returncode == 0, edited.stderr
     assert write(bot, session, price=500)["success"] is True
     assert prices(bot, session) == [50]
+
+
+def test_the_command_takes_back(gateway: GatewayProcess, bot: httpx.Client, session: str) -> None:
+    asked = write(bot, session)["approval"]["id"]
+    assert at(gateway, "approve", asked).returncode == 0
+    taken = at(gateway, "approvals", "void", asked.removeprefix("apr-"), "--reason", "not now")
+    assert (taken.returncode, asked in taken.stdout) == (0, True), taken.stderr
+    assert write(bot, session)["success"] is False
+    again = at(gateway, "approvals", "void", asked)
+    assert (again.returncode, "the approval is void" in again.stderr) == (1, True)
+    assert "void (withdrawn)" in at(gateway, "approvals", "--state", "void").stdout
 
 
 def test_the_command_says_what_is_wrong(gateway: GatewayProcess, bot: httpx.Client, session: str) -> None:

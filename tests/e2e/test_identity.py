@@ -78,6 +78,11 @@ def test_a_running_gateway_takes_every_change_of_a_key_within_a_second(policy: d
         keys(gateway, "delete", key_ids(gateway)[1])
         until(lambda: status(gateway, fresh) == 401, timeout_s=3)
         assert call(gateway.agent(), "db_query", QUERY).status_code == 401
+        told = gateway.admin().get("/audit", params={"kind": "keys_changed"}).json()["events"]
+        ways = ("added", "removed", "disabled", "enabled")
+        steps = [(way, name) for one in told for way in ways for name in one["event"][way]]
+        fresh_id = next(name for way, name in steps[1:] if way == "added")
+        assert steps[:4] == [("added", key_id), ("disabled", key_id), ("enabled", key_id), ("added", fresh_id)]
         for secret in (key, fresh):
             assert secret not in gateway.stderr
 

@@ -305,6 +305,20 @@ async def test_a_denial_is_final(gateway: GatewayProcess, service: Service, mode
     assert service.requests == []
 
 
+@both_eras
+async def test_an_approval_that_is_taken_back_ends_a_call_that_waits_for_it(
+    gateway: GatewayProcess, service: Service, mode: str, session: str
+) -> None:
+    async with connected(gateway, mode) as client:
+        asked = asyncio.create_task(client.call_tool("write", {"n": "1"}, meta=in_session(session)))
+        approve(gateway, await pending(gateway, session), "void")
+        result = await asked
+    assert result.is_error
+    assert said(result).startswith("DENIED by an approver")
+    assert "approvalId" not in str(result.meta), "who only waited asks nobody anew"
+    assert service.requests == []
+
+
 async def pending(gateway: GatewayProcess, session: str) -> str:
     """The approval that the session waits for, once there is one."""
 

@@ -100,6 +100,7 @@ def test_other_tenants_things_are_404_as_if_they_were_not_there(gateway: Gateway
         ("GET", f"/approvals/{approval['id']}"),
         ("POST", f"/approvals/{approval['id']}/approve"),
         ("POST", f"/approvals/{approval['id']}/deny"),
+        ("POST", f"/approvals/{approval['id']}/void"),
         ("GET", "/sessions/session-secret/evidence?tenant=default"),
     ]:
         foreign = admin_b.request(method, path)

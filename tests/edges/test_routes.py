@@ -59,6 +59,21 @@ def test_the_table_is_the_documents_and_the_document_is_the_applications() -> No
     assert said == {place: role.value if role else None for place, role in shown.items()}
 
 
+def test_every_parameter_of_the_document_is_described_and_a_routes_own_refusals_stay() -> None:
+    paths = make_framework("0").openapi()["paths"]
+    silent = [
+        (path, parameter["name"])
+        for path, item in paths.items()
+        for operation in item.values()
+        for parameter in operation.get("parameters", ())
+        if not parameter.get("description")
+    ]
+    assert silent == []
+    refused = paths["/approvals/{approval_id}/approve"]["post"]["responses"]["403"]["description"]
+    assert "without the role approver" in refused
+    assert "the requester and whom it acts for never may" in refused
+
+
 def ask(gateway: GatewayProcess, method: str, path: str, key: str | None, **headers: str) -> int:
     place = re.sub(r"{\w+}", "none", path)
     body: dict[str, object] = {"scope": "session", "target": "none"} if path == "/kills" else {}

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from agentgate.keyfile import change_keys, key_file, read_keys
 from tests.faults.conftest import Gate
-from tests.gateway import GatewayFailed, run_cli, until
+from tests.gateway import GatewayFailed, call, run_cli, until
 
 UNAVAILABLE = (503, "log_unavailable")
 
@@ -278,6 +279,29 @@ def test_an_outcome_on_a_locked_database_is_not_released_and_written_later(stead
         assert "unknown" in said.body["error"]
     steady.until_works()
     until(lambda: steady.entry(said, victim)["outcome"] == "ok")
+
+
+def test_a_key_disabled_while_nothing_can_be_recorded_counts_no_more_and_is_told_later(gateway: Gate) -> None:
+    key = gateway.create_key("--agent", "bot")
+    key_id = read_keys(key_file(gateway.data_dir))[0].id
+    told = {"kind": "keys_changed"}
+
+    def steps() -> list[list[str]]:
+        found = gateway.admin().get("/audit", params=told).json()["events"]
+        return [one["event"]["disabled"] for one in found]
+
+    def status() -> int:
+        return call(gateway.agent(key), "db_query", {"query": "SELECT 1"}).status_code
+
+    until(lambda: steps() == [[]], timeout_s=5)
+    with locked(gateway):
+        until(lambda: status() == 503, timeout_s=5)
+        change_keys(
+            key_file(gateway.data_dir), lambda all_: [one.model_copy(update={"disabled": True}) for one in all_]
+        )
+        until(lambda: status() == 401, timeout_s=5)
+    until(lambda: steps() == [[], [key_id]], timeout_s=5)
+    assert status() == 401
 
 
 def test_a_lock_shorter_than_the_deadline_refuses_nobody(steady: Gate) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from agentgate.core.approval import State
-from agentgate.core.call import Access, Call, Role, Tool, ToolName
+from agentgate.core.call import Access, Call, Role, SessionId, Tool, ToolName
 from agentgate.core.decision import NoRuling, Ruling
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome, closed
 from agentgate.pipeline.gate import Answer
 from agentgate.ports.upstreams import Delivered, Undelivered
@@ -268,6 +268,77 @@ async def test_a_result_that_is_too_large_is_not_kept_and_not_fetched_again(hous
     again = await house.gate.pass_through(keyed())
     assert again.reason_code is ReasonCode.IDEMPOTENCY_FORGOTTEN
     assert len(house.upstream.sent) == 1
+
+
+def roomy(house: House, answers: int) -> None:
+    """Room for so many answers of each caller, of the size that `keyed` calls have."""
+    (row,) = house.log.rows("answers")
+    house.answers._max_held = answers * len(row["sealed"])
+
+
+async def test_fresh_keys_do_not_fill_the_database_and_what_is_not_kept_is_not_run_again(house: House) -> None:
+    await house.gate.pass_through(keyed("k-0"))
+    roomy(house, 3)
+    for number in range(1, 10):
+        assert (await house.gate.pass_through(keyed(f"k-{number}"))).success
+    assert len([row for row in house.log.rows("answers") if row["sealed"] is not None]) == 3
+    sent = len(house.upstream.sent)
+    assert (await house.gate.pass_through(keyed("k-2"))).is_replayed
+    assert (await house.gate.pass_through(keyed("k-3"))).reason_code is ReasonCode.IDEMPOTENCY_FORGOTTEN
+    assert len(house.upstream.sent) == sent
+    assert house.meter.counts["idempotency", "not_kept"] == 7
+    other = replace(keyed("k-0"), caller=principal("other", Role.AGENT), session=SessionId("s-other"))
+    assert (await house.gate.pass_through(other)).success
+    assert (await house.gate.pass_through(replace(other))).is_replayed, "one caller's answers are not another's"
+
+
+async def test_of_many_at_once_no_more_are_kept_than_there_is_room_for(house: House) -> None:
+    await house.gate.pass_through(keyed("k-0"))
+    roomy(house, 5)
+    await asyncio.gather(*(house.gate.pass_through(keyed(f"k-{number}")) for number in range(1, 30)))
+    assert len([row for row in house.log.rows("answers") if row["sealed"] is not None]) == 5
+
+
+async def test_a_new_process_counts_what_the_log_keeps_and_dropping_makes_room(house: House) -> None:
+    await house.gate.pass_through(keyed("old"))
+    other = await house.another("m-2")
+    roomy(other, 1)
+    await other.answers.recount()
+    await other.gate.pass_through(keyed("more"))
+    assert [row["sealed"] is None for row in house.log.rows("answers")] == [False, True]
+    house.clock.move(3590)
+    await other.answers.recount()
+    house.clock.move(20)
+    other.replica.lease.renew(house.clock.boot_s())
+    assert await other.answers.forget() is not None
+    await other.answers.recount()
+    await other.gate.pass_through(keyed("new"))
+    assert [row["sealed"] is None for row in house.log.rows("answers")] == [False]
+
+
+async def test_what_is_kept_while_it_is_counted_counts(house: House) -> None:
+    await house.gate.pass_through(keyed("k-0"))
+    roomy(house, 2)
+    counted = house.log.answers_held
+
+    async def slow() -> dict[tuple[str, str], int]:
+        held = await counted()
+        await house.gate.pass_through(keyed("k-1"))
+        return held
+
+    house.log.answers_held = slow  # type: ignore[method-assign]
+    await house.answers.recount()
+    await house.gate.pass_through(keyed("k-2"))
+    assert [row["sealed"] is None for row in house.log.rows("answers")] == [False, False, True]
+
+
+async def test_answers_are_counted_when_it_is_time_and_not_for_each_call(house: House) -> None:
+    await house.answers.recount()
+    house.log.is_down = True
+    await house.answers.recount()  # asks nobody
+    house.clock.move(37)
+    with pytest.raises(LogUnavailable):
+        await house.answers.recount()
 
 
 # --- forgetting -------------------------------------------------------------------------------------------

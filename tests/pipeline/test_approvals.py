@@ -70,6 +70,114 @@ async def test_a_redemption_that_is_first_in_the_log_beats_a_void(house: House) 
     assert found.state is State.SPENT
 
 
+async def test_what_is_taken_back_carries_nothing_and_its_arguments_go(house: House) -> None:
+    approval = (await approved(house, await asked_for(house))).approval
+    secret = "AKIA" + "IOSFODNN7EXAMPLE"
+    taken = await house.approvals.withdraw(ADA, approval.id, f"not now: {secret}")
+    assert isinstance(taken, Approval)
+    assert (taken.state, taken.why, taken.sealed) == (State.VOID, "withdrawn", None)
+    (closing,) = house.log.of(Kind.APPROVAL_CLOSED)
+    assert (closing["principal"], closing["auth"], closing["closes"]) == (ADA.id, ADA.auth_method, "approved")
+    (body,) = (event.body for event, _ in house.log.events if event.kind is Kind.APPROVAL_CLOSED)
+    assert b"not now" in body
+    assert secret.encode() not in body
+    again = await house.gate.pass_through(a_call())
+    assert (again.success, again.reason_code) == (False, ReasonCode.APPROVAL_REQUIRED)
+    assert again.approval is not None
+    assert again.approval.id != approval.id
+
+
+async def test_of_withdrawals_and_redemptions_at_once_one_counts(house: House) -> None:
+    for number in range(20):
+        call = a_call(session=f"s-{number}")
+        approval = (await approved(house, await asked_for(house, call))).approval
+        sent = len(house.upstream.sent)
+        taken, answer, other = await asyncio.gather(
+            house.approvals.withdraw(ADA, approval.id),
+            house.gate.pass_through(call),
+            house.approvals.withdraw(BOB, approval.id),
+        )
+        won = [isinstance(taken, Approval), answer.success, isinstance(other, Approval)]
+        assert sum(won) == 1, won
+        assert len(house.upstream.sent) - sent == answer.success
+
+
+async def test_what_is_approved_while_it_is_taken_back_is_taken_back(house: House) -> None:
+    approval = await asked_for(house)
+
+    def approve_first(event: Event) -> None:
+        if event.kind is Kind.APPROVAL_CLOSED:
+            house.log.on_append = lambda _: None
+            yes, _ = house.approvals._answer(BOB, approval, State.APPROVED, "")
+            house.log.append_now(yes)
+
+    house.log.on_append = approve_first
+    taken = await house.approvals.withdraw(ADA, approval.id)
+    assert isinstance(taken, Approval)
+    assert (taken.state, taken.decided_by) == (State.VOID, BOB.id)
+    assert not (await house.gate.pass_through(a_call())).success
+
+
+async def test_what_some_have_said_yes_to_can_be_taken_back_and_not_completed(house: House) -> None:
+    approval = await asked_for(house, quorum=2)
+    await approved(house, approval)
+    assert isinstance(await house.approvals.withdraw(BOB, approval.id), Approval)
+    late = await house.approvals.decide(BOB, approval.id, State.APPROVED)
+    assert isinstance(late, CannotDecide)
+    assert not (await house.gate.pass_through(a_call())).success
+
+
+@pytest.mark.parametrize("ended", ["spent", "denied", "void", "expired"])
+async def test_what_is_over_cannot_be_taken_back(house: House, ended: str) -> None:
+    approval = await asked_for(house)
+    if ended == "denied":
+        await house.approvals.decide(ADA, approval.id, State.DENIED)
+    elif ended == "void":
+        await house.approvals.withdraw(ADA, approval.id)
+    else:
+        await approved(house, approval)
+    if ended == "spent":
+        assert (await house.gate.pass_through(a_call())).success
+    elif ended == "expired":
+        house.clock.move(901)
+    events = len(house.log.events)
+    refused = await house.approvals.withdraw(ADA, approval.id)
+    assert isinstance(refused, CannotDecide)
+    assert refused.reason is (ReasonCode.EXPIRED if ended == "expired" else ReasonCode.CONFLICT)
+    assert refused.detail == f"the approval is {ended}"
+    assert len(house.log.events) == events
+
+
+async def test_who_waits_for_what_is_edited_looks_when_the_new_question_is_there(house: House) -> None:
+    call = a_call(arguments={"q": 1})
+    approval = await asked_for(house, call)
+    waiting = asyncio.create_task(house.approvals.answered(call, approval.id, 30))
+    await a_moment()
+    (heard,) = house.approvals._awaited[approval.id]
+    seen: list[tuple[Kind, bool]] = []
+    house.log.on_append = lambda event: seen.append((event.kind, heard.is_set()))
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    assert isinstance(await edits.edit(ADA, approval.id, {"q": 2}), Approval)
+    assert seen == [(Kind.APPROVAL_CLOSED, False), (Kind.APPROVAL_REQUESTED, False)]
+    assert await waiting is True
+
+
+async def test_who_waited_for_what_is_taken_back_is_told_and_asks_nobody_anew(house: House) -> None:
+    call = a_call()
+    approval = await asked_for(house, call)
+    waiting = asyncio.create_task(house.approvals.answered(call, approval.id, 30))
+    await a_moment()
+    assert await house.approvals.withdrawn(call, approval.id) is None
+    await house.approvals.withdraw(ADA, approval.id)
+    assert await waiting is True
+    refused = await house.approvals.withdrawn(call, approval.id)
+    assert refused is not None
+    answer = await house.gate.pass_through(call, refused)
+    assert (answer.reason_code, answer.approval) == (ReasonCode.APPROVAL_DENIED, None)
+    strangers = replace(call, caller=principal("other", Role.AGENT))
+    assert await house.approvals.withdrawn(strangers, approval.id) is None
+
+
 async def test_a_yes_to_what_is_void_already_is_not_taken(house: House) -> None:
     approval = await asked_for(house)
     assert await house.approvals.close(approval, State.VOID, Void(Why.TOOL_CHANGED))

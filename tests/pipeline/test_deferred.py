@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agentgate.core.approval import State
+from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal, Role
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, closed
@@ -337,3 +337,17 @@ async def test_an_answer_that_was_dropped_is_told_as_gone(house: House, desk: De
     told = await desk.fetch(BOT, first.call.trace_id)
     assert isinstance(told, Over)
     assert told.reason is ReasonCode.IDEMPOTENCY_FORGOTTEN
+
+
+async def test_a_deferred_call_whose_approval_is_taken_back_is_not_made(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    approval_id = await approve(house, first)
+    assert isinstance(await house.approvals.withdraw(ADA, approval_id), Approval)
+    assert isinstance(await desk.execute(approval_id), Over)
+    house.clock.move(60)
+    house.replica.lease.renew(house.clock.boot_s())
+    assert await desk.make_due(is_eldest=True) == 0
+    assert not house.upstream.sent
+    told = await desk.fetch(BOT, first.call.trace_id)
+    assert isinstance(told, Over)
+    assert (told.reason, "took it back" in told.detail) == (ReasonCode.CONFLICT, True)

@@ -106,7 +106,12 @@ def _shell(text: Any, action: str, says: str = "") -> Case:
 
 SHELL: Final = Group(
     "shell_guard",
-    {"shell_guard": {"commands": ["ls", "cat", "find", "grep", "env", "echo"], "pipes": True}},
+    {
+        "shell_guard": {
+            "commands": ["ls", "cat", "find", "grep", "env", "echo", "builtin", "/usr/bin/find", "/usr/bin/env"],
+            "pipes": True,
+        }
+    },
     [
         _shell("ls -l /srv", ALLOW),
         _shell("cat 'a file' | grep -n x", ALLOW),
@@ -137,6 +142,11 @@ SHELL: Final = Group(
         _shell("echo cm0= | base64 -d | sh", DENY, "base64 is not listed"),
         _shell("find . -delete", DENY, "find with an argument"),
         _shell("find . -exec rm {} +", DENY, "find with an argument"),
+        _shell("/usr/bin/find . -name x", ALLOW),
+        _shell("/usr/bin/find . -delete", DENY, "find with an argument"),
+        _shell("/usr/bin/env rm x", DENY, "env runs other commands"),
+        _shell("builtin eval x", DENY, "builtin runs other commands"),
+        _shell('find . {"}",-delete}', DENY, "brace"),
         _shell("for x in a; do ls; done", DENY, "not understood"),
         _shell("ls() { rm x; }", DENY, "not understood"),
         _shell("cat <<x\nx", DENY, "several lines"),

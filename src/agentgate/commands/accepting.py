@@ -18,7 +18,7 @@ from agentgate.core.call import Access
 from agentgate.core.pin import shown
 from agentgate.core.visible import visible
 
-cli = typer.Typer(help="What tool servers list, and which of it is offered.")
+cli = typer.Typer()
 
 Name = Annotated[str, typer.Argument(help="As `agentgate tools` shows it: SERVER__TOOL", show_default=False)]
 Agent = Annotated[str, typer.Option("--agent", help="Say what policy says of the tools for this agent")]
@@ -40,7 +40,7 @@ def tools(
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Without a command: list them."""
+    """What tool servers list, and which of it is offered. Without a command: as `list`."""
     if context.invoked_subcommand is None:
         list_tools(agent, as_json, url, key, config, data_dir)
 

@@ -24,7 +24,7 @@ from agentgate.commands.watching import ago, duration, seconds_since
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.core.visible import visible
 
-cli = typer.Typer(help="Calls that wait for a person.", invoke_without_command=True)
+cli = typer.Typer(invoke_without_command=True)
 answers_cli = typer.Typer()
 
 WATCH_EVERY_S: Final = 1.0
@@ -66,6 +66,7 @@ def list_approvals(
       agentgate approve apr-3f9c --reason "as agreed with Ada"
       agentgate deny apr-3f9c
       agentgate approvals edit apr-3f9c --arguments '{"amount": 10}' --approve
+      agentgate approvals void apr-3f9c --reason "not now"
 
     Exit status: 0; 4 when something waits; 1 refused or failed.
     """
@@ -229,6 +230,28 @@ def edit(
     raise typer.Exit(0 if done["state"] == "approved" else EXIT_NOT_YET)
 
 
+@cli.command("void")
+def void(
+    approval_id: Which,
+    reason: Reason = "",
+    as_json: AsJson = False,
+    url: Url = None,
+    key: ApiKey = None,
+    config: Config = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Take back what waits, or a yes that nobody has used yet. The call may be asked for again; `deny` says no.
+
+    Exit status: 0 it carries no call any more; 1 refused or failed, or it was used before.
+    """
+    with the_gateway(url, key, config, data_dir, needs="approver") as remote:
+        done = remote.answer_approval(_id_of(remote, approval_id), "void", {"reason": reason})
+    if as_json:
+        print(json.dumps(done, indent=2))
+    else:
+        out.print(f"void [bold]{_safe(done['id'])}[/]: {_what(done)}")
+
+
 def _arguments(given: str) -> dict[str, Any]:
     try:
         raw = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
@@ -302,7 +325,10 @@ def _what(one: Answer) -> str:
 
 
 def _say_token(done: Answer) -> None:
-    err.print("the agent repeats its call, or sends the token, which is told only now:")
+    if done["executes"]:
+        err.print("the gateway makes the call now; its agent fetches the answer, and needs no token:")
+    else:
+        err.print("the agent repeats its call, or sends the token, which is told only now:")
     print(done["approval_token"])
 
 
@@ -310,7 +336,7 @@ def _id_of(remote: Remote, given: str) -> str:
     """The one approval whose id begins so; `apr-` may be left out."""
     if not given:
         die("an empty id is no id", EXIT_USAGE)
-    prefix = given if given.startswith("apr-") else f"apr-{given}"
+    prefix = given if given.startswith("ap") else f"apr-{given}"
     found = [one["id"] for one in remote.approvals({"prefix": prefix, "limit": 2})["approvals"]]
     if len(found) > 1 and prefix not in found:
         die(f"more than one approval's id begins with {prefix!r}: say more of it", EXIT_USAGE)

@@ -36,6 +36,10 @@ def set_credential(
     """Read a secret from standard input, or ask for it, and write it into its encrypted file. A running gateway takes
     it with the next call."""
     settings = settings_of(config, {"data_dir": data_dir})
+    try:
+        credentials.encrypted(settings, alias)  # before anybody types a secret
+    except AgentGateError as error:
+        die(str(error), EXIT_START)
     if sys.stdin.isatty():
         secret = typer.prompt(f"The secret of {alias}", hide_input=True, confirmation_prompt=True, err=True)
     else:

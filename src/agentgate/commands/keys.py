@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from agentgate import keyfile
 from agentgate.commands.terminal import (
@@ -35,6 +35,9 @@ cli = typer.Typer(help="API keys of agents and people. A running gateway takes e
 KeyId = Annotated[str, typer.Argument(help="As `agentgate keys list` shows it", show_default=False)]
 _SPAN: Final = re.compile(r"(\d{1,6})([smhd]?)")
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+_TIMES: Final = ("created", "expires")
+_ROOM_FOR_CREATED: Final = 110
+"""From this width of a terminal on."""
 _LONGEST_OVERLAP: Final = timedelta(days=30)
 
 
@@ -99,16 +102,19 @@ def list_keys(
     if as_json:
         print(json.dumps({"keys": rows}, indent=2))
         return
-    table = Table(
-        *("id", "whom", "roles", "tenant", "tier", "created", "expires", "state"), box=None, pad_edge=False,
-        header_style="bold",
-    )  # fmt: skip
+    console = wide()
+    heads = ["id", "whom", "roles", "tenant", "tier", "created", "expires", "state"]
+    if console.width < _ROOM_FOR_CREATED:
+        heads.remove("created")
+    # whole in a narrow terminal, too: half of an id is none
+    columns = (Column(head, overflow="fold", no_wrap=head in ("id", "state")) for head in heads)
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
     for row in rows:
         tenant = "all" if row["all_tenants"] else row["tenant"]
-        times = (str(row[name] or "–").replace("+00:00", "Z") for name in ("created", "expires"))
+        times = (str(row[name] or "–").replace("+00:00", "Z").replace("T", " ") for name in _TIMES if name in heads)
         state = f"{row['state']} by {row['replaced_by']}" if row["state"] == "replaced" else row["state"]
         table.add_row(row["id"], row["whom"], " ".join(row["roles"]), tenant, row["tier"] or "–", *times, state)
-    wide().print(table)
+    console.print(table)
 
 
 @cli.command("disable")
@@ -167,7 +173,7 @@ def rotate_key(
         return (key.model_copy(update={"expires": ends, "replaced_by": fresh[0].id}), fresh[0])
 
     _change(config, data_dir, key_id, rotated)
-    err.print(f"key {key_id} ends in {overlap}")
+    err.print(f"key {key_id} ends {f'in {overlap}' if span else 'now'}")
     _show_once(fresh[0], secret)
 
 
@@ -249,4 +255,5 @@ def _span(text: str) -> timedelta:
 
 def _last_line(error: ValueError) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line.split(" [type=")[0] for line in lines if "[type=" in line), lines[0])
+    said = next((line.split(" [type=")[0] for line in lines if "[type=" in line), lines[0])
+    return said.removeprefix("Value error, ")

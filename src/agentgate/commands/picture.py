@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Any, Final
 
@@ -34,8 +35,10 @@ _STYLES: Final = {
 }
 _SAID: Final = (
     *("rule", "upstream_status", "approval_id", "approved_by", "kill_id", "why", "verdict", "state"),
+    *("edited_from", "edited_to"),
     *("format", "of_session", "of_agent", "of", "position", "count", "policy_revision", "credential"),
     *("hold_id", "bodies", "use", "key_id"),
+    *("added", "removed", "disabled", "enabled", "altered"),
 )
 """Of an event's other fields, what a line has room for."""
 
@@ -99,6 +102,12 @@ def _what(event: Event) -> str:
     """Why, in codes and in the words of people; then what else there is room for."""
     fields, body = event["event"], event.get("body") or {}
     said = [fields.get("reason_code"), *(body.get(name) for name in ("reason", "error"))]
-    said += [f"{name}={fields[name]}" for name in _SAID if fields.get(name)]
-    said += ["(body pruned)" if event.get("body") is None else body.get("arguments")]
+    said += [f"{name}={_value(fields[name])}" for name in _SAID if fields.get(name)]
+    arguments = body.get("arguments")
+    shown = json.dumps(arguments, ensure_ascii=False, separators=(",", ":")) if arguments else None
+    said += ["(body pruned)" if event.get("body") is None else shown]
     return plain("  ".join(str(one) for one in said if one))
+
+
+def _value(value: object) -> object:
+    return ",".join(map(str, value)) if isinstance(value, list) else value

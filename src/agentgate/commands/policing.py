@@ -13,7 +13,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentgate import rulings
-from agentgate.commands.terminal import EXIT_START, Config, DataDir, die, out, settings_of, wide
+from agentgate.commands.terminal import (
+    EXIT_NOT_YET,
+    EXIT_REFUSED,
+    EXIT_START,
+    EXIT_USAGE,
+    Config,
+    DataDir,
+    die,
+    out,
+    settings_of,
+    wide,
+)
 from agentgate.commands.watching import plain
 from agentgate.core import strict_json
 from agentgate.core.call import Role
@@ -26,7 +37,7 @@ cli = typer.Typer(help="What a policy directory says, without a gateway.", no_ar
 PolicyPath = Annotated[Path | None, typer.Option("--path", help="The policy directory (default: the configured one)")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON")]
 
-EXITS: Final = {Verdict.ALLOW: 0, Verdict.DENY: 1, Verdict.REQUIRE_APPROVAL: 2}
+EXITS: Final = {Verdict.ALLOW: 0, Verdict.DENY: EXIT_REFUSED, Verdict.REQUIRE_APPROVAL: EXIT_NOT_YET}
 
 
 @cli.command("packs")
@@ -69,7 +80,7 @@ def try_call(
     data_dir: DataDir = None,
 ) -> None:
     """Say what policy would decide on a call. Nothing is called and nothing recorded; limits, budgets and kills are not
-    asked. Exit 0 allowed, 1 denied, 2 needs an approval; 3 it could not be asked."""
+    asked. Exit 0 allowed, 1 denied, 4 needs an approval; 2 wrong usage, 3 it could not be asked."""
     settings = _settings(config, data_dir, path)
     asked = rulings.Asked(
         tool=tool,
@@ -106,9 +117,9 @@ def _object(text: str, option: str) -> Mapping[str, Any]:
     try:
         value = strict_json.parse(text.encode(errors="replace"))
     except strict_json.NotStrictJson as error:
-        die(f"{option} is not JSON: {error}", EXIT_START)
+        die(f"{option} is not JSON: {error}", EXIT_USAGE)
     if not isinstance(value, dict):
-        die(f"{option} is not a JSON object", EXIT_START)
+        die(f"{option} is not a JSON object", EXIT_USAGE)
     return value
 
 

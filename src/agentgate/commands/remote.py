@@ -224,7 +224,7 @@ class Remote:
         return self._ask("GET", f"/approvals/{quote(approval_id, safe='')}", wants=("id", "state", "call"))
 
     def answer_approval(self, approval_id: str, verb: str, order: Mapping[str, Any]) -> Answer:
-        """`approve`, `deny` or `edit`. Raises as `kill` does."""
+        """`approve`, `deny`, `edit` or `void`. Raises as `kill` does."""
         path = f"/approvals/{quote(approval_id, safe='')}/{verb}"
         return self._ask("POST", path, dict(order), wants=("id", "state", "votes"))
 

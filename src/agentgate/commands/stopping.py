@@ -37,7 +37,7 @@ from agentgate.core.containment import MAX_REASON_CHARS, Scope
 from agentgate.settings import Settings
 
 cli = typer.Typer()
-members_cli = typer.Typer(help="The processes that carry out calls and kills.", invoke_without_command=True)
+members_cli = typer.Typer(invoke_without_command=True)
 
 Url = Annotated[
     str | None, typer.Option("--url", help="The gateway (AGENTGATE_URL; else as configured, http://127.0.0.1:8000)")
@@ -321,7 +321,7 @@ def list_members(
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """The processes that carry out calls and kills: who is here, and who was not heard for how long."""
+    """The processes that carry out calls and kills, and who of them was not heard for how long. Needs an operator."""
     if context.invoked_subcommand is not None:
         if as_json or any(option is not None for option in (url, key, config, data_dir)):
             die(f"options of `members {context.invoked_subcommand}` go behind its name", EXIT_USAGE)
@@ -419,7 +419,8 @@ def the_gateway(
     except NotAGateway as error:
         die(f"{remote.url} answers {error}", EXIT_REFUSED)
     except Refusal as refusal:
-        also = f"; this wants a key with the role {needs}" if refusal.status in (401, 403) else ""
+        is_told = f"needs {needs}" in refusal.detail
+        also = f"; this wants a key with the role {needs}" if refusal.status in (401, 403) and not is_told else ""
         die(f"{refusal.status} {refusal.reason}: {watching.plain(refusal.detail)}{also}", EXIT_REFUSED)
 
 

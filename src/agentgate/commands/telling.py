@@ -69,7 +69,8 @@ def send_ping(
     except UnsafeConfiguration as error:
         die(str(error), EXIT_START)
     if not said:
-        die("no such webhook is configured", EXIT_USAGE)
+        which = f"that is named {only} or at {only}, as scheme, host and port" if only is not None else "to be told"
+        die(f"there is no webhook in the configuration {which}", EXIT_USAGE)
     for name, failure in said:
         out.print(
             f"{escape(visible(name))}: " + ("[green]taken[/]" if failure is None else f"[red]{escape(failure)}[/]")

@@ -42,6 +42,7 @@ class Why(StrEnum):
     EDITED = "edited"
     EXPIRED = "expired"
     REFUSED = "refused"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ _SENTENCES = {
     Why.EDITED: "it was edited; another approval is about the edited call",
     Why.EXPIRED: "its time is over",
     Why.REFUSED: "the gateway was to make the call, and it was refused",
+    Why.WITHDRAWN: "a person who may answer it took it back",
 }
 
 
@@ -184,7 +186,7 @@ def carries(approval: Approval, call: Call, *, revision: str, now: datetime) -> 
 
 
 def may_not_answer(approval: Approval, person: Principal) -> str | None:
-    """Why `person` may neither approve, deny nor edit; None if it may."""
+    """Why `person` may neither approve, deny, edit nor take back; None if it may."""
     if person.kind is not PrincipalKind.PERSON or not person.has(Role.APPROVER):
         return "an approval is given by a person with the role approver"
     if person.id == approval.requested_by:

@@ -416,7 +416,8 @@ class Auditor:
 
     def _notes(self) -> list[str]:
         return self._undone + [
-            f"member {member}: {len(counter.missing)} of its events were never appended, from {min(counter.missing)} on"
+            f"member {member}: the log has refused {len(counter.missing)} of its events "
+            f"(as a rule somebody else was first) or could not write them, from its number {min(counter.missing)} on"
             for member, counter in self._counters.items()
             if counter.missing
         ]

@@ -29,6 +29,9 @@ LEAF_VERSION: Final = 1
 MAX_LEAF_BYTES: Final = 65_535
 """The limit of a C2SP tlog-tiles entry (its length prefix has 16 bits)."""
 SALT_BYTES: Final = 16
+MAX_KEY_IDS: Final = 100
+MAX_KEY_ID_CHARS: Final = 10_000
+"""Of each way in which keys changed; their ids fit into a leaf, however long they are."""
 _NOBODY_LEFT: Final = Progress((), (), ())
 
 
@@ -56,6 +59,7 @@ class Kind(StrEnum):
     HELD = "held"
     UNHELD = "unheld"
     KEYED = "keyed"
+    KEYS_CHANGED = "keys_changed"
     TOOL_ACCEPTED = "tool_accepted"
     TOOL_QUARANTINED = "tool_quarantined"
     TOOL_REJECTED = "tool_rejected"
@@ -478,6 +482,26 @@ def unheld(
 def keyed(origin: Origin, *, use: str, algorithm: str, key_id: str, public: str) -> Event:
     """A signing key was taken into use: for `checkpoints` or for `envelopes`. `public` is its vkey or base64 SPKI."""
     return make(origin, Kind.KEYED, {"use": use, "algorithm": algorithm, "key_id": key_id, "public": public})
+
+
+def keys_changed(origin: Origin, ids: Mapping[str, Sequence[str]], change: str) -> Event:
+    """A running gateway took over a changed key file. `ids` are the keys that were `added`, `removed`, `disabled`,
+    `enabled`, or `altered` otherwise; `counts` says how many, for not all may be named. `change` is the same for all
+    processes that took over the same change of the same file: the first of them tells it."""
+    fields: dict[str, Any] = {how: _some(found) for how, found in ids.items()}
+    counts = {how: len(found) for how, found in ids.items()}
+    return make(origin, Kind.KEYS_CHANGED, fields | {"counts": counts, "change": change})
+
+
+def _some(ids: Sequence[str]) -> list[str]:
+    """As many of the first as a leaf has room for."""
+    room, some = MAX_KEY_ID_CHARS, list[str]()
+    for one in ids[:MAX_KEY_IDS]:
+        room -= len(one)
+        if room < 0:
+            break
+        some.append(one)
+    return some
 
 
 @dataclass(frozen=True, slots=True)

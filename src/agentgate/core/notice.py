@@ -158,6 +158,8 @@ def _closed(fields: Mapping[str, Any], body: Mapping[str, Any]) -> _Found:
     told |= {name: fields.get(name) for name in ("why", "kill_id", "edited_to")}
     if fields.get("why") == "edited":
         return "approval.edited", told | {"by": _by(fields)}
+    if fields.get("why") == "withdrawn":
+        told |= {"by": _by(fields)}
     return ("approval.expired" if fields["state"] == "expired" else "approval.voided"), told
 
 

@@ -85,6 +85,7 @@ _SPENT_BY: Final[Mapping[str, tuple[str, str]]] = {
     Kind.RELEASED: ("release", "kill_id"),
     Kind.HELD: ("hold", "hold_id"),
     Kind.UNHELD: ("unhold", "hold_id"),
+    Kind.KEYS_CHANGED: ("keys", "change"),
 }
 
 

@@ -20,6 +20,22 @@ MAX_COVERED: Final = 32
 _DERIVED: Final = frozenset({"@method", "@target-uri", "@authority", "@scheme", "@path", "@query", "@request-target"})
 
 
+_SMALL: Final = frozenset(
+    bytes.fromhex(text)
+    for text in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""Ed25519 public keys of small order, without the bit of their sign: anybody can sign for these. All zeros, as in a
+placeholder, is one of them."""
+
+
 @dataclass(frozen=True, slots=True)
 class SignatureKey:
     """What the signatures of one key are checked with. Its kind is the algorithm: a signature cannot choose."""
@@ -60,8 +76,15 @@ def _covers_target(components: Collection[str], *, has_query: bool) -> bool:
     return "@authority" in components and "@path" in components and ("@query" in components or not has_query)
 
 
+def is_anybodys(key: SignatureKey) -> bool:
+    """Whether signatures of the key can be made without its private half."""
+    return key.algorithm == "ed25519" and key.material[:-1] + bytes([key.material[-1] & 0x7F]) in _SMALL
+
+
 def objection(parameters: Mapping[str, Any], key: SignatureKey, now_s: float, window_s: float) -> NotSigned | None:
     """Why the parameters of a signature are not taken; None where they are. `now_s` is Unix time."""
+    if is_anybodys(key):
+        return NotSigned(ReasonCode.SIGNATURE_INVALID, "its key is one that anybody can sign with")
     if not parameters.keys() <= PARAMETERS:
         return NotSigned(ReasonCode.SIGNATURE_INVALID, "it has a parameter that is not known here")
     created, expires = parameters.get("created"), parameters.get("expires")

@@ -41,15 +41,39 @@ class EditBody(AnswerBody):
 
 
 _Responses = dict[int | str, dict[str, Any]]
+_ONE: Final = {
+    "description": "The approval",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Approval"}}},
+}
+_UNREADABLE: Final = {"description": "The log cannot be read"}
+_NOT_FOUND: Final = {"description": "No such approval in your tenant"}
+_PAGE: Final = {
+    "description": "A page",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["approvals", "next"],
+                "properties": {
+                    "approvals": {"type": "array", "items": {"$ref": "#/components/schemas/Approval"}},
+                    "next": {"type": ["string", "null"], "description": "The following page's `after`"},
+                },
+            }
+        }
+    },
+}
 _RESPONSES: _Responses = {
+    200: _ONE,
     403: {"description": "Not a person who may answer this one: the requester and whom it acts for never may"},
-    404: {"description": "No such approval in your tenant"},
+    404: _NOT_FOUND,
     409: {"description": "It is answered, void or expired, or you have said yes before"},
     503: {"description": "The log cannot be written: nothing has changed"},
 }
 
 
-@router.get("/approvals")
+@router.get(
+    "/approvals", responses={200: _PAGE, 404: {"description": "`after` is no approval of yours"}, 503: _UNREADABLE}
+)
 async def list_approvals(
     desks: TheDesks,
     viewer: Approver,
@@ -73,7 +97,7 @@ async def list_approvals(
     }
 
 
-@router.get("/approvals/{approval_id}")
+@router.get("/approvals/{approval_id}", responses={200: _ONE, 404: _NOT_FOUND, 503: _UNREADABLE})
 async def get_approval(desks: TheDesks, viewer: Approver, approval_id: str) -> dict[str, Any]:
     """One approval with the call exactly as it was sent, while it is kept.
 
@@ -114,6 +138,22 @@ async def edit(desks: TheDesks, editor: Approver, approval_id: str, body: EditBo
     if isinstance(edited, CannotDecide):
         raise refused(edited)
     return await _whole(desks, edited)
+
+
+@router.post(
+    "/approvals/{approval_id}/void",
+    responses=_RESPONSES | {409: {"description": "It was used before, or is denied, void or expired"}},
+)
+async def void(desks: TheDesks, approver: Approver, approval_id: str, body: AnswerBody | None = None) -> dict[str, Any]:
+    """Take it back: what is pending, or approved and not used yet, carries no call any more.
+
+    Of this and a redemption at the same moment the first one in the log counts. It is no denial: the call may be asked
+    for again.
+    """
+    withdrawn = await desks.approvals.withdraw(approver, approval_id, body.reason if body is not None else "")
+    if isinstance(withdrawn, CannotDecide):
+        raise refused(withdrawn)
+    return await _view(desks, withdrawn)
 
 
 async def _decide(

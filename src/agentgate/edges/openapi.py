@@ -240,7 +240,7 @@ _CALL_ENVELOPE: Final[dict[str, Any]] = {
         "421": _problem("A host name that is not served here"),
         "422": _problem("No envelope, or the request id of another call"),
         "429": _problem("Too many refused calls in this second"),
-        "503": _problem("Kill state, log or key file unavailable: nothing was run"),
+        "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
     },
     "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }
@@ -272,17 +272,86 @@ _LIST: Final[dict[str, Any]] = {
 }
 
 
+_PERHAPS_TEXT: Final = {"type": ["string", "null"]}
+_APPROVAL: Final[dict[str, Any]] = {
+    "type": "object",
+    "description": "An approval. `call`, `text` and `original` where one is asked for by its id, or was edited; "
+    "`approval_token` in the answers to a yes or no",
+    "required": ["id", "state", "tool_name", "requested_by", "expires_at", "quorum", "votes", "executes"],
+    "properties": {
+        "id": {"type": "string", "examples": ["apr-3f9c0a51d2b94e6688aa17c4"]},
+        "state": {"enum": ["pending", "approved", "denied", "spent", "void", "expired"]},
+        "why": _PERHAPS_TEXT
+        | {"description": "Of a void one: killed, policy_changed, tool_changed, edited, withdrawn"},
+        "tenant": {"type": "string"},
+        "session_id": {"type": "string"},
+        "requested_by": {"type": "string", "examples": ["agent:deploy-bot"]},
+        "on_behalf_of": _PERHAPS_TEXT,
+        "tool_name": {"type": "string"},
+        "tool_sha256": {"type": "string", "description": "The definition of the tool that the call is bound to"},
+        "arguments_text": _PERHAPS_TEXT | {"description": "The beginning of the arguments"},
+        "trace_id": {"type": "string", "format": "uuid"},
+        "digest": {"type": "string", "description": "SHA-256 of all that the approval is bound to"},
+        "policy_revision": {"type": "string"},
+        "requested_at": {"type": "string", "format": "date-time"},
+        "expires_at": {"type": "string", "format": "date-time"},
+        "quorum": {"type": "integer", "minimum": 1, "maximum": 10},
+        "approvers": {"type": "array", "items": {"type": "string"}, "description": "Who may; empty: the role approver"},
+        "votes": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["by", "at"],
+                "properties": {"by": {"type": "string"}, "at": {"type": "string", "format": "date-time"}},
+            },
+        },
+        "decided_by": _PERHAPS_TEXT,
+        "executes": {"type": "boolean", "description": "The gateway makes the call itself once it is approved"},
+        "edited_from": _PERHAPS_TEXT,
+        "edited_to": _PERHAPS_TEXT,
+        "call": {"type": ["object", "null"], "description": "What was sent; null when it is not kept any more"},
+        "text": _PERHAPS_TEXT | {"description": "`call` as canonical JSON in which nothing hides"},
+        "original": {"type": ["object", "null"], "description": "Of an edited call: what the agent had sent"},
+        "approval_token": _PERHAPS_TEXT | {"description": "With the yes that completes the quorum, once"},
+    },
+}
+
+_PARAMETERS: Final = {
+    "agent": "Say what policy says of the tools for this agent",
+    "approval_id": "As the pending answer and `GET /approvals` tell it: `apr-…`, whole",
+    "decision": "What was decided",
+    "hold_id": "As `GET /holds` tells it",
+    "kill_id": "As the answer to the kill and `GET /kills` tell it",
+    "limit": "At most so many",
+    "member": "As `GET /members` tells it",
+    "name": "As `GET /tools` tells it: SERVER__TOOL",
+    "order": "Oldest or newest first",
+    "outcome": "How an allowed call ended",
+    "reason": "A reason code, such as `killed` or `policy_deny`",
+    "server": "The name of an upstream of kind `mcp`",
+    "state": "Only those in this state; without it all",
+    "tool": "A tool's name",
+    "tool_name": "A tool's name",
+    "trace_id": "As the answer to the call tells it",
+}
+"""What a parameter means that a route says nothing of."""
+
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
 
 
 def describe(operation: dict[str, Any], role: Role | None) -> None:
     """Say of one of the framework's operations who may call it, and how it refuses."""
     operation["x-agentgate-role"] = role.value if role is not None else None
+    for parameter in operation.get("parameters", ()):
+        if parameter["name"] in _PARAMETERS:
+            parameter.setdefault("description", _PARAMETERS[parameter["name"]])
     responses = operation["responses"]
     if role is not None:
         operation["security"] = _SECURITY
         responses["401"] = _problem("No key")
-        responses["403"] = _problem(f"A wrong key, or one without the role {role}; or a web origin that may not call")
+        wrong = f"A wrong key, or one without the role {role}; or a web origin that may not call"
+        own = responses.get("403", {}).get("description")
+        responses["403"] = _problem(f"{wrong}. {own}" if own else wrong)
     responses["421"] = _problem("A host name that is not served here")
     if "requestBody" in operation:
         responses |= {"400": _problem("Not strict JSON"), "413": _problem("The body is too large")}
@@ -304,7 +373,7 @@ def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
     for ours_instead in ("HTTPValidationError", "ValidationError"):
         schemas.pop(ours_instead, None)
     schemas |= {"ToolCallRequest": _REQUEST, "ToolCallResponse": _RESPONSE, "Problem": _PROBLEM}
-    schemas |= {"EnvelopeRequest": _ENVELOPE, "EnvelopeResponse": _ENVELOPE_ANSWER}
+    schemas |= {"EnvelopeRequest": _ENVELOPE, "EnvelopeResponse": _ENVELOPE_ANSWER, "Approval": _APPROVAL}
     components["securitySchemes"] = {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "Bearer": {"type": "http", "scheme": "bearer"},

@@ -100,7 +100,8 @@ class ToolsDoor:
             except LogUnavailable:  # the gate says so, if it is so still
                 pass
             await self._callers.caller(request.headers, request.client_host)
-            answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)))
+            withdrawn = await self._approvals.withdrawn(call, answer.approval.id)
+            answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)), withdrawn)
         return answer
 
     def _parse(self, raw: bytes, caller: Principal, request: Request, bearer: str | None) -> Call:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from fastapi import APIRouter
 
@@ -12,8 +12,35 @@ from agentgate.edges.problem import Problem
 
 router = APIRouter(tags=["webhooks"])
 
+_TEXT: Final = {"type": "string"}
+_PERHAPS_TEXT: Final = {"type": ["string", "null"]}
+_NUMBER: Final = {"type": "integer", "minimum": 0}
+_ENDPOINT: Final = {
+    "name": _TEXT,
+    "kind": {"enum": ["webhook", "slack"]},
+    "url": {"type": "string", "description": "Scheme, host and port: the rest may be a secret"},
+    "events": {"type": "array", "items": _TEXT},
+    "tenants": {"type": "array", "items": _TEXT, "description": "Empty: all"},
+    "done": {"type": ["integer", "null"]},
+    "behind": _NUMBER,
+    "waiting_since": _PERHAPS_TEXT,
+    "failures": _NUMBER,
+    "last_error": _PERHAPS_TEXT,
+    "last_taken_at": _PERHAPS_TEXT,
+    "deliveries": {"type": "object", "properties": dict.fromkeys(("delivered", "failed", "skipped"), _NUMBER)},
+}
+_LIST: Final = {
+    "type": "object",
+    "required": ["webhooks"],
+    "properties": {"webhooks": {"type": "array", "items": {"type": "object", "properties": _ENDPOINT}}},
+}
+_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
+    200: {"description": "All endpoints", "content": {"application/json": {"schema": _LIST}}},
+    403: {"description": "Endpoints are everybody's: this needs an operator of all tenants"},
+}
 
-@router.get("/webhooks", responses={403: {"description": "Endpoints are everybody's: this needs an operator of all"}})
+
+@router.get("/webhooks", responses=_RESPONSES)
 async def list_webhooks(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
     """Who is told of things, how far in the log each endpoint is, and what went wrong last.
 

@@ -6,6 +6,7 @@ says what became of that one call; nothing here ever lets a second one run.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,7 +25,8 @@ from agentgate.ports.log import LogReader
 from agentgate.ports.notices import Meter
 
 _DROP_EVERY: Final = 100
-"""Answers are dropped when they are at most by this part of their time too old: an event for each would be many."""
+"""Answers are dropped when they are at most by this part of their time too old: an event for each would be many. As
+often it is counted what all members keep."""
 
 Row = Mapping[str, Any]
 
@@ -60,8 +62,10 @@ class AnswerBook:
         *,
         keep_s: float = 86_400.0,
         max_bytes: int = 1_048_576,
+        max_bytes_per_caller: int = 67_108_864,
     ) -> None:
-        """`max_bytes`: what a result may have to be kept; of a larger one only that there was one."""
+        """`max_bytes`: what a result may have to be kept; of a larger one only that there was one.
+        `max_bytes_per_caller`: what all that are kept of one principal may have, sealed; the same of any more."""
         self._reader = reader
         self._recorder = recorder
         self._sealer = sealer
@@ -69,6 +73,12 @@ class AnswerBook:
         self._meter = meter
         self._keep = timedelta(seconds=keep_s)
         self._max_bytes = max_bytes
+        self._max_held = max_bytes_per_caller
+        self._held: Counter[tuple[str, str]] = Counter()
+        """Bytes by tenant and principal: what the log had when they were counted, and what this member kept since."""
+        self._since: Counter[tuple[str, str]] = Counter()
+        """What it keeps while they are being counted."""
+        self._count_again_at: datetime | None = None
         self._look_again_at: datetime | None = None
 
     # --- keeping ---
@@ -84,13 +94,44 @@ class AnswerBook:
         def keep(ending: Ending) -> KeptAnswer:
             result, fault = ending.result_json or b"", ending.fault_json or b""
             if len(result) + len(fault) > self._max_bytes:
-                return KeptAnswer(key, digest, None)
+                return self._not_kept(key, digest)
             head = {"reason": ending.reason.value, "error": ending.error, "outcome": ending.outcome.value}
             # canonical JSON has no line break of its own
             plain = b"\n".join((canonical({**head, "edited": edited}), result, fault))
-            return KeptAnswer(key, digest, self._sealer.seal(plain, _about(key)))
+            sealed = self._sealer.seal(plain, _about(key))
+            if not self._takes(call.caller, len(sealed)):
+                return self._not_kept(key, digest)
+            return KeptAnswer(key, digest, sealed)
 
         return keep
+
+    def _takes(self, caller: Principal, size: int) -> bool:
+        """Whether `size` bytes more of the caller's are kept; they count at once."""
+        who = str(caller.tenant), caller.id
+        if self._held[who] + size > self._max_held:
+            return False
+        self._held[who] += size
+        self._since[who] += size
+        return True
+
+    def _not_kept(self, key: str, digest: str) -> KeptAnswer:
+        """Only that there was an answer: the key stays used."""
+        self._meter.count("idempotency", "not_kept")
+        return KeptAnswer(key, digest, None)
+
+    async def recount(self) -> None:
+        """Count anew what the log keeps of each caller, if it is time: other members keep answers too, and drop them.
+
+        Raises:
+            LogUnavailable
+        """
+        now = self._clock.now()
+        if self._count_again_at is not None and now < self._count_again_at:
+            return
+        self._since.clear()
+        held = Counter(await self._reader.answers_held())
+        self._held = held + self._since  # what was kept meanwhile may be in both: it is rather too much
+        self._count_again_at = now + self._keep / _DROP_EVERY
 
     # --- finding ---
 
@@ -171,6 +212,7 @@ class AnswerBook:
         through = await self._reader.answers_until(rfc3339(now - self._keep))
         if through is not None:
             await self._recorder.note(lambda origin: answers_closed(origin, through))
+            self._count_again_at = None  # some callers have room again
         return through
 
 

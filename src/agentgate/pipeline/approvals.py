@@ -16,9 +16,9 @@ from weakref import WeakValueDictionary
 from agentgate.core import kept
 from agentgate.core.approval import Approval, ApprovalId, State, Void, Vote, Why, carries, from_row, may_not_answer
 from agentgate.core.call import Call, Principal, Tool, TraceId
-from agentgate.core.decision import Decision, Receipt, Terms
+from agentgate.core.decision import Decision, Receipt, Terms, refusal
 from agentgate.core.decision import Verdict as PolicySays
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make, rfc3339
 from agentgate.core.projection import spendings
 from agentgate.core.strict_json import canonical_plain, reread
@@ -309,6 +309,15 @@ class ApprovalDesk:
         rows = await self._reader.projection("approvals", without=_SEALED, id=approval_id)
         return any(one.is_of(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
 
+    async def withdrawn(self, call: Call, approval_id: str) -> Decision | None:
+        """The refusal of a call that waited for what a person has taken back: it asks nobody anew by itself. None where
+        that is not so, or the log does not say."""
+        with contextlib.suppress(LogUnavailable):  # the gate will say so
+            rows = await self._reader.projection("approvals", without=_SEALED, id=approval_id)
+            if any(one.is_of(call) and one.why == Why.WITHDRAWN for one in map(from_row, rows)):
+                return refusal(ReasonCode.APPROVAL_DENIED, "The approval was taken back")
+        return None
+
     def stir(self) -> None:
         """Have everybody who waits look again."""
         for approval_id in self._awaited:
@@ -378,8 +387,10 @@ class ApprovalDesk:
     def state_now(self, approval: Approval) -> State:
         return approval.state_at(self._clock.now())
 
-    async def answerable(self, person: Principal, approval_id: str) -> Approval | CannotDecide:
-        """A pending approval that `person` may answer. Raises LogUnavailable."""
+    async def answerable(
+        self, person: Principal, approval_id: str, states: Sequence[State] = (State.PENDING,)
+    ) -> Approval | CannotDecide:
+        """An approval in one of `states` that `person` may answer. Raises LogUnavailable."""
         approval = await self.get(person, approval_id)
         if approval is None:
             return CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
@@ -387,7 +398,7 @@ class ApprovalDesk:
         if forbidden is not None:
             return CannotDecide(ReasonCode.FORBIDDEN, forbidden)
         state = self.state_now(approval)
-        if state is not State.PENDING:
+        if state not in states:
             reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
             return CannotDecide(reason, f"the approval is {state}")
         return approval
@@ -461,6 +472,22 @@ class ApprovalDesk:
         finally:
             self._wake(edit.of.id)
 
+    async def withdraw(self, person: Principal, approval_id: str, reason: str = "") -> Approval | CannotDecide:
+        """Take back what is pending, or approved and not used: it carries nothing any more. Of a withdrawal and a
+        redemption the first one in the log counts.
+
+        Raises:
+            LogUnavailable
+        """
+        for _ in range(_TRIES):  # one that is approved meanwhile is taken back as that
+            approval = await self.answerable(person, approval_id, (State.PENDING, State.APPROVED))
+            if isinstance(approval, CannotDecide):
+                return approval
+            auth = {"auth": person.auth_method}
+            if await self.close(approval, State.VOID, Void(Why.WITHDRAWN), auth, person, reason):
+                return await self.approval(approval_id) or approval
+        return CannotDecide(ReasonCode.CONFLICT, "somebody else was first")
+
     # --- closing ---
 
     async def open(self) -> tuple[Approval, ...]:
@@ -503,7 +530,8 @@ class ApprovalDesk:
             fields["kill_id"] = void.kill_id
         event = self._event(Kind.APPROVAL_CLOSED, approval, fields, actor, reason)
         receipt = await self._recorder.write(event, _spends(event))
-        self._wake(approval.id)
+        if void.why is not Why.EDITED:  # who waits must not look before the edited call's approval is there
+            self._wake(approval.id)
         return isinstance(receipt, Receipt)
 
     def _event(

@@ -57,6 +57,7 @@ class Upkeep:
                 await self._containment.release_expired()
                 await self._approvals.close_expired()
                 await self._answers.forget()
+            await self._answers.recount()
         except LogUnavailable as error:
             logger.warning("the log does not answer, upkeep waits: %s", error)
 

@@ -18,12 +18,11 @@ from agentgate.core.retention import Around, Kept, Place, Quiet
 class Spend:
     """A thing that can be used once: an approval or an idempotency key, and what only the first may do: decide an
     approval, take a kill's id, release it, write its receipt, declare a member gone, close another's call, quarantine
-    a tool. It is one
-    that `core.projection.spendings` finds in the leaf."""
+    a tool, tell that keys changed. It is one that `core.projection.spendings` finds in the leaf."""
 
     kind: Literal[
         "approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome", "hold",
-        "unhold", "prune", "quarantine", "first_use", "vote",
+        "unhold", "prune", "quarantine", "first_use", "vote", "keys",
     ]  # fmt: skip
     key: str
 
@@ -145,6 +144,10 @@ class LogReader(Protocol):
 
     async def answers_until(self, moment: str) -> int | None:
         """The newest index of an answer that was kept at `moment` (RFC 3339) or before; None if there is none."""
+        ...
+
+    async def answers_held(self) -> dict[tuple[str, str], int]:
+        """How many bytes of sealed answers are kept, by tenant and principal. Reads of each its size alone."""
         ...
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]: ...

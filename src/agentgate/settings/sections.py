@@ -119,10 +119,12 @@ class Approvals(Part):
 
 
 class Idempotency(Part):
-    """For how long an answer is kept for who asks again under its idempotency key, and up to which size."""
+    """For how long an answer is kept for who asks again under its idempotency key, up to which size, and how many bytes
+    of one caller's in all."""
 
     keep_s: float = Field(default=86_400.0, ge=60, le=2_592_000)
     max_bytes: int = Field(default=1_048_576, ge=0, le=67_108_864)
+    max_bytes_per_caller: int = Field(default=67_108_864, ge=0, le=1_099_511_627_776)
 
 
 class McpPart(Part):

@@ -12,11 +12,17 @@ from hypothesis import strategies as st
 from agentgate.adapters.containment.redis import CHECK_EVERY_S, RedisAdmission
 from agentgate.core.amounts import Amounts
 from agentgate.core.budget import Period, Tally
+from agentgate.core.containment import KillState
 from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Kind
+from agentgate.core.tiers import read_rules
+from agentgate.pipeline.limits import RateLimits, Recount
 from agentgate.ports.containment import Admitted, NotAdmitted, Spent
 from tests.adapters.containment.asking import PROMPT_S, applies, connected, eventually
 from tests.contracts.admission import a_call, state
 from tests.contracts.budgets import FACTS, ask, facts_of, known, quota
+from tests.fakes import a_call as pipeline_call
+from tests.pipeline.conftest import House
 from tests.redis_server import RedisServer, is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="redis-server is not installed")
@@ -208,3 +214,28 @@ async def test_after_a_loss_the_log_is_counted_when_all_from_before_it_are_in_th
             assert await is_counted(), "a session that nobody has asked for does not wait again"
             server.command(*lose)
             server.command("DEL", *server.command("KEYS", "*used:*"))  # type: ignore[misc]
+
+
+async def test_a_hung_redis_withholds_the_answer_whose_labels_it_was_not_told(server: RedisServer) -> None:
+    """Through the whole gate: nobody is given what is private and is then judged as if they had not seen it."""
+    house = House()
+    limits = RateLimits(60, Recount(house.log, house.meter))
+    limits.load(read_rules({"session_facts": True}))
+    house.questions.load(house.questions.read({"labels": {"tools": {"db_query": ["private"]}}}))
+    async with connected(server.url) as admission:
+        house.gate._limits, house.gate._admission = limits, admission
+        await admission.apply(KillState(0, {}))
+        running = await house.running()
+        server.pause()
+        house.upstream.let_go()
+        withheld = await running
+        server.resume()
+        assert (withheld.reason_code, withheld.result_json) == (ReasonCode.OUTCOME_UNRECORDED, None)
+
+        async def goes_on() -> bool:
+            return (await house.gate.pass_through(pipeline_call())).success
+
+        await eventually(goes_on)
+        await limits.aclose()
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "ok"
+    assert [asked["session"]["labels"] for asked in house.engine.asked] == [[], ["private"]]

@@ -21,8 +21,9 @@ from pypdf import PdfReader
 from pypdf.generic import ArrayObject, Destination, DictionaryObject
 
 from agentgate.adapters.evidence import _pdf_paint
+from agentgate.adapters.evidence._model import Approval
 from agentgate.adapters.evidence._pdf_paint import paint
-from agentgate.adapters.evidence._pdf_sections import SECTIONS, lay_out
+from agentgate.adapters.evidence._pdf_sections import SECTIONS, _approval, lay_out
 from agentgate.adapters.evidence._pdf_sheet import BOTTOM, LEFT, MEASURE, RIGHT, TOP, Column, Sheet
 from agentgate.adapters.evidence._pdf_type import Face, faces
 from agentgate.adapters.evidence._view import view
@@ -350,3 +351,15 @@ def test_one_pack_at_a_time_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
     second.join()
     assert second_paints.is_set()
     assert seen == [False]
+
+
+def test_what_is_said_of_an_approval_are_sentences_that_do_not_run_into_each_other() -> None:
+    row = Approval(
+        approval_id="apr-1", tool="pay", asked_by="agent:bot", asked_at="", standing="Approved",
+        decided_by="person:ada and person:bob", decided_at="",
+        notes=("wanted the yes of 2 persons", "person:ada said yes"),
+        asking_calls=(), carried_call=None,
+    )  # fmt: skip
+    assert _approval(row)[2] == (
+        "Approved by person:ada and person:bob; wanted the yes of 2 persons; person:ada said yes"
+    )

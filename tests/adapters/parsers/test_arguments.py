@@ -93,11 +93,69 @@ def test_only_functions_that_compute_are_known() -> None:
     assert statement["unknown_functions"] == ["evil.lower", "f", "nextval", "pg_sleep"]
 
 
-def test_what_mysql_runs_in_a_comment_is_seen_as_one() -> None:
-    assert PARSERS.parse("sql:mysql", "select 1 /*!50000 union select 2 */")["comments"] is True
+@pytest.mark.parametrize(
+    "comment", ["/*!50000 union select 2 from users */", "/*! from users */", "/*M! from users */"]
+)
+def test_what_mysql_runs_in_a_comment_is_not_understood(comment: str) -> None:
+    """Where comments are allowed, it would be a statement that nobody has read."""
+    assert "error" in PARSERS.parse("sql:mysql", f"select 1 {comment}")
+
+
+def test_comments_are_seen() -> None:
+    assert PARSERS.parse("sql:mysql", "select 1 /* x */")["comments"] is True
     assert PARSERS.parse("sql:mysql", "select 1 # x")["comments"] is True
     assert PARSERS.parse("sql:mysql", "select 1--1")["comments"] is True
     assert PARSERS.parse("sql:postgres", "select 1 - 1")["comments"] is False
+
+
+@pytest.mark.parametrize("dialect", ["mysql", "postgres", "sqlite"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 1.0from users",
+        "select 1e0from users",
+        "select 1.from users",
+        "select 1from users",
+        "select 0x1from users",
+        "select x.1from users",
+        "select name from products where 1=1union select 1 from users",
+    ],
+)
+def test_numbers_and_words_that_run_together_are_not_understood(dialect: str, text: str) -> None:
+    """To MySQL `1.0from users` is a number and a table, to the parser a column with another name."""
+    assert "run together" in (error := PARSERS.parse(f"sql:{dialect}", text)["error"]) or "digit" in error, error
+
+
+@pytest.mark.parametrize("text", ["select 1 from a", "select a.x, .5, 1e-3, 0x1F from a", "select 'a'||1 from a"])
+def test_numbers_are_no_names(text: str) -> None:
+    for dialect in ("mysql", "postgres", "sqlite"):
+        assert "error" not in PARSERS.parse(f"sql:{dialect}", text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "select 'a' in users",
+        "select name from products where name not in users",
+        "select (1, 'a') in main.users",
+        "select 1 in pragma_table_list('x')",
+    ],
+)
+def test_a_table_behind_in_is_not_understood(text: str) -> None:
+    """SQLite reads it; nothing else knows such a thing."""
+    assert "IN without a list" in PARSERS.parse("sql:sqlite", text)["error"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["select * from a" + " join b" * 400, "select * from a" + " join b" * 10, "select " + "array[" * 32 + "]" * 32],
+    ids=["joins", "a few joins", "arrays"],
+)
+def test_what_would_be_read_in_ever_more_ways_has_an_end(text: str) -> None:
+    """Without one, the first of these takes longer than there is time, and the process does nothing else meanwhile."""
+    for dialect in ("mysql", "postgres", "sqlite"):
+        assert PARSERS.parse(f"sql:{dialect}", text)["error"]
+    assert sql("select * from a" + " join b" * 5)[0]["reads"] == ["a", "b"]
 
 
 WORDS = (
@@ -177,6 +235,23 @@ def test_words_are_what_the_command_gets() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['find . {"}",-delete}', "find . {'}',-delete}", "ls x{a,b}", "ls {1..3}", "ls " + "{" * 1365 + "," * 2700],
+    ids=range(5),
+)
+def test_braces_that_make_several_words_are_not_understood(line: str) -> None:
+    """However they are closed, for to bash a quoted `}` closes nothing; and without a search that takes seconds."""
+    assert "brace" in shell(line)["error"]
+
+
+@pytest.mark.parametrize("line", ["sort -o2>x", "ls 12>x", "ls &>x rm", "ls &>>x", "ls >&x", "ls 2>&12"])
+def test_redirections_that_shells_read_differently_are_not_understood(line: str) -> None:
+    """To some, `-o2` is an argument, and `&` ends the command, so that another one follows."""
+    assert "error" in shell(line)
+    assert shell("ls 2>x 2>&1")["commands"] == [{"name": "ls", "argv": [], "assignments": []}]
+
+
 def test_what_only_the_shell_will_know_is_null() -> None:
     assert shell("ls $X ~/y")["commands"][0]["argv"] == [None, None]
     assert shell("$X y")["commands"][0]["name"] is None
@@ -228,6 +303,12 @@ FLAGS = ("pipes", "chains", "background", "substitutions", "expansions", "globs"
 )
 def test_hosts_have_one_form(text: str, host: str | None) -> None:
     assert PARSERS.parse("url", text).get("host") == host
+
+
+@pytest.mark.parametrize("text", ["[::1", "[[::1]]", "[::1]]", "[fe80::1%eth0]", "[", "[]"])
+def test_what_is_nearly_an_address_is_none(text: str) -> None:
+    assert PARSERS.parse("domain", text)["error"] == "not an address"
+    assert PARSERS.parse("domain", "[::1]")["host"] == "::1"
 
 
 def test_the_default_port_is_the_schemes_own() -> None:

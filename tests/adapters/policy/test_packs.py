@@ -98,6 +98,35 @@ async def test_a_pack_only_takes_away(wasm: WasmPolicyEngine, group: packs.Group
             assert after == before
 
 
+GUARDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sql_guard": ("sql:postgres", {}),
+    "shell_guard": ("shell", {"commands": ["ls"]}),
+    "path_allow": ("path", {"under": ["/"]}),
+    "domain_allow": ("url", {"domains": ["a.example"]}),
+}
+
+
+@pytest.mark.parametrize("pack", GUARDS)
+async def test_a_guard_that_is_about_nothing_denies(wasm: WasmPolicyEngine, pack: str) -> None:
+    """One whose tool is misspelt, or for which nothing is parsed, would let through all that it is there for."""
+    kind, options = GUARDS[pack]
+    other = "path" if kind != "path" else "shell"
+    for parse, tools, action in (
+        ({"file_read": {"path": kind}}, None, "ALLOW"),
+        ({"file_read": {"path": kind}}, ["file_read"], "ALLOW"),
+        ({"file_read": {"path": kind}}, ["file_raed"], "DENY"),
+        ({"file_read": {"path": kind}}, ["file_read", "file_raed"], "DENY"),
+        ({"file_read": {"path": other}}, None, "DENY"),
+        ({}, None, "DENY"),
+        (None, None, "DENY"),
+    ):
+        data = {**decisions.DATA, "packs": {pack: options if tools is None else {**options, "tools": tools}}}
+        await wasm.enforce(await shipped(data if parse is None else {**data, "parse": parse}))
+        found = await _decide(wasm, decisions.ask("db_query"))
+        assert found["action"] == action, (parse, tools, found)
+        assert action == "ALLOW" or "data.parse has no argument of that kind" in found["reason"]
+
+
 async def test_terms_of_a_pack_are_those_of_the_approval(wasm: WasmPolicyEngine) -> None:
     await wasm.enforce(await shipped(packs.WRITES.data))
     answer = await wasm.query("decision", question(decisions.ask("db_insert")))

@@ -82,9 +82,10 @@ def test_an_agent_that_is_trusted_with_roles_has_them_beside_its_own() -> None:
 
 def test_an_actor_has_not_the_roles_of_the_client_that_it_came_by() -> None:
     """The token of a trusted pipeline's client in which somebody else acts: the other was never trusted with roles."""
-    found = who(RULES, client_id="ci-bot", sub="ann", act={"sub": "helper"}, groups=["sre", "everywhere"])
+    claims = {"client_id": "ci-bot", "sub": "17", "email": "ann"}
+    found = who(RULES, **claims, act={"sub": "helper"}, groups=["sre", "everywhere"])
     assert (found.id, found.roles, found.tenants_all) == ("agent:helper", {Role.AGENT}, False)
-    assert who(RULES, client_id="ci-bot", sub="ann", act={"sub": "ci-bot"}, groups=["sre"]).has(Role.OPERATOR)
+    assert who(RULES, **claims, act={"sub": "ci-bot"}, groups=["sre"]).has(Role.OPERATOR)
 
 
 def test_a_token_with_an_actor_is_never_a_persons() -> None:
@@ -225,7 +226,7 @@ def test_a_prefix_keeps_the_names_of_issuers_apart() -> None:
     rules = replace(RULES, prefix="partner.")
     assert who(rules, client_id="bot").id == "agent:partner.bot"
     assert who(rules, client_id="console", email="ann").id == "person:partner.ann"
-    assert who(rules, client_id="api", sub="ann", act={"sub": "bot"}).id == "agent:partner.bot"
+    assert who(rules, client_id="api", sub="17", email="ann", act={"sub": "bot"}).id == "agent:partner.bot"
     for name in ("", ".x", "-x", "a" * 250):
         refused(rules, client_id=name)
 
@@ -240,7 +241,54 @@ def test_whom_an_agent_acts_for_is_called_as_the_person_who_could_approve(prefix
     for hers in (who(rules, client_id="bot", act={"sub": "bot"}, **ann), who(rules, client_id="bot", **ann)):
         assert f"person:{hers.on_behalf_of}" == herself.id
     nobody_said = replace(rules, on_behalf_of=None)
-    assert f"person:{who(nobody_said, client_id='bot', act={'sub': 'bot'}, **ann).on_behalf_of}" == herself.id
+    for more in (
+        {"client_id": "bot", "act": {"sub": "bot"}},
+        {"client_id": "bot"},
+        {"azp": "bot"},
+        {"azp": "console2"},
+    ):
+        assert f"person:{who(nobody_said, **more, **ann).on_behalf_of}" == herself.id
+
+
+USERLESS: list[dict[str, Any]] = [
+    {"client_id": "bot", "sub": "bot"},
+    {"azp": "bot", "client_id": "bot", "sub": "bot", "email": "bot@example.org"},
+    {"client_id": "bot"},
+    {"sub": "bot"},
+]
+
+
+@pytest.mark.parametrize("claims", USERLESS)
+def test_an_agent_with_its_own_credentials_acts_for_nobody(claims: dict[str, Any]) -> None:
+    found = who(RULES, **claims)
+    assert (found.id, found.on_behalf_of) == ("agent:bot", None)
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"client_id": "bot", "sub": "u-17"},
+        {"azp": "bot", "client_id": "other", "sub": "bot"},
+        {"client_id": "bot", "sub": None},
+        {"client_id": "console", "sub": "u-17", "act": {"sub": "bot"}},
+        {"client_id": "bot", "sub": "bot", "act": {"sub": "bot"}},
+    ],
+)
+def test_a_user_who_could_not_be_known_again_among_approvers_is_refused(claims: dict[str, Any]) -> None:
+    """An agent that leaves out a scope has no email in its token, and would be approved by whose email that is."""
+    for rules in (RULES, replace(RULES, on_behalf_of=("sub",)), replace(RULES, on_behalf_of=("email",))):
+        assert refused(rules, **claims) == "names its user by no claim by which people are known here"
+    assert who(RULES, **(claims | {"email": "ann"})).on_behalf_of == "ann"
+    assert "user" in refused(RULES, **(claims | {"email": ["ann"]}))
+
+
+def test_a_token_without_a_subject_is_of_the_person_that_it_names() -> None:
+    assert who(RULES, client_id="bot", email="ann").on_behalf_of == "ann"
+    assert who(replace(RULES, prefix="x."), client_id="bot", email="ann").on_behalf_of == "x.ann"
+
+
+def test_where_nobody_logs_in_a_subject_is_no_approver() -> None:
+    assert who(Whom(), client_id="bot", sub="u-17").on_behalf_of is None
 
 
 @pytest.mark.parametrize(

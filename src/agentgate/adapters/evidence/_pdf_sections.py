@@ -333,7 +333,8 @@ def _approvals(sheet: Sheet, view: View) -> None:
 
 def _approval(row: Approval) -> Sequence[str | Cell]:
     asked = _sentences(row.asked_at, f"by {row.asked_by}" if row.asked_by else "")
-    answer = _sentences(row.standing, row.decided_at, f"by {row.decided_by}" if row.decided_by else "", *row.notes)
+    said = _sentences(row.standing, row.decided_at, f"by {row.decided_by}" if row.decided_by else "")
+    answer = "; ".join((said, *row.notes))
     numbers = [*row.asking_calls, *([row.carried_call] if row.carried_call is not None else [])]
     text = ", ".join(map(str, row.asking_calls)) or "–"
     if row.carried_call is not None:

@@ -348,7 +348,8 @@ _VOID_BY: Final = {
     "killed": "a kill covered it",
     "policy_changed": "the policy had changed",
     "tool_changed": "the tool was described otherwise",
-    "edited": "somebody edited the call",
+    "edited": "the call was edited",
+    "withdrawn": "a person took it back",
 }
 _MOST_ARGUMENTS: Final = 500
 
@@ -402,6 +403,8 @@ def _said_of(rows: Sequence[Entry]) -> Iterable[str]:
                 yield f"edited by {who} to {visible(row['edited_to'])}{said}"
             elif "kill_id" in row:
                 yield f"void by {visible(row['kill_id'])}"
+            elif row.get("why") == "withdrawn":
+                yield f"taken back by {who}{said}"
         elif row["what"] == "voted" or row.get("quorum", 1) > 1:
             yield f"{who} said yes ({row['ordinal']} of {row['quorum']}){said}"
         elif said:
@@ -425,7 +428,7 @@ def _write(row: Entry, numbers: Mapping[str, int]) -> Write:
         at=moment(row["timestamp"]),
         tool=visible(row["tool_name"]),
         ended=_WRITES.get(row["outcome"], visible(row["outcome"])),
-        approved_by=_text(row["approved_by"]),
+        approved_by=_text(row["approved_by"]).replace(",", ", "),
         is_certain=row["outcome"] == "ok",
     )
 

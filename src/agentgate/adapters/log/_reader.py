@@ -102,6 +102,14 @@ class Reader(ABC):
         (row,) = await self._all(newest)
         return None if row[0] is None else int(row[0])
 
+    async def answers_held(self) -> dict[tuple[str, str], int]:
+        """See `ports.LogReader`."""
+        answers = schema.answers.c
+        held = select(answers.tenant, answers.principal, func.sum(func.length(answers.sealed)))
+        held = held.where(answers.log_id == self.log_id, answers.sealed.is_not(None))
+        rows = await self._all(held.group_by(answers.tenant, answers.principal))
+        return {(tenant, principal): int(size) for tenant, principal, size in rows}
+
     async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
         statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
         rows = await self._all(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))

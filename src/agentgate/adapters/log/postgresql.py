@@ -184,6 +184,9 @@ class PostgresLog:
     async def answers_until(self, moment: str) -> int | None:
         return await self._near.answers_until(moment)
 
+    async def answers_held(self) -> dict[tuple[str, str], int]:
+        return await self._near.answers_held()
+
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
         return await self._near.acknowledged(position)
 

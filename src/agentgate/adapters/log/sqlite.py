@@ -175,6 +175,9 @@ class SqliteLog:
     async def answers_until(self, moment: str) -> int | None:
         return await self._reader.answers_until(moment)
 
+    async def answers_held(self) -> dict[tuple[str, str], int]:
+        return await self._reader.answers_held()
+
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
         return await self._reader.acknowledged(position)
 

@@ -8,6 +8,7 @@ what is answered.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -89,7 +90,8 @@ class Post:
         except aiohttp.ClientConnectorDNSError:
             return Failure("its name cannot be resolved")
         except aiohttp.ClientConnectorError as error:
-            return Failure(f"cannot connect: {error.os_error.strerror or error.os_error}")
+            why = error.os_error
+            return Failure(f"cannot connect: {os.strerror(why.errno) if why.errno else why}")
         except (aiohttp.ClientError, OSError, ValueError) as error:  # its text may have the URL
             return Failure(f"the exchange failed: {type(error).__name__}")
 

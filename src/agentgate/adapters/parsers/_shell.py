@@ -18,8 +18,10 @@ from tree_sitter import Language, Node, Parser
 MAX_CHARS: Final = 4096
 MAX_DEPTH: Final = 32
 _BASH: Final = Parser(Language(tree_sitter_bash.language()))
-_BRACES: Final = re.compile(r"\{[^}]*(?:,|\.\.)[^}]*\}")
 _GLOB: Final = re.compile(r"(?<!\\)[*?\[]|(?<!\\)[!+@]\(")
+_DESCRIPTOR: Final = re.compile(r"[0-9]")
+"""`12>x` is a word and a redirection to one shell; so is `-x2>y`, which the grammar takes for one. `&>x` is bash's own:
+to others it ends the command."""
 _IN_QUOTES: Final = re.compile(r'\\([\\"$`])')
 _ESCAPED: Final = re.compile(r"\\(.)")
 
@@ -141,6 +143,8 @@ def _redirect(node: Node, line: _Line, depth: int) -> None:
     operator, target = "", None
     for child in node.children:
         if child.type == "file_descriptor":
+            if not _DESCRIPTOR.fullmatch(_text(child)):
+                raise ValueError("a redirection that shells read differently")
             line.tokens.append(_text(child))
         elif not child.is_named:
             operator = child.type
@@ -151,6 +155,8 @@ def _redirect(node: Node, line: _Line, depth: int) -> None:
             target = child
     if target is None:
         raise ValueError("not read: a redirection")
+    if "&" in operator and (operator.startswith("&") or not _DESCRIPTOR.fullmatch(_text(target))):
+        raise ValueError("a redirection that shells read differently")
     line.redirects.append({"op": operator, "target": _word(target, line, depth)})
 
 
@@ -173,7 +179,7 @@ def _literal(node: Node, line: _Line, depth: int) -> str | None:
         case "string":
             return _quoted(node, text, line, depth)
         case "concatenation":
-            if _BRACES.search(text):
+            if _may_be_braces(text):
                 raise ValueError("not read: brace expansion")
             parts = [_part(child, line, depth, is_first=index == 0) for index, child in enumerate(node.children)]
             whole = [part for part in parts if part is not None]
@@ -196,7 +202,7 @@ def _part(node: Node, line: _Line, depth: int, *, is_first: bool) -> str | None:
 
 
 def _bare(text: str, line: _Line, *, is_first: bool) -> str | None:
-    if _BRACES.search(text):
+    if _may_be_braces(text):
         raise ValueError("not read: brace expansion")
     if (is_first and text.startswith("~")) or "=~" in text or ":~" in text:
         line.flags.add("expansions")
@@ -204,6 +210,12 @@ def _bare(text: str, line: _Line, *, is_first: bool) -> str | None:
     if _GLOB.search(text):
         line.flags.add("globs")
     return _ESCAPED.sub(r"\1", text)
+
+
+def _may_be_braces(text: str) -> bool:
+    """Whether bash might make several words of it. Where the braces end is not looked for: a `}` may be quoted."""
+    _, brace, rest = text.partition("{")
+    return bool(brace) and ("," in rest or ".." in rest)
 
 
 def _quoted(node: Node, text: str, line: _Line, depth: int) -> str | None:

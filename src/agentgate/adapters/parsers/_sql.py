@@ -6,22 +6,31 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import pairwise
 from typing import Any, Final
 
-import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.dialect import Dialect
 from sqlglot.errors import SqlglotError
+from sqlglot.tokenizer_core import Token, TokenType
 
 MAX_CHARS: Final = 8192
 MAX_TOKENS: Final = 1000
 MAX_DEPTH: Final = 32
+FREE_STEPS: Final = 200
+STEPS_PER_TOKEN: Final = 2
+"""From word to word, and back where the parser tries anew. A list may have dozens of texts, each with its own."""
 
 # It quotes statements that it does not know, and they may hold what must not be in a log.
 logging.getLogger("sqlglot").disabled = True
 
 _COMMENT: Final = re.compile(r"--|/\*|\*/")
 _HASH_COMMENT: Final = re.compile(r"--|/\*|\*/|#")
+_RUN_COMMENT: Final = re.compile(r"/\*M?!")
+_NAMES: Final = frozenset({TokenType.VAR, TokenType.IDENTIFIER})
+_OF_WORDS: Final = re.compile(r"[\w$]")
 _READS: Final = (exp.Select, exp.SetOperation, exp.Values)
 _KINDS: Final[tuple[tuple[type[exp.Expr], str], ...]] = (
     (exp.Insert, "insert"),
@@ -74,14 +83,22 @@ def read(text: str, dialect: str) -> dict[str, Any]:
         raise ValueError("a backslash, which servers read by their settings")
     if not text.replace("\n", " ").replace("\t", " ").replace("\r", " ").isprintable():
         raise ValueError("a character that cannot be seen")
+    if dialect == "mysql" and _RUN_COMMENT.search(text):
+        raise ValueError("a comment that is a statement to the server")
+    rules, parser = _dialect(dialect)
     try:
-        tokens = sqlglot.tokenize(text, read=dialect)
+        tokens = rules.tokenize(text)
         if len(tokens) > MAX_TOKENS:
             raise ValueError(f"more than {MAX_TOKENS} words")
         _check_depth(token.text for token in tokens)
-        found = [one for one in sqlglot.parse(text, read=dialect) if one is not None]
+        _check_words(tokens, text)
+        reader = parser(dialect=rules)
+        reader.steps_left = FREE_STEPS + STEPS_PER_TOKEN * len(tokens)
+        found = [one for one in reader.parse(tokens, text) if one is not None]
     except SqlglotError:
         raise ValueError(f"not SQL of {dialect}") from None
+    except _TooHardError:
+        raise ValueError("it can be read in too many ways") from None
     if not found:
         raise ValueError("no statement")
     comment = _HASH_COMMENT if dialect == "mysql" else _COMMENT
@@ -89,6 +106,43 @@ def read(text: str, dialect: str) -> dict[str, Any]:
         "statements": [_statement(one) for one in found],
         "comments": comment.search(text) is not None,
     }
+
+
+class _TooHardError(Exception):
+    """No ValueError, which the parser takes for a word that does not fit here."""
+
+
+@cache
+def _dialect(name: str) -> tuple[Dialect, type[Any]]:
+    """The rules of a dialect, and its parser with an end: what can be read in two ways at each word of hundreds would
+    be read in 2^hundreds ways."""
+    rules = Dialect.get_or_raise(name)
+
+    class Bounded(rules.parser_class):  # type: ignore[misc, name-defined]
+        steps_left = FREE_STEPS
+
+        def _advance(self, times: int = 1) -> None:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise _TooHardError
+            super()._advance(times)
+
+    return rules, Bounded
+
+
+def _check_words(tokens: Sequence[Token], text: str) -> None:
+    """Raises ValueError: a number and a word run together. `1.0FROM users` is a name to one reader, and to a server
+    a number and what is to be read."""
+    for token, after in pairwise(tokens):
+        if token.end + 1 != after.start:
+            continue
+        last, first = text[token.end], text[after.start]
+        if token.token_type is TokenType.NUMBER and (first == "." or _OF_WORDS.match(first)):
+            raise ValueError("a number and a word that run together")
+        if _OF_WORDS.match(last) and _OF_WORDS.match(first):
+            raise ValueError("words that run together")
+    if any(token.token_type in _NAMES and text[token.start].isdigit() for token in tokens):
+        raise ValueError("a name that begins with a digit")
 
 
 def _check_depth(texts: Iterable[str]) -> None:
@@ -115,6 +169,8 @@ def _statement(root: exp.Expr) -> dict[str, Any]:
             raise ValueError("a statement that is not understood")
         if isinstance(node, _KNOWN):
             kinds.update(name for kind, name in _KINDS if isinstance(node, kind))
+        if isinstance(node, exp.In) and node.args.get("field") is not None:
+            raise ValueError("IN without a list: to SQLite what follows is a table")
         if isinstance(node, exp.Table):
             if name := _table(node):
                 if _is_target(node):

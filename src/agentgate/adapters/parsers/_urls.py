@@ -11,6 +11,7 @@ import idna
 MAX_CHARS: Final = 8192
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([/?#].*)?")
 _AUTHORITY: Final = re.compile(r"(?:([^@]*)@)?(\[[0-9A-Fa-f:.]+\]|[^@:\[\]]*)(?::([0-9]{1,5}))?")
+_BRACKETED: Final = re.compile(r"\[[0-9A-Fa-f:.]+\]")
 _PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443, "ftp": 21}
 _NUMERIC: Final = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 _LABEL: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
@@ -51,7 +52,7 @@ def read_domain(text: str) -> dict[str, Any]:
 def _host(text: str) -> dict[str, Any]:
     """In lower case, international names in their `xn--` form, and without a dot at the end."""
     if text.startswith("["):
-        return {"host": str(ipaddress.IPv6Address(text.strip("[]"))), "ip": True}
+        return _address_6(text)
     if not text or len(text) > _MAX_HOST:
         raise ValueError("no host, or too long a one")
     if _AMBIGUOUS.search(text):
@@ -79,6 +80,13 @@ def _address(host: str) -> dict[str, Any]:
         return {"host": str(ipaddress.IPv4Address(host)), "ip": True}
     except ValueError:
         raise ValueError("an address in an odd form") from None
+
+
+def _address_6(text: str) -> dict[str, Any]:
+    try:
+        return {"host": str(ipaddress.IPv6Address(text[1:-1] if _BRACKETED.fullmatch(text) else "")), "ip": True}
+    except ValueError:  # its words quote the text
+        raise ValueError("not an address") from None
 
 
 def _check_international(labels: list[str]) -> None:

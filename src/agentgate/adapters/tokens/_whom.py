@@ -97,12 +97,27 @@ class Whom:
             actor = claims["act"]
             if not isinstance(actor, dict):
                 raise Nobody("names no actor that could be one here")
-            # by what people are called here: whom an agent acts for is known again when they would approve its calls
-            named = (self.on_behalf_of, self.person, ("sub",))
-            return actor.get("sub"), self.prefix + _user(_first(claims, (path for path in named if path is not None)))
+            return actor.get("sub"), self.prefix + self._user(claims)
         agent = _first(claims, self.agent)
+        if self.people_clients and self._has_user(claims, agent):
+            return agent, self.prefix + self._user(claims)
         user = _at(claims, self.on_behalf_of) if self.on_behalf_of is not None else _NOT_THERE
         return agent, None if user is _NOT_THERE or user == agent else self.prefix + _user(user)
+
+    def _has_user(self, claims: Mapping[str, Any], agent: object) -> bool:
+        """Whether a token without an actor comes from somebody's login: its `sub` is not its client (RFC 9068 §2.2),
+        or it has none, and names a person."""
+        if "sub" not in claims:
+            return self.person is not None and _at(claims, self.person) is not _NOT_THERE
+        own = [claims[name] for name in _CLIENT if name in claims] or [agent]
+        return any(name != claims["sub"] for name in own)
+
+    def _user(self, claims: Mapping[str, Any]) -> str:
+        """Whom an agent acts for, by what people are called here: who would approve its calls is known again."""
+        if self.person is not None and _at(claims, self.person) is _NOT_THERE:
+            raise Nobody("names its user by no claim by which people are known here")
+        named = (self.on_behalf_of, self.person, ("sub",))
+        return _user(_first(claims, (path for path in named if path is not None)))
 
     @staticmethod
     def _is_own(claims: Mapping[str, Any], client: str) -> bool:

@@ -126,6 +126,7 @@ class Calls:
                 return await self._parts.through(call, why)
             await self._hold(call, before.approval)
             refused = refused or await self._unknown(peer)
+            refused = refused or await self._parts.approvals.withdrawn(call, before.approval)
         answer = await self._parts.through(call, refused)
         if answer.approval is None:
             return self._carried(peer, target, answer)
@@ -175,12 +176,13 @@ class Calls:
                 return answer
         if not await self._hold(answer.call, pending.id):
             return answer
-        return self._carried(peer, target, await self.again(peer, answer.call))
+        withdrawn = await self._parts.approvals.withdrawn(answer.call, pending.id)
+        return self._carried(peer, target, await self.again(peer, answer.call, withdrawn))
 
-    async def again(self, peer: ClientPeer, call: Call) -> Answer:
+    async def again(self, peer: ClientPeer, call: Call, refused: Decision | None = None) -> Answer:
         """The same call once more, with a trace of its own."""
         anew = replace(call, trace_id=new_trace_id(self._parts.entropy), peer=peer)
-        return await self._parts.through(anew, await self._unknown(peer))
+        return await self._parts.through(anew, await self._unknown(peer) or refused)
 
     async def _unknown(self, peer: ClientPeer) -> Decision | None:
         """The refusal of a caller whose key was disabled, or whose token ran out, while its call waited."""
