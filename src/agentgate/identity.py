@@ -18,7 +18,7 @@ from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.core.call import KnownKey, PrincipalKind
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.hosts import is_loopback
-from agentgate.core.signature import SignatureKey
+from agentgate.core.signature import SignatureKey, is_anybodys
 from agentgate.edges.caller import AccessTokens
 from agentgate.edges.resource import PATH, ProtectedResource
 from agentgate.ports.ambient import Clock
@@ -47,7 +47,12 @@ def _material(key_id: str, part: Signature) -> SignatureKey:
     place = f"the key {key_id}: signature"
     if part.hmac is not None:
         return SignatureKey("hmac-sha256", _shared_secret(f"{place}.hmac", part.hmac))
-    return SignatureKey("ed25519", _public_key(f"{place}.ed25519", part.ed25519 or ""))
+    key = SignatureKey("ed25519", _public_key(f"{place}.ed25519", part.ed25519 or ""))
+    if is_anybodys(key):
+        raise UnsafeConfiguration(
+            f"{place}.ed25519 is a key that anybody can sign with (a placeholder?); make a real one"
+        )
+    return key
 
 
 def _shared_secret(place: str, ref: EnvRef | FileRef) -> bytes:

@@ -192,8 +192,11 @@ def test_keys_that_are_not_taken(wrong: dict[str, Any]) -> None:
         _key(**wrong)
 
 
-@pytest.mark.parametrize("material", ["", "AAAA", "no base64!", PUBLIC + "AAAA", {"file": "/nowhere.pem"}])
+@pytest.mark.parametrize(
+    "material", ["", "AAAA", "no base64!", PUBLIC + "AAAA", {"file": "/nowhere.pem"}, "A" * 43 + "="]
+)
 def test_a_public_key_that_is_none_does_not_start(material: Any) -> None:
+    """The last is 32 zeros: a point of small order, for which anybody makes signatures."""
     with pytest.raises(UnsafeConfiguration, match="the key k-1: signature.ed25519"):
         known_keys([_key(signature={"ed25519": material})])
 
