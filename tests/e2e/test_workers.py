@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -248,9 +249,14 @@ def test_a_killed_worker_is_replaced_its_calls_are_told_and_the_next_kill_waits_
 
 
 def keyed(client: httpx.Client, key: str, tool: str, arguments: dict[str, Any], **headers: str) -> httpx.Response:
-    """A call in a session of the key's name."""
+    """A call in a session of the key's name; repeated after a 503, as Retry-After says: its key makes that safe."""
     body = {"session_id": key, "tool_name": tool, "arguments": arguments}
-    return client.post("/tools/call", json=body, headers={"Idempotency-Key": key, **headers})
+    for _ in range(10):
+        answer = client.post("/tools/call", json=body, headers={"Idempotency-Key": key, **headers})
+        if answer.status_code != 503:
+            break
+        time.sleep(1)
+    return answer
 
 
 def runs(service: Service, session: str) -> int:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from agentgate.adapters.exports.jsonl import JsonLines
-from agentgate.core.call import MemberId
+from agentgate.core.call import MemberId, Principal
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.query import Query
@@ -39,6 +39,10 @@ def log() -> FailingLog:
     return FailingLog()
 
 
+async def _admin(*_: object) -> Principal:
+    return ADMIN
+
+
 @pytest.fixture
 def client(log: FailingLog) -> httpx.AsyncClient:
     recorder = Recorder(log, FakeClock(), FakeEntropy(), member=MemberId("m-1"), version="test", redactor=REDACTOR)
@@ -46,7 +50,7 @@ def client(log: FailingLog) -> httpx.AsyncClient:
         log.append_now(make(recorder.origin(), Kind.REFUSALS, {"count": 1}))
     app = make_framework("0")
     desk = AuditDesk(reader=log, recorder=recorder, meter=NullMeter(), forms={"jsonl": lambda _: JsonLines()})
-    app.state.desks = SimpleNamespace(callers=SimpleNamespace(person=lambda *_: ADMIN), audit=desk)
+    app.state.desks = SimpleNamespace(callers=SimpleNamespace(person=_admin), audit=desk)
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 
 
