@@ -12,7 +12,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agentgate import rulings
 from agentgate.commands.terminal import (
     EXIT_NOT_YET,
     EXIT_REFUSED,
@@ -45,6 +44,8 @@ def list_packs(
     path: PolicyPath = None, as_json: AsJson = False, config: Config = None, data_dir: DataDir = None
 ) -> None:
     """List the packs of the policy directory, and which of them are on."""
+    from agentgate import rulings  # policy engines: for who asks one, as they double the start of every command
+
     settings = _settings(config, data_dir, path)
     try:
         packs = asyncio.run(rulings.packs_of(settings))
@@ -81,6 +82,8 @@ def try_call(
 ) -> None:
     """Say what policy would decide on a call. Nothing is called and nothing recorded; limits, budgets and kills are not
     asked. Exit 0 allowed, 1 denied, 4 needs an approval; 2 wrong usage, 3 it could not be asked."""
+    from agentgate import rulings  # policy engines: for who asks one, as they double the start of every command
+
     settings = _settings(config, data_dir, path)
     asked = rulings.Asked(
         tool=tool,
