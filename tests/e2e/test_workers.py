@@ -249,11 +249,12 @@ def test_a_killed_worker_is_replaced_its_calls_are_told_and_the_next_kill_waits_
 
 
 def keyed(client: httpx.Client, key: str, tool: str, arguments: dict[str, Any], **headers: str) -> httpx.Response:
-    """A call in a session of the key's name; repeated after a 503, as Retry-After says: its key makes that safe."""
+    """A call in a session of the key's name; repeated after a 429 (48 at once are refused more often than a
+    principal may be in a second) or a 503, as Retry-After says: its key makes that safe."""
     body = {"session_id": key, "tool_name": tool, "arguments": arguments}
     for _ in range(10):
         answer = client.post("/tools/call", json=body, headers={"Idempotency-Key": key, **headers})
-        if answer.status_code != 503:
+        if answer.status_code not in (429, 503):
             break
         time.sleep(1)
     return answer
