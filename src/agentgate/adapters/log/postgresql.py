@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._anchors import Anchors, Places, Standing
-from agentgate.adapters.log._bookmarks import PostgresBookmarks
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
@@ -19,6 +18,7 @@ from agentgate.adapters.log._integrator import (
 from agentgate.adapters.log._ledger import Outcome
 from agentgate.adapters.log._postgres_audit import audit
 from agentgate.adapters.log._postgres_bodies import PostgresBodies
+from agentgate.adapters.log._postgres_bookmarks import PostgresBookmarks
 from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres_tree import PostgresTree
 from agentgate.adapters.log._postgres_writer import PostgresWriter

@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._anchors import Anchors, Places, Standing
-from agentgate.adapters.log._bookmarks import SqliteBookmarks
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
@@ -31,6 +30,7 @@ from agentgate.adapters.log._ledger import Outcome
 from agentgate.adapters.log._reader import Derived, Reader
 from agentgate.adapters.log._sqlite_audit import audit
 from agentgate.adapters.log._sqlite_bodies import SqliteBodies
+from agentgate.adapters.log._sqlite_bookmarks import SqliteBookmarks
 from agentgate.adapters.log._store import SqliteStore
 from agentgate.adapters.log._witness import read_file
 from agentgate.adapters.log._writer import Writer

@@ -1,4 +1,4 @@
-"""How far the followers of a log have come, and whose turn it is to follow it."""
+"""How far the followers of a log in PostgreSQL have come, and whose turn it is to follow it."""
 
 from __future__ import annotations
 
@@ -8,27 +8,9 @@ from typing import Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._postgres_lines import Lines
-from agentgate.adapters.log._writer import Writer
 
 _WITHIN_S: Final = 60.0
 _SETTINGS: Final = {"statement_timeout": "2000", "lock_timeout": "800", "idle_session_timeout": "90000"}
-
-
-class SqliteBookmarks:
-    """`ports.Bookmarks` of a log that is one process's: it is always its turn."""
-
-    def __init__(self, writer: Writer) -> None:
-        self._writer = writer
-
-    async def load(self, name: str) -> int | None:
-        return await self._writer.call(lambda store: store.cursor(name))
-
-    async def save(self, name: str, index: int) -> None:
-        await self._writer.call(lambda store: store.put_cursor(name, index))
-
-    @contextlib.asynccontextmanager
-    async def turn(self, name: str) -> AsyncIterator[bool]:  # the port's
-        yield True
 
 
 class PostgresBookmarks:
