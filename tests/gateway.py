@@ -39,6 +39,9 @@ JSON = {"Content-Type": "application/json"}
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Given to clients that never speak TLS: loading the machine's certificates costs 20 ms each time."""
 
+_NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
+"""Loops that wait make a client for each question; kept connections would add up to thousands of descriptors."""
+
 
 class GatewayFailed(AssertionError):
     """The process ended instead of getting ready. `status` is its exit status, `stderr` its words."""
@@ -256,7 +259,9 @@ class GatewayProcess:
         """A client of this run of the process; closed with the gateway."""
         if key is not None:
             headers["X-API-Key"] = key
-        client = httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=_NO_TLS)
+        client = httpx.Client(
+            base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=_NO_TLS, limits=_NOTHING_KEPT
+        )
         self._clients.append(client)
         return client
 

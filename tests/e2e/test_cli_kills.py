@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import pty
-import select
+import selectors
 import signal
 import subprocess
 import threading
@@ -258,7 +258,12 @@ class Terminal:
         self._reader.start()
 
     def _read(self) -> None:
-        while select.select([self._ours], [], [], 20)[0]:
+        with selectors.DefaultSelector() as selector:  # select() itself knows no descriptor above 1,023
+            selector.register(self._ours, selectors.EVENT_READ)
+            self._read_all(selector)
+
+    def _read_all(self, selector: selectors.BaseSelector) -> None:
+        while selector.select(20):
             try:
                 piece = os.read(self._ours, 65_536)
             except OSError:  # the other end is closed
