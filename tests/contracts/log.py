@@ -1135,6 +1135,25 @@ class LogContract:
             indexes = [record.index for record in await all_of(log.records())]
             assert indexes == list(range(len(indexes)))
 
+    async def test_a_cancelled_reader_disturbs_no_other(self, opened: Opened, author: Author) -> None:
+        """Callers leave at any moment. SQLAlchemy ends a connection on which somebody was cancelled."""
+        async with opened() as log:
+            await log.append(author.decided())
+
+            async def read() -> None:
+                while True:
+                    await log.size()
+
+            for wait in range(30):
+                tasks = [asyncio.create_task(read()) for _ in range(4)]
+                for _ in range(wait * 3):
+                    await asyncio.sleep(0)
+                for task in tasks:
+                    task.cancel()
+                async with asyncio.timeout(10):
+                    await asyncio.gather(*tasks, return_exceptions=True)
+                    assert await log.size() >= 1
+
 
 def opener(open_log: Callable[[], Awaitable[Whole]]) -> Opened:
     """An `opened` fixture's value from what opens a log."""

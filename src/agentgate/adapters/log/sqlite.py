@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import aiosqlite
-from sqlalchemy import Select
+from sqlalchemy import AsyncAdaptedQueuePool, Select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -42,6 +42,10 @@ from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey, is_signed_by
 from agentgate.core.query import Query
 from agentgate.ports.log import Bodies, Bookmarks, SessionRow, Spend
+
+_READERS: Final = 4
+"""Connections that read at once; a fifth reader waits for one of them."""
+_READ_WITHIN_S: Final = 10.0
 
 
 class SqliteLog:
@@ -225,6 +229,11 @@ async def verify(
         raise LogUnavailable(f"{path} cannot be read: {error}") from error
 
 
+def _why(error: SQLAlchemyError | OSError) -> str:
+    """In SQLite's words, without SQLAlchemy's about them."""
+    return str(getattr(error, "orig", None) or error)
+
+
 class _SqliteReader(Reader):
     """On connections that cannot write."""
 
@@ -237,7 +246,7 @@ class _SqliteReader(Reader):
             async with self._engine.connect() as connection:
                 return [tuple(row) for row in await connection.execute(statement)]
         except (SQLAlchemyError, OSError) as error:
-            raise LogUnavailable(f"the log cannot be read: {error}") from error
+            raise LogUnavailable(f"the log cannot be read: {_why(error)}") from error
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -246,18 +255,19 @@ class _SqliteReader(Reader):
         """All in one row of hexadecimals: a row for each would cost the event loop ten times as much."""
         try:
             async with self._engine.connect() as connection:
-                found = await connection.exec_driver_sql(_LEAF_HASHES, (self.log_id, first, signed, limit))
+                asked = {"log_id": self.log_id, "first": first, "signed": signed, "limit": limit}
+                found = await connection.exec_driver_sql(_LEAF_HASHES, asked)
                 joined = bytes.fromhex(found.scalar_one() or "")
         except (SQLAlchemyError, OSError) as error:
-            raise LogUnavailable(f"the log cannot be read: {error}") from error
+            raise LogUnavailable(f"the log cannot be read: {_why(error)}") from error
         return [joined[at : at + 32] for at in range(0, len(joined), 32)]
 
 
 _LEAF_HASHES: Final = """
     SELECT group_concat(hex(leaf_hash), '') FROM (
-      SELECT leaf_hash FROM events WHERE log_id = ?1 AND idx >= ?2
-        AND (NOT ?3 OR idx < (SELECT max(size) FROM checkpoints WHERE log_id = ?1))
-      ORDER BY idx LIMIT ?4)"""
+      SELECT leaf_hash FROM events WHERE log_id = :log_id AND idx >= :first
+        AND (NOT :signed OR idx < (SELECT max(size) FROM checkpoints WHERE log_id = :log_id))
+      ORDER BY idx LIMIT :limit)"""
 
 
 class _Tree:
@@ -319,7 +329,17 @@ def _engine(path: Path) -> AsyncEngine:
             )
         return connection
 
-    return create_async_engine("sqlite+aiosqlite://", async_creator=connect)
+    # Each reader on a connection of its own: SQLAlchemy ends the connection of one that is cancelled, and whoever else
+    # had asked something on it would wait for ever. Nothing is to be rolled back, since nothing here begins anything.
+    return create_async_engine(
+        "sqlite+aiosqlite://",
+        async_creator=connect,
+        poolclass=AsyncAdaptedQueuePool,
+        pool_size=_READERS,
+        max_overflow=0,
+        pool_timeout=_READ_WITHIN_S,
+        pool_reset_on_return=None,
+    )
 
 
 def _check_not_lost(path: Path, witness: Path) -> None:
