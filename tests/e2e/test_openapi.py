@@ -115,6 +115,105 @@ def test_a_route_with_a_role_declares_its_keys_and_refusals(document: dict[str, 
                 assert {"401", "403"} <= set(operation["responses"])
 
 
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {op["operationId"]: op for item in document["paths"].values() for op in item.values()}
+
+
+def test_every_answer_with_a_body_says_what_the_body_is(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for status, response in operation["responses"].items():
+            for media_type, content in response.get("content", {}).items():
+                assert content.get("schema") or media_type not in ("application/json", "application/problem+json"), name
+            if status >= "400":
+                assert "application/problem+json" in response["content"], name
+
+
+def test_every_operation_says_how_any_request_can_be_refused(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        assert {"400", "403", "408", "421", "431", "503"} <= set(operation["responses"]), name
+        if any(parameter["in"] == "path" for parameter in operation.get("parameters", ())):
+            assert "404" in operation["responses"], name
+
+
+def test_summaries_are_for_people_and_ids_for_programs(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        assert operation["summary"].lower().replace(" ", "_") != name
+        assert re.fullmatch("[a-z0-9_]{3,32}", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("ToolCallRequest", {"session_id": "s", "tool_name": "db_query", "arguments": {}, "context": None}),
+        (
+            "EnvelopeRequest",
+            {
+                "agent_id": "a",
+                "agent_version": "1",
+                "request_id": "r",
+                "tool": "t",
+                "arguments": {},
+                "session_id": None,
+            },
+        ),
+    ],
+)
+def test_what_a_door_takes_fits_its_schema(document: dict[str, Any], name: str, body: dict[str, Any]) -> None:
+    validator(document, document["components"]["schemas"][name]).validate(body)
+
+
+@pytest.mark.parametrize(
+    ("path", "word"), [("/tools/{tool_name}/kill", "tool_name"), ("/sessions/{session_id}/kill", "session_id")]
+)
+def test_names_in_paths_say_their_grammar(document: dict[str, Any], path: str, word: str) -> None:
+    (parameter,) = [one for one in document["paths"][path]["post"]["parameters"] if one["name"] == word]
+    grammar = validator(document, parameter["schema"])
+    assert grammar.is_valid("db_query")
+    assert not any(grammar.is_valid(name) for name in ("", "a b", "x" * 300, "a/b"))
+
+
+def test_a_kill_that_reaches_every_tenant_takes_no_tenant(gateway: GatewayProcess, document: dict[str, Any]) -> None:
+    for path in ("/tools/{tool_name}/kill", "/servers/{server}/kill", "/tenants/{tenant_id}/kill", "/system/pause"):
+        body = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert not validator(document, body).is_valid({"tenant": "acme"})
+        answer = gateway.admin().post(re.sub("{.*?}", "nothing", path), json={"tenant": "acme"})
+        assert answer.status_code == 422
+
+
+def test_who_is_not_ready_says_so_in_the_words_of_who_is(document: dict[str, Any]) -> None:
+    responses = document["paths"]["/readyz"]["get"]["responses"]
+    readiness = {"application/json": {"schema": {"$ref": "#/components/schemas/Readiness"}}}
+    assert responses["200"]["content"] == readiness
+    assert readiness.items() <= responses["503"]["content"].items()
+
+
+def test_links_lead_to_operations_and_to_parameters_of_theirs(document: dict[str, Any]) -> None:
+    there = operations(document)
+    links = [
+        link
+        for operation in there.values()
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert len(links) > 60
+    for link in links:
+        (name,) = link["parameters"]
+        assert name in [parameter["name"] for parameter in there[link["operationId"]]["parameters"]], link
+
+
+def test_an_answers_links_can_be_followed(gateway: GatewayProcess, document: dict[str, Any], session: str) -> None:
+    pending = call(gateway.agent(), "db_insert", {"table": "products", "data": {"name": "Link"}}, session=session)
+    links = document["paths"]["/tools/call"]["post"]["responses"]["200"]["links"]
+    assert links["get_approval"]["parameters"] == {"approval_id": "$response.body#/approval/id"}
+    assert links["session_evidence"]["parameters"] == {"session_id": "$request.body#/session_id"}
+    approval = pending.json()["approval"]["id"]
+    assert gateway.admin().get(f"/approvals/{approval}").json()["id"] == approval
+    killed = gateway.admin().post(f"/sessions/{session}/kill").json()
+    links = document["paths"]["/sessions/{session_id}/kill"]["post"]["responses"]["200"]["links"]
+    assert links["get_kill"]["parameters"] == {"kill_id": "$response.body#/id"}
+    assert gateway.admin().get(f"/kills/{killed['id']}").json()["target"] == session
+
+
 def test_examples_sent_as_they_stand_get_answers_that_fit(gateway: GatewayProcess, document: dict[str, Any]) -> None:
     operation = document["paths"]["/tools/call"]["post"]
     fits = validator(document, operation["responses"]["200"]["content"]["application/json"]["schema"])

@@ -15,6 +15,7 @@ from agentgate.core.strict_json import canonical
 from agentgate.core.visible import visible
 from agentgate.edges.desks import Approver, Desks, TheDesks, refused
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import Responses, answers
 from agentgate.pipeline.approvals import MAX_REASON_CHARS, CannotDecide, Verdict
 
 router = APIRouter(tags=["approvals"])
@@ -40,29 +41,11 @@ class EditBody(AnswerBody):
     approve: bool = False
 
 
-_Responses = dict[int | str, dict[str, Any]]
-_ONE: Final = {
-    "description": "The approval",
-    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Approval"}}},
-}
+_ONE: Final = answers("The approval", "Approval")
 _UNREADABLE: Final = {"description": "The log cannot be read"}
 _NOT_FOUND: Final = {"description": "No such approval in your tenant"}
-_PAGE: Final = {
-    "description": "A page",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["approvals", "next"],
-                "properties": {
-                    "approvals": {"type": "array", "items": {"$ref": "#/components/schemas/Approval"}},
-                    "next": {"type": ["string", "null"], "description": "The following page's `after`"},
-                },
-            }
-        }
-    },
-}
-_RESPONSES: _Responses = {
+_PAGE: Final = answers("A page", "Approvals")
+_RESPONSES: Responses = {
     200: _ONE,
     403: {"description": "Not a person who may answer this one: the requester and whom it acts for never may"},
     404: _NOT_FOUND,
@@ -110,13 +93,16 @@ async def get_approval(desks: TheDesks, viewer: Approver, approval_id: str) -> d
 async def approve(
     desks: TheDesks, approver: Approver, approval_id: str, body: AnswerBody | None = None
 ) -> dict[str, Any]:
-    """Say yes. The token comes with the yes that completes the quorum: it is told here and never again."""
+    """Say yes to a call that waits. The token comes with the yes that completes the quorum.
+
+    It is told here and never again.
+    """
     return await _decide(desks, approver, approval_id, State.APPROVED, body)
 
 
 @router.post("/approvals/{approval_id}/deny", responses=_RESPONSES)
 async def deny(desks: TheDesks, approver: Approver, approval_id: str, body: AnswerBody | None = None) -> dict[str, Any]:
-    """Say no: the same call is denied until the approval expires."""
+    """Say no to a call that waits: the same call is denied until the approval expires."""
     return await _decide(desks, approver, approval_id, State.DENIED, body)
 
 
@@ -125,9 +111,9 @@ async def deny(desks: TheDesks, approver: Approver, approval_id: str, body: Answ
     responses=_RESPONSES | {422: {"description": "The edited arguments do not fit the tool, or are the same"}},
 )
 async def edit(desks: TheDesks, editor: Approver, approval_id: str, body: EditBody) -> dict[str, Any]:
-    """Change the arguments: policy decides on them anew, and a new approval is about them. This one is void.
+    """Change the arguments of a call that waits: policy decides on them anew, and a new approval is about them.
 
-    Once that is approved, the agent's own call, repeated as it was, runs with the edited arguments.
+    This one is void. Once that is approved, the agent's own call, repeated as it was, runs with the edited arguments.
     """
     if body.approve:
         verdict = await desks.edits.edit_and_approve(editor, approval_id, body.arguments, body.reason)
@@ -145,7 +131,7 @@ async def edit(desks: TheDesks, editor: Approver, approval_id: str, body: EditBo
     responses=_RESPONSES | {409: {"description": "It was used before, or is denied, void or expired"}},
 )
 async def void(desks: TheDesks, approver: Approver, approval_id: str, body: AnswerBody | None = None) -> dict[str, Any]:
-    """Take it back: what is pending, or approved and not used yet, carries no call any more.
+    """Take an approval back: what is pending, or approved and not used yet, carries no call any more.
 
     Of this and a redemption at the same moment the first one in the log counts. It is no denial: the call may be asked
     for again.

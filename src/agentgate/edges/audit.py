@@ -17,6 +17,7 @@ from agentgate.core.event import Kind, Outcome
 from agentgate.edges import filters
 from agentgate.edges.desks import Auditor, TheDesks, refused
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import ref
 from agentgate.pipeline.audit import Page, Span
 from agentgate.pipeline.orders import Refused
 
@@ -85,7 +86,11 @@ class Asked(BaseModel):
     responses={
         200: {
             "description": "`{events, next, size}`; with another format, or `Accept: application/x-ndjson`, a stream",
-            "content": {"application/json": {}, "application/x-ndjson": {}, "text/csv": {}},
+            "content": {
+                "application/json": {"schema": {"anyOf": [ref("AuditPage"), ref("OscalResults")]}},
+                "application/x-ndjson": {},
+                "text/csv": {},
+            },
         },
         400: {"description": "The cursor is not of this query"},
         422: {"description": "A filter that is none, or a value that it cannot have"},

@@ -14,6 +14,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import rfc3339
 from agentgate.edges.desks import Desks, TheDesks
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import answers
 from agentgate.edges.tools import say, too_many_refusals
 from agentgate.pipeline.deferred import Elsewhere, Over, Underway
 from agentgate.pipeline.gate import Answer
@@ -22,7 +23,6 @@ router = APIRouter(tags=["tools"])
 
 LOOK_AGAIN_S: Final = 2
 _TRACE: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_STATES: Final = ["pending_approval", "approved", "running"]
 
 
 async def _agent(request: Request) -> Principal:
@@ -34,33 +34,13 @@ async def _agent(request: Request) -> Principal:
 _agent.role = Role.AGENT  # type: ignore[attr-defined]
 Agent = Annotated[Principal, Depends(_agent)]
 
-_UNDERWAY: Final[dict[str, Any]] = {
-    "description": "It has no answer yet",
-    "content": {
-        "application/json": {
-            "schema": {
-                "type": "object",
-                "required": ["trace_id", "state", "approval"],
-                "properties": {
-                    "trace_id": {"type": "string"},
-                    "state": {"enum": _STATES},
-                    "approval": {"type": "object"},
-                },
-            }
-        }
-    },
-}
-
 
 @router.get(
     "/calls/{trace_id}",
     response_class=Response,
     responses={
-        200: {
-            "description": "The answer of `POST /tools/call`; a refusal that ended it is one as well",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/ToolCallResponse"}}},
-        },
-        202: _UNDERWAY,
+        200: answers("The answer of `POST /tools/call`; a refusal that ended it is one as well", "ToolCallResponse"),
+        202: answers("It has no answer yet", "CallUnderway"),
         303: {"description": "The caller has made the call again itself; its answer is there"},
         404: {"description": "No call of yours, or none whose answer is kept"},
         409: {"description": "The call was run, and its answer is not kept any more"},

@@ -96,7 +96,7 @@ Approver = Annotated[Principal, Depends(needs(Role.APPROVER))]
 Auditor = Annotated[Principal, Depends(needs(Role.AUDITOR))]
 Admin = Annotated[Principal, Depends(needs(Role.ADMIN))]
 Opa = Annotated[Principal, Depends(needs(Role.OPA))]
-Id = Annotated[str, Path(description="^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")]
+Id = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")]
 
 _REFUSED_STATUS = {
     ReasonCode.FORBIDDEN: 403,

@@ -24,6 +24,7 @@ from agentgate.edges import idempotency, tools
 from agentgate.edges.caller import Caller, Callers, Keyring
 from agentgate.edges.desks import Approver, TheDesks, refused
 from agentgate.edges.problem import PROBLEM_JSON, Problem
+from agentgate.edges.schemas import Responses, answers
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
 from agentgate.pipeline.approvals import MAX_REASON_CHARS, CannotDecide
 from agentgate.pipeline.deferred import Elsewhere, Over, Underway
@@ -304,16 +305,9 @@ class ApproveBody(BaseModel):
     reason: str = Field("", max_length=MAX_REASON_CHARS)
 
 
-_SCHEMA: Final[dict[str, Any]] = {"$ref": "#/components/schemas/EnvelopeResponse"}
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {
-        "description": "What became of the call, in the envelope's words; or that it is denied",
-        "content": {"application/json": {"schema": _SCHEMA}},
-    },
-    202: {
-        "description": "More persons must say yes, or the call is running",
-        "content": {"application/json": {"schema": _SCHEMA}},
-    },
+_RESPONSES: Final[Responses] = {
+    200: answers("What became of the call, in the envelope's words; or that it is denied", "EnvelopeResponse"),
+    202: answers("More persons must say yes, or the call is running", "EnvelopeResponse"),
     403: {"description": "Not a person who may answer this one: the requester and whom it acts for never may"},
     404: {"description": "No such approval in your tenant"},
     409: {"description": "It is answered otherwise, void or expired; its caller makes the call; or its answer is gone"},
@@ -321,7 +315,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-@router.post("/approve", response_class=Response, responses=_RESPONSES)
+@router.post("/approve", operation_id="answer_call", response_class=Response, responses=_RESPONSES)
 async def approve(desks: TheDesks, approver: Approver, body: ApproveBody) -> Response:
     """Say yes or no, and hear what became of the call: the yes that completes the quorum has the gateway make it.
 

@@ -9,14 +9,15 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from agentgate.core.call import Principal, is_id
+from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.evidence import Scope
 from agentgate.edges import filters, wire
 from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, refused
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import Responses, answers, ref
 from agentgate.pipeline.evidence import EvidenceDesk, Export, Form
 from agentgate.pipeline.orders import Refused
 
@@ -25,6 +26,7 @@ router = APIRouter(tags=["evidence"])
 
 _FORMS: Final[tuple[Form, ...]] = ("json", "html", "pdf", "zip")
 _FORMS_SAID: Final = "json, html, pdf or zip"
+_FORM_SCHEMA: Final[dict[str, JsonValue]] = {"enum": list(_FORMS)}
 _EARLIER: Final = "The size of a checkpoint that you keep: a zip then proves that the log continues it"
 _MAX_SIZE: Final = 2**53
 _PATIENCE_S: Final = 30.0
@@ -41,35 +43,53 @@ class Asked(BaseModel):
     agent: filters.Who | None = Field(None, description="What one agent did, and its sessions; or `person:NAME`")
     since: filters.Moment | None = Field(None, description="RFC 3339 with its offset, or a day (UTC)")
     until: filters.Moment | None = Field(None, description="As `since`; what is at it is not in it")
-    form: str = Field("json", alias="format", description=_FORMS_SAID)
+    form: str = Field("json", alias="format", description=_FORMS_SAID, json_schema_extra=_FORM_SCHEMA)
     checkpoint_size: int | None = Field(None, ge=0, lt=_MAX_SIZE, description=_EARLIER)
 
 
-@router.get("/sessions")
+_BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
+_RESPONSES: Final[Responses] = {
+    200: {
+        "description": "The pack; `X-Evidence-HMAC` is over its bytes, where a key is set",
+        "content": {
+            "application/json": {"schema": ref("EvidencePack")},
+            "text/html": {"schema": {"type": "string"}},
+            "application/pdf": _BINARY,
+            "application/zip": _BINARY,
+        },
+    },
+    400: {"description": "A format that there is none of"},
+    404: {"description": "No such session, or not for this auditor"},
+    413: {"description": "More than a pack may be of: ask for a part of it (`since`, `until`)"},
+    503: {"description": "The log cannot be read, does not take the record of the export, or has no time stamp for it"},
+}
+
+
+@router.get("/sessions", responses={200: answers("Their ids", "Sessions")})
 async def list_sessions(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
     """Every session in the log that the viewer may see, sorted by id."""
     rows = await desks.evidence.sessions(viewer)
     return {"sessions": sorted({row.session for row in rows})}
 
 
-@router.get("/sessions/{session_id}/evidence", response_class=Response)
+@router.get("/sessions/{session_id}/evidence", response_class=Response, responses=_RESPONSES)
 async def session_evidence(
     desks: TheDesks,
     auditor: Auditor,
     session_id: Id,
-    form: Annotated[str, Query(alias="format", description=_FORMS_SAID)] = "json",
-    tenant: Annotated[str | None, Query(description="Another tenant than the key's own, for who sees it")] = None,
+    form: Annotated[str, Query(alias="format", description=_FORMS_SAID, json_schema_extra=_FORM_SCHEMA)] = "json",
+    tenant: Annotated[
+        filters.Id | None, Query(description="Another tenant than the key's own, for who sees it")
+    ] = None,
     checkpoint_size: Annotated[int | None, Query(ge=0, lt=_MAX_SIZE, description=_EARLIER)] = None,
 ) -> Response:
     """The evidence pack of one session."""
-    if not is_id(session_id) or (tenant is not None and not is_id(tenant)):
-        raise Problem(422, ReasonCode.INVALID_REQUEST, "not a session or tenant id", error="Invalid request")
     wanted = _form(form)
     scope = Scope(_tenant(auditor, tenant), session=session_id)
     return await _answer(desks, auditor, scope, wanted, checkpoint_size)
 
 
-@router.get("/evidence", response_class=Response)
+@router.get("/evidence", response_class=Response, responses=_RESPONSES)
 async def evidence(desks: TheDesks, auditor: Auditor, asked: Annotated[Asked, Query()]) -> Response:
     """The evidence pack of a session, an agent or a whole tenant, of all time or from `since` to before `until`."""
     wanted = _form(asked.form)

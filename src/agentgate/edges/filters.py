@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from agentgate.core.event import rfc3339
 
@@ -35,5 +35,10 @@ def _moment(text: str) -> str:
 Id = Annotated[str, Field(pattern=_ID)]
 Who = Annotated[Id, AfterValidator(_principal)]
 """An agent's name, or `person:NAME`; a principal's id from then on."""
-Moment = Annotated[str, Field(max_length=64), AfterValidator(_moment)]
+Moment = Annotated[
+    str,
+    Field(max_length=64),
+    AfterValidator(_moment),
+    WithJsonSchema({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]}),
+]
 """RFC 3339 with its offset, or a day (UTC); a time as events say it from then on."""

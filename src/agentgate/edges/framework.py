@@ -67,6 +67,7 @@ def make_framework(version: str) -> FastAPI:
         openapi_url=None,  # documentation.py serves all three, without other people's hosts
         docs_url=None,
         redoc_url=None,
+        generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,  # a redirect would carry keys and bodies to an address made of the Host header
     )
     for router in _ROUTERS:
@@ -86,7 +87,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         for route in ROUTES:
             if route.include_in_schema:
                 for method in route.methods or ():
-                    openapi.describe(document["paths"][route.path_format][method.lower()], role_of(route))
+                    openapi.describe(document["paths"][route.path_format][method.lower()], route, role_of(route))
         app.openapi_schema = openapi.with_hot_routes(document)
     return app.openapi_schema
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,7 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import rfc3339
 from agentgate.edges.desks import Admin, Desks, EmptyBody, Id, Operator, TheDesks, refused
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import TOOL_PATTERN, Responses, answers
 from agentgate.pipeline.drains import Drain
 from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
@@ -25,16 +26,21 @@ reads of the log."""
 router = APIRouter(tags=["containment"])
 
 
-class KillRequest(BaseModel):
-    """A kill by a short form: only why and for how long; `tenant` if it is not the caller's own."""
+class WideKillRequest(BaseModel):
+    """A kill of what is not in one tenant: only why and for how long."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"reason": "loops on the order table"}]}
     )
     id: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,127}$")
-    tenant: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
     reason: str | None = Field(None, max_length=MAX_REASON_CHARS)
     expires_in_s: float | None = Field(None, gt=0, le=366 * 86_400)
+
+
+class KillRequest(WideKillRequest):
+    """A kill of a session or an agent: why and for how long; `tenant` if it is not the caller's own."""
+
+    tenant: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
 
 
 class AnyKillRequest(KillRequest):
@@ -56,26 +62,32 @@ class ReleaseBody(BaseModel):
     force: bool = False
 
 
-_Responses = dict[int | str, dict[str, Any]]
-_KILL_RESPONSES: _Responses = {
-    200: {"description": "In force and drained: no replica runs a covered call, and none will until the release"},
-    202: {"description": "In force, not drained within the drain timeout. `GET /kills/{id}` shows the rest happen"},
+_KILL_RESPONSES: Responses = {
+    200: answers("In force and drained: no replica runs a covered call, and none will until the release", "Kill"),
+    202: answers("In force, not drained within the drain timeout. `GET /kills/{id}` shows the rest happen", "Kill"),
     409: {"description": "The id is another kill's"},
     503: {"description": "The log cannot be written; what ran here was cut"},
 }
-_RELEASE_RESPONSES: _Responses = {
-    200: {"description": "Released; what the kill cut stays cut"},
-    202: {"description": "Noted; more persons have to ask for it (`asked_by`, `quorum`)"},
+_RELEASE_RESPONSES: Responses = {
+    200: answers("Released; what the kill cut stays cut", "Release"),
+    202: answers("Noted; more persons have to ask for it (`asked_by`, `quorum`)", "Release"),
     404: {"description": "No such kill is in force"},
     409: {"description": "The kill has not drained; `force` releases it all the same"},
     503: {"description": "The log cannot be written: nothing was released"},
 }
-_NO_LOG = "The log cannot be read"
+_RESUME_RESPONSES: Responses = {status: said for status, said in _RELEASE_RESPONSES.items() if status != 404} | {
+    200: answers("Released: every kill of scope `global`", "Resumed")
+}
+_Name = Annotated[str, Path(json_schema_extra={"pattern": TOOL_PATTERN})]
+_NO_LOG: Responses = {503: {"description": "The log cannot be read"}}
+_KILLS = answers("Those that the viewer may see", "Kills") | {
+    "headers": {"X-Total-Count": {"description": "How many are in force", "schema": {"type": "integer"}}}
+}
 
 # --- kills ------------------------------------------------------------------------------------------------
 
 
-@router.get("/kills")
+@router.get("/kills", responses={200: _KILLS})
 async def list_kills(
     desks: TheDesks,
     viewer: Operator,
@@ -113,7 +125,11 @@ async def create_kill(desks: TheDesks, actor: Operator, body: AnyKillRequest) ->
 
 @router.get(
     "/kills/{kill_id}",
-    responses={404: {"description": "No such kill, or not for this viewer"}, 503: {"description": _NO_LOG}},
+    responses={
+        200: answers("The kill", "Kill"),
+        404: {"description": "No such kill, or not for this viewer"},
+        **_NO_LOG,
+    },
 )
 async def get_kill(desks: TheDesks, viewer: Operator, kill_id: str) -> dict[str, Any]:
     """One kill, in force or released (`active`), and how far it has come. Every replica gives the same answer."""
@@ -151,30 +167,36 @@ async def kill_agent(desks: TheDesks, actor: Operator, agent_id: Id, body: KillR
 
 
 @router.post("/tools/{tool_name}/kill", responses=_KILL_RESPONSES)
-async def kill_tool(desks: TheDesks, actor: Operator, tool_name: str, body: KillRequest | None = None) -> JSONResponse:
+async def kill_tool(
+    desks: TheDesks, actor: Operator, tool_name: _Name, body: WideKillRequest | None = None
+) -> JSONResponse:
     """Stop a tool for everybody."""
     return await _kill(desks, actor, Scope.TOOL, tool_name, body)
 
 
 @router.post("/servers/{server}/kill", responses=_KILL_RESPONSES)
-async def kill_server(desks: TheDesks, actor: Operator, server: str, body: KillRequest | None = None) -> JSONResponse:
+async def kill_server(
+    desks: TheDesks, actor: Operator, server: _Name, body: WideKillRequest | None = None
+) -> JSONResponse:
     """Stop every tool of an upstream."""
     return await _kill(desks, actor, Scope.SERVER, server, body)
 
 
 @router.post("/tenants/{tenant_id}/kill", responses=_KILL_RESPONSES)
-async def kill_tenant(desks: TheDesks, actor: Operator, tenant_id: Id, body: KillRequest | None = None) -> JSONResponse:
+async def kill_tenant(
+    desks: TheDesks, actor: Operator, tenant_id: Id, body: WideKillRequest | None = None
+) -> JSONResponse:
     """Stop a tenant."""
     return await _kill(desks, actor, Scope.TENANT, tenant_id, body)
 
 
 @router.post("/system/pause", responses=_KILL_RESPONSES)
-async def pause(desks: TheDesks, actor: Operator, body: KillRequest | None = None) -> JSONResponse:
+async def pause(desks: TheDesks, actor: Operator, body: WideKillRequest | None = None) -> JSONResponse:
     """Stop everything."""
     return await _kill(desks, actor, Scope.GLOBAL, "", body)
 
 
-@router.post("/system/resume", responses={k: v for k, v in _RELEASE_RESPONSES.items() if k != 404})
+@router.post("/system/resume", responses=_RESUME_RESPONSES)
 async def resume(desks: TheDesks, actor: Admin, body: ReleaseBody | None = None) -> JSONResponse:
     """Release what pause killed. Calls that were cut stay cut."""
     outcome = await desks.containment.release_global(actor, force=body.force if body else False)
@@ -187,15 +209,18 @@ async def resume(desks: TheDesks, actor: Admin, body: ReleaseBody | None = None)
             return JSONResponse({"status": "resumed", "released": [kill.id for kill in outcome]})
 
 
-async def _kill(desks: Desks, actor: Principal, scope: Scope, target: str, body: KillRequest | None) -> JSONResponse:
+async def _kill(
+    desks: Desks, actor: Principal, scope: Scope, target: str, body: WideKillRequest | None
+) -> JSONResponse:
     _check_target(scope, target)
-    body = body or KillRequest(id=None, tenant=None, reason=None, expires_in_s=None)
-    if body.tenant is not None and scope not in (Scope.SESSION, Scope.AGENT):
+    body = body or WideKillRequest(id=None, reason=None, expires_in_s=None)
+    tenant = body.tenant if isinstance(body, KillRequest) else None
+    if tenant is not None and scope not in (Scope.SESSION, Scope.AGENT):
         raise Problem(422, ReasonCode.INVALID_REQUEST, f"a kill by {scope} takes no tenant", error="Invalid request")
     order = Order(
         scope=scope,
         target=target,
-        tenant=body.tenant,
+        tenant=tenant,
         reason=body.reason or "",
         kill_id=KillId(body.id) if body.id is not None else None,
         expires_in_s=body.expires_in_s,
@@ -278,7 +303,7 @@ def _pending(pending: ReleasePending) -> JSONResponse:
 # --- members and calls ----------------------------------------------------------------------------------------
 
 
-@router.get("/members", responses={503: {"description": _NO_LOG}})
+@router.get("/members", responses={200: answers("All of them", "Members"), **_NO_LOG})
 async def list_members(desks: TheDesks, _viewer: Operator) -> dict[str, Any]:
     """The processes that carry out calls and kills and have not left, the eldest first; how long each was not heard."""
     return {"members": [_member_view(member) for member in await desks.membership.members()]}
@@ -287,6 +312,7 @@ async def list_members(desks: TheDesks, _viewer: Operator) -> dict[str, Any]:
 @router.post(
     "/members/{member}/gone",
     responses={
+        200: answers("Attested", "Member"),
         404: {"description": "No such member, or it has left"},
         409: {"description": "It was heard a moment ago: it is alive"},
         503: {"description": "The log cannot be written: nothing was attested"},
@@ -312,7 +338,13 @@ def _member_view(member: Member) -> dict[str, Any]:
     }
 
 
-@router.get("/calls", responses={503: {"description": "The kill store, which knows all members' calls, is silent"}})
+@router.get(
+    "/calls",
+    responses={
+        200: answers("Those that the viewer may see", "CallsInFlight"),
+        503: {"description": "The kill store, which knows all members' calls, is silent"},
+    },
+)
 async def list_calls(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
     """Calls in flight in any member, between admission and their end, the oldest first. For display: not evidence."""
     calls = await desks.containment.in_flight(viewer)

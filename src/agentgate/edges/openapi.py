@@ -1,71 +1,17 @@
-"""The hot routes' part of the OpenAPI document: they are outside of the framework, not outside of the contract."""
+"""The OpenAPI document: the hot routes, which are outside of the framework but not of the contract, how every route
+refuses, and which answers lead to which operations."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any, Final
 
+from fastapi.routing import APIRoute
+
 from agentgate.core.call import Role
-from agentgate.core.errors import ReasonCode
-
-_ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
-_TOOL_PATTERN: Final = "^[A-Za-z0-9_.-]{1,128}$"
-
-_REQUEST: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["session_id", "tool_name", "arguments"],
-    "additionalProperties": False,
-    "properties": {
-        "session_id": {"type": "string", "pattern": _ID_PATTERN},
-        "tool_name": {"type": "string", "pattern": _TOOL_PATTERN},
-        "arguments": {"type": "object", "description": "Must fit the tool's declared JSON Schema"},
-        "context": {"type": "object", "description": "Told to policy; nothing in it is trusted as identity"},
-        "approval_token": {"type": ["string", "null"], "maxLength": 512},
-    },
-}
-
-_RESPONSE: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["success", "result", "error", "trace_id", "decision", "reason_code"],
-    "properties": {
-        "success": {"type": "boolean"},
-        "result": {"description": "What the tool answered; null unless success"},
-        "error": {"type": ["string", "null"]},
-        "trace_id": {"type": "string", "format": "uuid"},
-        "decision": {"enum": ["ALLOW", "DENY", "REQUIRE_APPROVAL"]},
-        "reason_code": {"enum": [code.value for code in ReasonCode]},
-        "approval": {
-            "type": "object",
-            "properties": {
-                "id": {"type": "string"},
-                "state": {"type": "string"},
-                "expires_at": {"type": "string", "format": "date-time"},
-                "quorum": {"type": "integer", "description": "How many different persons must say yes"},
-                "votes": {"type": "integer", "description": "How many have"},
-                "url": {"type": "string"},
-                "edited": {"type": "boolean", "description": "An approver has changed the arguments"},
-                "arguments": {"type": "object", "description": "To these"},
-            },
-        },
-        "context": {
-            "type": "object",
-            "description": "`approval_required` as a requestable deny of AuthZEN says it: `reason`, `evaluation_id`, "
-            "`access_request`",
-        },
-    },
-}
-
-_PROBLEM: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["type", "title", "status", "detail", "reason_code"],
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-        "reason_code": {"enum": [code.value for code in ReasonCode]},
-        "error": {"type": ["string", "null"]},
-    },
-}
+from agentgate.edges.schemas import COMPONENTS, ref
 
 _CALL_EXAMPLES: Final[dict[str, Any]] = {
     "read": {
@@ -112,13 +58,15 @@ _ANSWER_EXAMPLES: Final[dict[str, Any]] = {
 }
 
 
+_TWICE: Final = "A header that decides something was sent twice"
+
+
 def _problem(description: str) -> dict[str, Any]:
-    reference = {"$ref": "#/components/schemas/Problem"}
-    return {"description": description, "content": {"application/problem+json": {"schema": reference}}}
+    return {"description": description, "content": {"application/problem+json": {"schema": ref("Problem")}}}
 
 
 def _json(reference: str, **more: Any) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{reference}"}, **more}}
+    return {"application/json": {"schema": ref(reference), **more}}
 
 
 _CALL: Final[dict[str, Any]] = {
@@ -152,7 +100,7 @@ _CALL: Final[dict[str, Any]] = {
             "description": "It waits for an approval, after which the gateway makes it; `Location` has its answer then",
             "content": _json("ToolCallResponse"),
         },
-        "400": _problem("Not strict JSON, or no idempotency key"),
+        "400": _problem(f"Not strict JSON, or no idempotency key; or: {_TWICE.lower()}"),
         "401": _problem("No valid key or access token"),
         "409": _problem("A call with this idempotency key is running, or its answer is not kept any more"),
         "403": _problem(
@@ -166,38 +114,6 @@ _CALL: Final[dict[str, Any]] = {
         "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
     },
     "security": [{"ApiKey": []}, {"Bearer": []}, {}],
-}
-
-_ENVELOPE: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["agent_id", "agent_version", "request_id", "tool", "arguments"],
-    "additionalProperties": False,
-    "properties": {
-        "agent_id": {"type": "string", "pattern": _ID_PATTERN, "description": "Whose key signs, or is sent"},
-        "agent_version": {"type": "string", "minLength": 1, "maxLength": 64},
-        "request_id": {"type": "string", "pattern": "^[!-~]{1,255}$", "description": "It is run once under this name"},
-        "tool": {"type": "string", "pattern": _TOOL_PATTERN},
-        "arguments": {"type": "object", "description": "Must fit the tool's declared JSON Schema"},
-        "session_id": {"type": "string", "pattern": _ID_PATTERN},
-        "context": {"type": "object", "description": "Told to policy; nothing in it is trusted as identity"},
-    },
-}
-
-_ENVELOPE_ANSWER: Final[dict[str, Any]] = {
-    "type": "object",
-    "required": ["success", "audit_id", "reason_code"],
-    "properties": {
-        "success": {"type": "boolean"},
-        "result": {"description": "What the tool answered; only with success"},
-        "status": {"enum": ["pending_approval", "denied", "failed", "running"]},
-        "approval_id": {"type": "string"},
-        "error": {"type": ["string", "null"]},
-        "audit_id": {"type": "string", "format": "uuid", "description": "The trace id: GET /audit?trace_id="},
-        "reason_code": {"enum": [code.value for code in ReasonCode]},
-        "approval": {"type": "object"},
-        "quorum": {"type": "integer"},
-        "votes": {"type": "integer"},
-    },
 }
 
 _ENVELOPE_EXAMPLE: Final[dict[str, Any]] = {
@@ -231,7 +147,7 @@ _CALL_ENVELOPE: Final[dict[str, Any]] = {
     },
     "responses": {
         "200": {"description": "The verdict and its result", "content": _json("EnvelopeResponse")},
-        "400": _problem("Not strict JSON"),
+        "400": _problem(f"Not strict JSON, or no idempotency key; or: {_TWICE.lower()}"),
         "401": _problem("No signature that counts, or no valid key"),
         "403": _problem("Another agent's name, a key without the role, or a web origin that may not call"),
         "409": _problem("This request id's call is running, or its answer is not kept any more"),
@@ -251,18 +167,8 @@ _LIST: Final[dict[str, Any]] = {
     "operationId": "list_tools",
     "x-agentgate-role": "agent",
     "responses": {
-        "200": {
-            "description": "Names",
-            "content": {
-                "application/json": {
-                    "schema": {
-                        "type": "object",
-                        "required": ["tools"],
-                        "properties": {"tools": {"type": "array", "items": {"type": "string"}}},
-                    }
-                }
-            },
-        },
+        "200": {"description": "Names", "content": _json("ToolNames")},
+        "400": _problem(_TWICE),
         "401": _problem("No valid key or access token"),
         "403": _problem("A key without the role, or a token without the scope"),
         "421": _problem("A host name that is not served here"),
@@ -272,52 +178,9 @@ _LIST: Final[dict[str, Any]] = {
 }
 
 
-_PERHAPS_TEXT: Final = {"type": ["string", "null"]}
-_APPROVAL: Final[dict[str, Any]] = {
-    "type": "object",
-    "description": "An approval. `call`, `text` and `original` where one is asked for by its id, or was edited; "
-    "`approval_token` in the answers to a yes or no",
-    "required": ["id", "state", "tool_name", "requested_by", "expires_at", "quorum", "votes", "executes"],
-    "properties": {
-        "id": {"type": "string", "examples": ["apr-3f9c0a51d2b94e6688aa17c4"]},
-        "state": {"enum": ["pending", "approved", "denied", "spent", "void", "expired"]},
-        "why": _PERHAPS_TEXT
-        | {"description": "Of a void one: killed, policy_changed, tool_changed, edited, withdrawn"},
-        "tenant": {"type": "string"},
-        "session_id": {"type": "string"},
-        "requested_by": {"type": "string", "examples": ["agent:deploy-bot"]},
-        "on_behalf_of": _PERHAPS_TEXT,
-        "tool_name": {"type": "string"},
-        "tool_sha256": {"type": "string", "description": "The definition of the tool that the call is bound to"},
-        "arguments_text": _PERHAPS_TEXT | {"description": "The beginning of the arguments"},
-        "trace_id": {"type": "string", "format": "uuid"},
-        "digest": {"type": "string", "description": "SHA-256 of all that the approval is bound to"},
-        "policy_revision": {"type": "string"},
-        "requested_at": {"type": "string", "format": "date-time"},
-        "expires_at": {"type": "string", "format": "date-time"},
-        "quorum": {"type": "integer", "minimum": 1, "maximum": 10},
-        "approvers": {"type": "array", "items": {"type": "string"}, "description": "Who may; empty: the role approver"},
-        "votes": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["by", "at"],
-                "properties": {"by": {"type": "string"}, "at": {"type": "string", "format": "date-time"}},
-            },
-        },
-        "decided_by": _PERHAPS_TEXT,
-        "executes": {"type": "boolean", "description": "The gateway makes the call itself once it is approved"},
-        "edited_from": _PERHAPS_TEXT,
-        "edited_to": _PERHAPS_TEXT,
-        "call": {"type": ["object", "null"], "description": "What was sent; null when it is not kept any more"},
-        "text": _PERHAPS_TEXT | {"description": "`call` as canonical JSON in which nothing hides"},
-        "original": {"type": ["object", "null"], "description": "Of an edited call: what the agent had sent"},
-        "approval_token": _PERHAPS_TEXT | {"description": "With the yes that completes the quorum, once"},
-    },
-}
-
 _PARAMETERS: Final = {
     "agent": "Say what policy says of the tools for this agent",
+    "agent_id": "An agent's name",
     "approval_id": "As the pending answer and `GET /approvals` tell it: `apr-…`, whole",
     "decision": "What was decided",
     "hold_id": "As `GET /holds` tells it",
@@ -329,53 +192,144 @@ _PARAMETERS: Final = {
     "outcome": "How an allowed call ended",
     "reason": "A reason code, such as `killed` or `policy_deny`",
     "server": "The name of an upstream of kind `mcp`",
+    "session_id": "As its calls name it",
     "state": "Only those in this state; without it all",
+    "tenant_id": "A tenant's name",
     "tool": "A tool's name",
     "tool_name": "A tool's name",
     "trace_id": "As the answer to the call tells it",
 }
 """What a parameter means that a route says nothing of."""
 
+_TRANSPORT: Final = {"408": "The request was not there as a whole in time", "431": "A head that is too large"}
+_CLAUSE: Final = re.compile(r"[.;:](?:\s|$)")
 _SECURITY: Final[list[dict[str, list[str]]]] = [{"ApiKey": []}, {"Bearer": []}]
 
 
-def describe(operation: dict[str, Any], role: Role | None) -> None:
-    """Say of one of the framework's operations who may call it, and how it refuses."""
+def describe(operation: dict[str, Any], route: APIRoute, role: Role | None) -> None:
+    """Say of one of the framework's operations what it is for, who may call it, what it answers and how it refuses."""
     operation["x-agentgate-role"] = role.value if role is not None else None
+    if route.summary is None:
+        operation["summary"] = _CLAUSE.split(operation["description"], 1)[0].replace("\n", " ")
     for parameter in operation.get("parameters", ()):
         if parameter["name"] in _PARAMETERS:
             parameter.setdefault("description", _PARAMETERS[parameter["name"]])
     responses = operation["responses"]
+    for status, declared in route.responses.items():
+        if "content" in declared:  # and not what the framework has read from the function's type besides
+            responses[str(status)]["content"] = declared["content"]
     if role is not None:
         operation["security"] = _SECURITY
-        responses["401"] = _problem("No key")
-        wrong = f"A wrong key, or one without the role {role}; or a web origin that may not call"
-        own = responses.get("403", {}).get("description")
-        responses["403"] = _problem(f"{wrong}. {own}" if own else wrong)
-    responses["421"] = _problem("A host name that is not served here")
-    if "requestBody" in operation:
-        responses |= {"400": _problem("Not strict JSON"), "413": _problem("The body is too large")}
-        responses["415"] = _problem("Not application/json")
+    has_body, has_name = "requestBody" in operation, bool(route.param_convertors)
+    for status, description in _refusals(role, has_body=has_body, has_name=has_name).items():
+        own = responses.get(status, {}).get("description")
+        responses[status] = {"description": f"{description}. {own}" if own else description}
     for status in [status for status in responses if status >= "400"]:
-        responses[status] = _problem(responses[status]["description"])
+        problem = _problem(responses[status]["description"])
+        responses[status] = responses[status] | problem | {"content": problem["content"] | _own(route, status)}
+
+
+def _own(route: APIRoute, status: str) -> dict[str, Any]:
+    """Bodies that the route declares for this status."""
+    found: dict[str, Any] = route.responses.get(int(status), {}).get("content", {})
+    return found
+
+
+def _refusals(role: Role | None, *, has_body: bool, has_name: bool) -> dict[str, str]:
+    """How every such route refuses, whatever it is for."""
+    said = {
+        "400": _TWICE,
+        "403": "A web origin that may not call",
+        "421": "A host name that is not served here",
+        "503": "What the gateway rests on does not answer",
+    }
+    if role is not None:
+        said["401"] = "No key"
+        said["403"] = f"A wrong key, or one without the role {role}; or a web origin that may not call"
+    if has_name:
+        said["404"] = "A name that is escaped in a way that proxies read differently"
+    if has_body:
+        said["400"] = f"Not strict JSON; or: {_TWICE.lower()}"
+        said |= {"413": "The body is too large", "415": "Not application/json"}
+    return said
+
+
+# --- what leads where -----------------------------------------------------------------------------------------------
+
+_Link = tuple[str, str, str]
+"""The operation that it leads to, its parameter, and where the answer (or the request) has the value of that."""
+
+_OF_CALL: Final[tuple[_Link, ...]] = (
+    ("get_call", "trace_id", "$response.body#/trace_id"),
+    ("session_evidence", "session_id", "$request.body#/session_id"),
+    ("kill_session", "session_id", "$request.body#/session_id"),
+)
+_ANSWERS: Final = ("get_approval", "approve", "deny", "edit", "void")
+_OF_PENDING: Final[tuple[_Link, ...]] = tuple((name, "approval_id", "$response.body#/approval/id") for name in _ANSWERS)
+_OF_APPROVAL: Final[tuple[_Link, ...]] = (
+    *((name, "approval_id", "$response.body#/id") for name in _ANSWERS),
+    ("get_call", "trace_id", "$response.body#/trace_id"),
+)
+_OF_KILL: Final[tuple[_Link, ...]] = tuple(
+    (name, "kill_id", "$response.body#/id") for name in ("get_kill", "release_kill")
+)
+_KILLS: Final = ("create_kill", "kill_session", "kill_agent", "kill_tool", "kill_server", "kill_tenant", "pause")
+
+_LINKS: Final[Mapping[str, tuple[_Link, ...]]] = {
+    "call_tool": (*_OF_CALL, *_OF_PENDING),
+    "call_tool_envelope": (("get_call", "trace_id", "$response.body#/audit_id"), *_OF_PENDING),
+    "get_call": (("get_call", "trace_id", "$response.body#/trace_id"), *_OF_PENDING),
+    "list_tools": (("kill_tool", "tool_name", "$response.body#/tools/0"),),
+    "get_approval": _OF_APPROVAL,
+    "approve": _OF_APPROVAL,
+    "edit": _OF_APPROVAL,
+    "list_approvals": (
+        *((name, "approval_id", "$response.body#/approvals/0/id") for name in _ANSWERS),
+        ("list_approvals", "after", "$response.body#/next"),
+    ),
+    **dict.fromkeys((*_KILLS, "get_kill"), _OF_KILL),
+    "list_kills": tuple((name, "kill_id", "$response.body#/kills/0/id") for name in ("get_kill", "release_kill")),
+    "list_members": (("attest_gone", "member", "$response.body#/members/0/member"),),
+    "list_calls": (("kill_session", "session_id", "$response.body#/calls/0/session"),),
+    "list_sessions": (
+        ("session_evidence", "session_id", "$response.body#/sessions/0"),
+        ("kill_session", "session_id", "$response.body#/sessions/0"),
+    ),
+    "audit": (("audit", "cursor", "$response.body#/next"),),
+    "create_hold": (("release_hold", "hold_id", "$response.body#/id"),),
+    "list_holds": (("release_hold", "hold_id", "$response.body#/holds/0/id"),),
+    "review_tools": tuple((name, "name", "$response.body#/tools/0/name") for name in ("accept_tool", "reject_tool")),
+}
+"""By the operation whose answers they are in: every one below 300."""
+
+
+def _link(operation: dict[str, Any]) -> None:
+    for target, parameter, value in _LINKS.get(operation["operationId"], ()):
+        for status in [status for status in operation["responses"] if status < "300"]:
+            links = operation["responses"][status].setdefault("links", {})
+            links[target] = {"operationId": target, "parameters": {parameter: value}}
 
 
 def with_hot_routes(document: dict[str, Any]) -> dict[str, Any]:
-    """The framework's document with the hot routes, their schemas and the two ways to send a key."""
+    """The framework's document with the hot routes, all schemas, the links and the two ways to send a key."""
     hot = {
         "/tools/call": {"post": _CALL},
         "/tools/list": {"get": _LIST},
         "/api/tools/call": {"post": _CALL_ENVELOPE},
     }
-    document["paths"] = {**hot, **document["paths"]}
+    document["paths"] = deepcopy(hot) | document["paths"]
     components = document.setdefault("components", {})
     schemas = components.setdefault("schemas", {})
     for ours_instead in ("HTTPValidationError", "ValidationError"):
         schemas.pop(ours_instead, None)
-    schemas |= {"ToolCallRequest": _REQUEST, "ToolCallResponse": _RESPONSE, "Problem": _PROBLEM}
-    schemas |= {"EnvelopeRequest": _ENVELOPE, "EnvelopeResponse": _ENVELOPE_ANSWER, "Approval": _APPROVAL}
+    schemas |= COMPONENTS
     components["securitySchemes"] = {
         "ApiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "Bearer": {"type": "http", "scheme": "bearer"},
     }
+    for item in document["paths"].values():
+        for operation in item.values():
+            for status, description in _TRANSPORT.items():
+                operation["responses"][status] = _problem(description)
+            _link(operation)
     return document

@@ -17,13 +17,30 @@ from agentgate.edges.desks import (
     anybody,
 )
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import Responses, answers
 
 router = APIRouter()
 
 # --- policy -----------------------------------------------------------------------------------------------
 
 
-@router.post("/admin/policies/reload", tags=["policy"])
+_RELOAD_RESPONSES: Responses = {
+    200: answers("In force", "Policy"),
+    409: {"description": "The policy engine runs policies of its own"},
+    422: {"description": "The policy does not compile; the one in force stays"},
+    504: {"description": "It is published, but the engine still answers from another revision"},
+}
+_BUNDLE_RESPONSES: Responses = {
+    200: {
+        "description": "The bundle",
+        "content": {"application/gzip": {"schema": {"type": "string", "format": "binary"}}},
+    },
+    304: {"description": "The client has it already (`If-None-Match`)"},
+    404: {"description": "No bundle is published: the policy engine is not an OPA server"},
+}
+
+
+@router.post("/admin/policies/reload", tags=["policy"], responses=_RELOAD_RESPONSES)
 async def reload_policy(desks: TheDesks, actor: Admin, body: EmptyBody | None = None) -> dict[str, Any]:
     """Read the policy directory again and answer which revision is enforced now."""
     try:
@@ -43,7 +60,7 @@ async def reload_policy(desks: TheDesks, actor: Admin, body: EmptyBody | None = 
     }
 
 
-@router.get("/bundles/agentgate.tar.gz", tags=["policy"])
+@router.get("/bundles/agentgate.tar.gz", tags=["policy"], response_class=Response, responses=_BUNDLE_RESPONSES)
 async def bundle(request: Request, desks: TheDesks, _reader: Opa) -> Response:
     """The policy bundle that an OPA server pulls (its bundle service API)."""
     published = desks.bundle()
@@ -58,15 +75,18 @@ async def bundle(request: Request, desks: TheDesks, _reader: Opa) -> Response:
 # --- health -----------------------------------------------------------------------------------------------
 
 _ANYBODY = [Depends(anybody)]
+_METRICS_RESPONSES: Responses = {
+    200: {"description": "Since the process's start", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
-@router.get("/healthz", tags=["health"], dependencies=_ANYBODY)
+@router.get("/healthz", tags=["health"], dependencies=_ANYBODY, responses={200: answers("It does", "Alive")})
 async def healthz() -> dict[str, str]:
     """The process answers."""
     return {"status": "ok"}
 
 
-@router.get("/health", tags=["health"], dependencies=_ANYBODY)
+@router.get("/health", tags=["health"], dependencies=_ANYBODY, responses={200: answers("How it is", "Health")})
 async def health(request: Request) -> dict[str, Any]:
     """v0.2's health: always 200, `degraded` when a dependency does not answer."""
     state: Mapping[str, Any] = await request.app.state.health()
@@ -74,7 +94,10 @@ async def health(request: Request) -> dict[str, Any]:
 
 
 @router.get(
-    "/readyz", tags=["health"], dependencies=_ANYBODY, responses={503: {"description": "Calls would be refused"}}
+    "/readyz",
+    tags=["health"],
+    dependencies=_ANYBODY,
+    responses={200: answers("Yes", "Readiness"), 503: answers("Calls would be refused", "Readiness")},
 )
 async def readyz(request: Request) -> JSONResponse:
     """Whether a call could be allowed now: log, kill state and policy all answer."""
@@ -83,7 +106,7 @@ async def readyz(request: Request) -> JSONResponse:
     return JSONResponse({"status": "ready" if status == 200 else "not ready", **state["checks"]}, status)
 
 
-@router.get("/metrics", tags=["health"], dependencies=_ANYBODY)
+@router.get("/metrics", tags=["health"], dependencies=_ANYBODY, response_class=Response, responses=_METRICS_RESPONSES)
 async def metrics(request: Request) -> Response:
-    """Prometheus text format."""
+    """Metrics, in the text format of Prometheus."""
     return Response(request.app.state.metrics(), media_type=request.app.state.metrics_type)

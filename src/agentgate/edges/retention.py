@@ -14,14 +14,14 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.retention import FLOOR_DAYS, MAX_HOLD_REASON_CHARS, Hold, Place
 from agentgate.edges.desks import Admin, Auditor, TheDesks, refused
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import Responses, answers
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.retention import HoldOrder, Pruned, PruneOrder, Status
 
 router = APIRouter(tags=["retention"])
 
 _ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
-_Responses = dict[int | str, dict[str, Any]]
-_NO_LOG: _Responses = {503: {"description": "The log cannot be read or written"}}
+_NO_LOG: Responses = {503: {"description": "The log cannot be read or written"}}
 
 
 class PruneBody(BaseModel):
@@ -58,7 +58,7 @@ class HoldReleaseBody(BaseModel):
 # --- retention ------------------------------------------------------------------------------------------------
 
 
-@router.get("/retention", responses=_NO_LOG)
+@router.get("/retention", responses={200: answers("How it stands", "Retention"), **_NO_LOG})
 async def get_retention(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
     """How long bodies are kept, what is due now, what is held, and what keeps pruning from happening."""
     return _status_view(await desks.retention.status(viewer))
@@ -67,7 +67,7 @@ async def get_retention(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
 @router.post(
     "/retention/prune",
     responses={
-        200: {"description": "What went; `next` where there is more: send it as `after`"},
+        200: answers("What went; `next` where there is more: send it as `after`", "Pruned"),
         409: {"description": "Below the configured days or the floor, or the clock is not believed; `force` goes on"},
         503: {"description": "The log cannot be written, or no role may delete bodies"},
     },
@@ -154,7 +154,7 @@ def _status_view(status: Status) -> dict[str, Any]:
 # --- legal holds ------------------------------------------------------------------------------------------------
 
 
-@router.get("/holds", responses=_NO_LOG)
+@router.get("/holds", responses={200: answers("Those that the viewer may see", "Holds"), **_NO_LOG})
 async def list_holds(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
     """The legal holds in force, oldest first: of the viewer's tenants, and of everybody."""
     return {"holds": [_hold_view(hold) for hold in await desks.retention.holds(viewer)]}
@@ -163,7 +163,11 @@ async def list_holds(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
 @router.post(
     "/holds",
     status_code=201,
-    responses={409: {"description": "The id is another hold's"}, 503: {"description": "Nothing is held"}},
+    responses={
+        201: answers("In force", "Hold"),
+        409: {"description": "The id is another hold's"},
+        503: {"description": "Nothing is held"},
+    },
 )
 async def create_hold(desks: TheDesks, actor: Auditor, body: HoldBody) -> dict[str, Any]:
     """Keep a session, a tenant or everything from being pruned until the hold is released.
@@ -187,7 +191,11 @@ def _order(actor: Principal, body: HoldBody) -> HoldOrder:
 
 @router.post(
     "/holds/{hold_id}/release",
-    responses={404: {"description": "No such hold is in force"}, 503: {"description": "Nothing was released"}},
+    responses={
+        200: answers("Released", "Hold"),
+        404: {"description": "No such hold is in force"},
+        503: {"description": "Nothing was released"},
+    },
 )
 async def release_hold(
     desks: TheDesks, actor: Admin, hold_id: str, body: HoldReleaseBody | None = None

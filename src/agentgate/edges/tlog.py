@@ -7,7 +7,7 @@ of tenants and agents, and are for an auditor of all tenants.
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Depends, Path, Request
 from fastapi.responses import Response
@@ -16,6 +16,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.tiles import Tile, TileInvalid, parse_tile
 from agentgate.edges.desks import Auditor, Desks, TheDesks, anybody
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import Responses
 
 _FOR_ANYBODY: Final = [Depends(anybody)]
 _FOREVER: Final = "max-age=31536000, immutable"
@@ -28,10 +29,18 @@ _CHECKPOINT: Final = (
 )
 
 
-def _answers(media_type: str, description: str, example: Any = None) -> dict[int | str, dict[str, Any]]:
-    shown = {"example": example} if example is not None else {"schema": {"type": "string", "format": "binary"}}
-    missing = "Not in the log that is signed: no such tile, or not yet that wide"
-    return {200: {"description": description, "content": {media_type: shown}}, 404: {"description": missing}}
+def _text(description: str, example: str) -> Responses:
+    shown = {"schema": {"type": "string"}, "example": example}
+    return {200: {"description": description, "content": {"text/plain": shown}}}
+
+
+def _binary(description: str) -> Responses:
+    shown = {"schema": {"type": "string", "format": "binary"}}
+    return {
+        200: {"description": description, "content": {"application/octet-stream": shown}},
+        304: {"description": "The client has it already (`If-None-Match`)"},
+        404: {"description": "Not in the log that is signed: no such tile, or not yet that wide"},
+    }
 
 
 _Index = Annotated[
@@ -48,7 +57,8 @@ router = APIRouter(prefix="/log", tags=["log"], default_response_class=Response)
 @router.get(
     "/checkpoint",
     dependencies=_FOR_ANYBODY,
-    responses=_answers("text/plain", "A signed note with the tree's size and root", _CHECKPOINT),
+    responses=_text("A signed note with the tree's size and root", _CHECKPOINT)
+    | {404: {"description": "Nothing is signed yet"}},
 )
 async def checkpoint(desks: TheDesks) -> Response:
     """The newest checkpoint (C2SP tlog-checkpoint), with the cosignatures that witnesses gave for it."""
@@ -61,8 +71,7 @@ async def checkpoint(desks: TheDesks) -> Response:
 @router.get(
     "/keys",
     dependencies=_FOR_ANYBODY,
-    responses=_answers(
-        "text/plain",
+    responses=_text(
         "C2SP vkeys, one in a line: the one that signs checkpoints now, then earlier ones, then witnesses'",
         "agentgate.local/log/0+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8\n",
     ),
@@ -75,7 +84,7 @@ async def keys(desks: TheDesks) -> Response:
 
 @router.get(
     "/tile/entries/{index:path}",
-    responses=_answers("application/octet-stream", "Leaves, each after its length in two bytes"),
+    responses=_binary("Leaves, each after its length in two bytes"),
 )
 async def entries(request: Request, desks: TheDesks, auditor: Auditor, index: _Index) -> Response:
     """The leaves of a tile (C2SP tlog-tiles), for an auditor of all tenants: they name tenants and agents."""
@@ -87,7 +96,7 @@ async def entries(request: Request, desks: TheDesks, auditor: Auditor, index: _I
 @router.get(
     "/tile/{level}/{index:path}",
     dependencies=_FOR_ANYBODY,
-    responses=_answers("application/octet-stream", "Hashes of 32 bytes"),
+    responses=_binary("Hashes of 32 bytes"),
 )
 async def tile(
     request: Request,

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from agentgate.core.call import Access, AgentId, Principal, PrincipalKind, Role
 from agentgate.edges.desks import Desks, Operator, TheDesks, refused
+from agentgate.edges.schemas import Responses, answers
 from agentgate.pipeline.offers import Offer
 from agentgate.pipeline.orders import Refused
 
@@ -31,8 +32,8 @@ class RejectBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-_Responses = dict[int | str, dict[str, Any]]
-_RESPONSES: _Responses = {
+_RESPONSES: Responses = {
+    200: answers("The tool, as it is now", "Tool"),
     403: {"description": "Tools are everybody's: this needs an operator of all tenants"},
     404: {"description": "No server lists a tool of this name, and none was accepted"},
     409: {"description": "It is not what its server describes now, or cannot be offered as it is"},
@@ -40,8 +41,8 @@ _RESPONSES: _Responses = {
 }
 
 
-@router.get("/tools")
-async def list_tools(
+@router.get("/tools", responses={200: answers("All of them, or the one that was asked for", "Tools")})
+async def review_tools(
     desks: TheDesks,
     viewer: Operator,
     name: Annotated[str | None, Query(max_length=256, description="Only this tool, with its definitions")] = None,

@@ -9,33 +9,12 @@ from fastapi import APIRouter
 from agentgate.core.errors import ReasonCode
 from agentgate.edges.desks import Operator, TheDesks
 from agentgate.edges.problem import Problem
+from agentgate.edges.schemas import Responses, answers
 
 router = APIRouter(tags=["webhooks"])
 
-_TEXT: Final = {"type": "string"}
-_PERHAPS_TEXT: Final = {"type": ["string", "null"]}
-_NUMBER: Final = {"type": "integer", "minimum": 0}
-_ENDPOINT: Final = {
-    "name": _TEXT,
-    "kind": {"enum": ["webhook", "slack"]},
-    "url": {"type": "string", "description": "Scheme, host and port: the rest may be a secret"},
-    "events": {"type": "array", "items": _TEXT},
-    "tenants": {"type": "array", "items": _TEXT, "description": "Empty: all"},
-    "done": {"type": ["integer", "null"]},
-    "behind": _NUMBER,
-    "waiting_since": _PERHAPS_TEXT,
-    "failures": _NUMBER,
-    "last_error": _PERHAPS_TEXT,
-    "last_taken_at": _PERHAPS_TEXT,
-    "deliveries": {"type": "object", "properties": dict.fromkeys(("delivered", "failed", "skipped"), _NUMBER)},
-}
-_LIST: Final = {
-    "type": "object",
-    "required": ["webhooks"],
-    "properties": {"webhooks": {"type": "array", "items": {"type": "object", "properties": _ENDPOINT}}},
-}
-_RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"description": "All endpoints", "content": {"application/json": {"schema": _LIST}}},
+_RESPONSES: Final[Responses] = {
+    200: answers("All endpoints", "Webhooks"),
     403: {"description": "Endpoints are everybody's: this needs an operator of all tenants"},
 }
 
