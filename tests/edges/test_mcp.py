@@ -97,6 +97,8 @@ class Room:
     registry: Registry
     told: str = ""
     """The transparent server's instructions."""
+    takes_plain: bool = True
+    """False: the SDK's server serves everything."""
     url: str = ""
     running: asyncio.Task[None] = field(init=False)
 
@@ -139,7 +141,7 @@ class Room:
             rules=self.rules,
         )
         keyring = Keyring((), admin_key="unused", now=house.clock.now)
-        self.door = McpDoor(self.gate, Callers(keyring), parts, is_wanted=False)
+        self.door = McpDoor(self.gate, Callers(keyring), parts, is_wanted=False, takes_plain=self.takes_plain)
 
     def capabilities(self) -> Mapping[str, Mapping[str, Any]]:
         return self.declared
@@ -161,13 +163,14 @@ def rules(**other: Any) -> Rules:
 
 
 @contextlib.asynccontextmanager
-async def opened(**other: Any) -> AsyncIterator[Room]:
+async def opened(*, takes_plain: bool = True, **other: Any) -> AsyncIterator[Room]:
     """A room with the servers `a` and `b`, whose callers may do everything."""
     servers = {name: FakeServer(name) for name in "ab"}
     registry = Registry({})
     for server in servers.values():
         registry.serve(server.name, server.tools())
-    room = Room(House(), servers, dict.fromkeys(servers, EVERYTHING), rules(**other), registry)
+    declared = dict.fromkeys(servers, EVERYTHING)
+    room = Room(House(), servers, declared, rules(**other), registry, takes_plain=takes_plain)
     allow(room)
 
     async def nothing(*_: Any) -> None: ...

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 
+import pytest
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.lowlevel.server import Server
 from mcp.server.session import ServerSession
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.exceptions import MCPError
 
-from agentgate.edges._mcp.sdk import count_sessions
+from agentgate.edges._mcp.sdk import Alone, count_sessions
+
+TEXT = {"type": "text", "text": "a"}
 
 
 def test_a_servers_session_knows_its_connection_and_its_requests_stream() -> None:
@@ -46,3 +50,14 @@ def test_log_messages_are_wanted_by_version_and_request() -> None:
     assert "debug" in allowed_log_levels("2025-11-25", None)
     assert "debug" not in allowed_log_levels("2026-07-28", None)
     assert "error" in allowed_log_levels("2026-07-28", {"io.modelcontextprotocol/logLevel": "info"})
+
+
+async def test_what_stands_alone_is_shaped_as_the_sdks_server_does_and_says_nothing_beside_it() -> None:
+    alone = Alone(Server("x", version="1"), "2026-07-28")
+    shaped = alone.shaped("tools/call", {"content": [TEXT | {"what": 1}], "resultType": "complete"})
+    meta = {"io.modelcontextprotocol/serverInfo": {"name": "x", "version": "1"}}
+    assert shaped == {"content": [TEXT], "resultType": "complete", "_meta": meta}
+    with pytest.raises(MCPError):
+        alone.shaped("tools/call", {"content": 1})
+    await alone.session.report_progress(1.0)
+    assert not alone.session.can_send_request

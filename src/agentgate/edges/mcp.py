@@ -39,14 +39,18 @@ _LOOK_EVERY_S: Final = 0.25
 class McpDoor:
     """Admits requests, and keeps what serves them for as long as `run` runs."""
 
-    def __init__(self, gate: Gate, callers: Callers, parts: Parts, *, is_wanted: bool) -> None:
-        """`parts` without its way through the gate, which is this door's. `is_wanted`: load the SDK at once."""
+    def __init__(
+        self, gate: Gate, callers: Callers, parts: Parts, *, is_wanted: bool, takes_plain: bool = True
+    ) -> None:
+        """`parts` without its way through the gate, which is this door's. `is_wanted`: load the SDK at once.
+        `takes_plain`: False where a test compares what the SDK's server makes of everything."""
         self._gate = gate
         self._callers = callers
         self._parts = replace(parts, through=self._through, is_closing=lambda: gate.closing)
         self._wanted = asyncio.Event()
         if is_wanted:
             self._wanted.set()
+        self._takes_plain = takes_plain
         self._opened = asyncio.Event()
         self._hall: Hall | None = None
         self._in_flight: set[tuple[bytes, str]] = set()
@@ -97,6 +101,11 @@ class McpDoor:
                 await self._pass_on(request, guest, receive, send)
                 return
             body, message = await read_message(request, receive, self._parts.rules.max_body_bytes)
+            if self._hall is not None and self._takes_plain:
+                plain = self._hall.plain.read(request, message)
+                if plain is not None:
+                    await self._hall.plain.serve(plain, request.scope, guest, receive, send)
+                    return
             await self._pass_on_once(request, guest, request_id_of(message), replay(body, receive), send)
         except Unserved as unserved:
             self._parts.refusals.refused(principal)

@@ -67,32 +67,40 @@ class Calls:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._served: set[tuple[str | None, str]] = set()
+        self._served: dict[asyncio.Task[Any], tuple[str | None, str]] = {}
+        """What runs, with its session and id. In the modern era many share these: no session, and the first id."""
         self._states = States(parts.sealer, parts.clock, parts.entropy, ttl_s=parts.rules.state_ttl_s)
 
     async def apart(self, peer: ClientPeer, work: Coroutine[Any, Any, _T]) -> _T:
         """Do `work` in a task of its own. Cancelled, it is ended first, as withdrawn by its caller."""
-        task = asyncio.create_task(work)
-        here = (peer.session_key, str(peer.ctx.request_id))
-        self._served.add(here)
+        task = self.begin(peer, work)
         try:
             await asyncio.wait({task})
         except asyncio.CancelledError:
-            peer.withdrawn = not self._parts.is_closing()
-            task.cancel()
-            with anyio.CancelScope(shield=True):
-                await asyncio.wait({task})
+            await self.withdraw(peer, task)
             raise
-        finally:
-            self._served.discard(here)
         return task.result()
+
+    def begin(self, peer: ClientPeer, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """`work`, in a task of its own. Whoever begins it awaits it, or withdraws it."""
+        task = asyncio.create_task(work)
+        self._served[task] = (peer.session_key, str(peer.ctx.request_id))
+        task.add_done_callback(self._served.pop)
+        return task
+
+    async def withdraw(self, peer: ClientPeer, task: asyncio.Task[Any]) -> None:
+        """End what nobody waits for any more."""
+        peer.withdrawn = not self._parts.is_closing()
+        task.cancel()
+        with anyio.CancelScope(shield=True):
+            await asyncio.wait({task})
 
     def is_idle(self) -> bool:
         return not self._served
 
     def serves(self, session_key: str, request_id: str) -> bool:
         """Whether a request of a session is served still, its client listening or not."""
-        return (session_key, request_id) in self._served
+        return (session_key, request_id) in self._served.values()
 
     async def once(self, peer: ClientPeer, target: Target) -> Answer:
         """One passage through the gate, without anything that follows from it."""

@@ -41,6 +41,8 @@ class Rules:
     meta: tuple[str, ...] = ()
     """Members of a client's `_meta` that belong to its call."""
     base_url: str | None = None
+    ping_every_s: float = 15.0
+    """After which an answer that has not come becomes a stream, as the SDK has it: proxies cut what says nothing."""
     is_shared: bool = False
     """Whether other processes serve the same address, so that a client's next request may reach another one."""
 

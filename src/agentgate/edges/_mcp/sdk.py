@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mcp.server._streamable_http_modern import _SingleExchangeDispatchContext
 from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.context import ServerRequestContext
+from mcp.server.lowlevel.server import Server
+from mcp.server.runner import ServerRunner
+from mcp.server.session import ServerSession
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.shared.transport_context import TransportContext
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
 from sse_starlette.sse import AppStatus
 
@@ -62,3 +67,24 @@ def count_sessions(manager: StreamableHTTPSessionManager, client_id: str) -> int
 def takes_log_message(ctx: Context, level: object) -> bool:
     """Whether the client wants log messages of this level; in the modern era it says so with each request."""
     return level in allowed_log_levels(ctx.protocol_version, ctx.meta)
+
+
+class Alone:
+    """What a version's plain calls have in common: they stand alone, so one session serves them all."""
+
+    def __init__(self, server: Server[Any], version: str) -> None:
+        connection = Connection.from_envelope(version, None, None)
+        self._version = version
+        self._runner: ServerRunner[Any] = ServerRunner(server, connection, None)
+        transport = TransportContext(kind="streamable-http", can_send_request=False)
+        # without a sink: nothing goes to a client beside the answer
+        stream = _SingleExchangeDispatchContext(transport, request_id=0, message_metadata=None)
+        self.session = ServerSession(stream, connection)
+
+    def shaped(self, method: str, result: dict[str, Any]) -> dict[str, Any]:
+        """A handler's result as the SDK's server would send it.
+
+        Raises:
+            MCPError: the revision has no such result.
+        """
+        return self._runner._serialize(method, self._version, result)

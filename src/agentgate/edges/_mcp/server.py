@@ -21,7 +21,7 @@ from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import validate_mcp_param_headers
+from mcp.shared.inbound import validate_mcp_param_headers, x_mcp_header_map
 from mcp.shared.subscriptions import (
     SUBSCRIPTION_ID_META_KEY,
     PromptsListChanged,
@@ -58,6 +58,7 @@ from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, List
 from agentgate.edges._mcp.message import Unserved
 from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
 from agentgate.edges._mcp.peer import ClientPeer
+from agentgate.edges._mcp.plain import PlainCalls
 from agentgate.edges.wire import Receive, Scope, Send
 from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.replica import IsOver
@@ -65,6 +66,7 @@ from agentgate.pipeline.replica import IsOver
 _TELL_WITHIN_S: Final = 1.0
 """For a client to take an announcement; one that does not read has itself to ask again."""
 _UNSUBSCRIBE_WITHIN_S: Final = 5.0
+_MOST_SCHEMAS: Final = 10_000
 _MOST_URIS: Final = 100
 _MOST_LISTENING: Final = 32
 """Streams of announcements for one caller, so that nobody takes all there are."""
@@ -89,8 +91,11 @@ class Hall:
         self._listening: Counter[tuple[str, str]] = Counter()
         self._streams: dict[anyio.CancelScope, list[Call]] = {}
         """What listens, each with the calls that a kill would have to cover to end it."""
+        self._has_headers: dict[str, bool] = {}
+        """By a tool's digest, whether its schema has arguments repeated in headers: to see that is to walk it all."""
         rules = parts.rules
         self._server = self._make_server()
+        self.plain = PlainCalls(self._server, self._calls, self._call, rules.ping_every_s)
         self._manager = StreamableHTTPSessionManager(
             self._server,
             # another process does not know this one's sessions
@@ -183,11 +188,11 @@ class Hall:
 
     async def _call_tool(self, ctx: sdk.Context, params: CallToolRequestParams) -> dict[str, Any]:
         peer = ClientPeer(ctx)
-        if self._parts.refusals.is_over(peer.caller):
-            return answers.too_many()
         return await self._calls.apart(peer, self._call(peer, params.name))
 
     async def _call(self, peer: ClientPeer, name: str) -> dict[str, Any]:
+        if self._parts.refusals.is_over(peer.caller):
+            return answers.too_many()
         if not is_tool_name(name):
             self._parts.refusals.refused(peer.caller)
             raise _unknown(name)
@@ -195,7 +200,7 @@ class Hall:
         target = Target(name, self._parts.tools.get(name), arguments if arguments is not None else {})
         if target.tool is not None and operation_of(target.tool) is not None:
             target.refused = refusal(ReasonCode.UNKNOWN_TOOL, "This is no tool, but an operation of a tool server")
-        mismatch = _mismatch(peer, target)
+        mismatch = self._mismatch(peer, target)
         if mismatch is not None and target.refused is None:
             target.refused = refusal(ReasonCode.INVALID_REQUEST, mismatch, "mcp_headers")
         answer = await self._calls.asked(peer, target)
@@ -208,6 +213,23 @@ class Hall:
         if mismatch is not None and answer.reason_code is ReasonCode.INVALID_REQUEST:
             raise MCPError(HEADER_MISMATCH, mismatch, {f"{OURS}traceId": answer.call.trace_id})
         return self._unsuccessful(peer, answer)
+
+    def _mismatch(self, peer: ClientPeer, target: Target) -> str | None:
+        """How the headers of a modern call contradict its arguments: what a proxy before us decides on must be what is
+        called."""
+        tool = target.tool
+        if not peer.is_modern or tool is None or peer.ctx.request is None:
+            return None
+        has_headers = self._has_headers.get(tool.definition_sha256)
+        if has_headers is None:
+            has_headers = bool(x_mcp_header_map(tool.input_schema))
+            if len(self._has_headers) >= _MOST_SCHEMAS:
+                self._has_headers.clear()
+            self._has_headers[tool.definition_sha256] = has_headers
+        if not has_headers:
+            return None
+        found = validate_mcp_param_headers(tool.input_schema, target.arguments, peer.ctx.request.headers)
+        return found.message if found is not None else None
 
     async def _is_hidden(self, peer: ClientPeer, answer: Answer) -> bool:
         """Whether a refusal must look like that of a name that nobody has."""
@@ -416,15 +438,6 @@ def _event(method: str, uri: Any) -> ServerEvent | None:
 def _token_of(principal: Principal) -> AccessToken:
     """By which the SDK knows whose session is whose. No secret is in it: handlers could not leak it."""
     return AccessToken(token="", client_id=f"{principal.tenant}/{principal.id}", scopes=[])
-
-
-def _mismatch(peer: ClientPeer, target: Target) -> str | None:
-    """How the headers of a modern call contradict its arguments: what a proxy before us decides on must be what is
-    called."""
-    if not peer.is_modern or target.tool is None or peer.ctx.request is None:
-        return None
-    found = validate_mcp_param_headers(target.tool.input_schema, target.arguments, peer.ctx.request.headers)
-    return found.message if found is not None else None
 
 
 def _is_complete(result: Mapping[str, Any]) -> bool:
