@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
@@ -75,7 +75,7 @@ def _public_key(place: str, given: str | FileRef) -> bytes:
             key = Ed25519PublicKey.from_public_bytes(base64.b64decode(given, validate=True))
     except OSError as error:
         raise UnsafeConfiguration(f"{place}: {error.filename}: {error.strerror}") from None
-    except (ValueError, binascii.Error):
+    except (ValueError, UnsupportedAlgorithm):
         raise UnsafeConfiguration(f"{place} must be the 32 bytes of a public key in base64, or a PEM file") from None
     return key.public_bytes(Encoding.Raw, PublicFormat.Raw)
 

@@ -58,7 +58,7 @@ def _read(path: Path) -> _Found | None:
 def _parse(path: Path, raw: bytes) -> tuple[Key, ...]:
     try:
         entries = yaml.load(raw.decode("utf-8"), _Loader)  # noqa: S506 - the safe one, by its faster name
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
         raise UnsafeConfiguration(f"the key file {path} is not YAML{where(error)}") from None
     try:
         keys = Auth.model_validate({"keys": entries or []}).keys

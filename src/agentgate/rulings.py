@@ -117,6 +117,12 @@ async def packs_of(config: Settings) -> list[Pack]:
     return _packs(bundle)
 
 
+async def tiers_of(config: Settings) -> frozenset[str]:
+    """The tiers that the policy directory's data has. Raises AgentGateError."""
+    bundle = await PolicyDirectory(policy_path(config), {}, compiler=None).read()
+    return frozenset(read_rules(bundle.data).tiers)
+
+
 def _packs(bundle: PolicyBundle) -> list[Pack]:
     options = bundle.data.get("packs", {})
     found = []

@@ -20,6 +20,7 @@ from typing import Any
 import uvicorn
 
 from agentgate.app import Startup, create_app
+from agentgate.connection import Connection
 from agentgate.kinds import policy_path
 from agentgate.settings import Settings
 from agentgate.supervising import BACKLOG, KILL_AFTER_S, LENGTH, set_up_logging
@@ -41,7 +42,7 @@ def serve(
     except SystemExit:  # uvicorn's own way to say that the lifespan or the port failed
         where = f"{settings.server.host}:{settings.server.port}"
         startup.failure = startup.failure or (
-            f"cannot listen on {where}: address already in use, or not this machine's"
+            f"cannot listen on {where}: address already in use, or not this machine's; choose another --port or --host"
         )
     return startup
 
@@ -86,7 +87,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "host": settings.server.host,
         "port": settings.server.port,
         "loop": "auto" if sys.platform == "win32" else "uvloop",
-        "http": "httptools",
+        "http": _patient(settings.server.request_timeout_s),
         "log_config": None,
         "access_log": False,
         "server_header": False,
@@ -97,6 +98,12 @@ def _options(settings: Settings) -> dict[str, Any]:
         "ws": "none",
         "lifespan": "on",  # by itself it would serve without one whose start has failed in an unforeseen way
     }
+
+
+def _patient(seconds: float) -> type[Connection]:
+    """Connections whose requests may take so long to arrive. As an attribute: there is one class for each process."""
+    Connection.patience_s = seconds
+    return Connection
 
 
 def serve_reloading(settings: Settings, config: Path | None) -> None:

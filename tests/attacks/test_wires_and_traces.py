@@ -73,7 +73,7 @@ def test_request_smuggling(gateway: GatewayProcess, how: str) -> None:
     """A40: of an ambiguous request nothing runs that a stricter reader would not have seen."""
     said = exchange(gateway.port, SMUGGLING[how], timeout_s=0.15)
     assert b'"success":true' not in said, said
-    assert all(400 <= status < 500 or status == 501 for status in statuses(said)[:1]), said[:300]
+    assert all(400 <= status < 500 or status in (501, 505) for status in statuses(said)[:1]), said[:300]
     assert reached(gateway, "smuggled") == 0
 
 
@@ -161,7 +161,7 @@ def test_sql_in_filters(gateway: GatewayProcess, text: str) -> None:
     assert admin.get("/audit", params={"limit": 1}).json()["size"] >= size
     for path in ("/kills", "/approvals"):
         assert admin.get(f"{path}/{text.replace('/', '')}").status_code == 404
-    assert admin.get(f"/sessions/{text.replace('/', '')}/evidence").status_code == 422
+    assert admin.get(f"/sessions/{text.replace('/', '')}/evidence").status_code in (404, 422)
     assert call(gateway.client(BOT), "db_query", QUERY, session=text).status_code == 422
 
 

@@ -34,6 +34,12 @@ _SINGLE: Final = frozenset(
 
 _MAX_LENGTH_DIGITS: Final = 18
 _HOST: Final = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+_DOTS: Final = re.compile(rb"/\.\.?(?:/|$)")
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})?")
+_NEVER_ESCAPED: Final = frozenset(
+    b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~/\\\x7f" + bytes(range(32))
+)
+"""What has another spelling in a path, or no place in one: `/kill%73` would pass a proxy that guards `/kills`."""
 _CORRELATION: Final = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _JSON_TYPE: Final = re.compile(rb'application/json\s*(?:;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
@@ -103,6 +109,7 @@ class Wire:
         request = Request(scope, {}, b"")
         try:
             self._read_head(request)
+            _require_plain_path(scope)
             mounted = self._mounted.get(scope["path"])
             if mounted is not None:
                 await self._stream(request, send, lambda sending: mounted(request, receive, sending))
@@ -138,7 +145,9 @@ class Wire:
         else:
             request.correlation_id = self._new_id().encode()
         if twice:
-            raise Problem(400, ReasonCode.INVALID_REQUEST, f"Header {twice.decode('latin-1')} was sent twice")
+            raise _two_readings(f"Header {twice.decode('latin-1')} was sent twice")
+        if b"transfer-encoding" in headers:
+            self._require_plain_chunks(request)
         host = headers.get(b"host", b"").decode("latin-1").lower()
         named = _HOST.fullmatch(host)
         if named is None or named[1] not in self._hosts:
@@ -148,6 +157,12 @@ class Wire:
             raise Problem(
                 403, ReasonCode.ORIGIN_NOT_ALLOWED, "This web origin may not call the gateway (server.origins)"
             )
+
+    @staticmethod
+    def _require_plain_chunks(request: Request) -> None:
+        """What is chunked and more would be taken as it is, and HTTP/1.0 knows no chunks (RFC 9112 §6.1)."""
+        if request.headers[b"transfer-encoding"].lower() != b"chunked" or request.scope.get("http_version") == "1.0":
+            raise _two_readings("The only Transfer-Encoding is chunked, and only in HTTP/1.1")
 
     def _is_own_origin(self, origin: str, host: str) -> bool:
         return origin in self._origins or origin in (f"http://{host}", f"https://{host}")
@@ -177,6 +192,28 @@ class Wire:
                 raise
             self._on_fault()
             logger.exception("an answer broke off", extra={"path": request.scope["path"]})
+
+
+def _require_plain_path(scope: Scope) -> None:
+    """One path, one spelling: whoever looks at requests before us must not see another path than we do.
+
+    Raises:
+        Problem: 404.
+    """
+    raw: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]  # some servers leave the query
+    if b"%" in raw:
+        escapes = (found[1] for found in _ESCAPE.finditer(raw))
+        is_plain = all(escape is not None and int(escape, 16) not in _NEVER_ESCAPED for escape in escapes)
+    else:
+        is_plain = True
+    if not is_plain or b"//" in raw or _DOTS.search(raw) is not None:
+        text = "This path is written in a way that proxies read differently: dots, slashes, or needless escapes"
+        raise Problem(404, ReasonCode.NOT_FOUND, text)
+
+
+def _two_readings(what: str) -> Problem:
+    """Of a request whose end is not certain: what follows it is nobody's."""
+    return Problem(400, ReasonCode.INVALID_REQUEST, what, headers={"Connection": "close"})
 
 
 def is_traceparent(value: str) -> bool:

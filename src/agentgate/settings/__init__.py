@@ -160,7 +160,7 @@ def _read(path: Path | None) -> dict[str, Any]:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnsafeConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
         raise UnsafeConfiguration(f"the configuration {path} is not YAML{where(error)}") from None
     if tree is None:
         return {}
@@ -172,7 +172,9 @@ def _read(path: Path | None) -> dict[str, Any]:
 def where(error: Exception) -> str:
     """The place of a YAML error. Its own text quotes the file, and with it perhaps a secret."""
     mark = getattr(error, "problem_mark", None)
-    return f": line {mark.line + 1}, column {mark.column + 1}" if mark is not None else " in UTF-8"
+    if mark is not None:
+        return f": line {mark.line + 1}, column {mark.column + 1}"
+    return " in UTF-8" if isinstance(error, UnicodeError | yaml.YAMLError) else ": a date or a number in it is none"
 
 
 def _put(tree: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
@@ -198,6 +200,8 @@ def _imply_kind(tree: dict[str, Any], section: str, kind: str) -> None:
 def first_error(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"setting {place}: there is none of this name; docs/configuration.md lists them"
     # never the input itself: it may be a secret
     return f"setting {place or 'file'}: {first['msg']}"
 

@@ -22,6 +22,8 @@ class Server(Part):
     origins: tuple[str, ...] = ()
     """Web origins that may call it; same-origin always may."""
     max_body_bytes: int = Field(default=1_048_576, ge=1024)
+    request_timeout_s: float = Field(default=30.0, gt=0, le=600)
+    """Within that time from its first byte a request is there as a whole, or its connection is closed."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     refusals_per_second: int = Field(default=20, ge=1)
 

@@ -11,10 +11,16 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agentgate.adapters.certificates._names import Names, NoCertificate, names_of, read_der, read_subject
+from agentgate.adapters.certificates._names import (
+    UNREADABLE,
+    Names,
+    NoCertificate,
+    names_of,
+    read_der,
+    read_subject,
+)
 
 MAX_CHARS: Final = 16_384
 _BINARY: Final = re.compile(r":([A-Za-z0-9+/]*={0,2}):")
@@ -103,7 +109,7 @@ def _read_pem(text: str) -> x509.Certificate:
         raise NoCertificate("X-Forwarded-Client-Cert has not one certificate in PEM")
     try:
         return x509.load_pem_x509_certificate(raw)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise NoCertificate("X-Forwarded-Client-Cert has not one certificate in PEM") from None
 
 

@@ -11,6 +11,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.x509.oid import NameOID
 
 MAX_NAMES: Final = 64
+UNREADABLE: Final = (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion)
+"""What the library raises for bytes that are no certificate, and for names that it cannot hold."""
 _OPENSSLS: Final = {
     "emailAddress": NameOID.EMAIL_ADDRESS,
     "serialNumber": NameOID.SERIAL_NUMBER,
@@ -59,7 +61,7 @@ def names_of(certificate: x509.Certificate) -> Names:
         uris = tuple(names.get_values_for_type(x509.UniformResourceIdentifier))
         dns = tuple(names.get_values_for_type(x509.DNSName))
         subject = certificate.subject
-    except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
+    except (*UNREADABLE, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
         raise NoCertificate("The client certificate has names that cannot be read") from None
     if len(uris) + len(dns) > MAX_NAMES:
         raise NoCertificate("The client certificate has too many names")
@@ -70,7 +72,7 @@ def read_der(raw: bytes) -> x509.Certificate:
     """Raises NoCertificate."""
     try:
         return x509.load_der_x509_certificate(raw)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise NoCertificate("The client certificate is not one in DER") from None
 
 
@@ -78,7 +80,7 @@ def read_subject(text: str) -> x509.Name:
     """A distinguished name as RFC 4514 (and 2253) writes it. Raises NoCertificate."""
     try:
         name = x509.Name.from_rfc4514_string(text, _OPENSSLS)
-    except ValueError:
+    except UNREADABLE:
         raise NoCertificate("The subject of the client certificate is not written as RFC 4514 has it") from None
     if not list(name):
         raise NoCertificate("The client certificate has no subject")

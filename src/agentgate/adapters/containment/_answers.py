@@ -34,7 +34,7 @@ def verdict(answer: Answer, quota: Quota | None, seen: int) -> Admitted | NotAdm
             try:
                 if (counted := _counted(code, position, used, reset_us, more, quota)) is not None:
                     return counted
-            except (IndexError, KeyError, TypeError, ValueError):  # numbers of limits and budgets that there are not
+            except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # a number for a text, or one of none
                 return NotAdmitted(
                     ReasonCode.KILL_STATE_UNKNOWN, "the kill store answered something that makes no sense"
                 )

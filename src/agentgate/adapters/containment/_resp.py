@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
                 waiter, _ = self._slots.popleft()
                 if waiter is not None and not waiter.done():
                     waiter.set_result(answer)
-        except hiredis.ProtocolError:
+        except (hiredis.ProtocolError, TypeError):  # TypeError: a map with a list for a key
             self.abort("the kill store answered something that is not RESP")
 
     def _next_that_is_no_message(self) -> Answer:

@@ -129,11 +129,12 @@ def _tags(call: Call) -> dict[str, str]:
 
 def _read(alias: str, status: int, raw: bytes) -> Issued:
     """Raises CredentialRefused."""
-    if b"<!DOCTYPE" in raw or b"<!ENTITY" in raw:
-        raise CredentialRefused("its source answered XML with declarations of its own")
     try:
-        found = {part.tag.rpartition("}")[2]: part.text or "" for part in ET.fromstring(raw).iter()}  # noqa: S314 - as above
-    except ET.ParseError:
+        text = raw.decode()  # as text: in UTF-16, or in what a document calls its encoding, a declaration could hide
+        if "<!DOCTYPE" in text or "<!ENTITY" in text:
+            raise CredentialRefused("its source answered XML with declarations of its own")
+        found = {part.tag.rpartition("}")[2]: part.text or "" for part in ET.fromstring(text).iter()}  # noqa: S314 - as above
+    except (ET.ParseError, UnicodeDecodeError):
         raise CredentialRefused(f"its source answered {status}, and no XML") from None
     if status != 200:
         code = found.get("Code", "")

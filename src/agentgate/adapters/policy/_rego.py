@@ -45,7 +45,10 @@ _WORDS: Final[dict[str, RegoValue]] = {"null": None, "true": True, "false": Fals
 
 def parse_value(text: str) -> RegoValue:
     """Raises ValueError when `text` is not one whole value."""
-    value, end = _value(text, 0)
+    try:
+        value, end = _value(text, 0)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     if _skip(text, end) != len(text):
         raise ValueError("more than one value")
     return value

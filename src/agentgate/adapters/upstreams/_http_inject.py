@@ -12,6 +12,11 @@ from agentgate.ports.upstreams import Credential
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
 _TOKEN: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}")
+FRAMING: Final = frozenset(
+    {"accept-encoding", "connection", "content-length", "expect", "host", "keep-alive"}
+    | {"proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+"""Headers that nobody may set: they frame the message, or say where it goes."""
 
 _KNOWN: Final[dict[str, frozenset[str]]] = {
     "bearer": frozenset(),
@@ -98,4 +103,6 @@ def read_injection(config: Mapping[str, Any] | None) -> Injection:
         return Injection("query", name)
     if not is_header_name(name):
         raise ValueError("inject.name must be a header name")
+    if name.lower() in FRAMING:
+        raise ValueError(f"inject.name must not be {name}: it frames or routes the request")
     return Injection("header", name, texts.get("prefix", ""))

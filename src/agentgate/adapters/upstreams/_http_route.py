@@ -13,7 +13,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, unquote, urlencode
 
 from agentgate.adapters.upstreams._answers import Misfit
-from agentgate.adapters.upstreams._http_inject import is_header_name, is_header_value
+from agentgate.adapters.upstreams._http_inject import FRAMING, is_header_name, is_header_value
 from agentgate.core.strict_json import canonical
 
 Body = Literal["json", "form", "none"]
@@ -27,10 +27,7 @@ _BODY_OF: Final[dict[str, Body]] = {
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 _PATH_LITERAL: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-_OURS: Final = frozenset(
-    {"accept-encoding", "connection", "content-length", "cookie", "expect", "host", "keep-alive"}
-    | {"proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "user-agent"}
-)
+_OURS: Final = FRAMING | {"cookie", "proxy-authorization", "user-agent"}
 """Headers that a declaration may not set: they frame the message, route it, or carry state we do not keep."""
 
 
