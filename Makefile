@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Puts the cached opa on PATH and names it in AGENTGATE_OPA_BIN, for one command line.
 SERVICES := eval "$$(scripts/services --env)" &&
 
-.PHONY: help setup setup-dev services demo dev test test-adversarial torture check lint format coverage bench policy \
+.PHONY: help setup setup-dev services demo dev test test-adversarial torture fuzz check lint format coverage bench policy \
         audit sbom lock pre-commit clean
 
 help: ## this list
@@ -42,9 +42,15 @@ test-adversarial: setup-dev services ## the attacks alone
 torture: setup-dev services ## the long proofs
 	$(SERVICES) $(BIN)/pytest tests -m torture --timeout=3600 $(PYTEST_ARGS)
 
-check: lint services ## lint, types, walls, docs, policy: no servers started
+fuzz: setup-dev ## every parser for ten minutes (pip install atheris to have it guided)
+	AGENTGATE_FUZZ_SECONDS=$${AGENTGATE_FUZZ_SECONDS:-600} $(BIN)/pytest tests/fuzz -m torture -n $(CORES) --dist load --timeout=0
+
+# What keeps the pages true, and imports running one way.
+PAGES := walls docs readme architecture threat_model dependencies
+
+check: lint services ## lint, types, walls, docs, policy
 	$(BIN)/mypy
-	$(BIN)/pytest -q tests/test_walls.py $(wildcard tests/test_docs.py)
+	$(SERVICES) $(BIN)/pytest -q $(SPREAD) $(PAGES:%=tests/test_%.py)
 	$(SERVICES) opa check --strict policies
 	$(SERVICES) opa fmt --fail --list policies
 	$(SERVICES) opa test policies

@@ -272,7 +272,7 @@ def test_refusal_never_says_a_secret(tmp_path: Path, text: str) -> None:
     assert CANARY not in _refusal({}, _file(tmp_path, text))
 
 
-@pytest.mark.parametrize("raw", [b"\xff\xfe", b"\x00", b"a: \xff"])
+@pytest.mark.parametrize("raw", [b"\xff\xfe", b"\x00", b"a: \xff", b"a: 2027-01-01T99:00:00Z", b"[" * 2_000])
 def test_file_that_is_no_text_is_a_sentence(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "agentgate.yaml"
     path.write_bytes(raw)
@@ -332,7 +332,11 @@ def test_key_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> 
 
 
 @pytest.mark.parametrize(
-    "raw", [b"{", b"\xff", b"hello", b"{a: 1}", b"[{id: k}]", b"[1]", b"- {id: k, sha256: canary-x, agent: a}"]
+    "raw",
+    [
+        *[b"{", b"\xff", b"hello", b"{a: 1}", b"[{id: k}]", b"[1]", b"- {id: k, sha256: canary-x, agent: a}"],
+        *[b"- {id: k, expires: 2027-02-30}"],
+    ],
 )
 def test_key_file_that_is_damaged_is_refused(tmp_path: Path, raw: bytes) -> None:
     path = tmp_path / "keys.yaml"

@@ -54,7 +54,8 @@ ROOMS = {
     "rulings": room("core ports pipeline adapters settings toolservers kinds"),
     "serving": room("settings keyfile supervising whereabouts worker"),
     "supervising": room("settings"),
-    "worker": room("app kinds settings supervising", "uvicorn"),
+    "connection": room("core edges", "uvicorn"),
+    "worker": room("app connection kinds settings supervising", "uvicorn"),
     "commands": room(
         "core settings keyfile credentials offline rulings whereabouts", "typer rich httpx mcp mcp_types anyio httpx2"
     ),

@@ -40,7 +40,7 @@ def _run_workers(settings: Settings) -> str | None:
     try:
         listeners = bind(server.host, server.port)
     except OSError as error:
-        return f"cannot listen on {server.host}:{server.port}: {error.strerror}"
+        return f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another --port or --host"
     for old in configuration.workers_folder(settings).glob("*"):  # counters start anew with the service
         old.unlink(missing_ok=True)
     return Supervisor(settings, listeners, on_ready=lambda: _say_ready(settings, listeners)).run()

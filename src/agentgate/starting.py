@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from agentgate import serving
+from agentgate.commands.ending import NAME, CommandLine
 from agentgate.commands.terminal import EXIT_START, Config, DataDir, die, settings_of
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (AGENTGATE_HOST, default 127.0.0.1)")]
@@ -19,7 +20,8 @@ Port = Annotated[
 def command_line() -> typer.Typer:
     """Without commands."""
     return typer.Typer(
-        name="agentgate",
+        name=NAME,
+        cls=CommandLine,
         help="A containment gateway for AI agents: every tool call decided, recorded, and stoppable while it runs.",
         no_args_is_help=False,
         add_completion=False,

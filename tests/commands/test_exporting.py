@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from tests.gateway import run_cli
 from tests.scripted_gateway import ScriptedGateway, problem
 
 PACK = b"PK" + bytes(100_000)
+KNOWN = (200, {"events": [{}], "next": None, "size": 1})
 HEADERS = {"X-AgentGate-Events": "7", "X-AgentGate-Pack-Id": "0badcafe", "Content-Type": "application/zip"}
 
 
@@ -27,6 +29,11 @@ def giving(body: bytes = PACK, *, claims: int | None = None, **more: str) -> Ite
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            if self.path.startswith("/audit?"):  # whether anything is on record
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(KNOWN[1]).encode())
+                return
             asked.append(self.path)
             self.send_response(200)
             headers = HEADERS | {name.replace("_", "-"): value for name, value in more.items()}
@@ -70,7 +77,11 @@ def test_a_pack_is_written_whole_and_says_how_to_check_it(tmp_path: Path) -> Non
         (["--tenant", "acme", "--format", "pdf"], {"tenant": ["acme"], "format": ["pdf"]}),
         (
             ["--since", "2026-11-01", "--until", "2026-12-01T00:00:00+02:00"],
-            {"since": ["2026-11-01"], "until": ["2026-12-01T00:00:00+02:00"], "format": ["zip"]},
+            {
+                "since": ["2026-11-01T00:00:00.000000Z"],
+                "until": ["2026-11-30T22:00:00.000000Z"],
+                "format": ["zip"],
+            },
         ),
     ],
 )
@@ -87,6 +98,30 @@ def test_a_kept_checkpoint_is_asked_about_by_its_size(tmp_path: Path) -> None:
         done = pull(url, "s", "-o", str(tmp_path / "pack"), "--checkpoint", str(kept))
     assert done.exit_code == 0, done.output
     assert parse_qs(urlsplit(asked[0]).query)["checkpoint_size"] == ["42"]
+
+
+def test_a_pack_of_somebody_unknown_is_not_taken_unless_one_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "pack.zip"
+    nothing = (200, {"events": [], "next": None, "size": 9})
+    with ScriptedGateway({"GET /audit": [nothing]}) as gateway:
+        done = pull(gateway.url, "s-1", "-o", str(path))
+        assert (done.exit_code, path.exists()) == (1, False)
+        assert "nothing is on record of s-1" in done.output
+        assert all(where.startswith("/audit?") for _, where, _ in gateway.asked)
+    with giving() as (url, _):
+        assert pull(url, "s-1", "-o", str(path), "--allow-empty").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("pack", "says"),
+    [
+        (b'{"integrity":{"signature_algorithm":"hmac-sha256"}}', "AGENTGATE_SIGNING_KEY for KEY"),
+        (b'{"text":"\\"signature_algorithm\\":\\"hmac-sha256\\""}', "nothing vouches for it"),
+    ],
+)
+def test_what_a_json_pack_is_checked_with_is_what_it_has(tmp_path: Path, pack: bytes, says: str) -> None:
+    with giving(pack) as (url, _):
+        assert says in pull(url, "s-1", "--format", "json", "-o", str(tmp_path / "pack.json")).output
 
 
 def test_a_page_has_its_hmac_beside_it(tmp_path: Path) -> None:
@@ -136,7 +171,7 @@ def test_a_question_that_is_none_is_not_asked(tmp_path: Path, words: list[str]) 
 
 def test_a_refusal_is_said_and_nothing_is_written(tmp_path: Path) -> None:
     for said in (problem(503, "log_unavailable", "The log does not answer"), problem(413, "pack_too_large", "narrow")):
-        with ScriptedGateway({"GET /evidence": [said]}) as gateway:
+        with ScriptedGateway({"GET /audit": [KNOWN], "GET /evidence": [said]}) as gateway:
             done = pull(gateway.url, "s", "-o", str(tmp_path / "pack"))
         assert done.exit_code == 1
         assert said[1]["reason_code"] in done.output

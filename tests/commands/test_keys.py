@@ -70,6 +70,19 @@ def test_a_key_has_the_tier_that_was_asked_for_and_its_principal_too(house: Hous
     assert house.keys("create", "--agent", "x", "--tier", "a b").status == 2
 
 
+def test_a_tier_that_the_policy_does_not_have_is_said(house: House) -> None:
+    said = house.keys("create", "--agent", "x", "--tier", "nosuch")
+    assert said.status == 0
+    assert "no tier nosuch (default, premium, standard, unlimited)" in said.err
+    assert "no tier" not in house.keys("create", "--agent", "x", "--tier", "standard").err
+
+
+def test_a_key_that_is_over_at_once_is_not_made(house: House) -> None:
+    said = house.keys("create", "--agent", "x", "--expires-in-days", "0")
+    assert (said.status, said.out) == (2, "")
+    assert "over at once" in said.err
+
+
 def test_a_list_shows_whose_keys_they_are_and_no_key_and_no_digest(house: House) -> None:
     _, one = house.created("--agent", "deploy-bot", "--tier", "gold", "--expires-in-days", "7")
     other_id, other = house.created("--person", "ann", "--role", "operator", "--role", "approver", "--all-tenants")
@@ -162,8 +175,12 @@ def test_a_key_of_which_nobody_knows_for_how_long_it_was_made_is_rotated_when_on
 
 def test_only_an_active_key_is_rotated(house: House) -> None:
     for why in ("disabled", "replaced", "expired"):
-        key_id, _ = house.created("--agent", why, *(("--expires-in-days", "0") if why == "expired" else ()))
-        if why != "expired":
+        if why == "expired":
+            key_id = "k-over"
+            long_ago = datetime(2026, 1, 1, tzinfo=UTC)
+            add_key(key_file(house.data_dir), Key(id=key_id, sha256="a" * 64, agent="bot", expires=long_ago))
+        else:
+            key_id, _ = house.created("--agent", why)
             assert house.keys("disable" if why == "disabled" else "rotate", key_id).status == 0
         before = house.stored()
         said = house.keys("rotate", key_id)

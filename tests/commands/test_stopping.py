@@ -166,7 +166,10 @@ COMMANDS = [
 def test_where_nobody_listens_it_is_one_sentence(words: list[str]) -> None:
     done = run("http://127.0.0.1:1", *words)
     assert done.exit_code == 1
-    assert done.stderr == "agentgate: the gateway http://127.0.0.1:1 does not answer: connection refused\n"
+    assert done.stderr == (
+        "agentgate: the gateway http://127.0.0.1:1 does not answer: connection refused; "
+        "start it with `agentgate serve`, or say where the gateway is with --url or AGENTGATE_URL\n"
+    )
 
 
 def test_the_role_that_may_is_told_once() -> None:

@@ -131,6 +131,24 @@ def test_bodies_that_are_not_there_are_explained_by_a_prune_or_are_said_not_to_b
     assert standings(report)["bodies"] is (Standing.HOLDS if told else Standing.NOT_CHECKED)
 
 
+def test_a_pack_with_what_a_person_said_and_edited_holds() -> None:
+    """A JSON pack has no bodies: these texts are there because a section quotes them."""
+    asked = {"approval_id": "apr-2", "tool": "db_insert", "edited_from": "apr-1", "edited_by": "person:ada"}
+    answered = {"approval_id": "apr-2", "verdict": "approved"}
+    acts = (
+        (Kind.APPROVAL_REQUESTED, asked, b'{"arguments":{"n":10}}'),
+        (Kind.APPROVAL_DECIDED, answered, b'{"reason":"as agreed with Ada"}'),
+    )
+    session = a_session(2)
+    for number, (kind, fields, body) in enumerate(acts, 98):
+        act = make(origin(number), kind, fields, tenant="default", session="s-1", body=body)
+        session.append(record_of(act, index=session[-1].index + 2, number=len(session) + 1))
+    maker = Maker(session)
+    assert b"as agreed with Ada" in maker.json()
+    for raw in (maker.json(), maker.make().zip()):
+        assert verify(raw, TRUST).faults == ()
+
+
 def test_a_pack_of_an_agent_and_of_a_tenant_hold() -> None:
     for scope in (Scope("default", agent="agent:bot"), Scope("default")):
         assert verify(Maker(RECORDS, scope=scope).make().zip(), TRUST).exit_status == 0

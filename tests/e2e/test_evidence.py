@@ -242,6 +242,7 @@ def test_an_envelope_key_out_of_the_environment_signs(tmp_path: Path) -> None:
     env = {"MY_ENVELOPE_KEY": base64.b64encode(pem).decode()}
     config = {"evidence": {"signing": {"key": {"env": "MY_ENVELOPE_KEY"}}}}
     with GatewayProcess(env=env, config=config) as gateway:
+        gateway.call("db_query", {"query": "SELECT 1"}, session="s")
         assert evidence(gateway, "pull", "s", "-o", "pack.zip", cwd=tmp_path).returncode == 0
         assert not (gateway.data_dir / "envelope-key.pem").exists()
     found = PublicKey.from_pem(members_of(tmp_path / "pack.zip")["keys/envelope.pub.pem"])

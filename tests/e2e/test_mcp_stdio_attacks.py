@@ -126,7 +126,7 @@ def test_what_a_window_ran_ends_with_it(gateway: GatewayProcess, tmp_path: Path,
             calls = httpx.get(f"{gateway.url}/calls", headers=admin).json()["calls"]
             return any(call["session"] == session for call in calls)
 
-        until(running)
+        until(running, timeout_s=30)  # a window of the modern era starts meanwhile: nothing greets it
         ends(window, how)
         until(lambda: not running(), timeout_s=5)
         assert "Traceback" not in window.said.read_text()

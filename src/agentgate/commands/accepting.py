@@ -20,7 +20,7 @@ from agentgate.core.visible import visible
 
 cli = typer.Typer()
 
-Name = Annotated[str, typer.Argument(help="As `agentgate tools` shows it: SERVER__TOOL", show_default=False)]
+Name = Annotated[str, typer.Argument(metavar="TOOL", help="As `agentgate tools` shows it: SERVER__TOOL")]
 Agent = Annotated[str, typer.Option("--agent", help="Say what policy says of the tools for this agent")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")]
 
@@ -119,7 +119,7 @@ def show(
 
 @cli.command("accept")
 def accept(
-    name: Annotated[str, typer.Argument(help="SERVER__TOOL; with --all-new, SERVER", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="TOOL", help="SERVER__TOOL; with --all-new, SERVER")],
     all_new: Annotated[bool, typer.Option("--all-new", help="Accept every new tool of a server")] = False,
     access: Annotated[Access | None, typer.Option("--access", help="What the tool does to the world")] = None,
     sha256: Annotated[str | None, typer.Option("--sha256", help="Accept only what has this digest")] = None,

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Annotated, Any, Final, Protocol
 import typer
 from rich.markup import escape
 
+from agentgate.commands.moments import moment
 from agentgate.commands.picture import Lines
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.remote import NotAGateway, Refusal, Remote, Unanswered
@@ -26,7 +24,7 @@ from agentgate.commands.stopping import ApiKey, Url, the_gateway
 from agentgate.commands.terminal import EXIT_REFUSED, EXIT_USAGE, Config, die, err, out, settings_of
 from agentgate.core.call import is_id
 from agentgate.core.errors import AgentGateError, ReasonCode
-from agentgate.core.event import Kind, Outcome, rfc3339
+from agentgate.core.event import Kind, Outcome
 from agentgate.core.query import Query
 from agentgate.settings import Settings
 
@@ -37,7 +35,6 @@ USUAL: Final = 100
 FOLLOW_EVERY_S: Final = 1.0
 FIRST_FOLLOWED: Final = 10
 _PAGE: Final = 1_000
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _PRINCIPAL: Final = ("agent:", "person:")
 
 
@@ -122,7 +119,6 @@ def audit(
             source = LogSource(settings_of(config, {"data_dir": data_dir, "log.url": database_url}), query)
         else:
             source = GatewaySource(stack.enter_context(the_gateway(url, key, config, None, needs="auditor")), query)
-        stack.enter_context(_quiet())
         if follow:
             _follow(source, _writer(form), limit or FIRST_FOLLOWED)
         elif otlp_endpoint is not None:
@@ -171,23 +167,10 @@ def _query(
         outcome=outcome,
         kinds=tuple(kinds) if kinds else None,
         trace_id=trace_id,
-        since=_moment(since),
-        until=_moment(until),
+        since=moment(since),
+        until=moment(until),
         text=text,
     )
-
-
-def _moment(text: str | None) -> str | None:
-    """A time as events say it, from a time (UTC unless it says otherwise) or from how long ago it was."""
-    if text is None:
-        return None
-    try:
-        if ago := re.fullmatch(r"(\d{1,6})([smhd])", text):
-            return rfc3339(datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
-        moment = datetime.fromisoformat(text)
-        return rfc3339(moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
-    except (ValueError, OverflowError):
-        die(f"{text!r} is no time, such as 2026-11-21, 2026-11-21T08:00:00Z or 15m", EXIT_USAGE)
 
 
 # --- where events come from -------------------------------------------------------------------------------------
@@ -373,14 +356,3 @@ def _readable() -> Iterator[None]:
         yield
     except AgentGateError as error:
         die(str(error), EXIT_REFUSED)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nobody who reads on (`| head`) is no failure, and Ctrl-C is an end like another."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python still wants to flush
-    except KeyboardInterrupt:
-        raise typer.Exit(130) from None

@@ -18,6 +18,7 @@ import httpx
 import typer
 
 from agentgate import whereabouts
+from agentgate.commands.ending import why
 from agentgate.commands.terminal import EXIT_REFUSED, EXIT_START, EXIT_USAGE, Config, DataDir, die, err, settings_of
 from agentgate.core.call import is_id
 from agentgate.core.hosts import is_loopback
@@ -41,7 +42,7 @@ def mcp(
     data_dir: DataDir = None,
     start: Annotated[bool, typer.Option(help="Start a gateway where none runs")] = True,
 ) -> None:
-    """Speak MCP on stdin and stdout, for an editor or a desktop client. AGENTGATE_API_KEY is this client's key.
+    """Speak MCP on stdin and stdout, for editors and the like. AGENTGATE_API_KEY is this client's key.
 
     Without one it is the agent `local`, whom a gateway on this machine knows as long as no agent keys are configured.
     """
@@ -55,7 +56,10 @@ def mcp(
         if settings is None:
             url = (where or "").rstrip("/")
         else:
-            url = whereabouts.find(settings.data_dir) or _started(settings, config, may_start=start)
+            try:
+                url = whereabouts.find(settings.data_dir) or _started(settings, config, may_start=start)
+            except OSError as error:
+                die(why(error, settings.data_dir), EXIT_START)
         _refuse_in_clear_text(url, key)
         return url
 

@@ -29,7 +29,7 @@ cli = typer.Typer(help="The secrets that upstreams are given, by alias.", no_arg
 
 @cli.command("set")
 def set_credential(
-    alias: Annotated[str, typer.Argument(help="A credential of kind encrypted_file")],
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="A credential of kind encrypted_file")],
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -43,7 +43,7 @@ def set_credential(
     if sys.stdin.isatty():
         secret = typer.prompt(f"The secret of {alias}", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        secret = sys.stdin.read().removesuffix("\n").removesuffix("\r")
+        secret = _given().removesuffix("\n").removesuffix("\r")
     if not secret:
         die("there is no secret on standard input", EXIT_USAGE)
     try:
@@ -51,6 +51,13 @@ def set_credential(
     except AgentGateError as error:
         die(str(error), EXIT_START)
     err.print(f"credential {alias} is set", highlight=False)
+
+
+def _given() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError:
+        die("the secret on standard input is not UTF-8; encode it, such as with base64", EXIT_USAGE)
 
 
 @cli.command("check")
@@ -66,6 +73,9 @@ def check_credentials(
         found = asyncio.run(credentials.check(settings, scope))
     except AgentGateError as error:
         die(str(error), EXIT_START)
+    if not found:
+        err.print("there are no credentials: the configuration names none")
+        return
     table = Table("alias", "kind", "now", box=None)
     for alias, (is_there, text) in found.items():
         said = f"not there: {text}" if is_there is False else text

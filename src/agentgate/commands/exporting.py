@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentgate.commands import watching
+from agentgate.commands.moments import moment
 from agentgate.commands.remote import Download, Remote
 from agentgate.commands.stopping import ApiKey, Url, the_gateway
 from agentgate.commands.terminal import (
@@ -30,12 +31,15 @@ from agentgate.commands.terminal import (
 from agentgate.core.call import is_id
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import AgentGateError
+from agentgate.core.event import Kind
 from agentgate.core.note import NoteInvalid, checkpoint_of
 
 cli = typer.Typer(help="Evidence packs, and the public keys to check them with.", no_args_is_help=True)
 
 ANSWER_S: Final = 600.0
 """A large pack is made before its first byte comes."""
+_SEALED: Final = b'"signature_algorithm":"hmac-sha256"'
+"""In a JSON pack that has an HMAC; within a text its quotes would be escaped."""
 
 
 class Form(StrEnum):
@@ -47,11 +51,13 @@ class Form(StrEnum):
 
 @cli.command("pull")
 def pull(
-    session: Annotated[str | None, typer.Argument(help="A session; without one, the whole tenant or --agent")] = None,
+    session: Annotated[
+        str | None, typer.Argument(metavar="[SESSION]", help="A session; without one, the whole tenant or --agent")
+    ] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="What this agent did; a person is `person:NAME`")] = None,
     tenant: Annotated[str | None, typer.Option("--tenant", help="Another tenant than the key's own")] = None,
-    since: Annotated[str | None, typer.Option("--since", help="From 2026-11-21T08:00:00Z on, or from a day on")] = None,
-    until: Annotated[str | None, typer.Option("--until", help="As --since; what is at it is not in it")] = None,
+    since: Annotated[str | None, typer.Option("--since", help="A time, or how long ago: 15m, 2h, 7d")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="A time, or how long ago; not itself included")] = None,
     form: Annotated[Form, typer.Option("--format", help="Only a zip convinces who has no key of yours")] = Form.ZIP,
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where it goes; default evidence-NAME.FORMAT")
@@ -60,6 +66,9 @@ def pull(
         Path | None, typer.Option("--checkpoint", help="One that you keep: the zip proves that the log continues it")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file")] = False,
+    allow_empty: Annotated[
+        bool, typer.Option("--allow-empty", help="Take a pack, too, of whom nothing is on record")
+    ] = False,
     url: Url = None,
     key: ApiKey = None,
     config: Config = None,
@@ -79,7 +88,8 @@ def pull(
             die(f"{value!r} is not the id of a {name}", EXIT_USAGE)
     if session is not None and agent is not None:
         die("a pack is of a session or of an agent: name one of them", EXIT_USAGE)
-    asked = {"session": session, "agent": agent, "tenant": tenant, "since": since, "until": until, "format": form.value}
+    asked = {"session": session, "agent": agent, "tenant": tenant, "format": form.value}
+    asked |= {"since": moment(since), "until": moment(until)}
     if checkpoint is not None:
         asked["checkpoint_size"] = str(_size_of(checkpoint))
     named = (session or agent or tenant or "tenant").replace(":", "-")
@@ -88,15 +98,36 @@ def pull(
         die(f"{path} is there already; say --force to overwrite it", EXIT_USAGE)
     wanted = {name: value for name, value in asked.items() if value is not None}
     with the_gateway(url, key, config, data_dir, needs="auditor", answer_s=ANSWER_S) as remote:
+        if not allow_empty and not _is_on_record(remote, wanted):
+            die(f"nothing is on record of {named} in this time; --allow-empty takes a pack that says so", EXIT_REFUSED)
         said = _take(remote, wanted, path)
     if said.hmac is not None:
         _written(path.with_name(f"{path.name}.hmac"), f"{said.hmac}\n".encode())
     out.print(f"{escape(str(path))}: {watching.counted(said.events, 'event')}, {said.size} bytes")
     out.print(f"pack {escape(said.pack_id)}")
-    keys = "--trust log.vkey --trust envelope.pub.pem" if form is Form.ZIP else '--key "$AGENTGATE_SIGNING_KEY"'
-    out.print(f"[bold]agentgate verify {escape(str(path))} {escape(keys)}[/]")
+    _say_how_to_verify(path, form, is_signed=said.hmac is not None)
+
+
+def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:
+    """Whether anything but that packs were taken is known of a session, an agent or a tenant."""
+    query: dict[str, object] = {
+        name: asked[name] for name in ("session", "agent", "tenant", "since", "until") if name in asked
+    }
+    if "agent" in asked and not asked["agent"].startswith(("agent:", "person:")):
+        query["agent"] = f"agent:{asked['agent']}"
+    kinds = [kind.value for kind in Kind if kind is not Kind.EXPORTED]
+    return bool(remote.events({**query, "kind": kinds, "limit": 1})["events"])
+
+
+def _say_how_to_verify(path: Path, form: Form, *, is_signed: bool) -> None:
+    check = f"[bold]agentgate verify {escape(str(path))}"
     if form is Form.ZIP:
+        out.print(f"{check} --trust log.vkey --trust envelope.pub.pem[/]")
         out.print("the two keys, from who runs the gateway: agentgate evidence keys --out .")
+    elif is_signed or (form is Form.JSON and _SEALED in path.read_bytes()):
+        out.print(f"{check} --key KEY[/], with the gateway's AGENTGATE_SIGNING_KEY for KEY")
+    else:
+        out.print("[yellow]nothing vouches for it: the gateway has no AGENTGATE_SIGNING_KEY; --format zip is signed[/]")
 
 
 def _size_of(path: Path) -> int:

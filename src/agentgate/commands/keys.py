@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -14,6 +15,7 @@ import typer
 from rich.table import Column, Table
 
 from agentgate import keyfile
+from agentgate.commands.ending import why
 from agentgate.commands.terminal import (
     EXIT_REFUSED,
     EXIT_START,
@@ -32,7 +34,7 @@ from agentgate.settings import Key, Settings
 cli = typer.Typer(help="API keys of agents and people. A running gateway takes every change within a second.",
                   no_args_is_help=True)  # fmt: skip
 
-KeyId = Annotated[str, typer.Argument(help="As `agentgate keys list` shows it", show_default=False)]
+KeyId = Annotated[str, typer.Argument(metavar="KEY_ID", help="As `agentgate keys list` shows it")]
 _SPAN: Final = re.compile(r"(\d{1,6})([smhd]?)")
 _UNITS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 _TIMES: Final = ("created", "expires")
@@ -50,10 +52,10 @@ def create_key(
     agent: Annotated[str | None, typer.Option("--agent", help="The agent that the key stands for")] = None,
     person: Annotated[str | None, typer.Option("--person", help="The person that the key stands for")] = None,
     role: Annotated[list[Role] | None, typer.Option("--role", help="May be repeated; default agent")] = None,
-    tenant: Annotated[str, typer.Option("--tenant")] = "default",
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose agent or person it is")] = "default",
     tier: Annotated[str | None, typer.Option("--tier", help="Whose limits count for it (`tiers` in data.json)")] = None,
     all_tenants: Annotated[bool, typer.Option("--all-tenants", help="An operator or auditor of all tenants")] = False,
-    expires_in_days: Annotated[float | None, typer.Option("--expires-in-days", min=0.0)] = None,
+    expires_in_days: Annotated[float | None, typer.Option("--expires-in-days", min=0.0, help="Default: never")] = None,
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -82,8 +84,10 @@ def create_key(
     except ValueError as error:
         die(f"not a key: {_last_line(error)}", EXIT_USAGE)
     except (AgentGateError, OSError) as error:
-        die(str(error), EXIT_START)
+        die(why(error, keyfile.key_file(settings.data_dir)), EXIT_START)
     _show_once(key, secret)
+    if tier is not None:
+        _warn_of_unknown(tier, settings)
 
 
 @cli.command("list")
@@ -101,6 +105,11 @@ def list_keys(
     rows = [*_rows(settings.auth.keys, "configuration"), *_rows(made, "key file")]
     if as_json:
         print(json.dumps({"keys": rows}, indent=2))
+        return
+    if not rows:
+        err.print(
+            "there are no keys: every caller on this machine is the agent `local`; `agentgate keys create` makes one"
+        )
         return
     console = wide()
     heads = ["id", "whom", "roles", "tenant", "tier", "created", "expires", "state"]
@@ -191,7 +200,7 @@ def _change(config: Path | None, data_dir: Path | None, key_id: str, change: Cal
     except _CannotChange as error:
         die(f"key {key_id} {error}", EXIT_REFUSED)
     except (AgentGateError, OSError) as error:
-        die(str(error), EXIT_START)
+        die(why(error, keyfile.key_file(settings.data_dir)), EXIT_START)
 
 
 def _where_else(settings: Settings, key_id: str) -> str:
@@ -238,7 +247,22 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+def _warn_of_unknown(tier: str, settings: Settings) -> None:
+    """A key may come before its tier, and the policy may be elsewhere: so this is a word and no refusal."""
+    from agentgate import rulings  # reads policies, which keys without a tier need not wait for
+
+    try:
+        known = asyncio.run(rulings.tiers_of(settings))
+    except AgentGateError:
+        return
+    if tier not in known:
+        names = ", ".join(sorted(known)) or "none at all"
+        err.print(f"the policy has no tier {tier} ({names}): until it does, every call with this key is refused")
+
+
 def _in_days(now: datetime, days: float | None) -> datetime | None:
+    if days == 0:
+        die("--expires-in-days 0 would be a key that is over at once; say how many days, or leave it out", EXIT_USAGE)
     try:
         return now + timedelta(days=days) if days is not None else None
     except OverflowError:

@@ -124,7 +124,7 @@ def _opened(note: bytes, keys: list[NoteKey], what: str) -> Checkpoint:
 
 @cli.command("monitor")
 def monitor(
-    url: Annotated[str, typer.Argument(help="The log's prefix, such as https://gate.example.org/log")],
+    url: Annotated[str, typer.Argument(metavar="URL", help="The log's prefix, such as https://gate.example.org/log")],
     checkpoint: Annotated[Path, typer.Option("--checkpoint", help="Where the newest one that held is kept")],
     vkey: Annotated[
         list[str], typer.Option("--vkey", help="The log's verifier key, or a file with it; one for each key it has had")

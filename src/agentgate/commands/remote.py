@@ -6,6 +6,7 @@ is `Unanswered`. Nothing is retried but an order to stop, which its id makes one
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ ANSWER_S: Final = 30.0
 """A kill may be waited for as long as the gateway's drain timeout (2 s unless configured) before it is answered."""
 _STREAM: Final = httpx.Timeout(300.0, connect=CONNECT_S)
 """A long log is looked through while nothing fits."""
+
+_NO_TLS: Final = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""Trusts nobody, and is not asked: to load whom a machine trusts takes as long as a command does."""
 
 
 class Refusal(Exception):
@@ -89,6 +93,7 @@ class Remote:
             base_url=self.url,
             headers=_shown(key),
             timeout=httpx.Timeout(answer_s, connect=min(CONNECT_S, answer_s)),
+            verify=True if self.url.startswith("https:") else _NO_TLS,
             trust_env=not is_loopback(host),  # a proxy has no business between two processes of one machine
             transport=transport,
         )
@@ -312,5 +317,9 @@ def _reason(error: httpx.TransportError) -> str:
     cause: BaseException = error
     while (below := cause.__cause__ or cause.__context__) is not None and str(below):
         cause = below
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return f"this machine does not trust its certificate ({cause.verify_message}): SSL_CERT_FILE names another CA"
+    if isinstance(cause, ssl.SSLError):
+        return f"it speaks no TLS there ({cause.reason})"
     text = getattr(cause, "strerror", None) or str(cause)
     return text[:1].lower() + text[1:] if text else type(error).__name__

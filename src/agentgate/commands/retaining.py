@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agentgate.commands import watching
+from agentgate.commands.moments import moment
 from agentgate.commands.remote import Answer, Remote, Unanswered
 from agentgate.commands.stopping import ApiKey, AsJson, Url, the_gateway
 from agentgate.commands.terminal import EXIT_NOT_YET, EXIT_REFUSED, EXIT_USAGE, Config, DataDir, die, err, out, wide
@@ -72,9 +73,7 @@ def prune(
     days: Annotated[
         int | None, typer.Option("--days", min=0, help="Keep so many days, instead of what is configured")
     ] = None,
-    before: Annotated[
-        str | None, typer.Option("--before", help="Prune what is older than this RFC 3339 time, instead")
-    ] = None,
+    before: Annotated[str | None, typer.Option("--before", help="Prune what is older than this time, instead")] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Even below the configured days or the floor, or with a clock in doubt")
     ] = False,
@@ -103,7 +102,7 @@ def prune(
     if force and not dry_run and not yes:
         _ask()
     order = {"force": force, "dry_run": dry_run} | {
-        name: value for name, value in (("days", days), ("before", before)) if value is not None
+        name: value for name, value in (("days", days), ("before", moment(before))) if value is not None
     }
     with the_gateway(url, key, config, data_dir, needs="admin", answer_s=ANSWER_S) as remote:
         done = _prune(remote, order)
@@ -178,7 +177,8 @@ def _say_pruned(done: dict[str, Any], *, dry_run: bool) -> None:
 @holds_cli.command("add")
 def add(
     session: Annotated[
-        str, typer.Argument(help="The session to keep; none for a whole tenant", show_default=False)
+        str,
+        typer.Argument(metavar="[SESSION]", help="The session to keep; none for a whole tenant", show_default=False),
     ] = "",
     reason: Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")] = "",
     tenant: Annotated[str | None, typer.Option("--tenant", help="If not your own")] = None,

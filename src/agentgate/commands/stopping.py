@@ -72,8 +72,10 @@ class Stop(StrEnum):
 
 @cli.command("kill")
 def kill(
-    scope: Annotated[Stop, typer.Argument(help="What to stop", show_default=False)],
-    target: Annotated[str, typer.Argument(help="Its id or name; none for `all`", show_default=False)] = "",
+    scope: Annotated[Stop, typer.Argument(metavar="SCOPE", help="session, agent, tool, server, tenant or all")],
+    target: Annotated[
+        str, typer.Argument(metavar="[TARGET]", help="Its id or name; none for `all`", show_default=False)
+    ] = "",
     reason: Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")] = "",
     tenant: Annotated[str | None, typer.Option("--tenant", help="Of a session or agent, if not your own")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="How long it holds: 90s, 15m, 2h, 1d")] = None,
@@ -321,7 +323,7 @@ def list_members(
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
-    """The processes that carry out calls and kills, and who of them was not heard for how long. Needs an operator."""
+    """The processes that carry out calls and kills. Also who of them was not heard for how long. Needs an operator."""
     if context.invoked_subcommand is not None:
         if as_json or any(option is not None for option in (url, key, config, data_dir)):
             die(f"options of `members {context.invoked_subcommand}` go behind its name", EXIT_USAGE)
@@ -338,7 +340,7 @@ def list_members(
 
 @members_cli.command("gone")
 def attest_gone(
-    member: Annotated[str, typer.Argument(help="Its id from `agentgate members`")],
+    member: Annotated[str, typer.Argument(metavar="MEMBER", help="Its id from `agentgate members`")],
     yes: Annotated[bool, typer.Option("--yes", help="Attest without being asked")] = False,
     url: Url = None,
     key: ApiKey = None,
@@ -388,6 +390,9 @@ def watch(
 
 # --- where, and with which key ------------------------------------------------------------------------------
 
+_ELSEWHERE: Final = "say where the gateway is with --url or AGENTGATE_URL"
+_NOT_THERE: Final = f"start it with `agentgate serve`, or {_ELSEWHERE}"
+
 
 @contextmanager
 def the_gateway(
@@ -415,9 +420,9 @@ def the_gateway(
         with remote:
             yield remote
     except Unanswered as silence:
-        die(f"the gateway {remote.url} does not answer: {silence}", EXIT_REFUSED)
+        die(f"the gateway {remote.url} does not answer: {silence}; {_NOT_THERE}", EXIT_REFUSED)
     except NotAGateway as error:
-        die(f"{remote.url} answers {error}", EXIT_REFUSED)
+        die(f"{remote.url} answers {error}; {_ELSEWHERE}", EXIT_REFUSED)
     except Refusal as refusal:
         is_told = f"needs {needs}" in refusal.detail
         also = f"; this wants a key with the role {needs}" if refusal.status in (401, 403) and not is_told else ""
@@ -443,4 +448,5 @@ def _admin_key_of(settings: Settings) -> str:
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        die(f"no key: set AGENTGATE_KEY, or say --key ({path}: {error.strerror})", EXIT_USAGE)
+        hint = "set AGENTGATE_KEY, or say --key, or --data-dir where a gateway of this machine keeps its own"
+        die(f"no key: {hint} ({path}: {error.strerror})", EXIT_USAGE)

@@ -18,6 +18,7 @@ from agentgate.commands.terminal import (
     Config,
     DataDir,
     die,
+    err,
     out,
     settings_of,
     wide,
@@ -42,6 +43,9 @@ def list_webhooks(
     if as_json:
         print(json.dumps(found, indent=2))
         return
+    if not found:
+        err.print("nobody is told of anything: the configuration has no webhooks")
+        return
     table = Table("name", "kind", "to", "events", "behind", "failures", "last error", box=None, pad_edge=False)
     for one in found:
         row = (one["name"], one["kind"], one["url"], " ".join(one["events"]), one["behind"], one["failures"])
@@ -52,7 +56,8 @@ def list_webhooks(
 @cli.command("test")
 def send_ping(
     only: Annotated[
-        str | None, typer.Option("--url", help="Only the endpoint of this name, or at this scheme, host and port")
+        str | None,
+        typer.Option("--only", "--url", help="Only the endpoint of this name, or at this scheme, host and port"),
     ] = None,
     config: Config = None,
     data_dir: DataDir = None,

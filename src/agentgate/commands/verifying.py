@@ -32,7 +32,7 @@ _MAX_STREAM_BYTES = 1 << 28
 
 @cli.command("verify")
 def verify(
-    pack: Annotated[Path, typer.Argument(help="An evidence pack: zip, JSON, HTML or PDF")],
+    pack: Annotated[Path, typer.Argument(metavar="PACK", help="An evidence pack: zip, JSON, HTML or PDF")],
     key: Annotated[
         list[str] | None, typer.Option("--key", help="HMAC key, may be repeated; default AGENTGATE_SIGNING_KEY")
     ] = None,

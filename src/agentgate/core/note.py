@@ -223,7 +223,7 @@ def _is_text(text: str) -> bool:
 
 
 def _is_name(name: str) -> bool:
-    return bool(name) and "+" not in name and not any(char.isspace() for char in name)
+    return bool(name) and "+" not in name and not any(char.isspace() or "\ud800" <= char <= "\udfff" for char in name)
 
 
 def _unbase64(text: str) -> bytes:

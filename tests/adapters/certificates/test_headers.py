@@ -97,6 +97,8 @@ DER = certificate().public_bytes(Encoding.DER)
         *["", ":", "::", ":AAAA:", "AAAA", ":not base64:", client_cert()[1:], client_cert()[:-1], f" {client_cert()}"],
         *[f"{client_cert()}, {client_cert()}", f"{client_cert()};a=1", f"({client_cert()})", f'"{client_cert()}"'],
         *[client_cert().replace("/", "_").replace("+", "-") + "x", client_cert()[:-1] + "====:"],
+        sequence(DER.replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x6a", 1)),  # of version 107
+        sequence(DER.replace(b"\x55\x04\x03\x0c", b"\x55\x04\x03\x03")),  # its CN is a bit string
         *[sequence(DER + b"\0"), sequence(DER[:-1]), sequence(DER * 2), sequence(b""), sequence(b"\x30\x00")],
         *[sequence(certificate().public_bytes(Encoding.PEM)), pem(), f":{pem()}:", client_cert() + "\n"],
     ],

@@ -117,9 +117,10 @@ def test_a_pause_of_our_own_is_not_taken_for_the_servers(new_loop: Callable[[], 
         (CUT, "lost"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not RESP"),
         (b"\x00\x01\x02\r\n", "not RESP"),
+        (b"%1\r\n*1\r\n:1\r\n:2\r\n", "not RESP"),
         (b"+OK\r\n+OK\r\n", "nobody had asked"),
     ],
-    ids=["cut within an answer", "cut before it", "http", "binary", "two answers"],
+    ids=["cut within an answer", "cut before it", "http", "binary", "a list for a key", "two answers"],
 )
 async def test_a_connection_that_speaks_nonsense_is_given_up_with_all_that_wait(answer: bytes, why: str) -> None:
     lost: list[str] = []

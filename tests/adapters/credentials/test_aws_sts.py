@@ -188,6 +188,7 @@ async def test_the_lifetime_is_policys_as_far_as_sts_has_it(
         (200, assumed(secret=""), "all three"),
         (200, assumed(expiration="tomorrow"), "when the keys expire"),
         (200, assumed(before="<!DOCTYPE a [<!ENTITY b 'c'>]>"), "declarations"),
+        (200, assumed(before="<!DOCTYPE a [<!ENTITY b 'c'>]>").decode().encode("utf-16"), "no XML"),
         (200, b"<a>" * 100_000, "answered"),
     ],
 )

@@ -560,7 +560,8 @@ class TestConfiguration:
         "inject",
         [{}, {"kind": "cookie"}, {"kind": "header"}, {"kind": "header", "name": "X: y"}, {"kind": "query"},
          {"kind": "bearer", "name": "x"}, {"kind": "basic", "username": "a:b"},
-         {"kind": "header", "name": "X", "prefix": "\r\n"}],
+         {"kind": "header", "name": "X", "prefix": "\r\n"}, {"kind": "header", "name": "Host"},
+         {"kind": "header", "name": "transfer-encoding"}, {"kind": "header", "name": "Content-Length"}],
     )  # fmt: skip
     def test_bad_injections_are_refused_at_start(self, inject: dict[str, str]) -> None:
         with pytest.raises(ValueError, match="inject"):

@@ -334,4 +334,6 @@ def _texts(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             found[entry["outcome_event_id"]] = {"error": entry["error"]} if entry["error"] is not None else {}
     for act in (*body["summary"]["kills"], *body["summary"]["holds"]):
         found[act["event_id"]] = {"reason": act["reason"]}
+    for act in body["summary"]["approvals"]:
+        found[act["event_id"]] = {name: act[name] for name in ("reason", "arguments") if name in act}
     return found

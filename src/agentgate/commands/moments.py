@@ -1,0 +1,25 @@
+"""Times, as people type them."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from agentgate.commands.terminal import EXIT_USAGE, die
+from agentgate.core.event import rfc3339
+
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def moment(text: str | None) -> str | None:
+    """A time as events say it, from a time (UTC unless it says otherwise) or from how long ago it was."""
+    if text is None:
+        return None
+    try:
+        if ago := re.fullmatch(r"(\d{1,6})([smhd])", text):
+            return rfc3339(datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
+        time = datetime.fromisoformat(text)
+        return rfc3339(time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
+        die(f"{text!r} is no time, such as 2026-11-21, 2026-11-21T08:00:00Z or 15m", EXIT_USAGE)
