@@ -259,8 +259,11 @@ class GatewayProcess:
         """A client of this run of the process; closed with the gateway."""
         if key is not None:
             headers["X-API-Key"] = key
+        return self._open(headers, httpx.Limits())
+
+    def _open(self, headers: dict[str, str], limits: httpx.Limits) -> httpx.Client:
         client = httpx.Client(
-            base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=_NO_TLS, limits=_NOTHING_KEPT
+            base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=_NO_TLS, limits=limits
         )
         self._clients.append(client)
         return client
@@ -270,8 +273,8 @@ class GatewayProcess:
         return self.client(key)
 
     def admin(self) -> httpx.Client:
-        """A client with the admin key."""
-        return self.client(self.admin_key)
+        """A client with the admin key, each of whose questions has a connection of its own."""
+        return self._open({"X-API-Key": self.admin_key}, _NOTHING_KEPT)
 
     def async_client(self, key: str | None = None) -> httpx.AsyncClient:
         """For calls that run while something else happens. The caller closes it."""
@@ -297,7 +300,7 @@ class GatewayProcess:
 
     def metric(self, name: str) -> float:
         """The value of a metric line, by its name with labels; 0 if it is not there."""
-        for line in self.client().get("/metrics").text.splitlines():
+        for line in self._open({}, _NOTHING_KEPT).get("/metrics").text.splitlines():
             if line.startswith(name + " "):
                 return float(line.rpartition(" ")[2])
         return 0.0

@@ -304,7 +304,7 @@ def test_a_keyed_call_of_a_killed_worker_is_unknown_at_the_others_and_not_run_ag
         assert keyed(other, "lost-1", "slow", {"seconds": 25}).json()["reason_code"] == "idempotency_in_progress"
         os.kill(service.pid_of(member), signal.SIGKILL)
         assert lost.exception() is not None
-        until(lambda: keyed(other, "lost-1", "slow", {"seconds": 25}).status_code == 200, timeout_s=30)
+        until(lambda: keyed(other, "lost-1", "slow", {"seconds": 25}).status_code == 200, timeout_s=60)
         told = keyed(other, "lost-1", "slow", {"seconds": 25}).json()
         assert (told["success"], told["reason_code"]) == (False, "outcome_unrecorded")
         assert runs(service, "lost-1") == 1

@@ -395,7 +395,7 @@ async def test_an_open_connection_goes_on_when_others_find_none() -> None:
 async def test_a_full_redis_refuses_but_still_takes_kills(
     server: RedisServer, admission: RedisAdmission, limit: Quota | None
 ) -> None:
-    server.command("CONFIG", "SET", "maxmemory", "1mb")
+    server.command("CONFIG", "SET", "maxmemory", "1")
     answer = await admission.admit(a_call(), limit, 1)
     assert isinstance(answer, NotAdmitted)
     assert answer.reason is ReasonCode.KILL_STATE_UNKNOWN

@@ -245,7 +245,7 @@ async def test_retention_forgets_bodies_that_were_pruned_and_no_others(
 
 # --- migrations -------------------------------------------------------------------------------------------
 
-UPGRADES = [f"upgraded to revision {number}" for number in ("0001", "0002", "0003", "0004")]
+UPGRADES = [f"upgraded to revision {number}" for number in ("0001", "0002", "0003", "0004", "0005")]
 
 
 @pytest.fixture
@@ -276,7 +276,7 @@ async def test_migrations_lead_to_the_schema_of_the_code_forward_back_and_forwar
     assert await differences(empty) == []
     assert await migrate(empty) == []
     assert await migrate(empty, to="base") == [
-        f"went back from revision {number}" for number in ("0004", "0003", "0002", "0001")
+        f"went back from revision {number}" for number in ("0005", "0004", "0003", "0002", "0001")
     ]
     connection = await asyncpg.connect(empty)
     left = "SELECT relname FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace WHERE nspname = 'public'"

@@ -33,6 +33,7 @@ from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
+from agentgate.core.event import Kind, Record
 from agentgate.core.note import NoteKey
 from agentgate.core.projection import STRETCH_BITS
 from agentgate.core.query import Query
@@ -104,8 +105,19 @@ OF_ONE_YES = (
 """Columns of approvals that version 5 lacked."""
 
 
+def before_the_index_beside_calls(db: sqlite3.Connection) -> None:
+    """Make it a log of version 6, which knew an index over policies alone."""
+    for statement in (
+        "DROP INDEX events_beside_calls",
+        "CREATE INDEX events_policy ON events (log_id, idx) WHERE kind = 'policy'",
+        "PRAGMA user_version = 6",
+    ):
+        db.execute(statement)
+
+
 def before_answers(db: sqlite3.Connection) -> None:
     """Make it a log of version 5, for which one yes was an approval, and which kept no answers."""
+    before_the_index_beside_calls(db)
     for table in schema.NEW_IN_6:
         db.execute(f"DROP TABLE {table.name}")
     db.execute("DROP INDEX approvals_trace")
@@ -191,6 +203,45 @@ async def test_a_session_is_read_by_the_index_and_in_its_order(log: SqliteLog, p
         plan = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {text}")]
     assert "events_stretch (log_id=? AND <expr>=? AND tenant=? AND session=?)" in plan[0]
     assert not any("TEMP B-TREE" in step for step in plan)
+
+
+KILLS = Query(kinds=frozenset({Kind.KILLED, Kind.HELD}))
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda reader: reader.search(KILLS),
+        lambda reader: reader.search(KILLS, newest=True),
+        lambda reader: reader.records(kinds=(Kind.KILLED, Kind.HELD)),
+    ],
+    ids=["search", "search newest", "records"],
+)
+async def test_what_is_not_of_calls_is_found_by_an_index_however_many_calls_there_are(
+    log: SqliteLog, path: Path, author: Author, read: Callable[[Reader], AsyncIterator[Record]], monkeypatch: Any
+) -> None:
+    """Every pack asks for kills and holds, and every member once a second for policies."""
+    monkeypatch.setattr("agentgate.adapters.log._search._EVENTS_AT_ONCE", 1)
+    for number in range(3):
+        await log.append(author.decided(f"s-{number}"))
+        await log.append(author.kill(a_kill(f"k-{number}", f"s-{number}")))
+    reader = open_reader(path)
+    asked: list[str] = []
+    ask = reader._all
+
+    async def overheard(statement: Any) -> list[tuple[Any, ...]]:
+        compiled = statement.compile(dialect=sqlite_dialect.dialect(), compile_kwargs={"literal_binds": True})
+        asked.append(str(compiled))
+        return await ask(statement)
+
+    monkeypatch.setattr(reader, "_all", overheard)
+    assert sorted([record.fields["kill_id"] async for record in read(reader)]) == ["k-0", "k-1", "k-2"]
+    await reader.aclose()
+    (statement,) = [one for one in asked if "leaf" in one]
+    with raw(path) as db:
+        first, *rest = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
+    assert first.startswith("SEARCH events USING INDEX events_beside_calls (log_id=? AND idx>?")
+    assert not any("TEMP B-TREE" in step for step in rest)
 
 
 @pytest.mark.parametrize("column", ["digest", "state", "trace_id"])

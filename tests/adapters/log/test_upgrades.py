@@ -20,10 +20,18 @@ from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.core.event import OfTool
 from agentgate.core.projection import STRETCH_BITS
 from agentgate.core.query import Query
-from tests.adapters.log.test_sqlite import KEY, SIGNER, before_answers, before_stretches, raw, tamper
+from tests.adapters.log.test_sqlite import (
+    KEY,
+    SIGNER,
+    before_answers,
+    before_stretches,
+    before_the_index_beside_calls,
+    raw,
+    tamper,
+)
 from tests.contracts.log import ORIGIN, Author, a_kill, all_of, opener
 
-VERSIONS = (2, 3, 4, 5)
+VERSIONS = (2, 3, 4, 5, 6)
 
 
 @pytest.fixture
@@ -37,8 +45,8 @@ def opened(path: Path) -> Any:
 
 def make_older(db: sqlite3.Connection, version: int) -> None:
     """What that version left behind: it knew nothing of what came later."""
-    if version == 5:
-        before_answers(db)
+    if version >= 5:
+        (before_answers if version == 5 else before_the_index_beside_calls)(db)
         return
     before_stretches(db)
     later = (*(schema.NEW_IN_3 if version < 3 else ()), *(schema.NEW_IN_4 if version < 4 else ()))
