@@ -11,7 +11,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Puts the cached opa on PATH and names it in AGENTGATE_OPA_BIN, for one command line.
 SERVICES := eval "$$(scripts/services --env)" &&
 
-.PHONY: help setup setup-dev services demo dev test test-adversarial torture fuzz check lint format coverage bench policy \
+.PHONY: help setup setup-dev services demo dev test test-adversarial torture fuzz soak check lint format coverage bench policy \
         audit sbom lock pre-commit clean
 
 help: ## this list
@@ -44,6 +44,11 @@ torture: setup-dev services ## the long proofs
 
 fuzz: setup-dev ## every parser for ten minutes (pip install atheris to have it guided)
 	AGENTGATE_FUZZ_SECONDS=$${AGENTGATE_FUZZ_SECONDS:-600} $(BIN)/pytest tests/fuzz -m torture -n $(CORES) --dist load --timeout=0
+
+SOAK_MINUTES ?= 30
+SOAK_STORE ?= sqlite
+soak: setup-dev services ## half an hour under load while everything is restarted (SOAK_MINUTES, SOAK_STORE)
+	$(SERVICES) $(BIN)/python -m bench.soak --minutes $(SOAK_MINUTES) --store $(SOAK_STORE)
 
 # What keeps the pages true, and imports running one way.
 PAGES := walls docs readme architecture threat_model dependencies

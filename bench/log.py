@@ -39,9 +39,9 @@ _DECISION = read_ruling(Ruling(ALLOW, REVISION))
 _LATENCY = {"admission": 90, "policy": 120}
 
 
-async def one_call(recorder: Recorder, number: int, times: list[float]) -> None:
+async def one_call(recorder: Recorder, session: str, times: list[float]) -> None:
     """A decision and an outcome, as a gateway writes them; how long each append took goes into `times`, in seconds."""
-    call = a_call(session=f"s-{number % 200}", arguments={"query": "SELECT id, name FROM products LIMIT 5"})
+    call = a_call(session=session, arguments={"query": "SELECT id, name FROM products LIMIT 5"})
     decision = decided(
         recorder.origin(), call, _DECISION,
         position=0, arguments=call.arguments_json, context=b"{}", latency_us=_LATENCY,
@@ -71,7 +71,7 @@ async def load(log: Log, writers: int, enough: Callable[[int, float], bool]) -> 
 
     async def one(number: int) -> None:
         while not enough(len(times), time.perf_counter() - began):
-            await one_call(recorder, number, times)
+            await one_call(recorder, f"s-{number % 200}", times)
 
     await asyncio.gather(*(one(number) for number in range(writers)))
     took_s = time.perf_counter() - began

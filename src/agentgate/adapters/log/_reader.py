@@ -12,7 +12,7 @@ from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import Ask, filled
 from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
-from agentgate.adapters.log._search import search, size
+from agentgate.adapters.log._search import of_kinds, search, size
 from agentgate.adapters.log._stretches import of_session
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken
@@ -72,7 +72,7 @@ class Reader(ABC):
         elif session is not None:
             wanted += [_events.session == session, _events.session != ""]
         if kinds:
-            wanted.append(_events.kind.in_(kinds))
+            wanted += of_kinds(kinds)
         while True:
             rows = await self._chunk([*wanted, _events.idx >= first])
             for row in rows:

@@ -8,7 +8,7 @@ store can look for `"tool":"db_query"` in it without anybody parsing a million l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -49,8 +49,9 @@ async def search(
     if not query.session:
         low, high = await _time(ask, log_id, query, low, high)
     wanted = [_events.log_id == log_id, *_conditions(query, log_id)]
-    # By the index over sessions there is nothing to wade through; in it, a session's own numbers are the order.
-    at_once = high - low if query.session else _EVENTS_AT_ONCE
+    # By an index there is nothing to wade through; in that over sessions, a session's own numbers are the order.
+    has_index = query.session or (query.kinds is not None and is_beside_calls(query.kinds))
+    at_once = high - low if has_index else _EVENTS_AT_ONCE
     in_one = query.session and query.tenant is not None
     order: Sequence[ColumnElement[Any]] = in_its_order(_events) if in_one else (_events.idx,)
     if newest:
@@ -86,7 +87,7 @@ def _conditions(query: Query, log_id: str) -> Iterator[ColumnElement[bool]]:
         if query.session is not None:
             yield _events.session == query.session
     if query.kinds is not None:
-        yield _events.kind.in_(sorted(str(kind) for kind in query.kinds))
+        yield from of_kinds(query.kinds)
     if query.since is not None:
         yield _events.at >= query.since
     if query.until is not None:
@@ -102,6 +103,18 @@ def _conditions(query: Query, log_id: str) -> Iterator[ColumnElement[bool]]:
     for name, value in in_the_leaf.items():
         if value:
             yield _Holds(_events.leaf, literal(canonical_plain({name: value})[1:-1], LargeBinary))
+
+
+def is_beside_calls(kinds: Collection[str]) -> bool:
+    """Whether these are kinds that an index leads to."""
+    return not any(kind in schema.OF_CALLS for kind in kinds)
+
+
+def of_kinds(kinds: Collection[str]) -> Iterator[ColumnElement[bool]]:
+    """The conditions for events of these kinds, said so that a store uses what index it has."""
+    yield _events.kind.in_(sorted(str(kind) for kind in kinds))
+    if is_beside_calls(kinds):
+        yield schema.BESIDE_CALLS
 
 
 class _Holds(FunctionElement[bool]):

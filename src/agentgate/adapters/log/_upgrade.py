@@ -86,9 +86,15 @@ def _to_6(db: sqlite3.Connection) -> None:
     db.execute("DROP TABLE approvals_of_old")
 
 
+def _to_7(db: sqlite3.Connection) -> None:
+    db.execute("DROP INDEX events_policy")
+    (index,) = (one for one in schema.events.indexes if one.name == "events_beside_calls")
+    db.execute(str(CreateIndex(index).compile(dialect=dialect.dialect())))
+
+
 _STRETCHES: Final = f"""
     INSERT INTO stretches (log_id, tenant, session, stretch)
     SELECT DISTINCT log_id, tenant, session, idx >> {STRETCH_BITS} FROM events WHERE session <> ''
     ORDER BY 1, 2, 3, 4"""  # noqa: S608  # a number
-UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
+UPGRADES: Final[Mapping[int, Callable[[sqlite3.Connection], None]]] = {2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6, 6: _to_7}
 """The step from each version that can still be upgraded to the next one."""
