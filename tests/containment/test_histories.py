@@ -13,7 +13,7 @@ from tests.containment.nemesis import FAULTS, LONG
 from tests.containment.plan import make
 from tests.containment.run import Running
 
-SEEDS = range(20)
+SEEDS = range(32)
 SLOW_SEEDS = range(3)
 TORTURE = int(os.environ.get("AGENTGATE_HISTORIES", "1000"))
 FIRST = int(os.environ.get("AGENTGATE_FIRST_HISTORY", "10000"))
