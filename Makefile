@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Puts the cached opa on PATH and names it in AGENTGATE_OPA_BIN, for one command line.
 SERVICES := eval "$$(scripts/services --env)" &&
 
-.PHONY: help setup setup-dev services demo dev test test-adversarial torture fuzz soak check lint format coverage bench policy \
+.PHONY: help setup setup-dev services demo dev test test-adversarial torture fuzz mutants soak check lint format coverage bench policy \
         audit sbom lock pre-commit clean
 
 help: ## this list
@@ -35,6 +35,7 @@ dev: setup-dev services ## OPA, Redis and a reloading gateway; Ctrl-C stops all
 	@$(SERVICES) scripts/dev
 
 test: setup-dev services ## everything but the torture runs
+	@sync # what was installed just now is written first: else tests that wait for the disk wait for that
 	$(SERVICES) $(BIN)/pytest tests -m "not torture" $(SPREAD) $(PYTEST_ARGS)
 
 test-adversarial: setup-dev services ## the attacks alone
@@ -45,6 +46,10 @@ torture: setup-dev services ## the long proofs
 
 fuzz: setup-dev ## every parser for ten minutes (pip install atheris to have it guided)
 	AGENTGATE_FUZZ_SECONDS=$${AGENTGATE_FUZZ_SECONDS:-600} $(BIN)/pytest tests/fuzz -m torture -n $(CORES) --dist load --timeout=0
+
+mutants: setup-dev ## changes of core/ and pipeline/ that no test sees (MUTANTS="gate merkle --sample 100"; hours for all)
+	@scripts/services --mutants
+	$(SERVICES) $(BIN)/python -m tests.mutation $(MUTANTS)
 
 SOAK_MINUTES ?= 30
 SOAK_STORE ?= sqlite

@@ -163,17 +163,22 @@ class FakeEntropy:
 
 
 class NullMeter:
-    """Remembers counts."""
+    """Remembers counts and times."""
 
     def __init__(self) -> None:
         self.counts: dict[tuple[str, str], int] = {}
+        self.steps: list[tuple[str, float]] = []
+        self.finished: list[tuple[str, str, float]] = []
 
     def call_finished(self, tool: str, decision: str, seconds: float) -> None:
         self.count("calls", decision)
+        self.finished.append((tool, decision, seconds))
 
-    def step(self, name: Literal["admission", "policy", "append", "upstream"], seconds: float) -> None: ...
+    def step(self, name: Literal["admission", "policy", "append", "upstream"], seconds: float) -> None:
+        self.steps.append((name, seconds))
 
-    def policy_evaluated(self, result: str, rule: str) -> None: ...
+    def policy_evaluated(self, result: str, rule: str) -> None:
+        self.count(f"policy {result}", rule)
 
     def count(self, name: str, label: str = "", by: int = 1) -> None:
         self.counts[(name, label)] = self.counts.get((name, label), 0) + by
@@ -270,6 +275,8 @@ class MemoryLog:
         self.on_append: Callable[[Event], None] = lambda _: None
         """Called before an append takes effect: the place to slip a kill in."""
         self._faults: deque[_Fault] = deque()
+        self._known: dict[bytes, int] = {}
+        """Where each leaf was put."""
         self.bodies = MemoryBodies(self)
         for number, member in enumerate(members):
             standing = {"left_idx": None, "gone_idx": None, "attested_idx": None}
@@ -295,6 +302,7 @@ class MemoryLog:
         return {kill.id: kill for kill in kills}
 
     async def append(self, event: Event, spends: Sequence[Spend] = ()) -> Appended:
+        assert {(spend.kind, spend.key) for spend in spends} <= set(spendings(event.fields))
         await asyncio.sleep(0)
         self.on_append(event)
         return self.append_now(event)
@@ -304,9 +312,9 @@ class MemoryLog:
         fault = self._faults.popleft() if self._faults else None
         if self.is_down or (fault is not None and not fault.persist):
             raise LogUnavailable("told to fail")
-        for index, (known, position) in enumerate(self.events):
-            if known.leaf == event.leaf:  # an attempt that seemed to fail is repeated
-                return Receipt(event.id, index, position)
+        at = self._known.get(event.leaf, len(self.events))
+        if at < len(self.events) and self.events[at][0].leaf == event.leaf:  # what seemed to fail is repeated
+            return Receipt(event.id, at, self.events[at][1])
         refused = self._refused(event)
         if refused is not None:
             return refused
@@ -314,6 +322,7 @@ class MemoryLog:
         index = len(self.events)
         self.tables.apply(effects(event.fields, index, self.position, event.body, event.projected))
         self.events.append((event, self.position))
+        self._known[event.leaf] = index
         if fault is not None:
             raise LogUnavailable("told to fail after it persisted")
         digest = event.fields.get("call_sha256") if event.kind is Kind.DECIDED else None

@@ -19,7 +19,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -31,10 +30,11 @@ from typing import Any, TypeVar
 import httpx
 import yaml
 
+from tests import forked, scratch
+
 _READY = re.compile(r"is ready on (http://\S+)")
 _T = TypeVar("_T")
 
-AGENTGATE = (sys.executable, "-m", "agentgate")
 JSON = {"Content-Type": "application/json"}
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """Given to clients that never speak TLS: loading the machine's certificates costs 20 ms each time."""
@@ -63,17 +63,20 @@ class GatewayProcess:
         data_dir: Path | None = None,
         command: tuple[str, ...] = ("serve",),
         prefix: tuple[str, ...] = (),
+        fresh: bool = False,
     ) -> None:
         """`flags` follow `agentgate serve --port 0`; `config` becomes agentgate.yaml; a given `data_dir` is kept.
 
-        `prefix` is a command that the gateway's own follows, and that execs it (`unshare`, `prlimit`).
+        `prefix` is a command that the gateway's own follows, and that execs it (`unshare`, `prlimit`). A `fresh`
+        one has an interpreter that has loaded nothing yet, and a data directory on the disk.
         """
-        self._own = Path(tempfile.mkdtemp(prefix="agentgate-test-"))
+        self._own = scratch.directory("agentgate-test-", on_disk=fresh)
         self.data_dir = data_dir or self._own / "data"
         self.flags = flags
         self.env = dict(env or {})
         self.command = command
         self.prefix = prefix
+        self.fresh = fresh
         self.config_path: Path | None = None
         if config is not None:
             self.config_path = self._own / "agentgate.yaml"
@@ -81,7 +84,7 @@ class GatewayProcess:
         self.url = ""
         self.stdout: list[str] = []
         self._stderr: list[str] = []
-        self._process: subprocess.Popen[str] | None = None
+        self._process: forked.Process | None = None
         self._readers: list[threading.Thread] = []
         self._clients: list[httpx.Client] = []
         self._agent: httpx.Client | None = None
@@ -118,36 +121,32 @@ class GatewayProcess:
         assert self._process is None, "it runs already"
         config = ["--config", str(self.config_path)] if self.config_path else []
         self.stdout, self._stderr = [], []
-        process = subprocess.Popen(
-            [
-                *self.prefix,
-                *AGENTGATE,
-                *self.command,
-                "--port",
-                "0",
-                "--data-dir",
-                str(self.data_dir),
-                *config,
-                *self.flags,
-            ],
-            env=clean_environment(self.env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[1],
-        )
+        (out, its_out), (err, its_err) = os.pipe(), os.pipe()
+        try:
+            process = forked.start(
+                [*self.command, "--port", "0", "--data-dir", str(self.data_dir), *config, *self.flags],
+                env=clean_environment(self.env),
+                cwd=forked.ROOT,
+                stdout=its_out,
+                stderr=its_err,
+                prefix=self.prefix,
+                fresh=self.fresh,
+            )
+        finally:
+            os.close(its_out)
+            os.close(its_err)
         self._process = process
         self._ready = threading.Event()
         self._readers = [
-            threading.Thread(target=self._read_stdout, args=(process,), daemon=True),
-            threading.Thread(target=self._read_stderr, args=(process,), daemon=True),
+            threading.Thread(target=self._read_stdout, args=(out,), daemon=True),
+            threading.Thread(target=self._read_stderr, args=(err,), daemon=True),
         ]
         for reader in self._readers:
             reader.start()
         if wait:
             self.wait_ready()
 
-    def wait_ready(self, timeout_s: float = 30) -> None:
+    def wait_ready(self, timeout_s: float = 60) -> None:
         assert self._process is not None
         self._ready.wait(timeout_s)
         if not self.url:
@@ -222,9 +221,8 @@ class GatewayProcess:
         self._process = None
         self.url = ""
 
-    def _read_stdout(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout as lines:
+    def _read_stdout(self, handle: int) -> None:
+        with open(handle, encoding="utf-8") as lines:
             for line in lines:
                 self.stdout.append(line)
                 if found := _READY.search(line):
@@ -232,9 +230,8 @@ class GatewayProcess:
                     self._ready.set()
         self._ready.set()
 
-    def _read_stderr(self, process: subprocess.Popen[str]) -> None:
-        assert process.stderr is not None
-        with process.stderr as lines:
+    def _read_stderr(self, handle: int) -> None:
+        with open(handle, encoding="utf-8") as lines:
             for line in lines:
                 self._stderr.append(line)
 
@@ -276,11 +273,6 @@ class GatewayProcess:
         """A client with the admin key, each of whose questions has a connection of its own."""
         return self._open({"X-API-Key": self.admin_key}, _NOTHING_KEPT)
 
-    def async_client(self, key: str | None = None) -> httpx.AsyncClient:
-        """For calls that run while something else happens. The caller closes it."""
-        headers = {"X-API-Key": key} if key is not None else {}
-        return httpx.AsyncClient(base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=_NO_TLS)
-
     def call(
         self,
         tool: str,
@@ -321,18 +313,36 @@ def clean_environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def run_cli(
-    *arguments: str, env: Mapping[str, str] | None = None, cwd: Path | None = None, timeout_s: float = 60
+    *arguments: str,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    timeout_s: float = 60,
+    fresh: bool = False,
 ) -> subprocess.CompletedProcess[str]:
-    """`agentgate …` to its end."""
-    return subprocess.run(
-        [*AGENTGATE, *arguments],
-        env=clean_environment(env),
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+    """`agentgate …` to its end. A `fresh` one has an interpreter that has loaded nothing yet.
+
+    Raises:
+        subprocess.TimeoutExpired: it did not end, and was killed.
+    """
+    with tempfile.TemporaryFile("w+") as stdout, tempfile.TemporaryFile("w+") as stderr:
+        process = forked.start(
+            arguments,
+            env=clean_environment(env),
+            cwd=cwd or Path.cwd(),
+            stdout=stdout.fileno(),
+            stderr=stderr.fileno(),
+            fresh=fresh,
+        )
+        try:
+            status = process.wait(timeout_s)
+        finally:
+            process.kill()
+            process.wait()
+        said = []
+        for file in (stdout, stderr):
+            file.seek(0)
+            said.append(file.read())
+    return subprocess.CompletedProcess(arguments, status, *said)
 
 
 def until(probe: Callable[[], _T], *, timeout_s: float = 10, every_s: float = 0.02) -> _T:

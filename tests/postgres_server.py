@@ -18,7 +18,6 @@ import re
 import shutil
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -27,11 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from urllib.parse import quote
 
+from tests import scratch
 from tests.redis_server import free_port
 
 READY = re.compile(r"ready to accept (read-only )?connections")
 SUPERUSER = "postgres"
-_ROOM = 2 * 1024**3
 _SETTINGS = (
     "max_connections=60",
     "shared_buffers=16MB",
@@ -97,11 +96,7 @@ def _run(*command: str) -> str:
 
 
 def _directory(*, on_disk: bool = False) -> Path:
-    # In memory where there is room: a killed process loses nothing of a file there either, and tests make many servers.
-    memory = Path("/dev/shm")
-    is_roomy = memory.is_dir() and shutil.disk_usage(memory).free > _ROOM
-    # Not below pytest's tmp_path: the name of a unix socket may have no more than 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="agentgate-pg-", dir=memory if is_roomy and not on_disk else None))
+    directory = scratch.directory("agentgate-pg-", on_disk=on_disk)
     _own(directory)
     return directory
 

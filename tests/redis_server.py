@@ -14,14 +14,14 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 
 import hiredis
+
+from tests import scratch
 
 READY = "ready to accept connections"
 AT_ONCE = ("--repl-diskless-sync-delay", "0", "--hz", "100")
@@ -47,8 +47,7 @@ class RedisServer:
 
     def __init__(self, *flags: str, tcp: bool = False, tls: bool = False) -> None:
         """`flags` go to redis-server after our own and win over them. `tls`: the port speaks TLS only."""
-        # Not below pytest's tmp_path: the name of a unix socket may have no more than 107 bytes.
-        self.directory = Path(tempfile.mkdtemp(prefix="agentgate-redis-"))
+        self.directory = scratch.directory("agentgate-redis-")
         self.socket = self.directory / "redis.sock"
         self.port = free_port() if tcp else 0
         self._port_flags = ("--port", "0", "--tls-port", str(self.port)) if tls else ("--port", str(self.port))
@@ -183,7 +182,7 @@ class Sentinel:
         self.service = service
         self.password = password
         self.port = free_port()
-        self.directory = Path(tempfile.mkdtemp(prefix="agentgate-sentinel-"))
+        self.directory = scratch.directory("agentgate-sentinel-")
         self._config = self.directory / "sentinel.conf"  # Sentinel writes into it what it learns
         lines = [
             f"port {self.port}",

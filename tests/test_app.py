@@ -15,7 +15,7 @@ from agentgate.app import running
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.note import COSIGNATURE_V1, ED25519, NoteKey
-from agentgate.kinds import containment_id
+from agentgate.logs import containment_id
 from tests.fakes import FakeUpstream, a_call
 
 

@@ -79,10 +79,21 @@ def _fields() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     for path in [ROOT / "src/agentgate/core/event.py", *(ROOT / "src/agentgate/pipeline").glob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            keys = node.keys if isinstance(node, ast.Dict) else [node.slice] if isinstance(node, ast.Subscript) else []
-            names = {key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
-            found.setdefault(path.name, set()).update(names)
+            found.setdefault(path.name, set()).update(_keys(node))
     return found
+
+
+def _keys(node: ast.AST) -> set[str]:
+    match node:
+        case ast.Call(func=ast.Name(id="_known"), keywords=keywords):
+            return {keyword.arg for keyword in keywords if keyword.arg is not None}
+        case ast.Dict(keys=keys):
+            found = keys
+        case ast.Subscript(slice=key):
+            found = [key]
+        case _:
+            found = []
+    return {key.value for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)}
 
 
 @every_item

@@ -52,7 +52,15 @@ def test_what_is_said_of_single_tools_is_read() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"trust": "always"}, {"access": "all"}, {"labels": "pii"}, {"tools": {"read": {"acess": "read"}}}],
+    [
+        {"trust": "always"},
+        {"access": "all"},
+        {"labels": "pii"},
+        {"tools": {"read": {"acess": "read"}}},
+        {"tools": {"read": {"timeout_ms": 0}}},
+        {"tools": {"read": {1: "a", "b": 2}}},
+        {"tools": ["read"]},
+    ],
 )
 def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
     with pytest.raises(UnsafeConfiguration, match=rf"upstreams.files: .*{next(iter(wrong))}"):
@@ -60,7 +68,7 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
 
 
 def test_a_server_of_this_kind_is_made_and_brings_its_own_tools() -> None:
-    config = load({}, overrides={"upstreams": {"files": MCP | {"connect_timeout_ms": 500}}})
+    config = load({}, overrides={"upstreams": {"files": MCP | {"connect_timeout_ms": 500, "access": "read"}}})
     assert names(config) == ("files",)
     assert make_tools(config, {}) == {}, "no demo tools beside it"
     assert make_upstream("files", config, make_broker(config, FakeClock())) is not None

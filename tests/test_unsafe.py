@@ -13,7 +13,7 @@ import yaml
 
 from agentgate import keyfile
 from agentgate.app import running
-from agentgate.commands.terminal import EXIT_START
+from agentgate.commands.terminal import Status
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.settings import DEFAULT_SECRETS, Key, load
 from tests.gateway import run_cli
@@ -115,7 +115,7 @@ def test_a_refused_start_is_one_sentence_and_listens_nowhere(case: str, tmp_path
     config.write_text(yaml.safe_dump(UNSAFE[case].config), encoding="utf-8")
     flags = ["--config", str(config), "--data-dir", str(tmp_path / "data"), "--port", "0"]
     ended = run_cli("serve", *flags, env=UNSAFE[case].env)
-    assert (ended.returncode, ended.stdout) == (EXIT_START, "")
+    assert (ended.returncode, ended.stdout) == (Status.START, "")
     assert UNSAFE[case].told in ended.stderr.strip().splitlines()[-1]
     assert "Traceback" not in ended.stderr
 

@@ -101,7 +101,6 @@ class Soak:
             lives=self.lives,
             calls=list(load.calls()),
             first_s=min(FIRST_S, self.seconds / 3),
-            answers=load.answers,
             faults=load.faults,
             false_refusals=load.false_refusals,
             escaped=load.escaped,

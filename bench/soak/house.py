@@ -63,7 +63,11 @@ class House:
                 environment["AGENTGATE_DATABASE_URL"] = services.new_log(self._database, "soak")
                 flags += ["--workers", str(WORKERS)]
             self.gateway = GatewayProcess(
-                *flags, env=environment, config={"auth": {"keys": [OPA_ROLE_KEY]}}, data_dir=self.folder / "data"
+                *flags,
+                env=environment,
+                config={"auth": {"keys": [OPA_ROLE_KEY]}},
+                data_dir=self.folder / "data",
+                fresh=True,
             )
             self.key = self.new_key()
             stack.enter_context(self.gateway)

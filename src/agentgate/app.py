@@ -7,32 +7,25 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from urllib.parse import urlsplit
 
-from agentgate import __version__, toolservers
+from agentgate import __version__
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.slot import Slot
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.sealers.chacha import ChaChaSealer
-from agentgate.adapters.upstreams.demo import DemoUpstream
 from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
 from agentgate.credentials import make_broker
 from agentgate.doors import hot_routes
 from agentgate.edges.framework import make_framework
+from agentgate.edges.mcp import PATH as MCP_PATH
 from agentgate.edges.wire import HotRoute, Mounted, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
-from agentgate.kinds import (
-    containment_id,
-    make_admission,
-    make_engine,
-    make_log,
-    make_log_signer,
-    make_upstream,
-    open_private,
-    workers_file,
-)
+from agentgate.kinds import make_admission, make_engine, make_upstreams, open_private, workers_file
+from agentgate.logs import containment_id, make_log, make_log_signer
 from agentgate.pipeline.record import new_trace_id
 from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
@@ -61,14 +54,9 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
         stack.push_async_callback(admission.aclose)
         engine = make_engine(config)
         stack.push_async_callback(engine.aclose)
-        has_tools = bool(config.tools) or bool(toolservers.names(config))
-        names = config.upstreams if has_tools else {}
         broker = make_broker(config, clock)
         stack.push_async_callback(broker.aclose)
-        ours: dict[str, Upstream] = {name: make_upstream(name, config, broker) for name in names}
-        if not has_tools:
-            ours["demo"] = DemoUpstream(config.data_dir / "demo")
-        ours |= upstreams or {}
+        ours = {**make_upstreams(config, broker), **(upstreams or {})}
         for upstream in ours.values():
             stack.push_async_callback(upstream.aclose)
         gateway = Gateway(
@@ -89,22 +77,30 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
             admission.rename(name)
 
         gateway.membership.on_new_name = rename
-        await gateway.start(slot.predecessors if log.is_shared else None)
+        with log.patient():
+            await gateway.start(slot.predecessors if log.is_shared else None)
         slot.settle()
         stack.push_async_callback(gateway.stop)
-        tasks = [asyncio.create_task(one) for one in gateway.life()]
-        for task in tasks:
-            task.add_done_callback(gateway.stop_unless_asked)
-        if isinstance(engine, OpaPolicyEngine):
-            tasks.append(asyncio.create_task(gateway.enforce_remote()))
-        await gateway.hear_servers()
-        try:
+        async with _alive(gateway):
             yield gateway
-        finally:
-            gateway.gate.closing = True
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def _alive(gateway: Gateway) -> AsyncIterator[None]:
+    """With all that runs beside the calls. From the end on nothing new is let through."""
+    tasks = [asyncio.create_task(one) for one in gateway.life()]
+    for task in tasks:
+        task.add_done_callback(gateway.stop_unless_asked)
+    if isinstance(gateway.engine, OpaPolicyEngine):
+        tasks.append(asyncio.create_task(gateway.enforce_remote()))
+    try:
+        await gateway.hear_servers()
+        yield
+    finally:
+        gateway.gate.closing = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(slots=True)
@@ -115,6 +111,10 @@ class Startup:
     is_unsafe: bool = False
     """Whether it failed for its configuration: then it will fail again."""
     gateway: Gateway | None = None
+
+    def count_fault(self) -> None:
+        if self.gateway is not None:
+            self.gateway.meter.count("faults")
 
 
 def create_app(config: Settings, startup: Startup | None = None) -> Wire:
@@ -130,11 +130,11 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
             async with running(config) as gateway:
                 startup.gateway = gateway
                 framework.state.desks = gateway.desks()
-                framework.state.health = gateway.health
+                framework.state.health = gateway.health.look
                 framework.state.metrics = gateway.meter.render
                 framework.state.metrics_type = gateway.meter.content_type
                 hot.update(hot_routes(gateway))
-                mounted.update(gateway.mounted())
+                mounted[MCP_PATH] = gateway.mcp_door.serve
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
         except AgentGateError as error:
@@ -144,12 +144,6 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
             return
         await send({"type": "lifespan.shutdown.complete"})
 
-    entropy = SystemEntropy()
-
-    def on_fault() -> None:
-        if startup.gateway is not None:
-            startup.gateway.meter.count("faults")
-
     return Wire(
         framework,
         lifespan,
@@ -158,8 +152,8 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         hosts=_hosts(config),
         origins=frozenset(origin.lower().rstrip("/") for origin in config.server.origins),
         max_body_bytes=config.server.max_body_bytes,
-        on_fault=on_fault,
-        new_id=lambda: new_trace_id(entropy),
+        on_fault=startup.count_fault,
+        new_id=partial(new_trace_id, SystemEntropy()),
     )
 
 

@@ -24,7 +24,7 @@ from agentgate.commands import (
     telling,
     verifying,
 )
-from agentgate.commands.terminal import EXIT_USAGE, Config, DataDir, die, out
+from agentgate.commands.terminal import Config, DataDir, Status, die, out
 from agentgate.starting import Host, Port, command_line, serve
 
 cli = command_line()
@@ -65,7 +65,7 @@ def root(
         raise typer.Exit
     if context.invoked_subcommand is not None:
         if demo or any(option is not None for option in (host, port, config, data_dir)):
-            die(f"options of `{context.invoked_subcommand}` go behind its name", EXIT_USAGE)
+            die(f"options of `{context.invoked_subcommand}` go behind its name", Status.USAGE)
         return
     if demo:
         run_demo()

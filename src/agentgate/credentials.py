@@ -68,8 +68,7 @@ def _class(alias: str, kind: str) -> _Make:
 
             return AwsSts
         case _:
-            known = ", ".join(KINDS)
-            raise UnsafeConfiguration(f"credentials.{alias}: there is no kind {kind!r}; there is {known}")
+            raise configuration.unknown_kind(f"credentials.{alias}", kind, KINDS)
 
 
 def make_broker(config: Settings, clock: Clock) -> Broker:
@@ -131,11 +130,7 @@ class Finding(NamedTuple):
 
 
 async def check(config: Settings, scope: str | None) -> dict[str, Finding]:
-    """Each alias, asked for once with that scope. What was given for that is taken back.
-
-    Raises:
-        UnsafeConfiguration
-    """
+    """Each alias, asked for once with that scope. What was given for that is taken back. Raises UnsafeConfiguration."""
     broker = make_broker(config, SystemClock())
     found: dict[str, Finding] = {}
     try:

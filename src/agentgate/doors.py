@@ -11,7 +11,7 @@ from agentgate.ports.identity import SignatureVerifier
 
 def hot_routes(gateway: Gateway) -> dict[tuple[str, str], HotRoute]:
     """By method and path."""
-    rest, envelope = rest_door(gateway), envelope_door(gateway)
+    rest, envelope = _rest(gateway), _envelope(gateway)
     return {
         ("POST", "/tools/call"): rest.call,
         ("GET", "/tools/list"): rest.list,
@@ -19,7 +19,7 @@ def hot_routes(gateway: Gateway) -> dict[tuple[str, str], HotRoute]:
     }
 
 
-def rest_door(gateway: Gateway) -> ToolsDoor:
+def _rest(gateway: Gateway) -> ToolsDoor:
     return ToolsDoor(
         gate=gateway.gate,
         tools=gateway.tools,
@@ -32,7 +32,7 @@ def rest_door(gateway: Gateway) -> ToolsDoor:
     )
 
 
-def envelope_door(gateway: Gateway) -> EnvelopeDoor:
+def _envelope(gateway: Gateway) -> EnvelopeDoor:
     config = gateway.config
     return EnvelopeDoor(
         gate=gateway.gate,

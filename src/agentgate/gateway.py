@@ -31,15 +31,12 @@ from agentgate.edges._mcp.parts import Parts
 from agentgate.edges._mcp.parts import Rules as McpRules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.desks import Desks
-from agentgate.edges.mcp import PATH as MCP_PATH
 from agentgate.edges.mcp import McpDoor
-from agentgate.edges.wire import Mounted
 from agentgate.health import Health
 from agentgate.identity import known_keys, make_certificates, make_tokens
 from agentgate.kinds import (
     EXPORTS,
     KillStore,
-    LogStore,
     admin_key,
     make_compiler,
     make_envelope_signer,
@@ -52,6 +49,7 @@ from agentgate.kinds import (
     make_tools,
     policy_path,
 )
+from agentgate.logs import LogStore
 from agentgate.notices import make_notices
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.answers import AnswerBook
@@ -113,6 +111,7 @@ class Gateway:
         self.log = log
         self.engine = engine
         self.admission = admission
+        self.sealer = sealer
         self.clock = clock
         self.steady = steady = SteadyClock(clock)
         """By which permissions end."""
@@ -125,14 +124,7 @@ class Gateway:
         )
         self.replica = Replica(log, admission, clock, lease_s=config.containment.lease_s)
         self.acknowledger = Acknowledger(self.replica, self.recorder, clock)
-        self.drains = Drains(
-            reader=log,
-            recorder=self.recorder,
-            replica=self.replica,
-            acknowledger=self.acknowledger,
-            admission=admission,
-            clock=clock,
-        )
+        self.drains = self._make_drains()
         self.membership = self._make_membership()
         self.broker = broker
         broker.meter = self.meter
@@ -140,28 +132,10 @@ class Gateway:
         self.runner = Runner(make_routes(config, upstreams, broker), self.recorder, clock, self.meter, self.questions)
         self.refusals = RefusalLimiter(self.recorder, clock, config.server.refusals_per_second)
         circumstances = Circumstances(log, engine, self.tools)
-        self.approvals = ApprovalDesk(
-            log,
-            self.recorder,
-            sealer,
-            steady,
-            self.entropy,
-            circumstances,
-            ttl_s=config.approvals.ttl_s,
-            static_token=config.approvals.static_token,
-        )
+        self.approvals = self._make_approvals(circumstances)
         self.voids = Voids(self.approvals, circumstances, steady, is_shared=log.is_shared)
         self.approvals.is_over = self._is_over
-        self.answers = AnswerBook(
-            log,
-            self.recorder,
-            sealer,
-            clock,
-            self.meter,
-            keep_s=config.idempotency.keep_s,
-            max_bytes=config.idempotency.max_bytes,
-            max_bytes_per_caller=config.idempotency.max_bytes_per_caller,
-        )
+        self.answers = self._make_answers()
         self.notices = make_notices(config, log, clock, self.entropy, self.meter)
         self.meter.active_sessions.set_function(self._active_sessions)
         self.keyring = Keyring((), admin_key=admin_key(config), now=steady.now)
@@ -185,21 +159,55 @@ class Gateway:
         self.worker = ThreadWorker()
         self.timestamps = make_timestamps(config)
         self.evidence = self._make_evidence()
-        self.sealer = sealer
-        self._mcp_door = self._make_mcp_door()
-        self.pins.on_change(self._mcp_door.announce)
+        self.mcp_door = self._make_mcp_door()
+        self.pins.on_change(self.mcp_door.announce)
         self.replica.on_cut = self._drop
-        self._health = self._make_health()
+        self.health = self._make_health()
 
     def _drop(self, is_over: IsOver) -> None:
         for server in self.tool_servers.values():
             server.drop(is_over)
-        self._mcp_door.drop(is_over)
+        self.mcp_door.drop(is_over)
         self.broker.drop(is_over)
         self.voids.stir()
 
     def _is_over(self, call: Call) -> bool:
         return self.gate.closing or self.replica.state.over(call) is not None
+
+    def _make_drains(self) -> Drains:
+        return Drains(
+            reader=self.log,
+            recorder=self.recorder,
+            replica=self.replica,
+            acknowledger=self.acknowledger,
+            admission=self.admission,
+            clock=self.clock,
+        )
+
+    def _make_approvals(self, circumstances: Circumstances) -> ApprovalDesk:
+        return ApprovalDesk(
+            self.log,
+            self.recorder,
+            self.sealer,
+            self.steady,
+            self.entropy,
+            circumstances,
+            ttl_s=self.config.approvals.ttl_s,
+            static_token=self.config.approvals.static_token,
+        )
+
+    def _make_answers(self) -> AnswerBook:
+        part = self.config.idempotency
+        return AnswerBook(
+            self.log,
+            self.recorder,
+            self.sealer,
+            self.clock,
+            self.meter,
+            keep_s=part.keep_s,
+            max_bytes=part.max_bytes,
+            max_bytes_per_caller=part.max_bytes_per_caller,
+        )
 
     def _make_evidence(self) -> EvidenceDesk:
         config = self.config.evidence
@@ -379,13 +387,6 @@ class Gateway:
             is_wanted=any(part.kind == "mcp" for part in config.upstreams.values()),
         )
 
-    def mcp_door(self) -> McpDoor:
-        """The MCP door."""
-        return self._mcp_door
-
-    def mounted(self) -> dict[str, Mounted]:
-        return {MCP_PATH: self._mcp_door.serve}
-
     def desks(self) -> Desks:
         """What the control routes work with."""
         return Desks(
@@ -420,15 +421,15 @@ class Gateway:
         """Take over what has changed among the configured keys and those of the key file."""
         told = self._keys.trouble
         keys = self._keys.look()
+        trouble = self._keys.trouble
         if keys is not None:
-            trouble = self._keys.trouble
             known = known_keys(keys)
             self.keyring.replace(known, is_whole=trouble is None)
             if trouble is None:  # the keys of a file that cannot be read are still given to whom they were
                 self._key_book.take(known, self._keys.version)
             if trouble != told:
                 logger.error("the key file: %s", f"{trouble}; the keys in it are refused" if trouble else "whole again")
-        self.meter.health("key_file", is_well=self._keys.trouble is None)
+        self.meter.health("key_file", is_well=trouble is None)
 
     async def start(self, predecessors: Sequence[str] | None) -> None:
         """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.
@@ -436,8 +437,7 @@ class Gateway:
         Raises:
             UnsafeConfiguration, LogUnavailable, PolicyInvalid
         """
-        knows_agents = not self.callers.takes_local
-        configuration.refuse_public_without_keys(self.config, has_agent_keys=knows_agents)
+        configuration.refuse_public_without_keys(self.config, has_agent_keys=not self.callers.takes_local)
         newest = await self.log.record(await self.log.size() - 1)
         if newest is not None:
             self.steady.not_before(datetime.fromisoformat(newest.fields["at"]))
@@ -506,7 +506,7 @@ class Gateway:
             self.deferred.look_after(lambda: self.membership.is_eldest),
             self.voids.look_after(lambda: self.membership.is_eldest),
             self.notices.run(),
-            self._mcp_door.run(),
+            self.mcp_door.run(),
             self.pins.announce(),
             *(server.run(self.pins) for server in self.tool_servers.values()),
             self.retention.look_after(lambda: self.membership.is_eldest),
@@ -517,7 +517,7 @@ class Gateway:
         while True:
             await asyncio.sleep(1)
             await self.upkeep.tick()
-            await self._health.tell()
+            await self.health.tell()
             self.meter.webhooks_wait(self.notices.lags())
             self.meter.publish()
             with contextlib.suppress(LogUnavailable):  # the next round tries again
@@ -545,7 +545,3 @@ class Gateway:
         logger.critical("heartbeat or upkeep ended, so the gateway ends too", exc_info=task.exception())
         self.gate.closing = True
         signal.raise_signal(signal.SIGTERM)
-
-    async def health(self) -> dict[str, Any]:
-        """For `/health` and `/readyz`."""
-        return await self._health.look()

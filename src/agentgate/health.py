@@ -8,7 +8,8 @@ from typing import Any
 from agentgate import __version__
 from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.core.errors import LogUnavailable
-from agentgate.kinds import KillStore, LogStore
+from agentgate.kinds import KillStore
+from agentgate.logs import LogStore
 from agentgate.pipeline.notices import NoticeDesk
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
@@ -62,14 +63,15 @@ class Health:
         return {"behind": lag.events, "signed": lag.trouble is None, "kept": kept}
 
     def _servers_told(self) -> dict[str, Any]:
-        """Which tool servers are up. One that is down is no reason to send calls elsewhere."""
+        """Which tool servers are up; why one is down, is for operators (`GET /tools`). It is no reason to send calls
+        elsewhere."""
         states = {name: server.state() for name, server in self._servers.items()}
         for name, state in states.items():
             self._meter.health(f"server/{name}", is_well=state.is_up)
         self._meter.quarantined.set(self._pins.quarantined)
         if not states:
             return {}
-        told: dict[str, Any] = {name: {"up": state.is_up, "detail": state.detail} for name, state in states.items()}
+        told: dict[str, Any] = {name: {"up": state.is_up} for name, state in states.items()}
         return {"servers": told} | ({"tools_behind": self._pins.trouble} if self._pins.trouble is not None else {})
 
     async def tell(self) -> None:
@@ -82,7 +84,7 @@ class Health:
         self._well = checks
 
     async def look(self) -> dict[str, Any]:
-        """v0.2's health with what readiness rests on: log, kill state, policy."""
+        """For `/health` and `/readyz`: v0.2's health with what readiness rests on: log, kill state, policy."""
         revision = await self._engine.revision()
         position = await self._admission.position()
         try:

@@ -35,11 +35,10 @@ def known_keys(keys: Iterable[Key]) -> tuple[KnownKey, ...]:
     Raises:
         UnsafeConfiguration: saying what to change.
     """
-    return tuple(_known(key) for key in keys)
-
-
-def _known(key: Key) -> KnownKey:
-    return key.known() if key.signature is None else replace(key.known(), signature=_material(key.id, key.signature))
+    return tuple(
+        key.known() if key.signature is None else replace(key.known(), signature=_material(key.id, key.signature))
+        for key in keys
+    )
 
 
 @cache  # read at the start, as everything in the configuration
@@ -59,9 +58,7 @@ def _shared_secret(place: str, ref: EnvRef | FileRef) -> bytes:
     if isinstance(ref, FileRef) and ref.file.exists() and ref.file.stat().st_mode & 0o077:
         raise UnsafeConfiguration(f"{place}: {ref.file} can be read by others; run: chmod 600 {ref.file}")
     secret = configuration.secret_of(place, ref, configuration.environment())
-    least = configuration.MIN_HMAC_KEY_BYTES
-    if len(secret.encode()) < least or len(set(secret)) < 5:
-        raise UnsafeConfiguration(f"{place} is too easy to guess; set at least {least} random characters")
+    configuration.refuse_guessable(place, secret, configuration.MIN_HMAC_KEY_BYTES)
     return secret.encode()
 
 

@@ -1,16 +1,15 @@
 """What can be configured, by the name of its file: settings in, concrete adapters out.
 
-An unknown kind stops the start and names the known ones. Only `app.py` uses this.
+An unknown kind stops the start and names the known ones.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from agentgate import settings as configuration
 from agentgate import toolservers
@@ -27,13 +26,6 @@ from agentgate.adapters.exports.csv import CommaSeparated
 from agentgate.adapters.exports.jsonl import JsonLines
 from agentgate.adapters.exports.oscal import OscalResults
 from agentgate.adapters.exports.otlp import OtlpLines
-from agentgate.adapters.log._anchor_http import Webhook, Witness
-from agentgate.adapters.log._anchors import Places, Standing
-from agentgate.adapters.log._integrator import CheckpointSigner, Lag
-from agentgate.adapters.log._reader import Reader
-from agentgate.adapters.log.sqlite import SqliteLog
-from agentgate.adapters.log.sqlite import open_reader as read_sqlite
-from agentgate.adapters.log.sqlite import verify as verify_sqlite
 from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
@@ -42,21 +34,19 @@ from agentgate.adapters.signers.ecdsa import EcdsaSigner
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
-from agentgate.core.audit import Report
 from agentgate.core.call import MemberId, Tool, ToolName
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
-from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
-from agentgate.core.note import NoteInvalid, NoteKey, parse_key, parse_witness_key
+from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.redaction.redactor import Marks, Redactor
 from agentgate.core.redaction.sensitive import Detector
 from agentgate.credentials import OfProcess
+from agentgate.logs import log_keys
 from agentgate.pipeline.audit import Forms
 from agentgate.pipeline.evidence import Forms as PackForms
 from agentgate.pipeline.run import Route
 from agentgate.ports.containment import Admission
 from agentgate.ports.evidence import TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner
-from agentgate.ports.log import Bodies, Bookmarks, Log, LogReader, Tree
 from agentgate.ports.upstreams import CredentialSource, Upstream
 from agentgate.settings import Settings
 
@@ -77,201 +67,6 @@ class KillStore(Admission, Protocol):
     def rename(self, member: str) -> None: ...
 
 
-def _unknown(what: str, kind: str, known: Iterable[str]) -> UnsafeConfiguration:
-    return UnsafeConfiguration(f"{what}: there is no kind {kind!r}; there is {', '.join(sorted(known))}")
-
-
-class LogStore(Log, LogReader, Tree, Protocol):
-    """A log that is opened."""
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other processes may append to it at the same time."""
-        ...
-
-    bodies: Bodies
-    bookmarks: Bookmarks
-
-    @property
-    def keys(self) -> tuple[NoteKey, ...]:
-        """The key that signs checkpoints, then former ones."""
-        ...
-
-    @property
-    def witnesses(self) -> tuple[NoteKey, ...]:
-        """The keys of those who cosign."""
-        ...
-
-    @property
-    def is_newly_keyed(self) -> bool:
-        """Whether this start has taken another key into use for checkpoints."""
-        ...
-
-    @property
-    def lag(self) -> Lag:
-        """How far the signed tree is behind."""
-        ...
-
-    @property
-    def standings(self) -> list[Standing]:
-        """How it stands with those who keep checkpoints."""
-        ...
-
-
-async def make_log(config: Settings, signer: CheckpointSigner) -> LogStore:
-    """The log at `log.url`, opened.
-
-    Raises:
-        UnsafeConfiguration, LogBroken, LogUnavailable: it cannot be used; the text says why.
-    """
-    part = config.log
-    match part.kind:
-        case "sqlite":
-            path = _sqlite_path(config)
-            places, former = _places(config), former_keys(config)
-            return await SqliteLog.open(path, signer, part.origin, places=places, former_keys=former)
-        case "postgresql":
-            from agentgate.adapters.log.postgresql import PostgresLog  # its driver is for who has PostgreSQL
-
-            witness = config.data_dir / "log.checkpoint"
-            return await PostgresLog.open(
-                part.url or "",
-                signer,
-                part.origin,
-                witness=witness,
-                places=_places(config),
-                former_keys=former_keys(config),
-                retention_url=part.retention_url,
-            )
-        case _:
-            raise _unknown("log", part.kind, ("postgresql", "sqlite"))
-
-
-def _places(config: Settings) -> Places:
-    """Where checkpoints are kept besides the database. Raises UnsafeConfiguration."""
-    part = config.log
-    hook = part.checkpoint_webhook
-    return Places(
-        files=() if part.checkpoint_file is None else (part.checkpoint_file,),
-        webhook=None if hook is None else Webhook(hook.url, hook.secret, hook.every_s, hook.optional),
-        witnesses=tuple(Witness(one.url, key) for one, key in zip(part.witnesses, _witness_keys(config), strict=True)),
-    )
-
-
-def _witness_keys(config: Settings) -> list[NoteKey]:
-    try:
-        return [parse_witness_key(one.vkey) for one in config.log.witnesses]
-    except NoteInvalid as error:
-        raise UnsafeConfiguration(f"log.witnesses: {error}") from None
-
-
-def former_keys(config: Settings) -> tuple[NoteKey, ...]:
-    """The keys that have signed checkpoints before. Raises UnsafeConfiguration."""
-    try:
-        found = tuple(map(parse_key, config.log.former_keys))
-    except NoteInvalid as error:
-        raise UnsafeConfiguration(f"log.former_keys: {error}") from None
-    for key in found:
-        if key.name != config.log.origin:
-            raise UnsafeConfiguration(f"log.former_keys: {key.name} is another log than {config.log.origin}")
-    return found
-
-
-def make_log_signer(config: Settings, *, anew: bool) -> Ed25519Signer:
-    """The key that signs checkpoints; with `anew` the first start makes one. Raises UnsafeConfiguration."""
-    ref = config.log.checkpoint_key
-    if isinstance(ref, configuration.EnvRef):
-        text = configuration.environment().get(ref.env)
-        if not text:
-            raise UnsafeConfiguration(f"log.checkpoint_key names the variable {ref.env}, which is not set")
-        return Ed25519Signer.from_text(text, ref.env)
-    path = log_key_path(config)
-    return Ed25519Signer.from_file_or_new(path) if anew else Ed25519Signer.from_file(path)
-
-
-def log_keys(config: Settings) -> tuple[NoteKey, ...]:
-    """The keys that checkpoints are verified with: that in use, then former ones. Raises UnsafeConfiguration."""
-    current = NoteKey(config.log.origin, make_log_signer(config, anew=False).public_key)
-    return (current, *former_keys(config))
-
-
-def containment_id(config: Settings, signer: CheckpointSigner) -> str:
-    """What the Redis of this log is known by: its first key, so that it stays the same when keys change."""
-    first = next(iter(reversed(former_keys(config))), None)
-    return hashlib.sha256(signer.public_key if first is None else first.public).hexdigest()[:8]
-
-
-def read_log(config: Settings) -> Reader:
-    """The log at `log.url`, only for reading, with or without gateways that write to it.
-
-    Raises:
-        LogUnavailable, UnsafeConfiguration: there is no log, or none of a known kind.
-    """
-    part = config.log
-    match part.kind:
-        case "sqlite":
-            path = _sqlite_path(config)
-            if not path.is_file():
-                raise LogUnavailable(f"there is no log at {path}")
-            return read_sqlite(path)
-        case "postgresql":
-            from agentgate.adapters.log import postgresql  # as in `make_log`
-
-            return postgresql.open_reader(part.url or "")
-        case _:
-            raise _unknown("log", part.kind, ("postgresql", "sqlite"))
-
-
-async def check_log(config: Settings, keys: Sequence[NoteKey], kept: Sequence[bytes] = ()) -> Report:
-    """Derive the log at `log.url` again, with or without gateways that write to it, and hold it against the checkpoints
-    that were `kept` elsewhere and the one that this host has kept.
-
-    Raises:
-        LogUnavailable, UnsafeConfiguration: there is no log, or it cannot be read.
-    """
-    part = config.log
-    other = part.checkpoint_file
-    kept = (*kept, other.read_bytes()) if other is not None and other.is_file() else kept
-    match part.kind:
-        case "sqlite":
-            path = _sqlite_path(config)
-            if not path.is_file():
-                raise LogUnavailable(f"there is no log at {path}")
-            return await verify_sqlite(path, part.origin, keys, kept=kept)
-        case "postgresql":
-            from agentgate.adapters.log import postgresql  # as in `make_log`
-
-            ours = config.data_dir / "log.checkpoint"
-            kept = (*kept, ours.read_bytes()) if ours.is_file() else kept
-            return await postgresql.verify(part.url or "", part.origin, keys, kept=kept)
-        case _:
-            raise _unknown("log", part.kind, ("postgresql", "sqlite"))
-
-
-async def migrate_log(config: Settings, *, to: str, drop_events: bool) -> list[str]:
-    """Bring the schema of a PostgreSQL log to a revision; what was done.
-
-    Raises:
-        UnsafeConfiguration, LogUnavailable
-    """
-    if config.log.kind != "postgresql":
-        raise UnsafeConfiguration(
-            "only a log in PostgreSQL is migrated (SQLite makes its schema itself); name the database: --database-url postgresql://…"
-        )
-    from agentgate.adapters.log._migrate import migrate  # as in `make_log`
-
-    return await migrate(config.log.url or "", to=to, drop_events=drop_events)
-
-
-def _sqlite_path(config: Settings) -> Path:
-    url = config.log.url
-    if url is None:
-        return config.data_dir / "log.db"
-    if not url.startswith("sqlite:///"):
-        raise UnsafeConfiguration("log.url: a SQLite file is named as sqlite:///PATH")
-    return Path(url.removeprefix("sqlite:///"))
-
-
 def make_admission(config: Settings, *, log_id: str, member: MemberId, clock: SystemClock) -> KillStore:
     """The kill store that `containment.kind` names. Raises UnsafeConfiguration."""
     part = config.containment
@@ -281,7 +76,7 @@ def make_admission(config: Settings, *, log_id: str, member: MemberId, clock: Sy
         case "redis":
             return RedisAdmission(part.url or "", log_id=log_id, member=member, deadline_s=part.timeout_ms / 1000)
         case _:
-            raise _unknown("containment", part.kind, ("local", "redis"))
+            raise configuration.unknown_kind("containment", part.kind, ("local", "redis"))
 
 
 def make_engine(config: Settings) -> WasmPolicyEngine | OpaPolicyEngine:
@@ -304,12 +99,19 @@ def make_engine(config: Settings) -> WasmPolicyEngine | OpaPolicyEngine:
             except ValueError as error:
                 raise UnsafeConfiguration(f"policy.url: {error}") from None
         case _:
-            raise _unknown("policy", part.kind, ("opa", "wasm"))
+            raise configuration.unknown_kind("policy", part.kind, ("opa", "wasm"))
 
 
 def make_compiler() -> OpaCompiler | None:
     binary = find_opa(configuration.environment())
     return OpaCompiler(binary) if binary is not None else None
+
+
+def make_upstreams(config: Settings, source: CredentialSource) -> dict[str, Upstream]:
+    """All that are configured; the demo's where no tools are, of any kind. Raises UnsafeConfiguration."""
+    if not config.tools and not toolservers.names(config):
+        return {"demo": DemoUpstream(config.data_dir / "demo")}
+    return {name: make_upstream(name, config, source) for name in config.upstreams}
 
 
 def make_upstream(name: str, config: Settings, source: CredentialSource) -> Upstream:
@@ -327,7 +129,7 @@ def make_upstream(name: str, config: Settings, source: CredentialSource) -> Upst
             case toolservers.KIND:
                 return _make_mcp(name, config, source)
             case _:
-                raise _unknown(f"upstreams.{name}", part.kind, ("demo", "http", "mcp"))
+                raise configuration.unknown_kind(f"upstreams.{name}", part.kind, ("demo", "http", "mcp"))
     except (TypeError, ValueError) as error:
         raise UnsafeConfiguration(f"upstreams.{name}: {error}") from None
 
@@ -337,7 +139,7 @@ def _make_mcp(name: str, config: Settings, source: CredentialSource) -> Upstream
     from agentgate.adapters.upstreams.mcp import McpUpstream  # the SDK takes half a second: for who has such a server
 
     part = config.upstreams[name]
-    options: dict[str, Any] = {"timeout_s": part.timeout_ms / 1000, **part.options}
+    options = {name: value for name, value in part.options.items() if name not in toolservers.RULES}
     if "connect_timeout_ms" in options:
         options["connect_timeout_s"] = options.pop("connect_timeout_ms") / 1000
     alias = part.session_credential or part.credential
@@ -467,14 +269,12 @@ def make_envelope_signer(config: Settings) -> EnvelopeSigner:
         case "ed25519":
             signer = Ed25519Signer
         case _:
-            raise _unknown("evidence.signing", part.kind, ("ecdsa", "ed25519"))
+            raise configuration.unknown_kind("evidence.signing", part.kind, ("ecdsa", "ed25519"))
     if part.key is None:
         return signer.from_file_or_new(envelope_key_path(config))
     if isinstance(part.key, configuration.FileRef):
         return signer.from_file(part.key.file)
-    text = configuration.environment().get(part.key.env)
-    if not text:
-        raise UnsafeConfiguration(f"evidence.signing.key names the variable {part.key.env}, which is not set")
+    text = configuration.secret_of("evidence.signing.key", part.key, configuration.environment())
     return signer.from_text(text, part.key.env)
 
 
@@ -529,17 +329,6 @@ def make_timestamps(config: Settings) -> TimestampAuthority | None:
 def envelope_key_path(config: Settings) -> Path:
     """Where the first start keeps the key that it makes."""
     return config.data_dir / "envelope-key.pem"
-
-
-def log_key_path(config: Settings) -> Path:
-    """Where the key of checkpoints is, unless it comes from the environment."""
-    ref = config.log.checkpoint_key
-    return ref.file if isinstance(ref, configuration.FileRef) else config.data_dir / "log-key.pem"
-
-
-def has_log_key(config: Settings) -> bool:
-    """Whether there is a key for checkpoints already, or one that the environment is to have."""
-    return isinstance(config.log.checkpoint_key, configuration.EnvRef) or log_key_path(config).is_file()
 
 
 def open_private(directory: Path) -> None:

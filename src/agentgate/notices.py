@@ -15,7 +15,7 @@ from agentgate.settings import EnvRef, FileRef, Settings, WebhookPart
 
 if TYPE_CHECKING:
     from agentgate.adapters.meters.prometheus import PrometheusMeter
-    from agentgate.kinds import LogStore
+    from agentgate.logs import LogStore
     from agentgate.ports.ambient import Clock, Entropy
     from agentgate.ports.notices import Courier, Failure
 

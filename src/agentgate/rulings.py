@@ -21,12 +21,12 @@ from agentgate.core.call import (
     Role,
     SessionId,
     TenantId,
+    Tool,
     TraceId,
     is_id,
 )
 from agentgate.core.decision import Decision
 from agentgate.core.facts import Facts, Past
-from agentgate.core.policy import PolicyBundle
 from agentgate.core.tiers import read_rules
 from agentgate.kinds import make_compiler, make_redactor, make_tools, policy_path
 from agentgate.pipeline.asking import Questions
@@ -81,28 +81,16 @@ async def ask_policy(config: Settings, asked: Asked) -> tuple[Decision, str]:
     engine = WasmPolicyEngine()
     try:
         questions = Questions(engine, ArgumentParsers(), make_redactor(config))
-        rules = read_rules(bundle.data)
         questions.load(questions.read(bundle.data))
         await engine.enforce(bundle)
         if asked.tool not in tools:
             raise CannotAsk(_no_tool(config, asked.tool))
-        for what, name in (("agent", asked.agent), ("tenant", asked.tenant)):
-            if not is_id(name):
-                raise CannotAsk(f"{name[:64]!r} is no name of {'an' if what == 'agent' else 'a'} {what}")
+        call = _call(asked, tools[asked.tool])
         now = SystemClock().now().replace(microsecond=0)
-        if asked.session_facts is not None and not rules.session_facts:
+        is_told = read_rules(bundle.data).session_facts
+        if asked.session_facts is not None and not is_told:
             raise CannotAsk('policy is not told what a session did: data.json has no "session_facts": true')
-        facts = _facts(asked.session_facts or {}, now) if rules.session_facts else None
-        caller = Principal(
-            PrincipalKind.AGENT,
-            AgentId(asked.agent),
-            TenantId(asked.tenant),
-            frozenset(asked.roles),
-            "api_key",
-            tier=asked.tier,
-        )
-        tool = tools[asked.tool]
-        call = Call(TraceId("try"), Door.REST, caller, SessionId("try"), tool.name, tool, asked.arguments, {})
+        facts = _facts(asked.session_facts or {}, now) if is_told else None
         decision = first_refusal(call) or await questions.ask(
             call, has_approval_token=asked.is_approved, now=now, facts=facts
         )
@@ -111,19 +99,19 @@ async def ask_policy(config: Settings, asked: Asked) -> tuple[Decision, str]:
         await engine.aclose()
 
 
+def _call(asked: Asked, tool: Tool) -> Call:
+    """Raises CannotAsk."""
+    for what, name in (("an agent", asked.agent), ("a tenant", asked.tenant)):
+        if not is_id(name):
+            raise CannotAsk(f"{name[:64]!r} is no name of {what}")
+    agent, tenant = AgentId(asked.agent), TenantId(asked.tenant)
+    caller = Principal(PrincipalKind.AGENT, agent, tenant, frozenset(asked.roles), "api_key", tier=asked.tier)
+    return Call(TraceId("try"), Door.REST, caller, SessionId("try"), tool.name, tool, asked.arguments, {})
+
+
 async def packs_of(config: Settings) -> list[Pack]:
     """The packs in the policy directory, by name. Raises AgentGateError."""
     bundle = await PolicyDirectory(policy_path(config), {}, compiler=None).read()
-    return _packs(bundle)
-
-
-async def tiers_of(config: Settings) -> frozenset[str]:
-    """The tiers that the policy directory's data has. Raises AgentGateError."""
-    bundle = await PolicyDirectory(policy_path(config), {}, compiler=None).read()
-    return frozenset(read_rules(bundle.data).tiers)
-
-
-def _packs(bundle: PolicyBundle) -> list[Pack]:
     options = bundle.data.get("packs", {})
     found = []
     for path, text in sorted(bundle.modules.items()):
@@ -131,6 +119,12 @@ def _packs(bundle: PolicyBundle) -> list[Pack]:
         if path.startswith(_PACKS) and "/" not in name:
             found.append(Pack(name, _first_sentence(text.decode(errors="replace")), name in options))
     return found
+
+
+async def tiers_of(config: Settings) -> frozenset[str]:
+    """The tiers that the policy directory's data has. Raises AgentGateError."""
+    bundle = await PolicyDirectory(policy_path(config), {}, compiler=None).read()
+    return frozenset(read_rules(bundle.data).tiers)
 
 
 def _first_sentence(rego: str) -> str:

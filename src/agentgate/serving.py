@@ -26,7 +26,7 @@ def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
     _say_what_starts(settings)
     if settings.server.workers > 1:
         return _run_workers(settings)
-    gc.disable()  # loading makes a hundred thousand objects and no garbage: a tenth of the start; the worker enables it
+    gc.disable()  # loading makes many objects and hardly any garbage: a tenth of the start; the worker enables it
     from agentgate import worker  # loads the whole gateway, which a parent of workers does not need
 
     if reload:

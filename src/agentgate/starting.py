@@ -9,7 +9,7 @@ import typer
 
 from agentgate import serving
 from agentgate.commands.ending import NAME, CommandLine
-from agentgate.commands.terminal import EXIT_START, Config, DataDir, die, settings_of
+from agentgate.commands.terminal import Config, DataDir, Status, die, settings_of
 
 Host = Annotated[str | None, typer.Option("--host", help="Address to listen on (AGENTGATE_HOST, default 127.0.0.1)")]
 Port = Annotated[
@@ -61,4 +61,4 @@ def serve(
     settings = settings_of(config, places)
     failure = serving.run(settings, config, reload=reload)
     if failure is not None:
-        die(failure, EXIT_START)
+        die(failure, Status.START)

@@ -16,6 +16,8 @@ from agentgate.pipeline.pins import Served
 from agentgate.settings import Settings, UpstreamPart
 
 KIND: Final = "mcp"
+RULES: Final = frozenset({"transparent", "trust", "access", "labels", "tools"})
+"""What a server's settings say of its tools, and not of how it is reached."""
 SEPARATOR: Final = "__"
 _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_|$)){0,62}")
 """Of a server: then no two servers with prefixes can have a tool of one name."""
@@ -104,7 +106,7 @@ def _served(name: str, part: UpstreamPart) -> Served:
                 for tool, said in read_tools(part.options.get("tools")).items()
             },
         )
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # YAML has values of all kinds everywhere
         raise UnsafeConfiguration(f"upstreams.{name}: {error}") from None
     return Served(rules, {prefix + operation: _operation(rules, prefix + operation) for operation in _OPERATIONS})
 

@@ -36,7 +36,8 @@ from tests.adapters.credentials.test_encrypted_file import kept_in
 from tests.attacks.test_credentials import Echo, ThreadedVault
 from tests.attacks.test_mcp_secrets import Recorder
 from tests.canary_sweep import Canary, Sweep, rows
-from tests.gateway import AGENTGATE, GatewayProcess, clean_environment, exchange, post, run_cli, until
+from tests.forked import AGENTGATE
+from tests.gateway import GatewayProcess, clean_environment, exchange, post, run_cli, until
 from tests.openid_provider import RESOURCE, SCOPE, OpenIdProvider
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer

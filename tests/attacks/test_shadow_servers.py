@@ -17,7 +17,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.gateway import AGENTGATE, GatewayProcess, clean_environment
+from tests.forked import AGENTGATE
+from tests.gateway import GatewayProcess, clean_environment
 
 VERSION = "2026-07-28"
 META = {

@@ -124,7 +124,7 @@ def test_nobody_accepts_without_being_asked() -> None:
 
 
 def test_whoever_says_no_accepts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentgate.commands.accepting._is_somebody_here", lambda: True)
+    monkeypatch.setattr("agentgate.commands.terminal._is_somebody_here", lambda: True)
     with answering(tool()) as gateway:
         env = {"AGENTGATE_URL": gateway.url, "AGENTGATE_KEY": "a-key"}
         result = CliRunner().invoke(cli, ["tools", "accept", "files__read"], env=env, input="n\n")

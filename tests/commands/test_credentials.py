@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,19 @@ def test_a_secret_that_was_set_is_there_and_is_never_shown(house: House) -> None
     before = house.run("check")
     assert before.exit_code == 1
     assert "crm    encrypted_file  not there: " in before.stdout
+    as_json = house.run("check", "--json")
+    assert as_json.exit_code == 1
+    assert [one["there"] for one in json.loads(as_json.stdout)["credentials"]] == [False, True]
     assert house.run("set", "crm", said=f"{SECRET}\n").exit_code == 0
     after = house.run("check")
     assert after.exit_code == 0, after.output
     assert [line.split() for line in after.stdout.splitlines()[1:]] == [
         ["crm", "encrypted_file", "there"],
         ["env", "env", "there"],
+    ]
+    assert json.loads(house.run("check", "--json").stdout)["credentials"] == [
+        {"alias": "crm", "kind": "encrypted_file", "there": True, "detail": "there"},
+        {"alias": "env", "kind": "env", "there": True, "detail": "there"},
     ]
     assert SECRET.encode() not in (house.folder / "sealed").read_bytes()
 

@@ -175,3 +175,8 @@ def test_keys_of_two_logs_are_refused(tmp_path: Path) -> None:
     keys = ("--vkey", KEY.text, "--vkey", other.text)
     status, said = run("http://127.0.0.1:9/log", "--checkpoint", str(tmp_path / "c"), *keys, "--once")
     assert (status, "one log" in said) == (2, True)
+
+
+def test_nobody_waits_for_ever_between_two_looks(tmp_path: Path) -> None:
+    options = ("--checkpoint", str(tmp_path / "c"), "--vkey", KEY.text, "--every", "inf")
+    assert run("http://127.0.0.1:9/log", *options)[0] == 2

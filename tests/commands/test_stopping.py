@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from agentgate.cli import cli
 from tests.commands.test_watching import A, B, ack, draining, kill, member, silent
-from tests.gateway import AGENTGATE, clean_environment, run_cli, until
+from tests.forked import AGENTGATE
+from tests.gateway import clean_environment, run_cli, until
 from tests.scripted_gateway import HANG_UP, Said, ScriptedGateway, problem
 
 DRAINED = kill(replicas=[ack(A, cancelled=1)], running=[], receipt="e-1", drained_except=[], attested=[])
@@ -75,7 +76,7 @@ def test_an_id_of_ones_own_is_the_kills() -> None:
     "words",
     [
         *[["session"], ["all", "s"], ["everything"], [], ["session", "s", "--reason", "x" * 501]],
-        *[["session", "s", "--expires", text] for text in ("soon", "5x", "-5m", "m", "1m x", "")],
+        *[["session", "s", "--expires", text] for text in ("soon", "5x", "-5m", "m", "1m x", "", "9" * 400)],
     ],
 )
 def test_what_is_no_order_asks_nothing(words: list[str]) -> None:
@@ -249,7 +250,11 @@ def test_several_kills_are_released_at_once_and_the_first_trouble_stops_none() -
     }
     with ScriptedGateway(script) as gateway:
         done = run(gateway, "release", "k-1", "k-2", "k-2", "--force")
-    assert done.exit_code == 1
+    with ScriptedGateway(script) as another:
+        as_json = run(another, "release", "k-1", "k-2", "--json")
+    assert done.exit_code == as_json.exit_code == 1
+    refused = {"id": "k-1", "status": "refused", "reason_code": "not_found", "detail": "no such kill is in force"}
+    assert json.loads(as_json.stdout) == {"releases": [refused, kill(id="k-2", status="released")]}
     assert "k-1: no such kill is in force" in done.stderr
     assert "released k-2, which stopped session s-1" in done.stdout
     assert [asked[2] for asked in gateway.asked] == [{"force": True}] * 2
@@ -257,9 +262,10 @@ def test_several_kills_are_released_at_once_and_the_first_trouble_stops_none() -
 
 def test_a_release_that_needs_another_person_is_not_done_and_says_so() -> None:
     pending = kill(status="pending", asked_by=["person:ann"], quorum=2)
-    with ScriptedGateway({"POST /kills/kill-1/release": [(202, pending)]}) as gateway:
-        done = run(gateway, "release", "kill-1")
-    assert done.exit_code == 4
+    with ScriptedGateway({"POST /kills/kill-1/release": [(202, pending)] * 2}) as gateway:
+        done, as_json = run(gateway, "release", "kill-1"), run(gateway, "release", "kill-1", "--json")
+    assert done.exit_code == as_json.exit_code == 4
+    assert json.loads(as_json.stdout) == {"releases": [pending]}
     assert "kill-1 needs 2 persons, and 1 asked so far (person:ann)" in done.stdout
 
 
@@ -270,13 +276,14 @@ def test_resume_ends_the_pause_and_says_what_stays(words: list[str]) -> None:
         "GET /kills": [(200, {"kills": [kill()]})],
     }
     with ScriptedGateway(script) as gateway:
-        done = run(gateway, *words)
-    assert done.exit_code == 0
+        done, as_json = run(gateway, *words), run(gateway, *words, "--json")
+    assert done.exit_code == as_json.exit_code == 0
+    assert json.loads(as_json.stdout) == {"releases": [script["POST /system/resume"][0][1]]}
     assert "released p-1, p-2" in done.stdout
     assert "1 other kill in force" in done.stdout
 
 
-@pytest.mark.parametrize("words", [["release", "a/b"], ["release", ".."], ["members", "gone", "../x", "--yes"]])
+@pytest.mark.parametrize("words", [["release", "a/b"], ["release", "k", ".."], ["members", "gone", "../x", "--yes"]])
 def test_what_cannot_be_an_id_asks_nothing(words: list[str]) -> None:
     with ScriptedGateway({}) as gateway:
         assert run(gateway, *words).exit_code == 2

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from agentgate.commands import watching
 from agentgate.commands.remote import Refusal, Remote
+from agentgate.commands.words import duration
 from tests.scripted_gateway import problem
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -82,7 +83,7 @@ def shown(*what: Any, width: int = 200) -> str:
     ],
 )
 def test_a_length_of_time_is_said_as_people_do(seconds: float, said: str) -> None:
-    assert watching.duration(seconds) == said
+    assert duration(seconds) == said
 
 
 @pytest.mark.parametrize(

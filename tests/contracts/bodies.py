@@ -20,7 +20,7 @@ from agentgate.core.note import NoteKey, open_checkpoint
 from agentgate.core.query import Query
 from agentgate.core.retention import Around, Kept, Quiet
 from agentgate.ports.log import AlreadySpent, Bodies, OnHold
-from tests.contracts.log import ORIGIN, Author, Whole, all_of, receipts
+from tests.contracts.log import ORIGIN, Author, Whole, all_of, append_all, receipts
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONG_AGO = NOW - timedelta(days=400)
@@ -90,7 +90,7 @@ class BodiesContract:
             author.decided(f"s-{n % sessions}", body=body if body is not None else b'{"n":%d}' % n)
             for n in range(count)
         ]
-        receipts(await asyncio.gather(*(log.append(event) for event in events)))
+        receipts(await append_all(log, events))
 
     @staticmethod
     async def texts(log: Keeping, session: str | None = None) -> dict[int, bytes]:

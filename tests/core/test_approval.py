@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.approval import Approval, ApprovalId, State, carries, from_row
-from agentgate.core.call import Digest
+from agentgate.core.approval import Approval, ApprovalId, State, Void, Why, carries, from_row, may_not_answer
+from agentgate.core.call import Digest, Principal, PrincipalKind, Role
+from agentgate.core.containment import Scope
+from agentgate.core.decision import Terms
 from agentgate.core.event import rfc3339
 from tests.core.strategies import OBJECTS
-from tests.fakes import REVISION, a_call, principal
+from tests.fakes import REVISION, a_call, a_kill, principal
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)
 CALL = a_call(arguments={"table": "orders"})
@@ -91,3 +93,68 @@ def test_row_gives_the_approval_back() -> None:
     row |= {"approvers": "[]", "executes": 0}
     row |= {"requested_at": rfc3339(YES.requested_at), "expires_at": rfc3339(YES.expires_at), "state": "approved"}
     assert from_row(row) == YES
+    whole = replace(
+        YES, token_sha256="f" * 64, sealed=b"sealed", trace_id="t-1", quorum=2, approvers=("person:a",), votes=1,
+        on_behalf_of="alice", server="demo", tool_sha256="d" * 64, position=7, edited_from="e" * 64, edited_to="apr-2",
+        executes=True, why="edited",
+    )  # fmt: skip
+    row |= {name: getattr(whole, name) for name in Approval.__slots__ if getattr(whole, name) != getattr(YES, name)}
+    assert from_row({**row, "approvers": '["person:a"]', "executes": 1}) == whole
+
+
+# --- who may answer, under which terms, and what makes it void ------------------------------------------------
+
+ALICE = principal("alice", Role.APPROVER, person=True)
+
+
+@pytest.mark.parametrize(
+    ("approval", "person", "why_not"),
+    [
+        (YES, ALICE, None),
+        (replace(YES, approvers=("person:bob", "person:alice")), ALICE, None),
+        (replace(YES, on_behalf_of="bob"), ALICE, None),
+        (YES, replace(ALICE, kind=PrincipalKind.AGENT), "an approval is given by a person with the role approver"),
+        (YES, replace(ALICE, roles=frozenset()), "an approval is given by a person with the role approver"),
+        (replace(YES, requested_by="person:alice"), ALICE, "nobody approves a call of their own"),
+        (replace(YES, on_behalf_of="alice"), ALICE, "nobody approves a call that is made for them"),
+        (replace(YES, on_behalf_of="person:alice"), ALICE, "nobody approves a call that is made for them"),
+        (replace(YES, approvers=("person:bob",)), ALICE, "policy names who may approve this call"),
+    ],
+)
+def test_who_may_not_answer_is_told_why(approval: Approval, person: Principal, why_not: str | None) -> None:
+    assert may_not_answer(approval, person) == why_not
+
+
+@pytest.mark.parametrize(
+    ("own", "wanted", "is_enough"),
+    [
+        (Terms(1), Terms(1), True),
+        (Terms(2), Terms(1), True),
+        (Terms(1), Terms(2), False),
+        (Terms(1, ("person:a",)), Terms(1), True),
+        (Terms(1), Terms(1, ("person:a",)), False),
+        (Terms(1, ("person:a",)), Terms(1, ("person:a",)), True),
+        (Terms(1, ("person:a",)), Terms(1, ("person:a", "person:b")), True),
+        (Terms(1, ("person:a", "person:b")), Terms(1, ("person:a",)), False),
+    ],
+)
+def test_yes_counts_under_terms_that_are_no_stricter(own: Terms, wanted: Terms, is_enough: bool) -> None:
+    assert replace(YES, quorum=own.quorum, approvers=own.approvers).is_as_strict_as(wanted) is is_enough
+
+
+@pytest.mark.parametrize(
+    ("scope", "target"),
+    [
+        (Scope.GLOBAL, ""),
+        (Scope.TENANT, "default"),
+        (Scope.TOOL, "db_query"),
+        (Scope.SERVER, "demo"),
+        (Scope.AGENT, "team:bot"),
+        (Scope.SESSION, "s-1"),
+    ],
+)
+def test_later_kill_of_any_scope_makes_it_void_and_no_other_does(scope: Scope, target: str) -> None:
+    asked = replace(YES, requested_by="agent:team:bot", server="demo", position=7)
+    kill, elsewhere = a_kill(scope, target, position=8), a_kill(Scope.SESSION, "s-2", position=9)
+    assert asked.killed_by([elsewhere, kill]) == Void(Why.KILLED, kill.id)
+    assert asked.killed_by([elsewhere, replace(kill, position=7)]) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import shutil
 import subprocess
 import zipfile
@@ -82,7 +83,7 @@ def test_numbers_stand_in_their_order_and_the_reader_first() -> None:
     ],
 )
 def test_no_other_name_is_in_a_pack(name: str) -> None:
-    with pytest.raises(archive.NotAMember):
+    with pytest.raises(archive.NotAMember, match=f"^a pack has no file {re.escape(repr(name))}$"):
         archive.canonical_zip({name: b""})
 
 
@@ -97,6 +98,54 @@ def test_more_entries_than_a_plain_zip_can_count_are_read_by_others(tmp_path: Pa
         (tmp_path / "pack.zip").write_bytes(raw)
         ran = subprocess.run([unzip, "-tqq", tmp_path / "pack.zip"], capture_output=True, check=False)
         assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "size"),
+    [
+        ((0xFFFE, 0xFFFFFFFE, 0xFFFFFFFE), 22),
+        *[(numbers, 98) for numbers in ((0xFFFF, 0, 0), (1, 0xFFFFFFFF, 0), (1, 0, 0xFFFFFFFF))],
+    ],
+)
+def test_numbers_that_a_plain_end_has_no_room_for_are_in_an_end_of_zip64(
+    numbers: tuple[int, int, int], size: int
+) -> None:
+    """All ones say that the number is there."""
+    assert len(archive._end(*numbers)) == size
+
+
+class Huge(bytes):
+    """Says that it has more bytes than anybody has memory for."""
+
+    said = 0xFFFFFFFE
+
+    def __len__(self) -> int:
+        return self.said
+
+
+def test_what_lies_beyond_four_gibibytes_is_found_by_others(tmp_path: Path) -> None:
+    files = {"VERIFY.md": Huge(), "pack.json": b"{}", "checkpoint": b"signed"}
+    with (tmp_path / "pack.zip").open("wb") as raw:  # with a hole in it
+        for piece in archive._pieces(files):
+            raw.seek(len(piece), io.SEEK_CUR) if isinstance(piece, Huge) else raw.write(piece)
+        assert raw.tell() == archive.size_of(files)
+    with zipfile.ZipFile(tmp_path / "pack.zip") as found:
+        assert [found.read(name) for name in found.namelist()[1:]] == [b"{}", b"signed"]
+        assert [one.header_offset for one in found.infolist()] == [0, 2**32 + 37, 2**32 + 78]
+        for one in found.infolist():
+            wanted = 45 if one.header_offset else 20
+            assert (one.create_system, one.create_version, one.extract_version) == (3, 45, wanted)
+            assert (one.volume, one.internal_attr, one.external_attr, one.flag_bits) == (0, 0, 0o100644 << 16, 0)
+            assert (one.date_time, one.comment) == ((1980, 1, 1, 0, 0, 0), b"")
+
+
+def test_a_file_that_no_plain_reader_expects_is_refused() -> None:
+    class Larger(Huge):
+        said = 0xFFFFFFFF
+
+    told = r"^pack\.json has 4294967295 bytes, which no reader expects in a pack$"
+    with pytest.raises(archive.NotAMember, match=told):
+        archive.canonical_zip({"pack.json": Larger()})
 
 
 def test_it_leaves_in_pieces_of_a_bounded_size() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
+from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead, Stretch
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier, TileHash
 from agentgate.core.note import Checkpoint, NoteKey, sign
@@ -232,13 +233,49 @@ def test_any_change_of_a_derived_row_is_found(name: str, data: st.DataObject) ->
     assert all(finding.what.startswith(name) for finding in report.findings)
 
 
+LAST_ROWS = {
+    "acks": (7, "m-1/1"),
+    "answers": (25, "k-2"),
+    "approvals": (20, "a-2"),
+    "holds": (15, "h-1"),
+    "kills": (6, "k-1"),
+    "members": (12, "m-2"),
+    "pins": (18, "files/read"),
+    "prunes": (17, "acme/s-9"),
+    "release_asks": (9, "k-1/person:a"),
+    "sessions": (11, "acme/s-2"),
+    "spent": (26, f"keys/{'f' * 64}"),
+    "votes": (21, "a-2/person:a"),
+}
+"""Which event made the last row of each table, and what the row is called."""
+
+
 @pytest.mark.parametrize("name", sorted(KEYS))
 def test_a_removed_or_added_derived_row_is_found(name: str) -> None:
     log = stored()
     removed = log.tables[name].pop()
-    assert "missing" in log.report().findings[0].what
+    index, key = LAST_ROWS[name]
+    assert [str(found) for found in log.report().findings] == [f"event {index}: {name}: the row of {key} is missing"]
     log.tables[name] += [removed, dict.fromkeys(removed, "x")]
-    assert "no event made" in log.report().findings[0].what
+    key = "/".join("x" * len(KEYS[name]))
+    assert [str(found) for found in log.report().findings] == [f"{name}: a row that no event made: {key}"]
+
+
+def test_a_call_that_was_closed_for_another_is_closed_once() -> None:
+    """No answer of it is kept: what it used up counts all the same."""
+    author = Author()
+    decided = author.decided(trace="t-1")
+    ends = [make(author.origin(), Kind.FINISHED, {"trace_id": "t-1", "outcome": "unknown", "of": 0}) for _ in range(2)]
+    assert Stored([decided, ends[0]]).report().ok
+    assert [str(found) for found in Stored([decided, *ends]).report().findings] == [
+        "event 2: spends the outcome that event 1 has spent"
+    ]
+
+
+def test_of_a_log_that_is_damaged_all_over_fifty_findings_are_told() -> None:
+    log = long_log()
+    log.rows = [(*row[:9], b"", *row[10:]) for row in log.rows]
+    assert [finding.index for finding in log.report().findings] == list(range(50))
 
 
 def test_sealed_arguments_must_be_gone_when_they_are_spent() -> None:
@@ -305,28 +342,76 @@ def test_a_checkpoint_by_another_key_or_of_another_log_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "what"),
     [
-        {"root": bytes(32)},
-        {"size": SIZE - 1},
-        {"frontier": (SIZE).to_bytes(8, "big") + bytes(64)},
-        {"note": b"nonsense"},
+        ({"root": bytes(32)}, "event 27: checkpoint 28: its note says another size or root than its row"),
+        ({"size": SIZE - 1}, "event 26: checkpoint 27: its note says another size or root than its row"),
+        (
+            {"frontier": (SIZE).to_bytes(8, "big") + bytes(64)},
+            "event 27: checkpoint 28: its stored frontier is another tree's",
+        ),
+        (
+            {"note": b"nonsense"},
+            "event 27: checkpoint 28: a note is text, an empty line and signatures, without control characters",
+        ),
     ],
 )
-def test_an_altered_checkpoint_row_is_refused(change: dict[str, Any]) -> None:
+def test_an_altered_checkpoint_row_is_refused(change: dict[str, Any], what: str) -> None:
     log = stored()
     log.checkpoints[-1] = replace(log.checkpoints[-1], **change)
-    assert not log.report().ok
+    report = log.report()
+    assert ([str(finding) for finding in report.findings], report.checkpoints) == ([what], 2)
 
 
-@pytest.mark.parametrize("change", [{"size": SIZE + 1}, {"kill_position": 3}, {"open_from": SIZE}])
-def test_an_altered_head_row_is_found(change: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"size": SIZE + 1}, "event 28: the head row counts 29 events, and 28 are stored"),
+        ({"size": SIZE - 1}, "event 27: the head row counts 27 events, and 28 are stored"),
+        ({"kill_position": 3}, "the head row's kill position is 3, not 2"),
+        ({"open_from": 6}, "event 5: an open intent, but the head row says that none is open before 6"),
+    ],
+)
+def test_an_altered_head_row_is_found(change: dict[str, int], what: str) -> None:
     log = stored()
     assert log.head is not None
     log.head = replace(log.head, **change)
-    assert len(log.report().findings) == 1
+    assert [str(finding) for finding in log.report().findings] == [what]
     log.head = None
-    assert "no head row" in log.report().findings[0].what
+    assert [str(finding) for finding in log.report().findings] == ["there is no head row"]
+
+
+def test_intents_may_be_open_from_where_the_head_row_says() -> None:
+    log = stored()
+    assert log.head is not None
+    log.head = replace(log.head, open_from=5)
+    assert log.report().ok
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "what"),
+    [
+        ("leaf_hash", b"x", "leaf_hash is not the leaf's"),
+        ("event_id", "x", "the leaf says another event_id than the column"),
+        ("session_number", 9, "session_number is 9, not 1"),
+        ("kill_position", 9, "kill_position is 9, not 0"),
+        ("salt", None, "a body without its salt, or a salt without its body"),
+        ("body", None, "a body without its salt, or a salt without its body"),
+        ("body", b"{}", "the body is not the one that the leaf binds"),
+    ],
+)
+def test_an_altered_column_is_found(column: str, value: object, what: str) -> None:
+    log = stored()
+    log.set(1, column, value)
+    assert [str(finding) for finding in log.report().findings] == [f"event 1: {what}"]
+
+
+def test_columns_that_differ_are_all_named() -> None:
+    log = stored()
+    for column in ("event_id", "kind", "tenant", "session", "at"):
+        log.set(1, column, "x")
+    (finding,) = log.report().findings
+    assert finding.what == "the leaf says another event_id and kind and at and tenant and session than the column"
 
 
 def test_skipped_numbers_of_a_member_are_a_note_and_no_finding() -> None:
@@ -371,19 +456,25 @@ def test_numbers_that_arrive_late_are_no_oddity() -> None:
     assert (report.findings, report.notes) == ([], [])
 
 
+WITHOUT = "without what it must have"
+
+
 @pytest.mark.parametrize(
     ("second", "what"),
     [
-        (lambda a: a.decided(by="agent:thief"), "in a session of"),
-        (lambda a: a.decided(approval_id="a-1"), "has spent"),
-        (lambda a: make(a.origin(), Kind.KILLED, {}), "without what it must have"),
-        (lambda a: make(a.origin(), Kind.GONE, {"of": "m-2"}), "without what it must have"),
-        (lambda a: make(a.origin(), Kind.GONE, {"of": "m-2", "why": "boredom"}), "without what it must have"),
-        (lambda a: make(a.origin(), Kind.RELEASE_ASKED, {"kill_id": "k-1"}), "without what it must have"),
-        (lambda a: make(a.origin(), Kind.JOINED, {"kind": "invented"}), "unknown kind"),
-        (lambda a: make(a.origin(), Kind.JOINED, {"v": 2}), "version"),
-        (lambda a: make(a.origin(), Kind.JOINED, {"counter": "7"}), "no counter"),
-        (lambda a: make(a.origin(), Kind.JOINED, {"counter": 10**9}), "leaps"),
+        (lambda a: a.decided(by="agent:thief"), "decides for agent:thief in a session of 'agent:bot'"),
+        (lambda a: a.decided(approval_id="a-1"), "spends the approval that event 0 has spent"),
+        (lambda a: make(a.origin(), Kind.KILLED, {}), f"a killed event {WITHOUT} ('kill_id')"),
+        (lambda a: make(a.origin(), Kind.GONE, {"of": "m-2"}), f"a gone event {WITHOUT} ('why')"),
+        (lambda a: make(a.origin(), Kind.GONE, {"of": "m-2", "why": "boredom"}), f"a gone event {WITHOUT} ('boredom')"),
+        (
+            lambda a: make(a.origin(), Kind.RELEASE_ASKED, {"kill_id": "k-1"}),
+            f"a release_asked event {WITHOUT} ('principal')",
+        ),
+        (lambda a: make(a.origin(), Kind.JOINED, {"kind": "invented"}), "unknown kind 'invented'"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"v": 2}), "a leaf of version 2"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"counter": "7"}), "the leaf has no counter"),
+        (lambda a: make(a.origin(), Kind.JOINED, {"counter": 10**9}), "counter of m-1 leaps from 1 to 1000000000"),
     ],
 )
 def test_events_that_no_gateway_appends_are_found(second: Any, what: str) -> None:
@@ -392,34 +483,89 @@ def test_events_that_no_gateway_appends_are_found(second: Any, what: str) -> Non
     event = second(author)
     log.rows.append(a_row(1, event, 2 if event.session else 0, 0))
     log.head = StoredHead(2, 0, 0)
-    assert any(what in finding.what for finding in log.report().findings)
+    assert f"event 1: {what}" in map(str, log.report().findings)
 
 
 @pytest.mark.parametrize(
     ("leaf", "what"),
     [
-        (b"", "not a JSON object"),
-        (b"[]", "not a JSON object"),
-        (b"{", "not a JSON object"),
-        (b'{"v":1, "a":2}', "canonical"),
-        (b'{"v":1,"v":1}', "canonical"),
-        (b'{"v":1,"id":"x"}', "canonical"),
-        (canonical_plain({"v": 1, "x": "y" * 70_000}), "70"),
+        (b"", "the leaf is not a JSON object"),
+        (b"[]", "the leaf is not a JSON object"),
+        (b"{", "the leaf is not a JSON object"),
+        (b'{"v":1, "a":2}', "the leaf is not in its canonical form"),
+        (b'{"v":1,"v":1}', "the leaf is not in its canonical form"),
+        (b'{"v":1,"id":"x"}', "the leaf is not in its canonical form"),
+        (canonical_plain({"v": 1, "x": "y" * 70_000}), "a leaf of 70014 bytes"),
     ],
 )
 def test_a_leaf_that_is_none_is_found(leaf: bytes, what: str) -> None:
     log = stored()
     log.set(4, "leaf", leaf)
     log.set(4, "leaf_hash", hashlib.sha256(b"\0" + leaf).digest())
-    report = log.report()
-    assert first(report) == 4
-    assert what in report.findings[0].what
+    assert str(log.report().findings[0]) == f"event 4: {what}"
 
 
 def _flipped(raw: bytes, at: int, bit: int) -> bytes:
     changed = bytearray(raw)
     changed[at % len(changed)] ^= 1 << bit
     return bytes(changed)
+
+
+# --- checkpoints that were kept elsewhere, and stretches ---------------------------------------------------
+
+
+def noted(events: list[Event], **more: Any) -> bytes:
+    frontier = Frontier()
+    frontier.extend(event.leaf_hash for event in events)
+    return checkpoint(frontier, **more).note
+
+
+FORKED = "the events up to here are not those that were signed: this is another log, or a forked one"
+NO_KEY = "a checkpoint that was kept elsewhere: no known key has signed this note"
+OTHERS = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
+
+
+@pytest.mark.parametrize(
+    ("kept", "told"),
+    [
+        ([noted(EVENTS), noted(EVENTS[:7]), noted([])], []),
+        ([noted(EVENTS, secret=OTHERS), noted(EVENTS, origin="x")], [NO_KEY, NO_KEY]),
+        (
+            [noted([EVENTS[0], EVENTS[2]])],
+            [f"event 1: checkpoint 2, kept elsewhere: {FORKED}"],
+        ),
+        (
+            [noted([*EVENTS, EVENTS[0]])],
+            ["event 28: rolled back or cut: checkpoint 29 has signed more events than the 28 stored"],
+        ),
+    ],
+    ids=["true", "of another key or log", "forked", "rolled back"],
+)
+def test_a_checkpoint_that_was_kept_elsewhere_cannot_be_taken_back(kept: list[bytes], told: list[str]) -> None:
+    """It is none of the log's own, which alone are counted."""
+    log = stored()
+    auditor = Auditor(ORIGIN, [KEY], log.checkpoints, iter(kept), tile_hashes=log.tile_hashes)
+    auditor.feed(log.rows)
+    report = auditor.finish(log.head, log.tables)
+    assert ([str(finding) for finding in report.findings], report.checkpoints) == (told, 3)
+
+
+def test_a_stretch_that_is_missing_or_made_up_is_found() -> None:
+    """One is 4,096 events: instead of so many this log has a gap, which is a finding by itself."""
+    author = Author()
+    log = Stored([author.decided("s-1"), author.joined(), author.decided("s-1"), author.decided("s-2")])
+    log.rows[3] = (4096, *log.rows[3][1:])
+
+    def said(*stretches: Stretch) -> list[str]:
+        auditor = Auditor(ORIGIN, [KEY], [], stretches=stretches)
+        auditor.feed(log.rows)
+        return [found for found in map(str, auditor.finish(log.head, log.tables).findings) if "stretches" in found]
+
+    true = [("acme", "s-1", 0), ("acme", "s-2", 1)]
+    assert said(*true) == []
+    assert said(true[1]) == ["event 0: stretches: the row that leads to it is missing: ('acme', 's-1', 0)"]
+    assert said(true[0]) == ["event 4096: stretches: the row that leads to it is missing: ('acme', 's-2', 1)"]
+    assert said(*true, ("acme", "s-2", 0)) == ["stretches: a row that no event made: ('acme', 's-2', 0)"]
 
 
 # --- tile hashes ------------------------------------------------------------------------------------------
@@ -467,3 +613,26 @@ def test_a_store_that_is_too_old_for_tile_hashes_misses_none() -> None:
     auditor = Auditor(ORIGIN, [KEY], log.checkpoints, tile_hashes=None)
     auditor.feed(log.rows)
     assert auditor.finish(log.head, log.tables).findings == []
+
+
+@pytest.mark.parametrize("name", ["session", "tenant"])
+@pytest.mark.parametrize("value", [["s-1"], {}, None, 1])
+def test_a_leaf_whose_session_is_no_text_is_a_finding(name: str, value: Any) -> None:
+    log = stored()
+    log.set(1, "leaf", canonical_plain({**json.loads(EVENTS[1].leaf), name: value}))
+    report = log.report()
+    assert first(report) == 1
+    assert f"another {name} than the column" in " ".join(map(str, report.findings))
+
+
+@pytest.mark.parametrize(
+    ("index", "forged"),
+    [(2, {"trace_id": []}), (17, {"through": 99, "session": "s-9"})],
+    ids=["an outcome of a trace that is a list", "a prune of itself"],
+)
+def test_a_leaf_that_makes_no_sense_is_a_finding(index: int, forged: dict[str, Any]) -> None:
+    log = stored()
+    log.set(index, "leaf", canonical_plain({**json.loads(EVENTS[index].leaf), **forged}))
+    for column in ("salt", "body"):
+        log.set(index, column, None)
+    assert first(log.report()) == index

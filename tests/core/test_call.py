@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentgate.core.call import (
@@ -116,6 +116,7 @@ def test_only_an_operator_of_all_tenants_sees_another_tenant() -> None:
 
 
 @given(st.text(max_size=30))
+@example("\ud800")
 def test_any_text_has_a_key_digest(secret: str) -> None:
     assert len(key_sha256(secret)) == 64
 
@@ -167,6 +168,7 @@ def _caller(**changes: Any) -> Principal:
         {"tool": replace(TOOL, description="now it does more")},
         {"tool": replace(TOOL, input_schema={"type": "object", "required": ["x"]})},
         {"tool": replace(TOOL, options={"path": "/other"})},
+        {"tool": replace(TOOL, labels=("pii",))},
         {"arguments": {}},
         {"arguments": {**BASE.arguments, "n": "1"}},
         {"arguments": {**BASE.arguments, "n": True}},
@@ -225,11 +227,54 @@ def test_policy_is_asked_about_exactly_the_parsed_call(
     }
 
 
-def test_policy_sees_the_scopes_of_a_token() -> None:
-    call = a_call()
-    call = replace(call, caller=replace(call.caller, scopes=frozenset({"write", "read"})))
-    asked = orjson.loads(policy_question(call, has_approval_token=False, now="t"))["input"]
-    assert asked["agent"]["scopes"] == ["read", "write"]
+def asked_about(call: Call, **more: Any) -> dict[str, Any]:
+    found: dict[str, Any] = orjson.loads(policy_question(call, has_approval_token=False, now="t", **more))["input"]
+    return found
+
+
+def test_policy_sees_who_asks_by_what_right_and_for_whom() -> None:
+    caller = replace(BASE.caller, scopes=frozenset({"write", "read"}), tier="gold", on_behalf_of="alice")
+    assert asked_about(replace(BASE, caller=caller))["agent"] == {
+        "id": "bot", "kind": "agent", "roles": ["agent"], "tenant": "default",
+        "scopes": ["read", "write"], "tier": "gold", "on_behalf_of": "alice",
+    }  # fmt: skip
+
+
+def test_policy_sees_labels_the_past_and_what_parsers_say_where_there_is_any() -> None:
+    labelled = replace(BASE, tool=replace(TOOL, labels=("pii", "own")))
+    tool = {"name": "db_query", "access": "read", "upstream": "demo"}
+    assert labelled.tool is not None
+    assert labelled.tool.definition["labels"] == ["pii", "own"]
+    assert asked_about(labelled)["tool"] == tool | {"labels": ["pii", "own"]}
+    assert asked_about(labelled, labels=["x"])["tool"] == tool | {"labels": ["x"]}
+    assert asked_about(labelled, labels=[])["tool"] == tool
+    assert asked_about(replace(BASE, tool=None), labels=["x"])["tool"] == {}
+    more = asked_about(BASE, past={"calls": 3}, parsed={"command": []})
+    assert more["parsed"] == {"command": []}
+    assert more["session"] == {"id": "s-1", "calls": 3}
+    assert "parsed" not in asked_about(BASE)
+
+
+# --- its names ------------------------------------------------------------------------------------------------
+
+
+def test_an_idempotency_key_is_its_principals_own() -> None:
+    """Neither another agent, nor the same one for another user, gets the answer that was kept."""
+    mine = replace(BASE, idempotency_key="k")
+    others = [
+        replace(mine, caller=_caller(**other))
+        for other in ({"tenant": "x"}, {"name": "x"}, {"on_behalf_of": "x"}, {"on_behalf_of": ""})
+    ]
+    assert mine.idempotency_sha256 == hashlib.sha256(b"default\0agent:bot\0k").hexdigest() == mine.answer_key
+    for_alice = replace(mine, caller=_caller(on_behalf_of="alice"))
+    assert for_alice.idempotency_sha256 == hashlib.sha256(b"default\0agent:bot\0k\0alice").hexdigest()
+    assert len({call.idempotency_sha256 for call in (mine, for_alice, *others)}) == 6
+
+
+def test_only_an_answer_that_somebody_may_ask_for_again_is_kept() -> None:
+    assert (BASE.idempotency_sha256, BASE.answer_key, replace(BASE, deferred=True).answer_key) == (
+        None, None, BASE.trace_id,
+    )  # fmt: skip
 
 
 def test_arguments_cannot_add_to_the_question() -> None:

@@ -133,6 +133,8 @@ def test_same_duration_at_another_time_is_the_same_order() -> None:
     one = replace(a_kill(), expires_at=a_kill().since + hour)
     later = replace(one, since=one.since + day, expires_at=one.since + day + hour)
     assert one.same_order(later)
+    assert one.same_order(replace(later, since=later.since + timedelta(microseconds=999_999)))
+    assert not one.same_order(replace(later, since=later.since + timedelta(seconds=1)))
     assert not one.same_order(replace(later, expires_at=later.since + 2 * hour))
     assert not one.same_order(replace(one, expires_at=None))
 
@@ -311,6 +313,7 @@ def test_pause_of_the_listener_is_not_silence() -> None:
     """One that slept for an hour has heard nobody, and it was not their fault."""
     hearing = _heard((0, {"a": 1}), (1, {"a": 1}), (3601, {"a": 1}), (3602, {"a": 1}))
     assert hearing.silent_s("a") == 2
+    assert _heard((10, {"a": 1}), (13, {"a": 1})).silent_s("a") == 3
     assert _heard((10, {"a": 1}), (5, {"a": 1})).silent_s("a") == 0, "nor is a clock that was set back"
 
 

@@ -98,6 +98,75 @@ def test_only_the_exact_word_allows(action: object) -> None:
     assert read_ruling(Ruling({**ALLOW, "action": action}, REVISION)).reason_code is ReasonCode.POLICY_MALFORMED
 
 
+@pytest.mark.parametrize(
+    ("value", "misfit"),
+    [
+        (["ALLOW"], "not an object"),
+        ({**ALLOW, "action": "allow"}, "action is not one of ALLOW, DENY, REQUIRE_APPROVAL"),
+        ({"action": "ALLOW"}, "reason is not a string"),
+        ({**ALLOW, "reason": 1}, "reason is not a string"),
+        ({**ALLOW, "matched_rule": None}, "matched_rule is not a string"),
+        ({**ALLOW, "allowed_scope": 1}, "allowed_scope is not a string"),
+        ({**ALLOW, "is_write_action": 1}, "is_write_action is not a boolean"),
+        ({**ALLOW, "credential_ttl": 0}, "credential_ttl is not a number of seconds from 1 to 86400"),
+        ({**ALLOW, "credential_ttl": 86_401}, "credential_ttl is not a number of seconds from 1 to 86400"),
+        ({**ALLOW, "credential_ttl": True}, "credential_ttl is not a number of seconds from 1 to 86400"),
+        ({**ALLOW, "obligations": {}}, "obligations is not a list of objects with a type"),
+        ({**ALLOW, "obligations": [{"type": "x"}, "y"]}, "obligations is not a list of objects with a type"),
+        ({**ALLOW, "obligations": [{"type": 1}]}, "obligations is not a list of objects with a type"),
+        ({**ALLOW, "est_cost": 1}, 'est_cost is not an amount such as "0.002"'),
+        ({**ALLOW, "est_cost": "-1"}, 'est_cost is not an amount such as "0.002"'),
+        ({**ASK, "approval": []}, "approval: not an object with quorum, approvers, expires_in_s"),
+        ({**ASK, "approval": {"quorom": 1}}, "approval: not an object with quorum, approvers, expires_in_s"),
+        ({**ASK, "approval": {"quorum": 11}}, "approval: quorum is not a number from 1 to 10"),
+        (
+            {**ASK, "approval": {"approvers": ["person:a"] * 101}},
+            "approval: approvers is not a list of at most 100 ids such as person:alice",
+        ),
+        ({**ASK, "approval": {"approvers": []}}, "approval: fewer approvers than the quorum"),
+        (
+            {**ASK, "approval": {"expires_in_s": 0}},
+            "approval: expires_in_s is not a number of seconds from 1 to 2592000",
+        ),
+    ],
+)
+def test_malformed_answer_is_a_refusal_that_says_what_is_wrong(value: Any, misfit: str) -> None:
+    decision = read_ruling(Ruling(value, REVISION))
+    assert decision == refusal(
+        ReasonCode.POLICY_MALFORMED, f"Policy answer malformed: {misfit}", "policy_malformed", REVISION
+    )
+
+
+def test_amounts_and_terms_at_their_bounds_are_taken() -> None:
+    terms = {"quorum": MAX_QUORUM, "approvers": [f"person:p{n}" for n in range(100)], "expires_in_s": 2_592_000}
+    said = {**ASK, "credential_ttl": 86_400, "est_cost": "0.000001", "approval": terms}
+    decision = read_ruling(Ruling(said, REVISION))
+    assert decision.verdict is Verdict.REQUIRE_APPROVAL
+    assert (decision.credential_ttl_s, decision.est_cost) == (86_400, 1)
+    assert decision.terms == Terms(MAX_QUORUM, tuple(terms["approvers"]), 2_592_000)
+    assert read_ruling(Ruling({**ALLOW, "est_cost": "0", "credential_ttl": 1}, REVISION)).est_cost == 0
+
+
+def test_what_policy_left_out_is_the_strict_default() -> None:
+    decision = read_ruling(Ruling({"action": "ALLOW", "reason": "r"}, REVISION))
+    assert decision == Decision(
+        Verdict.ALLOW, ReasonCode.POLICY_ALLOW, "r", "default_deny", REVISION, None, None, False, ()
+    )
+
+
+def test_refusal_without_an_answer_names_no_revision() -> None:
+    unnamed = "The policy engine did not say which revision it enforces"
+    assert read_ruling(Ruling(ALLOW, "")) == refusal(ReasonCode.POLICY_REVISION_UNKNOWN, unnamed)
+    strange = {**ALLOW, "obligations": [{"type": "b"}, {"type": "a" * 300}]}
+    assert read_ruling(Ruling(strange, REVISION)) == refusal(
+        ReasonCode.OBLIGATION_UNKNOWN,
+        "Policy obliges the gateway to something it cannot do: " + "a" * 200,
+        revision=REVISION,
+    )
+    two = read_ruling(Ruling({**ALLOW, "obligations": [{"type": "b"}, {"type": "a"}]}, REVISION))
+    assert two.reason == "Policy obliges the gateway to something it cannot do: a, b"
+
+
 @pytest.mark.parametrize("code", ENGINE_FAULTS)
 def test_engine_fault_is_a_refusal_with_its_own_reason(code: ReasonCode) -> None:
     decision = read_ruling(NoRuling(code, "secret detail of the engine"))
@@ -142,7 +211,7 @@ ALLOWED = read_ruling(Ruling(ALLOW, REVISION))
 
 def test_grant_is_for_its_own_call_alone() -> None:
     other = a_call(arguments={"more": 1})
-    with pytest.raises(GrantRefused, match="another call"):
+    with pytest.raises(GrantRefused, match="^the receipt is for another call$"):
         grant(other, ALLOWED, RECEIPT, applied_position=3)
     with pytest.raises(GrantRefused, match="another call"):
         grant(CALL, ALLOWED, replace(RECEIPT, digest=None), applied_position=3)
@@ -150,20 +219,25 @@ def test_grant_is_for_its_own_call_alone() -> None:
 
 @pytest.mark.parametrize("verdict", [Verdict.DENY, Verdict.REQUIRE_APPROVAL])
 def test_no_grant_from_another_verdict(verdict: Verdict) -> None:
-    with pytest.raises(GrantRefused):
+    with pytest.raises(GrantRefused, match=f"^no grant from {verdict}$"):
         grant(CALL, ALLOWED._replace(verdict=verdict), RECEIPT, applied_position=99)
 
 
 @given(recorded=st.integers(-1, 50), applied=st.integers(-1, 50))
 def test_grant_only_at_a_position_that_is_applied(recorded: int, applied: int) -> None:
-    granted = grant(CALL, ALLOWED, replace(RECEIPT, kill_position=recorded), applied_position=applied)
-    assert isinstance(granted, Grant if recorded <= applied else Behind)
+    receipt = replace(RECEIPT, kill_position=recorded)
+    granted = grant(CALL, ALLOWED, receipt, applied_position=applied)
+    if recorded > applied:
+        assert granted == Behind(recorded)
+    else:
+        assert isinstance(granted, Grant)
+        assert granted.receipt == receipt
 
 
 def test_grant_cannot_be_made_by_hand() -> None:
     with pytest.raises(TypeError):
         Grant(CALL, ALLOWED, RECEIPT)  # type: ignore[call-arg]
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match=r"^a Grant is made by core\.decision\.grant\(\) alone$"):
         Grant(CALL, ALLOWED, RECEIPT, object())  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError)):
         replace(_granted(), call=a_call())  # type: ignore[call-arg]
@@ -182,7 +256,9 @@ def test_grant_cannot_be_changed() -> None:
 
 def test_refusal_is_a_deny_that_names_its_rule() -> None:
     decision = refusal(ReasonCode.KILLED, "no")
-    assert decision == Decision(Verdict.DENY, ReasonCode.KILLED, "no", "killed")
+    assert decision == Decision(Verdict.DENY, ReasonCode.KILLED, "no", "killed", "")
+    named = refusal(ReasonCode.KILLED, "no", "rule", "r-1")
+    assert named == Decision(Verdict.DENY, ReasonCode.KILLED, "no", "rule", "r-1")
 
 
 # --- terms of an approval -----------------------------------------------------------------------------------
@@ -207,9 +283,11 @@ def test_terms_are_read_as_policy_says_them() -> None:
     decision = _terms({"quorum": 2, "approvers": [*PEOPLE, "person:bob"], "expires_in_s": 60})
     assert decision.verdict is Verdict.REQUIRE_APPROVAL
     assert decision.terms == Terms(2, tuple(PEOPLE), 60)
+    assert _terms({"approvers": PEOPLE[:1], "expires_in_s": 1}).terms == Terms(1, tuple(PEOPLE[:1]), 1)
 
 
 def test_without_terms_one_person_with_the_role_is_enough() -> None:
+    assert _terms({}).verdict is Verdict.REQUIRE_APPROVAL
     assert _terms({}).terms == read_ruling(Ruling(ASK, REVISION)).terms == Terms(1, (), None)
 
 
@@ -229,6 +307,8 @@ def test_without_terms_one_person_with_the_role_is_enough() -> None:
         {"approvers": "person:alice"},
         {"approvers": ["agent:bot"]},
         {"approvers": ["alice"]},
+        {"approvers": ["person:"]},
+        {"approvers": ["person:-x"]},
         {"approvers": [1]},
         {"quorum": 2, "approvers": ["person:alice"]},
         {"quorum": 2, "approvers": ["person:alice", "person:alice"]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -114,8 +115,10 @@ def test_widest_names_fit_into_a_leaf() -> None:
 
 
 def test_leaf_over_the_limit_is_refused() -> None:
-    with pytest.raises(ValueError, match="leaf"):
-        make(origin(), Kind.REFUSALS, {"x": "x" * MAX_LEAF_BYTES})
+    fits = MAX_LEAF_BYTES - len(make(origin(), Kind.REFUSALS, {"who": ""}).leaf)
+    assert len(make(origin(), Kind.REFUSALS, {"who": "x" * fits}).leaf) == MAX_LEAF_BYTES
+    with pytest.raises(ValueError, match=r"^a leaf of 65536 bytes$"):
+        make(origin(), Kind.REFUSALS, {"who": "x" * (fits + 1)})
     members = [f"m-{number:032d}" for number in range(1500)]
     assert len(drained(origin(), a_kill(), position=1, members=members).leaf) < MAX_LEAF_BYTES
 
@@ -181,6 +184,14 @@ def test_times_sort_as_text_and_are_utc(seconds: int, microseconds: int, hours: 
     assert (len(text), text[-1]) == (27, "Z")
     assert datetime.fromisoformat(text) == moment
     assert (text < rfc3339(START)) is (moment < START)
+
+
+def test_times_are_utc_on_a_machine_in_another_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        assert rfc3339(START) == "2026-11-21T09:00:00.000000Z"
+    time.tzset()
 
 
 def test_record_of_a_kind_that_nobody_knows_stops_its_reader() -> None:

@@ -176,16 +176,6 @@ def test_call_without_an_outcome_is_open() -> None:
     assert body["anomalies"][0]["event_ids"] == [records[0].fields["id"]]
 
 
-def test_ten_calls_in_a_second_are_rapid_fire() -> None:
-    slow = build(ABOUT, a_session(12, kill=False))
-    assert [a["type"] for a in slow["anomalies"]] == []
-    same_moment = [
-        Record(r.index, r.session_number, 0, {**r.fields, "at": ABOUT.generated_at}, r.leaf, r.salt, r.raw_body)
-        for r in a_session(12, kill=False)
-    ]
-    assert [a["type"] for a in build(ABOUT, same_moment)["anomalies"]] == ["rapid_fire"]
-
-
 # --- what does not --------------------------------------------------------------------------------------------
 
 

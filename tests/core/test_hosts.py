@@ -1,10 +1,10 @@
-"""Which addresses are the internet's."""
+"""Which addresses are the internet's, and which are this machine's."""
 
 from __future__ import annotations
 
 import pytest
 
-from agentgate.core.hosts import is_public
+from agentgate.core.hosts import is_loopback, is_public
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,16 @@ def test_the_internets_own(address: str) -> None:
 )
 def test_none_of_the_internets(address: str) -> None:
     assert not is_public(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]"])
+def test_this_machines_own(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "::", "[::]", "10.0.0.7", "127.0.0.1.example.org", "localhost.", "X::1X", ""]
+)
+def test_not_this_machines_own(host: str) -> None:
+    """`0.0.0.0` is every address of it."""
+    assert not is_loopback(host)

@@ -33,6 +33,13 @@ def test_a_kept_call_is_the_call(arguments: dict[str, Any], context: dict[str, A
     assert (again.digest, again.caller, again.idempotency_key) == (call.digest, WHOLE, key)
 
 
+def test_of_an_edited_call_what_its_caller_sent_is_kept_beside_it() -> None:
+    sent, edited = a_call(arguments={"n": 1}, caller=WHOLE), a_call(arguments={"n": 2}, caller=WHOLE)
+    assert parse(pack(edited, sent))["original"] == {"arguments": {"n": 1}, "context": {}}
+    assert "original" not in parse(pack(sent))
+    assert unpack(pack(edited, sent), TOOL, TRACE) == replace(edited, trace_id=TRACE)
+
+
 def test_no_token_of_the_caller_is_kept() -> None:
     call = replace(a_call(caller=WHOLE, approval_token="apt_secret"), bearer="a-bearer-token")
     assert b"apt_secret" not in pack(call)
@@ -58,5 +65,5 @@ def test_with_another_tool_definition_it_is_another_call() -> None:
     ],
 )
 def test_what_is_no_whole_call_is_none(plain: bytes) -> None:
-    with pytest.raises(NotKept):
+    with pytest.raises(NotKept, match="^not a whole call$"):
         unpack(plain, TOOL, TRACE)

@@ -264,3 +264,23 @@ def _flip_one_bit(parts: list[bytes], data: st.DataObject) -> list[bytes]:
     turned[bit // 8] ^= 1 << bit % 8
     changed[which] = bytes(turned)
     return changed
+
+
+def test_hashes_cut_at_another_place_prove_nothing() -> None:
+    """Their concatenation is the same, and so would be what is made of it."""
+    one, two = LEAVES[:2]
+    whole = root([one, two])
+    assert includes(whole, 2, 0, one, [two])
+    assert not includes(whole, 2, 0, one + two[:1], [two[1:]])
+    assert continues(one, 1, whole, 2, [two])
+    assert not continues(one + two[:1], 1, whole, 2, [two[1:]])
+    assert not includes(one, 1, 1, one, [])
+
+
+def test_copy_grows_without_its_original() -> None:
+    frontier = Frontier()
+    frontier.extend(LEAVES[:3])
+    twin = frontier.copy()
+    twin.extend(LEAVES[3:5])
+    assert (frontier.size, frontier.root()) == (3, root(LEAVES[:3]))
+    assert (twin.size, twin.root()) == (5, root(LEAVES[:5]))

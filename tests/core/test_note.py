@@ -346,6 +346,13 @@ def test_no_bit_of_a_cosignature_may_change(byte: int, bit: int) -> None:
     assert not WITNESS.verifies(TEXT.encode(), bytes(raw))
 
 
+@pytest.mark.parametrize(("at", "holds"), [(0, True), (2**63 - 1, True), (2**63, False), (2**64 - 1, False)])
+def test_a_cosignature_is_of_a_time_that_others_can_count(at: int, holds: bool) -> None:
+    """Also where it is signed as it should be: readers with 63 bits would take it for another time."""
+    signature = WITNESSES.sign(b"cosignature/v1\ntime %d\n" % at + TEXT.encode())
+    assert WITNESS.verifies(TEXT.encode(), at.to_bytes(8, "big") + signature) is holds
+
+
 @pytest.mark.parametrize("raw", [b"", b"1234567", b"12345678", bytes(71), bytes(73), b"\xff" * 72])
 def test_what_is_no_cosignature_holds_for_nothing(raw: bytes) -> None:
     assert not WITNESS.verifies(TEXT.encode(), raw)

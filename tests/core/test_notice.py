@@ -29,6 +29,9 @@ def record(kind: Kind, body: Any = None, index: int = 7, **fields: Any) -> Recor
 
 CALL = {"trace_id": "t-1", "tool": "db_insert", "rule": "r", "reason_code": "policy_deny", "decision": "DENY"}
 APPROVAL = {"approval_id": "apr-1"}
+TOLD = {"session_id": "s-1", "subject_id": "agent:bot", "tool_name": "db_insert", "trace_id": "t-1", "rule": "r"}
+"""Of every call."""
+ASKED = APPROVAL | {"session_id": "s-1"}
 
 
 @pytest.mark.parametrize(
@@ -42,6 +45,13 @@ APPROVAL = {"approval_id": "apr-1"}
             {"level": "session", "target": "s-1", "reason": "loops", "kill_id": "k-1", "by": "person:ada"},
         ),
         (
+            Kind.KILLED,
+            {"kill_id": "k-1", "scope": "global", "target": "", "expires_at": "later"},
+            {},
+            "kill_switch.activated",
+            {"level": "global", "target": "", "reason": "", "kill_id": "k-1", "by": "agent:bot", "expires_at": "later"},
+        ),
+        (
             Kind.RELEASED,
             {"kill_id": "k-1", "scope": "global", "target": "", "why": "expiry", "forced": False, "principal": ""},
             {},
@@ -53,35 +63,36 @@ APPROVAL = {"approval_id": "apr-1"}
             CALL,
             {"reason": "no", "arguments": {"secret": 1}},
             "policy.denied",
-            {
-                "session_id": "s-1",
-                "subject_id": "agent:bot",
-                "tool_name": "db_insert",
-                "trace_id": "t-1",
-                "reason": "no",
-            },
+            TOLD | {"reason": "no"},
         ),
         (
             Kind.DECIDED,
-            CALL | {"reason_code": "rate_limited", "limit": 10},
+            CALL | {"reason_code": "rate_limited", "limit": 10, "on_behalf_of": "ada"},
             {"reason": "no"},
             "rate_limit.exceeded",
-            {"limit": 10, "subject_id": "agent:bot", "tool_name": "db_insert"},
+            TOLD | {"reason": "no", "limit": 10, "on_behalf_of": "ada"},
         ),
-        (Kind.DECIDED, CALL | {"reason_code": "budget_spent"}, {"reason": "day"}, "budget.spent", {"reason": "day"}),
+        (
+            Kind.DECIDED,
+            CALL | {"reason_code": "budget_spent"},
+            {"reason": "day"},
+            "budget.spent",
+            TOLD | {"reason": "day"},
+        ),
+        (Kind.DECIDED, CALL | {"reason_code": "unknown_tool"}, {}, "policy.denied", TOLD),
         (
             Kind.DECIDED,
             CALL | {"decision": "REQUIRE_APPROVAL", "rule": ALERT_RULE},
             {},
             "budget.alert",
-            {"trace_id": "t-1"},
+            TOLD | {"rule": ALERT_RULE},
         ),
         (
             Kind.DECIDED,
             CALL | APPROVAL | {"decision": "ALLOW", "approved_by": "person:ada"},
             {},
             "approval.spent",
-            {"approval_id": "apr-1", "approved_by": "person:ada"},
+            TOLD | APPROVAL | {"approved_by": "person:ada"},
         ),
         (
             Kind.APPROVAL_REQUESTED,
@@ -89,63 +100,75 @@ APPROVAL = {"approval_id": "apr-1"}
             | {"tool": "db_insert", "trace_id": "t-1", "expires_at": "later", "quorum": 2, "approvers": ["person:ada"]},
             {},
             "approval.requested",
-            {
-                "approval_id": "apr-1",
-                "quorum": 2,
-                "approvers": ["person:ada"],
-                "expires_at": "later",
-                "tool_name": "db_insert",
-            },
+            ASKED
+            | {"subject_id": "agent:bot", "tool_name": "db_insert", "trace_id": "t-1", "expires_at": "later"}
+            | {"quorum": 2, "approvers": ["person:ada"]},
+        ),
+        (
+            Kind.APPROVAL_REQUESTED,
+            APPROVAL | {"expires_at": "later", "edited_from": "apr-0", "edited_by": "person:ada"},
+            {"arguments": {"n": 1}, "reason": "less"},
+            "approval.requested",
+            ASKED
+            | {"subject_id": "agent:bot", "expires_at": "later", "quorum": 1, "approvers": [], "reason": "less"}
+            | {"edited_from": "apr-0", "edited_by": "person:ada", "arguments": {"n": 1}},
         ),
         (
             Kind.APPROVAL_DECIDED,
             APPROVAL | {"verdict": "approved", "ordinal": 1, "quorum": 2, "principal": "person:ada"},
-            {},
+            {"reason": "fine"},
             "approval.voted",
-            {"votes": 1, "quorum": 2, "by": "person:ada"},
+            ASKED | {"votes": 1, "quorum": 2, "by": "person:ada", "reason": "fine"},
         ),
         (
             Kind.APPROVAL_DECIDED,
             APPROVAL | {"verdict": "approved", "ordinal": 2, "quorum": 2},
             {},
             "approval.approved",
-            {"votes": 2},
+            ASKED | {"votes": 2, "quorum": 2, "by": "agent:bot"},
         ),
         (
             Kind.APPROVAL_DECIDED,
             APPROVAL | {"verdict": "denied"},
             {"reason": "no"},
             "approval.denied",
-            {"reason": "no"},
+            ASKED | {"by": "agent:bot", "reason": "no"},
         ),
         (
             Kind.APPROVAL_CLOSED,
             APPROVAL | {"state": "void", "why": "edited", "edited_to": "apr-2"},
             {},
             "approval.edited",
-            {"edited_to": "apr-2"},
+            ASKED | {"why": "edited", "edited_to": "apr-2", "by": "agent:bot"},
         ),
         (
             Kind.APPROVAL_CLOSED,
             APPROVAL | {"state": "void", "why": "killed", "kill_id": "k"},
             {},
             "approval.voided",
-            {"kill_id": "k"},
+            ASKED | {"why": "killed", "kill_id": "k"},
         ),
         (
             Kind.APPROVAL_CLOSED,
             APPROVAL | {"state": "void", "why": "withdrawn", "principal": "person:ada"},
             {"reason": "not now"},
             "approval.voided",
-            {"why": "withdrawn", "by": "person:ada", "reason": "not now"},
+            ASKED | {"why": "withdrawn", "by": "person:ada", "reason": "not now"},
         ),
-        (Kind.APPROVAL_CLOSED, APPROVAL | {"state": "expired"}, {}, "approval.expired", {"approval_id": "apr-1"}),
+        (Kind.APPROVAL_CLOSED, APPROVAL | {"state": "expired"}, {}, "approval.expired", ASKED),
         (
             Kind.TOOL_QUARANTINED,
             {"server": "files", "of_tool": "read", "tool": "files__read"},
-            {"changes": ["description"]},
+            {"changes": ["description"] * 21},
             "tool.quarantined",
-            {"tool_name": "files__read", "server": "files", "changes": ["description"]},
+            {"tool_name": "files__read", "server": "files", "of_tool": "read", "changes": ["description"] * 20},
+        ),
+        (
+            Kind.TOOL_QUARANTINED,
+            {"server": "files", "of_tool": "read", "tool": "files__read"},
+            {},
+            "tool.quarantined",
+            {"tool_name": "files__read", "server": "files", "of_tool": "read", "changes": []},
         ),
         (
             Kind.GONE,
@@ -153,6 +176,13 @@ APPROVAL = {"approval_id": "apr-1"}
             {},
             "member.gone",
             {"member": "m-2", "why": "presumed"},
+        ),
+        (
+            Kind.GONE,
+            {"of": "m-2", "why": "attested", "principal": "person:ada"},
+            {},
+            "member.gone",
+            {"member": "m-2", "why": "attested", "by": "person:ada"},
         ),
     ],
 )
@@ -162,7 +192,7 @@ def test_an_event_is_told_in_v02s_words(
     notice = notice_of(record(kind, body, **fields))
     assert notice is not None
     assert (notice.id, notice.kind, notice.at, notice.tenant) == ("event-1", told, "2026-11-21T00:00:00.000000Z", "a")
-    assert payload.items() <= notice.payload.items()
+    assert notice.payload == payload | {"tenant": "a"}
     assert told in NOTICES
     assert kind in sources((told,))
 
@@ -181,12 +211,17 @@ def test_what_is_nobodys_business_is_not_told(kind: Kind, fields: dict[str, Any]
     assert notice_of(record(kind, **fields)) is None
 
 
+def test_what_is_of_no_tenant_is_told_without_one() -> None:
+    notice = notice_of(record(Kind.GONE, tenant=None, of="m-2", why="presumed", principal=None))
+    assert notice is not None
+    assert (notice.tenant, notice.payload) == ("", {"member": "m-2", "why": "presumed"})
+
+
 def test_a_pruned_text_is_missing_and_nothing_else() -> None:
     pruned = Record(7, 0, 0, record(Kind.DECIDED, **CALL).fields, b"", None, None)
     notice = notice_of(pruned)
     assert notice is not None
-    assert "reason" not in notice.payload
-    assert notice.payload["trace_id"] == "t-1"
+    assert notice.payload == TOLD | {"tenant": "a"}
 
 
 def test_a_question_is_told_with_the_call_and_long_arguments_only_by_their_size() -> None:
@@ -198,6 +233,8 @@ def test_a_question_is_told_with_the_call_and_long_arguments_only_by_their_size(
     long = with_call(asked, record(Kind.DECIDED, {"arguments": "x" * MAX_ARGUMENTS_BYTES}, **CALL))
     assert "arguments" not in long.payload
     assert long.payload["arguments_bytes"] == MAX_ARGUMENTS_BYTES + 2
+    longest = with_call(asked, record(Kind.DECIDED, {"arguments": "x" * (MAX_ARGUMENTS_BYTES - 2)}, **CALL))
+    assert "arguments_bytes" not in longest.payload
 
 
 def test_patterns_name_kinds_and_families() -> None:

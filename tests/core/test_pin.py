@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from agentgate.core import strict_json
-from agentgate.core.pin import changes, is_offerable, pin_sha256, shown, skeleton, subject
+from agentgate.core.pin import Unpinned, changes, is_offerable, pin_sha256, shown, skeleton, subject, unpinned_of
 from tests.core.strategies import JSON, OBJECTS, TEXT
 
 IDENTITY = {"name": "files", "version": "1.0.0", "command": ["files-server"]}
@@ -130,6 +130,43 @@ def test_an_edit_of_a_long_text_names_what_went_and_what_came(before: str, old: 
     (line,) = changes({"d": before + old + after}, {"d": before + new + after})
     assert f'"{old}"' in line or not old
     assert f'"{new}"' in line or not new
+
+
+def test_what_has_no_pin_is_known_by_a_word_and_a_clause() -> None:
+    """Stored logs have the words, refusals the clauses; neither is anybody's pin."""
+    assert {str(one): one.why for one in Unpinned} == {
+        "not_strict_json": "its definition is not strict JSON",
+        "listed_twice": "its server lists two tools of this name",
+    }
+    assert [unpinned_of(found) for found in (*Unpinned, PIN, "", None)] == [*Unpinned, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"a": [1, 2]}, {"a": [1]}, ["a[1]: removed 2"]),
+        ({"a": [1]}, {"a": [1, {"b c": 2}]}, ['a[1]: added {"b c":2}']),
+        ({"a": {"b c": 1, "d": 2}}, {"a": {"b c": 2, "d": 2}}, ['a."b c": 1 became 2']),
+        ({"n": 1}, {"n": True}, ["n: 1 became true"]),
+        ({"n": 2**70}, {"n": "\ud800"}, [f"n: {2**70} became '\\ud800'"]),
+        ({"t": "x" * 60}, {"t": "y" * 60}, [f't: "{"x" * 60}" became "{"y" * 60}"']),
+        ({"t": "x" * 61}, {"t": "y" + "x" * 60}, ['t: at its beginning, "x" became "y"']),
+        ({"t": "x" * 61}, {"t": "x" * 62}, [f't: after "{"x" * 20}", added "x"']),
+        ({"t": "a" + "x" * 61}, {"t": "x" * 61}, ['t: at its beginning, removed "a"']),
+        ({"t": "x" * 61}, {"t": "x" * 61}, []),
+    ],
+)
+def test_a_difference_is_told_in_these_words(old: dict[str, Any], new: dict[str, Any], told: list[str]) -> None:
+    assert changes(old, new) == told
+
+
+def test_of_a_tools_own_meta_everything_counts_but_the_protocols_stamp() -> None:
+    stamp = {"io.modelcontextprotocol/serverInfo": {"name": "files"}}
+    assert subject(IDENTITY, DEFINITION | {"_meta": stamp | {"x": 1}}) == {
+        "server": {"name": "files"},
+        "tool": DEFINITION | {"_meta": {"x": 1}},
+    }
+    assert subject({}, DEFINITION | {"_meta": stamp}) == {"server": {"name": ""}, "tool": DEFINITION}
 
 
 # --- names ------------------------------------------------------------------------------------------------

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.approval import State, from_row
+from agentgate.core.call import Access
 from agentgate.core.containment import Presence, Progress, Scope
-from agentgate.core.event import Event, Kind, drained
+from agentgate.core.event import Event, Kind, drained, make
+from agentgate.core.pin import PinState, Unpinned, pin_from_row
 from agentgate.core.projection import KEYS, Tables, effects, kill_change_from_row, kill_from_row, presence, spendings
-from agentgate.core.retention import hold_from_row
+from agentgate.core.retention import Hold, hold_from_row
 from tests.contracts.bodies import Historian
-from tests.contracts.log import Author, a_kill
+from tests.contracts.log import READ, Author, a_kill, subject_of
 
 AUTHOR = Author()
 HISTORIAN = Historian()
+
+
+WHOLE = AUTHOR.drained(a_kill())
+EXCEPT_ONE = drained(AUTHOR.origin(), a_kill(), position=1, members=["m-1"], progress=Progress((), ("m-1",), ()))
 
 
 def tables_after(*events: Event) -> Tables:
@@ -33,6 +41,10 @@ def tables_after(*events: Event) -> Tables:
 def only(tables: Tables, name: str) -> dict[str, Any]:
     (row,) = tables.rows[name].values()
     return row
+
+
+def closed(closes: str) -> Event:
+    return make(AUTHOR.origin(), Kind.APPROVAL_CLOSED, {"approval_id": "a-1", "state": "void", "closes": closes})
 
 
 @pytest.mark.parametrize(
@@ -54,6 +66,7 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (AUTHOR.gone("m-2", "attested"), (("gone", "m-2/attested"),)),
         (AUTHOR.release_asked(a_kill("k-1"), "person:a"), (("release_ask", "k-1/person:a"),)),
         (AUTHOR.drained(a_kill("k-1")), (("receipt", "k-1/complete"),)),
+        (EXCEPT_ONE, (("receipt", "k-1/except"),)),
         (HISTORIAN.held("h-1"), (("hold", "h-1"),)),
         (HISTORIAN.unheld("h-1"), (("unhold", "h-1"),)),
         (HISTORIAN.pruned("s-1", 7), (("prune", "acme/s-1/7"),)),
@@ -64,6 +77,10 @@ def only(tables: Tables, name: str) -> dict[str, Any]:
         (AUTHOR.vote("a-1", 1, "person:a"), (("vote", "a-1/person:a"), ("vote", "a-1#1"))),
         (AUTHOR.vote("a-1", 2, "person:a"), (("vote", "a-1/person:a"), ("vote", "a-1#2"), ("verdict", "a-1"))),
         (AUTHOR.answered("k-1"), ()),
+        (AUTHOR.answered("k-1", of="m-2"), (("outcome", "trace-k-1"),)),
+        (AUTHOR.closed("a-1"), ()),
+        (closed("pending"), (("verdict", "a-1"), ("approval", "a-1"))),
+        (closed("approved"), (("approval", "a-1"),)),
         (AUTHOR.answers_closed(3), ()),
         (AUTHOR.keys_changed("ab"), (("keys", "ab"),)),
     ],
@@ -86,10 +103,6 @@ def test_a_kill_keeps_its_reason_and_its_release() -> None:
     kill = kill_from_row(row)
     assert (kill.scope, kill.tenant, kill.target, kill.actor) == (Scope.SESSION, "acme", "s-1", "person:op")
     assert kill.same_order(a_kill())
-
-
-WHOLE = AUTHOR.drained(a_kill())
-EXCEPT_ONE = drained(AUTHOR.origin(), a_kill(), position=1, members=["m-1"], progress=Progress((), ("m-1",), ()))
 
 
 def test_a_kill_that_went_on_without_a_member_is_not_drained() -> None:
@@ -153,10 +166,41 @@ def test_a_hold_keeps_its_reason_and_its_release() -> None:
     held = HISTORIAN.held("h-1", "acme", "s-1")
     row = only(tables_after(held, AUTHOR.decided(), HISTORIAN.unheld("h-1")), "holds")
     hold = hold_from_row(row)
-    assert (hold.id, hold.tenant, hold.session, hold.reason, hold.actor) == (
-        "h-1", "acme", "s-1", "a lawsuit", "person:a",
-    )  # fmt: skip
-    assert (row["idx"], row["released_idx"], hold.is_released) == (0, 2, True)
+    assert hold == Hold("h-1", "acme", "s-1", "person:a", held.at, "a lawsuit", is_released=True)
+    assert hold_from_row(row | {"reason": None, "released_idx": None}) == replace(hold, reason="", is_released=False)
+    assert (row["idx"], row["released_idx"]) == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("events", "state", "pins", "unpinned"),
+    [
+        ([], PinState.ACCEPTED, ("p-1", ""), None),
+        ([AUTHOR.quarantined("p-1", "p-2", 0)], PinState.QUARANTINED, ("p-1", "p-2"), None),
+        ([AUTHOR.quarantined("p-0", "p-1", 0)], PinState.ACCEPTED, ("p-1", "p-1"), None),
+        *[([AUTHOR.unpinned("p-1", why, 0)], PinState.QUARANTINED, ("p-1", ""), why) for why in Unpinned],
+        ([AUTHOR.rejected("p-2")], PinState.REJECTED, ("p-1", "p-2"), None),
+        ([AUTHOR.rejected("p-1")], PinState.REJECTED, ("p-1", "p-1"), None),
+    ],
+)
+def test_a_pin_says_what_was_accepted_and_what_was_found_since(
+    events: list[Event], state: PinState, pins: tuple[str, str], unpinned: Unpinned | None
+) -> None:
+    """Who found another description may not have heard that it was accepted meanwhile: then nothing is wrong."""
+    accepted = AUTHOR.accepted("p-1", access="read")
+    pin = pin_from_row(only(tables_after(accepted, *events), "pins"))
+    assert (pin.server, pin.tool, pin.name, pin.access) == ("files", "read", READ.name, Access.READ)
+    assert (pin.state, (pin.sha256, pin.found_sha256), pin.unpinned) == (state, pins, unpinned)
+    assert (pin.subject, pin.definition) == (orjson.loads(subject_of("p-1")), orjson.loads(subject_of("p-1"))["tool"])
+    found = orjson.loads(subject_of(pins[1])) if pins[1] else None
+    assert pin.found == found
+    by = accepted if state is not PinState.REJECTED else events[-1]
+    assert (pin.by, pin.at, pin.trust, pin.index) == ("person:op", by.at, "operator", int(by is not accepted))
+
+
+def test_of_a_tool_that_was_only_rejected_nothing_is_accepted_and_it_counts_as_one_that_writes() -> None:
+    pin = pin_from_row(only(tables_after(AUTHOR.rejected("p-2")), "pins"))
+    assert (pin.state, pin.sha256, pin.subject, pin.definition) == (PinState.REJECTED, "", None, {})
+    assert (pin.access, pin.trust) == (Access.WRITE, "")
 
 
 def test_the_last_prune_of_a_session_says_how_far_it_went() -> None:

@@ -45,6 +45,12 @@ def test_text_is_found_in_any_case(text: str) -> None:
     assert Query(text=text).matches(record_of(with_text("an der Straße")[0]))
 
 
+def test_what_is_of_no_session_is_found_as_such() -> None:
+    fields = {name: value for name, value in DECIDED.fields.items() if name not in ("tenant", "session")}
+    assert Query(tenant="", session="").matches(replace(DECIDED, fields=fields))
+    assert not Query(tenant="default").matches(replace(DECIDED, fields=fields))
+
+
 def test_a_pruned_body_holds_no_text() -> None:
     pruned = replace(DECIDED, raw_body=None, salt=None)
     assert Query().matches(pruned)
@@ -58,4 +64,14 @@ def test_what_was_asked_can_be_said() -> None:
 
 def test_a_line_is_one_line_even_of_a_leaf_that_was_tampered_with() -> None:
     tampered = Record(0, 1, 0, DECIDED.fields, b'{\n"at":"x"}', None, b'{"a":\n1}')
-    assert b"\n" not in as_line(tampered)
+    assert b'"event":{ "at":"x"},"body":{"a": 1}}' in as_line(tampered)
+
+
+@pytest.mark.parametrize("salt", [b"\xab", None])
+def test_a_line_has_the_leaf_and_the_body_byte_for_byte(salt: bytes | None) -> None:
+    body = b'{"b":1, "a":2}' if salt is not None else None
+    line = as_line(Record(7, 2, 1, {}, b'{"b":1,"a":2}', salt, body))
+    shown, kept = ('"ab"', '{"b":1, "a":2}') if salt is not None else ("null", "null")
+    assert line.decode() == (
+        f'{{"index":7,"kill_position":1,"salt":{shown},"session_number":2,"event":{{"b":1,"a":2}},"body":{kept}}}'
+    )

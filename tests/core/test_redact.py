@@ -69,10 +69,17 @@ def test_member_name_that_is_a_secret_is_redacted_and_hides_no_other() -> None:
 
 
 def test_number_that_is_a_card_is_redacted_and_a_time_is_not() -> None:
-    cards = {"a": 4111111111111111, "b": -4111111111111111, "c": [378282246310005], "d": 4111111111111111.0}
-    assert redacted(cards) == {"a": MARK, "b": MARK, "c": [MARK], "d": MARK}
+    cards = {
+        "a": 4111111111111111,
+        "b": -4111111111111111,
+        "c": [378282246310005],
+        "d": 4111111111111111.0,
+        "e": 3000000000007,
+    }
+    assert redacted(cards) == {"a": MARK, "b": MARK, "c": [MARK], "d": MARK, "e": MARK}
     times = {"ms": 1732176000005, "us": 1732176000000005, "n": 4111111111111112}
     assert redacted(times) == times
+    assert redacted([times, cards["a"]]) == [times, MARK], "nor beside a card"
 
 
 # --- layers -----------------------------------------------------------------------------------------------------
@@ -131,7 +138,9 @@ def test_rest_of_a_text_around_what_is_encoded_stays() -> None:
         "p\u0430ssword = CANARY",
         "canary\\u0040example.org",
         "canary\\x40example.org",
-        base64.b64encode("password=CANARY1".encode("utf-16-le")).decode(),
+        *[base64.b64encode("password=CANARY1".encode(form)).decode() for form in ("utf-16-le", "utf-16-be")],
+        *[base64.b64encode("this p\u0430ssword=CANARY1".encode(form)).decode() for form in ("utf-16-le", "utf-16-be")],
+        "\\ud800 password=CANARY1 \\xff",
         base64.encodebytes(b"x" * 50 + b" canary@example.org " + b"y" * 50).decode(),
         "prefix/" + as_base64("x canary@example.org"),
         base64.urlsafe_b64encode(b"???>>> canary@example.org ???>>>").decode(),
@@ -182,9 +191,19 @@ def test_equal_values_get_equal_marks_however_they_are_written(mode: Mode, form:
     assert marks[0] not in other
 
 
-def test_hash_is_what_anyone_with_the_key_can_compute() -> None:
-    mark = Redactor(Marks(Mode.HASH, KEY), [KNOWN]).text("canary@example.org")
-    assert mark == f"[email:hmac:{hmac.digest(KEY, b'canary@example.org', hashlib.sha256).hex()[:16]}]"
+@pytest.mark.parametrize(
+    ("kind", "value", "plain"),
+    [
+        ("email", "Canary@Example.org", b"canary@example.org"),
+        ("iban", "gb82 west 1234-5698 7654 32", b"GB82WEST12345698765432"),
+        ("phone", "+41 (44) 668 18 00", b"41446681800"),
+        ("secret", "Hunter 2!", b"Hunter 2!"),
+    ],
+)
+def test_hash_is_what_anyone_with_the_key_can_compute(kind: str, value: str, plain: bytes) -> None:
+    expected = f"[{kind}:hmac:{hmac.digest(KEY, plain, hashlib.sha256).hex()[:16]}]"
+    assert Marks(Mode.HASH, KEY).mark(kind, value) == expected
+    assert kind != "email" or Redactor(Marks(Mode.HASH, KEY), [KNOWN]).text(value) == expected
 
 
 def test_token_of_a_value_tells_its_class_and_differs_by_it() -> None:
@@ -216,6 +235,27 @@ def test_nothing_is_kept_of_what_could_not_be_read(value: object) -> None:
     broken = Redactor(None, [KNOWN, Broken()])
     assert broken.json(canonical(value)) is FAILED
     assert broken.text("canary") == FAILED_TEXT
+
+
+@pytest.mark.parametrize(
+    ("value", "classes"),
+    [
+        ({"note": "nothing to see", "n": [1, None]}, set()),
+        ({"password": "hunter2"}, {"secret"}),
+        ({"a": "canary@example.org", "b": [4111111111111111]}, {"email", "card"}),
+        ({"a": as_base64("write to canary@example.org")}, {"email"}),
+        ({"a": as_json('{"password": "hunter2"}')}, {"secret"}),
+        ({"canary@example.org": 1}, {"email"}),
+    ],
+)
+def test_classes_of_what_would_be_redacted_are_told(value: object, classes: set[str]) -> None:
+    assert REDACTOR.classes(canonical(value)) == classes
+
+
+@pytest.mark.parametrize("raw", [canonical({"x": "canary"}), b"{"])
+def test_of_what_could_not_be_read_no_classes_are_told(raw: bytes) -> None:
+    """None is not the same as none: it may hold anything."""
+    assert Redactor(None, [KNOWN, Broken()]).classes(raw) is None
 
 
 # --- the quick look ---------------------------------------------------------------------------------------------

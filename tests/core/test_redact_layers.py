@@ -7,6 +7,7 @@ import binascii
 import re
 import unicodedata
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -58,6 +59,46 @@ def test_run_opens_to_the_same_beside_others_as_alone(parts: list[str]) -> None:
     assert sorted(run.texts for run in together) == sorted(run.texts for run in alone)
 
 
+@pytest.mark.parametrize(
+    ("before", "encoded", "after"),
+    [
+        ("see ", base64.b64encode(b"canary@example.org!").decode(), " there"),  # with padding
+        ("=", base64.b64encode(b"canary@example.org??").decode(), "x=y"),
+        ("", b"canary@example.org".hex(), ""),
+        ("\u00e9 ", b"canary@example.org".hex().upper(), "=\u00e9"),
+        ("a line\n", base64.encodebytes(b"x" * 60 + b" canary@example.org").decode().strip(), "\nanother"),
+    ],
+)
+def test_a_run_is_where_it_stands_with_its_padding(before: str, encoded: str, after: str) -> None:
+    found = [run for run in layers.runs(before + encoded + after) if any("canary@" in text for text in run.texts)]
+    assert (len(before), len(before) + len(encoded)) in [(run.start, run.end) for run in found]
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("%41b%zz%4", "Ab%zz%4"),
+        ("%C3%a9%ff", "\u00e9\ufffd"),
+    ],
+)
+def test_url_encoding_is_read_as_far_as_it_is_one(text: str, plain: str) -> None:
+    assert layers.unquoted(text) == plain
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        (r"\u0041\x42c\q\u004", r"ABc\q\u004"),
+        (r"\ud83e\udd8a\xc3\xa9", "\U0001f98a\u00e9"),
+        (r"\ud800-\xff", "\ufffd-\ufffd"),
+        (r"\b\f\n\r\t", "\b\f\n\r\t"),
+        (r"\"\'\/\\", "\"'/\\"),
+    ],
+)
+def test_escapes_of_program_texts_are_read_and_what_is_no_character_is_replaced(text: str, plain: str) -> None:
+    assert layers.unescaped(text) == plain
+
+
 # --- folding ----------------------------------------------------------------------------------------------------
 
 ODD = st.sampled_from(
@@ -78,6 +119,21 @@ def test_many_runs_are_folded_as_each_alone(text: str) -> None:
     expected = re.sub(r"[^\x00-\x7f]+", lambda run: fold(run[0]), text)
     assert sensitive.folded(text) == expected
     assert sensitive.Folded(text).text == expected
+
+
+@given(MIXED)
+@example("a\uff11\uff12b\u00bd\u200bc")
+def test_place_in_a_folded_text_leads_back_to_where_it_was(text: str) -> None:
+    """What was folded together is taken as a whole."""
+    folded, at, before = sensitive.Folded(text), 0, 0
+    for number, part in enumerate(re.split(r"([^\x00-\x7f]+)", text)):
+        plain = fold(part) if number % 2 else part
+        for offset in range(len(plain)):
+            whole = (before, before + len(part)) if number % 2 else (before + offset, before + offset + 1)
+            assert folded.original(sensitive.Span(at + offset, at + offset + 1, "x")) == (*whole, "x")
+        if plain:
+            assert folded.original(sensitive.Span(at, at + len(plain), "x")) == (before, before + len(part), "x")
+        at, before = at + len(plain), before + len(part)
 
 
 # --- what is secret by its name ---------------------------------------------------------------------------------

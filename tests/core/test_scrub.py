@@ -16,9 +16,16 @@ from hypothesis import strategies as st
 
 from agentgate.core.redaction.layers import unescaped, unquoted
 from agentgate.core.redaction.redactor import MARK
-from agentgate.core.redaction.scrub import scrub, scrub_text
+from agentgate.core.redaction.scrub import _scrubber, scrub, scrub_text
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS
+
+
+@pytest.fixture(autouse=True)
+def _nothing_made_before() -> None:
+    """Else a test could rely on what another one has made of its secret."""
+    _scrubber.cache_clear()
+
 
 SECRETS = [
     "sup3r-secret/+key",
@@ -59,12 +66,14 @@ FORMS: dict[str, Callable[[str], object]] = {
     "base64 of UTF-16": lambda s: std(s.encode("utf-16-le")),
     "URL": lambda s: quote(s, safe=""),
     "url": lambda s: quote(s, safe="").lower() if s.isascii() and s.islower() else quote_plus(s),
+    "URL of forms": quote_plus,
     "URL all": lambda s: "".join(f"%{byte:02x}" for byte in s.encode()),
     "JSON": lambda s: orjson.dumps({"a": s}).decode(),
     "JSON in JSON": lambda s: orjson.dumps(orjson.dumps([s]).decode()).decode(),
     "HTML": html.escape,
     "HTML without quotes": lambda s: html.escape(s, quote=False),
     "HTML of templates": lambda s: html.escape(s).replace("&#x27;", "&#39;"),
+    "HTML with slashes": lambda s: html.escape(s).replace("/", "&#x2F;"),
     "escapes": lambda s: "".join(f"\\u{ord(c):04x}" for c in s),
     "base64 of JSON of URL": lambda s: std(orjson.dumps({"u": quote(s, safe="")})),
     "hex of base64": lambda s: std(s.encode()).encode().hex(),
@@ -90,6 +99,19 @@ def test_injected_secret_is_scrubbed_in_every_form(secret: str, form: str) -> No
         assert not isinstance(told, str) or told not in whole
     if isinstance(told, str):
         assert told not in scrub_text(f"failed with {told} inside", [secret])
+
+
+def test_of_a_secret_in_pieces_every_piece_goes_and_no_neighbour() -> None:
+    secret = "sup3r-secret"
+    said = {"a": "before", "b": ["", *secret, ""], "c": {"d": "after", "e": [secret[:6], {"f": secret[6:]}]}, "n": 7}
+    assert parse(scrub(canonical(said), [secret])) == {
+        "a": "before", "b": ["", *[MARK] * 12, ""], "c": {"d": "after", "e": [MARK, {"f": MARK}]}, "n": 7,
+    }  # fmt: skip
+    for before, told in enumerate(
+        (std(secret.encode()), std(b"x" + secret.encode())[2:17], std(b"xx" + secret.encode())[3:18])
+    ):
+        ends = [told[:1], told[1:-1], told[-1:]]
+        assert parse(scrub(canonical(["y", *ends, "z"]), [secret])) == ["y", MARK, MARK, MARK, "z"], before
 
 
 def texts(value: Any) -> list[str]:

@@ -72,44 +72,81 @@ def in_tier(**about: Any) -> dict[str, Any]:
     return {"tiers": {"default": about}}
 
 
+HERE = "data.tiers.default"
+PER_MINUTE = "must be a whole number from 1 to 1000000, or -1 for no limit"
+MONEY = 'must be an amount in quotes, such as "0.002"'
+SHARE = f'{HERE}.per_day.alert_threshold must be a share from "1%" to "99%"'
+KNOWN = "per_action, per_day, per_hour, per_session, per_tool, requests_per_minute"
+
+
 @pytest.mark.parametrize(
-    ("data", "says"),
+    ("data", "told"),
     [
-        ({"tiers": []}, "data.tiers must map"),
-        ({"tiers": {"gold": {}}}, "must have 'default'"),
-        ({"tiers": {"default": {}, "a b": {}}}, "'a b' is not a name"),
-        ({"tiers": {"default": None}}, "data.tiers.default must map"),
-        (in_tier(request_per_minute=1), "has no 'request_per_minute'"),
-        (in_tier(requests_per_minute=0), "data.tiers.default.requests_per_minute must be a whole number"),
-        (in_tier(requests_per_minute=True), "whole number"),
-        (in_tier(requests_per_minute=1.5), "whole number"),
-        (in_tier(requests_per_minute=-2), "or -1 for no limit"),
-        (in_tier(per_tool={"a/b": 1}), "'a/b' is not the name of a tool"),
-        (in_tier(per_tool={"a": "1"}), "data.tiers.default.per_tool.a must be"),
-        (in_tier(per_action={"calls": 1}), "has no 'calls'"),
-        (in_tier(per_day={"requests_per_minute": 1}), "has no 'requests_per_minute'"),
-        (in_tier(per_day={"calls": -1}), "data.tiers.default.per_day.calls must be a whole number from 1"),
-        (in_tier(per_day={"cost": 1}), 'data.tiers.default.per_day.cost must be an amount in quotes, such as "0.002"'),
-        (in_tier(per_day={"cost": "1e3"}), "amount in quotes"),
-        (in_tier(per_day={"cost": "0.0000001"}), "amount in quotes"),
-        (in_tier(per_day={"cost": "-1"}), "amount in quotes"),
-        (in_tier(per_day={"calls": 1, "alert_threshold": 0.8}), 'a share from "1%" to "99%"'),
-        (in_tier(per_day={"calls": 1, "alert_threshold": "100%"}), 'a share from "1%" to "99%"'),
-        (in_tier(per_day={"alert_threshold": "80%"}), "needs calls, bytes or cost"),
-        ({"costs": {"api_post": 0.002}}, "data.costs.api_post must be an amount in quotes"),
-        ({"costs": {"a b": "1"}}, "is not the name of a tool"),
+        ({"tiers": []}, "data.tiers must map names to limits"),
+        ({"tiers": {"gold": {}}}, "data.tiers must have 'default', the tier of callers that have none"),
+        ({"tiers": {"default": {}, "a b" * 22: {}}}, f"data.tiers: '{('a b' * 22)[:64]}' is not a name"),
+        ({"tiers": {"default": None}}, f"{HERE} must map limits"),
+        (in_tier(request_per_minute=1), f"{HERE} has no 'request_per_minute'; it may have {KNOWN}"),
+        (in_tier(**{"x" * 65: 1, "y": 1}), f"{HERE} has no '{'x' * 64}'; it may have {KNOWN}"),
+        *[(in_tier(requests_per_minute=n), f"{HERE}.requests_per_minute {PER_MINUTE}")
+          for n in (0, True, 1.5, -2, 10**6 + 1)],
+        (in_tier(per_session={"requests_per_minute": 0}), f"{HERE}.per_session.requests_per_minute {PER_MINUTE}"),
+        (in_tier(per_tool={"a/b" * 22: 1}), f"{HERE}: '{('a/b' * 22)[:64]}' is not the name of a tool"),
+        (in_tier(per_tool={"a": "1"}), f"{HERE}.per_tool.a {PER_MINUTE}"),
+        (in_tier(per_tool=[]), f"{HERE}.per_tool must map tool names to requests per minute"),
+        (in_tier(per_day=[]), f"{HERE}.per_day must map amounts"),
+        (in_tier(per_session=[]), f"{HERE}.per_session must map amounts"),
+        (in_tier(per_action={"calls": 1}),
+         f"{HERE}.per_action has no 'calls'; it may have alert_threshold, bytes, cost"),
+        (in_tier(per_day={"requests_per_minute": 1}),
+         f"{HERE}.per_day has no 'requests_per_minute'; it may have alert_threshold, bytes, calls, cost"),
+        *[(in_tier(per_day={name: n}), f"{HERE}.per_day.{name} must be a whole number from 1 to 1000000000000000")
+          for name, n in (("calls", -1), ("bytes", 0), ("bytes", "1"), ("calls", 10**15 + 1))],
+        *[(in_tier(per_day={"cost": cost}), f"{HERE}.per_day.cost {MONEY}") for cost in (1, "1e3", "0.0000001", "-1")],
+        *[(in_tier(per_day={"calls": 1, "alert_threshold": share}), SHARE) for share in (0.8, "100%", "0%", "080%")],
+        (in_tier(per_day={"alert_threshold": "80%"}),
+         f"{HERE}.per_day.alert_threshold needs calls, bytes or cost to be a share of"),
+        ({"costs": {"api_post": 0.002}}, f"data.costs.api_post {MONEY}"),
+        ({"costs": {"a b": "1"}}, "data.costs: 'a b' is not the name of a tool"),
+        ({"costs": []}, 'data.costs must map tool names to amounts such as "0.002"'),
         ({"session_facts": "yes"}, "data.session_facts must be true or false"),
-        ({"rate_limits": {"db_query": 0}}, "data.rate_limits.db_query"),
+        ({"rate_limits": []}, "data.rate_limits must map tool names to numbers of calls"),
+        *[({"rate_limits": {"a": n}}, "data.rate_limits.a must be a whole number of calls from 1 to 1000000")
+          for n in (0, True, 10**6 + 1)],
     ],
-)
-def test_what_is_not_understood_is_refused_with_its_place(data: dict[str, Any], says: str) -> None:
-    with pytest.raises(PolicyInvalid, match=says.replace("(", r"\(")):
+)  # fmt: skip
+def test_what_is_not_understood_is_refused_with_its_place(data: dict[str, Any], told: str) -> None:
+    with pytest.raises(PolicyInvalid) as refused:
         read_rules(data)
+    assert str(refused.value) == told
+
+
+def test_the_largest_limits_are_read() -> None:
+    most = in_tier(requests_per_minute=10**6, per_day={"calls": 10**15, "alert_threshold": "99%"})
+    tier = read_rules(most | {"rate_limits": {"a": 10**6}}).tiers["default"]
+    assert (tier.agent, tier.budgets[0].limit.calls, tier.budgets[0].alert.calls) == (10**6, 10**15, 99 * 10**13)
 
 
 @given(st.integers(0, 10**15 - 1))
 def test_money_is_what_it_was_written_as(amount: int) -> None:
     assert micros(money(amount)) == amount
+
+
+def test_money_has_no_digits_that_say_nothing() -> None:
+    assert [money(amount) for amount in (0, 1, 2_000, 1_500_000, 10 * MICROS)] == [
+        "0",
+        "0.000001",
+        "0.002",
+        "1.5",
+        "10",
+    ]
+
+
+@pytest.mark.parametrize("text", ["", "1.", ".5", "1e3", "-1", "1.0000001", "1" * 10, "\u0661", "1\n", "x" * 40])
+def test_what_is_no_money_is_refused_with_its_beginning(text: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        micros(text)
+    assert str(refused.value) == f'{text[:32]!r} is not an amount such as "0.002"'
 
 
 def test_a_charge_that_fits_exactly_fits() -> None:

@@ -178,7 +178,7 @@ def test_what_is_no_approval_is_404_and_a_state_that_is_none_422(approver: httpx
 
 
 def test_no_approval_outlives_its_time() -> None:
-    with GatewayProcess(config={**CONFIG, "approvals": {"ttl_s": 0.5}}) as gateway:
+    with GatewayProcess(config={**CONFIG, "approvals": {"ttl_s": 2}}) as gateway:
         bot, approver = gateway.client(BOT), gateway.client(APPROVER)
         url = write(bot, "s-1")["approval"]["url"]
         token = approver.post(url + "/approve").json()["approval_token"]

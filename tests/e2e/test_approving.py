@@ -327,7 +327,7 @@ def test_the_command_takes_back(gateway: GatewayProcess, bot: httpx.Client, sess
     assert (taken.returncode, asked in taken.stdout) == (0, True), taken.stderr
     assert write(bot, session)["success"] is False
     again = at(gateway, "approvals", "void", asked)
-    assert (again.returncode, "the approval is void" in again.stderr) == (1, True)
+    assert (again.returncode, "is void: a person who may answer it took it back" in again.stderr) == (1, True)
     assert "void (withdrawn)" in at(gateway, "approvals", "--state", "void").stdout
 
 

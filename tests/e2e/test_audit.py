@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from agentgate.adapters.exports._compliance import frameworks
-from tests.gateway import AGENTGATE, GatewayProcess, call, clean_environment, key_entry, run_cli
+from tests.forked import AGENTGATE
+from tests.gateway import GatewayProcess, call, clean_environment, key_entry, run_cli
 
 AGENTS = ("ada", "bob", "cy")
 SESSIONS = 10

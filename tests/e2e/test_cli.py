@@ -1,8 +1,10 @@
-"""The command line as a user types it."""
+"""The command line as a user types it, each time in a fresh interpreter."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import shutil
 import signal
 import socket
 import sqlite3
@@ -15,7 +17,8 @@ from typer.testing import CliRunner
 
 from agentgate import __version__
 from agentgate.cli import cli
-from tests.gateway import AGENTGATE, GatewayFailed, GatewayProcess, clean_environment, run_cli, until
+from tests.forked import AGENTGATE
+from tests.gateway import GatewayFailed, GatewayProcess, clean_environment, run_cli, until
 
 
 @pytest.mark.parametrize("flag", ["--version", "-v", "version"])
@@ -43,7 +46,7 @@ def test_serve_loads_nothing_of_the_other_commands() -> None:
 
 
 def test_without_a_command_it_serves_as_v02_did(tmp_path: Path) -> None:
-    with GatewayProcess("--host", "127.0.0.1", command=(), data_dir=tmp_path / "data") as gateway:
+    with GatewayProcess("--host", "127.0.0.1", command=(), data_dir=tmp_path / "data", fresh=True) as gateway:
         assert gateway.url.startswith("http://127.0.0.1:")
         assert gateway.call("db_query", {"query": "SELECT 1"})["success"] is True
         assert gateway.stdout == [line for line in gateway.stdout if f"agentgate {__version__} is ready on" in line]
@@ -55,7 +58,7 @@ def test_options_before_a_command_are_refused_rather_than_ignored() -> None:
 
 
 def test_a_gateway_ends_in_order_on_sigterm_and_says_nothing_wrong(tmp_path: Path) -> None:
-    with GatewayProcess() as gateway:
+    with GatewayProcess(fresh=True) as gateway:
         gateway.call("db_query", {"query": "SELECT 1"})
         status = gateway.stop()
         assert status in (0, -signal.SIGTERM)
@@ -92,10 +95,10 @@ def test_an_unsafe_or_impossible_start_ends_with_a_sentence(
     flags: tuple[str, ...], env: dict[str, str], says: str
 ) -> None:
     if "AGENTGATE_PORT" in env:  # the helper's own --port would win
-        done = run_cli("serve", "--data-dir", "/nowhere", env=env)
+        done = run_cli("serve", "--data-dir", "/nowhere", env=env, fresh=True)
         assert done.returncode == 3
         return
-    with pytest.raises(GatewayFailed) as failed, GatewayProcess(*flags, env=env):
+    with pytest.raises(GatewayFailed) as failed, GatewayProcess(*flags, env=env, fresh=True):
         pass
     assert failed.value.status == 3
     assert says in failed.value.stderr
@@ -113,7 +116,7 @@ def test_a_taken_port_is_a_sentence(tmp_path: Path) -> None:
 
 
 def test_sigint_ends_it_too_and_a_key_file_that_others_can_read_stops_the_next_start() -> None:
-    with GatewayProcess() as gateway:
+    with GatewayProcess(fresh=True) as gateway:
         gateway.send(signal.SIGINT)
         assert gateway.wait_exit() in (0, 130, -signal.SIGINT)
         assert "Traceback" not in gateway.stderr
@@ -127,7 +130,7 @@ def test_sigint_ends_it_too_and_a_key_file_that_others_can_read_stops_the_next_s
 
 
 def test_the_demo_plays_six_scenes_and_leaves_a_pack_that_verifies(tmp_path: Path) -> None:
-    done = run_cli("--demo", cwd=tmp_path)
+    done = run_cli("--demo", cwd=tmp_path, fresh=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All six scenes happened." in done.stdout
     pack, key = tmp_path / "demo/out/evidence.json", (tmp_path / "demo/out/signing.key").read_text(encoding="utf-8")
@@ -139,7 +142,7 @@ def test_the_demo_plays_six_scenes_and_leaves_a_pack_that_verifies(tmp_path: Pat
 
 def test_log_verify_holds_and_an_altered_column_does_not(tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
-    with GatewayProcess(data_dir=data_dir) as gateway:
+    with GatewayProcess(data_dir=data_dir, fresh=True) as gateway:
         gateway.call("db_query", {"query": "SELECT 1"})
         gateway.admin().post("/sessions/s-1/kill", json={"reason": "because"})
     assert log_verify(data_dir)[0] == 0
@@ -148,10 +151,18 @@ def test_log_verify_holds_and_an_altered_column_does_not(tmp_path: Path) -> None
         altered.mkdir()
         for path in data_dir.iterdir():
             if path.is_file():
-                (altered / path.name).write_bytes(path.read_bytes())
+                shutil.copy(path, altered)  # with its mode: a key that others can read is another finding
         forge(altered / "log.db", table_column)
         status, said = log_verify(altered)
-        assert status == 1, (table_column, said)
+        assert (status, "the log is BROKEN" in said) == (1, True), (table_column, said)
+    status, said = log_verify(tmp_path / "altered-tenant", "--json")
+    report = json.loads(said)
+    assert (status, report["ok"]) == (1, False)
+    assert report["findings"][0].keys() == {"index", "what"}
+    status, said = log_verify(data_dir, "--json")
+    report = json.loads(said)
+    assert (status, report["ok"], report["findings"], report["kill_position"]) == (0, True, [], 1)
+    assert f"root {report['root']}" in log_verify(data_dir)[1]
 
 
 def forge(database: Path, column: str) -> None:
@@ -166,8 +177,8 @@ def forge(database: Path, column: str) -> None:
     connection.close()
 
 
-def log_verify(data_dir: Path) -> tuple[int, str]:
-    done = CliRunner().invoke(cli, ["log", "verify", "--data-dir", str(data_dir)])
+def log_verify(data_dir: Path, *options: str) -> tuple[int, str]:
+    done = CliRunner().invoke(cli, ["log", "verify", "--data-dir", str(data_dir), *options])
     return done.exit_code, done.output
 
 
@@ -193,7 +204,7 @@ def test_log_verify_without_a_log_says_so(tmp_path: Path) -> None:
 
 
 def test_a_second_gateway_on_the_same_log_is_refused(gateway: GatewayProcess) -> None:
-    second = GatewayProcess(data_dir=gateway.data_dir)
+    second = GatewayProcess(data_dir=gateway.data_dir, fresh=True)
     with pytest.raises(GatewayFailed) as failed, second:
         pass
     assert failed.value.status == 3
@@ -211,7 +222,7 @@ def test_v02_variables_keep_their_meaning(tmp_path: Path) -> None:
         "AGENTGATE_POLICY_VERSION": "v7",
         "AGENTGATE_LOG_LEVEL": "ERROR",
     }
-    with GatewayProcess(env=env) as gateway:
+    with GatewayProcess(env=env, fresh=True) as gateway:
         for _ in range(10):
             gateway.call("rate_limited_tool")
         assert gateway.call("rate_limited_tool")["reason_code"] == "rate_limited"

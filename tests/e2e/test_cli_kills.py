@@ -19,7 +19,8 @@ import pytest
 
 from tests import postgres_server, redis_server
 from tests.e2e.conftest import MANY_REFUSALS
-from tests.gateway import AGENTGATE, GatewayProcess, call, clean_environment, key_entry, run_cli, until
+from tests.forked import AGENTGATE
+from tests.gateway import GatewayProcess, call, clean_environment, key_entry, run_cli, until
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 

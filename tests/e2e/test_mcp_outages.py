@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.test_mcp_door import BOT, OURS, connected, said
 from tests.faults.conftest import Gate
 from tests.faults.test_log import locked
-from tests.gateway import GatewayProcess, key_entry
+from tests.gateway import GatewayProcess, key_entry, until
 from tests.redis_server import RedisServer
 
 ERAS = pytest.mark.parametrize("era", ["legacy", "2026-07-28"])
@@ -66,6 +66,8 @@ async def test_a_server_that_says_nothing_holds_neither_the_start_nor_the_others
         "good": {"kind": "mcp", "command": ECHOES, "trust": "first_use", "access": "read"},
     }
     with GatewayProcess(config={"auth": {"keys": KEYS}, "upstreams": servers}) as gateway:
+        assert gateway.client().get("/health").json()["servers"]["silent"]["up"] is False
+        until(lambda: gateway.client().get("/health").json()["servers"]["good"]["up"])
         async with connected(gateway, "2026-07-28") as client:
             assert "good__count" in {tool.name for tool in (await client.list_tools()).tools}
             assert not (await client.call_tool("good__count", {"n": 1})).is_error

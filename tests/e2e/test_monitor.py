@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from agentgate.core.note import NoteKey, checkpoint_of, cosignatures, parse_key
 from tests.adapters.log.test_sqlite import tamper
-from tests.gateway import AGENTGATE, GatewayFailed, GatewayProcess, clean_environment, until
+from tests.gateway import GatewayFailed, GatewayProcess, run_cli, until
 from tests.witness import TestKeeper, TestWitness, serving_in_thread
 
 ORIGIN = "agentgate.local/log/0"
@@ -53,8 +53,7 @@ def grow(gateway: GatewayProcess, count: int) -> int:
 
 def monitor(url: str, file: Path, *vkeys: str) -> subprocess.CompletedProcess[str]:
     keys = [part for vkey in vkeys for part in ("--vkey", vkey)]
-    command = [*AGENTGATE, "log", "monitor", f"{url}/log", "--checkpoint", str(file), *keys, "--once"]
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=clean_environment(), timeout=60)
+    return run_cli("log", "monitor", f"{url}/log", "--checkpoint", str(file), *keys, "--once")
 
 
 @pytest.fixture
@@ -228,9 +227,6 @@ def test_a_new_key_signs_after_a_former_one_and_the_log_says_so(tmp_path: Path) 
         assert monitor(gateway.url, seen, former).returncode == 1
         assert monitor(gateway.url, seen, new, former).returncode == 0
         gateway.stop()
-        verified = subprocess.run(
-            [*AGENTGATE, "log", "verify", "--data-dir", str(gateway.data_dir), "--config", str(gateway.config_path)],
-            capture_output=True, text=True, check=False, env=clean_environment(), timeout=60,
-        )  # fmt: skip
+        verified = run_cli("log", "verify", "--data-dir", str(gateway.data_dir), "--config", str(gateway.config_path))
         assert (verified.returncode, "the log holds" in verified.stdout) == (0, True)
         gateway.start()

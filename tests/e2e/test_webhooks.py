@@ -158,6 +158,9 @@ def test_a_ping_is_signed_and_its_failure_is_an_exit_status(hook: Hook, tmp_path
     down = run_cli("webhooks", "test", "--config", str(config), env=ENV)
     assert down.returncode == 1, down.stdout + down.stderr
     assert "soc" in down.stdout
+    as_json = run_cli("webhooks", "test", "--json", "--config", str(config), env=ENV)
+    (told,) = json.loads(as_json.stdout)
+    assert (as_json.returncode, told["taken"], told["detail"] in down.stdout) == (1, False, True)
     hook.open()
     taken = run_cli("webhooks", "test", "--url", "soc", "--config", str(config), env=ENV)
     assert (taken.returncode, hook.kinds()) == (0, ["ping"]), taken.stderr

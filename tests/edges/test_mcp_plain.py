@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from agentgate.core.event import Kind
 from agentgate.edges._mcp.calls import Calls
 from agentgate.edges._mcp.parts import Parts
 from agentgate.edges._mcp.peer import ClientPeer
-from agentgate.edges._mcp.plain import PlainCall, read
+from agentgate.edges._mcp.plain import Judge, PlainCall, read
 from agentgate.edges.wire import Request
 from agentgate.ports.upstreams import Undelivered
 from tests.edges.test_mcp import Room, allow, opened
@@ -70,12 +71,15 @@ class Row:
     """What the server says instead of its echo."""
     before: Callable[[Room], None] = lambda room: None
 
-    def sent(self) -> tuple[list[tuple[str, str]], bytes]:
-        meta = _with(META, self.meta)
+    def sent(
+        self, meta: Mapping[str, Any] = META, headers: Mapping[str, str] = HEADERS
+    ) -> tuple[list[tuple[str, str]], bytes]:
+        """Headers and body: a plain request that says `meta`, with these headers, but for what differs."""
+        meta = _with(meta, self.meta)
         params = _with({"name": "a__echo", "arguments": {"text": "tea"}, "_meta": meta}, self.params)
         message = _with({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}, self.message)
         body = json.dumps(message).encode() if self.body is None else self.body
-        return [*_with(HEADERS, self.headers).items(), *self.more], body
+        return [*_with(headers, self.headers).items(), *self.more], body
 
 
 def _with(whole: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +235,19 @@ def test_only_what_is_plain_is_taken(row: Row) -> None:
         return  # the door has said so before
     if not isinstance(message, dict) or row.name in DOORS_OWN:
         return
-    assert isinstance(read(request, message), PlainCall) is row.is_plain
+    for judge in (Judge(), experienced()):
+        assert isinstance(read(request, message, judge), PlainCall) is row.is_plain
+
+
+def experienced() -> Judge:
+    """A judge who has seen the same client say something right, and much that was wrong."""
+    judge = Judge()
+    for row in (ROWS[0], *ROWS):
+        sent, body = row.sent()
+        with suppress(ValueError, TypeError, AttributeError):
+            raw = [(name.lower().encode(), value.encode()) for name, value in sent]
+            read(Request({"headers": raw}, dict(raw), b""), json.loads(body), judge)
+    return judge
 
 
 async def test_a_client_and_the_log_hear_the_same_by_both_ways() -> None:
@@ -252,10 +268,7 @@ async def _answers(room: Room) -> list[tuple[Any, ...]]:
         headers, body = other.sent()  # the SDK is loaded, and there is a caller
         await http.post("/mcp", headers=headers, content=body)
         for row in ROWS:
-            room.house.clock.ticks += 61_000_000_000  # so that no limit is reached
-            allowed_again(room)
-            room.servers["a"].says["echo"] = {"content": [TEXT]} if row.says is None else row.says
-            row.before(room)
+            prepare(room, row)
             headers, body = row.sent()
             answer = await http.post("/mcp", headers=headers, content=body)
             kind = answer.headers.get("content-type")
@@ -263,6 +276,14 @@ async def _answers(room: Room) -> list[tuple[Any, ...]]:
             others = sorted(set(answer.headers) - {"date", "server", "content-length", "transfer-encoding"})
             found.append((answer.status_code, kind, [(name, answer.headers[name]) for name in others], content))
     return found
+
+
+def prepare(room: Room, row: Row) -> None:
+    """What a row is about, and nothing of the row before."""
+    room.house.clock.ticks += 61_000_000_000  # so that no limit is reached
+    allowed_again(room)
+    room.servers["a"].says["echo"] = {"content": [TEXT]} if row.says is None else row.says
+    row.before(room)
 
 
 @pytest.mark.parametrize("takes_plain", [True, False])

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
+from typing import Any
 
+import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
 from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection, allowed_log_levels
@@ -12,10 +17,16 @@ from mcp.server.lowlevel.server import Server
 from mcp.server.session import ServerSession
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
+from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
-from agentgate.edges._mcp.sdk import Alone, count_sessions
+from agentgate.core.call import AgentId, Principal, PrincipalKind, TenantId
+from agentgate.edges._mcp.sdk import Alone, client_id_of, count_sessions, has_session, in_use
 
 TEXT = {"type": "text", "text": "a"}
+ALONE = {
+    version: Alone(Server("x", version="1"), version)
+    for version in (*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS)
+}
 
 
 def test_a_servers_session_knows_its_connection_and_its_requests_stream() -> None:
@@ -40,16 +51,78 @@ def test_a_connection_has_an_id_an_end_and_a_voice() -> None:
 
 async def test_a_manager_knows_whose_its_sessions_are() -> None:
     manager = StreamableHTTPSessionManager(Server("x"))
-    assert count_sessions(manager, "t/a") == 0
-    token = AccessToken(token="", client_id="t/a", scopes=[])
-    manager._admit_session(authorization_context(AuthenticatedUser(token)))
-    assert (count_sessions(manager, "t/a"), count_sessions(manager, "t/b")) == (1, 0)
+    ours, theirs = (
+        Principal(PrincipalKind.AGENT, AgentId(name), TenantId("t"), frozenset(), "key") for name in ("ours", "theirs")
+    )
+    assert count_sessions(manager, ours) == 0
+    token = AccessToken(token="", client_id=client_id_of(ours), scopes=[])
+    transport = manager._admit_session(authorization_context(AuthenticatedUser(token)))
+    assert (count_sessions(manager, ours), count_sessions(manager, theirs)) == (1, 0)
+    assert transport is not None
+    session = transport.mcp_session_id or ""
+    assert has_session(manager, session, ours)
+    assert not has_session(manager, session, theirs)
+    assert not has_session(manager, "another", ours)
+    await transport.terminate()
+    assert not has_session(manager, session, ours)
+
+
+async def test_a_session_in_use_does_not_end_for_idleness_and_one_that_ends_is_nobodys() -> None:
+    manager = StreamableHTTPSessionManager(Server("x"), session_idle_timeout=60)
+    ours = Principal(PrincipalKind.AGENT, AgentId("ours"), TenantId("t"), frozenset(), "key")
+    token = AccessToken(token="", client_id=client_id_of(ours), scopes=[])
+    transport = manager._admit_session(authorization_context(AuthenticatedUser(token)))
+    assert transport is not None
+    session = transport.mcp_session_id or ""
+    async with transport.connect():
+        assert transport.idle_scope is not None
+        with in_use(manager, session):
+            with in_use(manager, session):
+                assert transport.idle_scope.deadline == math.inf
+            assert transport.idle_scope.deadline == math.inf
+        assert 50 < transport.idle_scope.deadline - anyio.current_time() <= 60
+        assert has_session(manager, session, ours)
+        transport.idle_scope.cancel()
+        assert not has_session(manager, session, ours)
 
 
 def test_log_messages_are_wanted_by_version_and_request() -> None:
     assert "debug" in allowed_log_levels("2025-11-25", None)
     assert "debug" not in allowed_log_levels("2026-07-28", None)
     assert "error" in allowed_log_levels("2026-07-28", {"io.modelcontextprotocol/logLevel": "info"})
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+)
+BLOCKS = st.fixed_dictionaries(
+    {"type": st.just("text"), "text": st.text(max_size=5)}, optional={"annotations": st.none(), "x": VALUES}
+)
+RESULTS = st.fixed_dictionaries(
+    {
+        "resultType": st.sampled_from(["complete", "complete", "task"]),
+        "content": st.lists(BLOCKS, max_size=3),
+        "_meta": st.dictionaries(st.sampled_from(["a/b", "io.modelcontextprotocol/serverInfo"]), VALUES, max_size=2),
+    },
+    optional={"structuredContent": VALUES, "isError": st.booleans(), "y": VALUES},
+)
+
+
+@pytest.mark.parametrize("version", [*HANDSHAKE_PROTOCOL_VERSIONS, *MODERN_PROTOCOL_VERSIONS])
+@given(result=RESULTS)
+def test_a_result_of_texts_is_shaped_as_the_sdks_server_shapes_it(version: str, result: dict[str, Any]) -> None:
+    alone = ALONE[version]
+    try:
+        theirs: Any = alone._runner._serialize("tools/call", version, dict(result))
+    except MCPError as error:
+        theirs = error.message
+    try:
+        ours: Any = alone.shaped("tools/call", dict(result))
+    except MCPError as error:
+        ours = error.message
+    assert ours == theirs
 
 
 async def test_what_stands_alone_is_shaped_as_the_sdks_server_does_and_says_nothing_beside_it() -> None:

@@ -20,14 +20,11 @@ from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.core.note import NoteKey
 from tests.adapters.log.crash_child import SIGNER, ChanceAuthor
 from tests.contracts.log import ORIGIN
+from tests.faults.disk import compiled, needs_compiler
 
-HERE = Path(__file__).parent / "disk"
-COMPILER = shutil.which("cc")
 KEY = NoteKey(ORIGIN, SIGNER.public_key)
 
-pytestmark = pytest.mark.skipif(
-    COMPILER is None or sys.platform != "linux", reason="failing writes one by one needs Linux and a C compiler (cc)"
-)
+pytestmark = needs_compiler
 
 
 class BadDisk:
@@ -56,21 +53,7 @@ class BadDisk:
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BadDisk]:
-    shim = tmp_path_factory.mktemp("shim") / "fault.so"
-    build = [
-        str(COMPILER),
-        "-shared",
-        "-fPIC",
-        "-O2",
-        "-Wall",
-        "-Werror",
-        "-o",
-        str(shim),
-        str(HERE / "fault.c"),
-        "-ldl",
-    ]
-    subprocess.run(build, check=True)
-    disk = BadDisk(shim)
+    disk = BadDisk(compiled("fault.c", tmp_path_factory.mktemp("shim")))
     yield disk
     disk.close()
 

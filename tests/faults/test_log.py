@@ -13,11 +13,13 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from agentgate.keyfile import change_keys, key_file, read_keys
 from tests.faults.conftest import Gate
+from tests.faults.disk import compiled, needs_compiler
 from tests.gateway import GatewayFailed, call, run_cli, until
 
 UNAVAILABLE = (503, "log_unavailable")
@@ -158,6 +160,7 @@ def test_a_kill_on_a_full_disk_cuts_what_runs_and_says_503(disk: Disk) -> None:
     gateway.until_running("victim")
     disk.fill()
     until(lambda: gateway.say(session="filling").reason == "log_unavailable")
+    assert not running.done()
     started = time.monotonic()
     killed = gateway.kill_session("victim")
     assert (killed.status_code, killed.json()["reason_code"]) == UNAVAILABLE
@@ -169,6 +172,7 @@ def test_a_kill_on_a_full_disk_cuts_what_runs_and_says_503(disk: Disk) -> None:
     gateway.until_works()
     until(lambda: gateway.entry(said, "victim")["outcome"] == "cancelled")
     assert gateway.admin().get("/kills").json()["kills"] == []
+    assert gateway.works("victim"), "it is not in force"
 
 
 def test_evidence_is_not_given_out_unrecorded(disk: Disk) -> None:
@@ -198,6 +202,76 @@ def test_a_disk_that_is_full_again_and_again_leaves_a_log_that_holds(disk: Disk)
         gateway.resume()
         verified = run_cli("log", "verify", "--data-dir", copy, env=gateway.env)
         assert verified.returncode == 0, verified.stdout
+
+
+# --- stalled --------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def on_a_stalling_disk(folder: Path, *, from_the_start: bool = False, **more: Any) -> Iterator[tuple[Gate, Path]]:
+    """A gateway, and the file in which one writes for how many milliseconds each of its commits is to stall."""
+    stall = folder / "stall"
+    env = {"LD_PRELOAD": str(compiled("stall.c", folder)), "STALL_MS_FILE": str(stall)}
+    if from_the_start:
+        stall.write_text("1300")
+    with Gate(env=env, **more) as gateway:
+        yield gateway, stall
+
+
+@needs_compiler
+def test_a_disk_that_stalls_for_longer_than_a_call_waits_refuses_calls_and_only_slows_a_start(tmp_path: Path) -> None:
+    with on_a_stalling_disk(tmp_path, from_the_start=True) as (gateway, stall):
+        started = time.monotonic()
+        refused = gateway.write("stalled")
+        assert (refused.status, refused.reason) == UNAVAILABLE
+        assert time.monotonic() - started < 2
+        stall.unlink()
+        gateway.until_works()
+        assert gateway.written == 0
+        assert gateway.write("after").ok
+
+
+@needs_compiler
+def test_a_disk_that_stalls_under_calls_that_run_keeps_their_answers_back_and_a_kill_still_cuts(tmp_path: Path) -> None:
+    """What runs goes on for longer than the lease. The kill may be in the log after all: its id makes sure."""
+    with on_a_stalling_disk(tmp_path) as (gateway, stall):
+        running, ending = gateway.begin("slow", "victim", seconds=30), gateway.begin("slow", "ending", seconds=4)
+        gateway.until_running("victim")
+        gateway.until_running("ending")
+        stall.write_text("3500")
+        kept_back = ending.result()
+        assert (kept_back.status, kept_back.reason) == (503, "outcome_unrecorded")
+        assert not running.done()
+        order = {"reason": "a test", "id": "kill-stalled"}
+        killed = gateway.admin().post("/sessions/victim/kill", json=order)
+        assert (killed.status_code, killed.json()["reason_code"]) == UNAVAILABLE
+        cut = running.result()
+        assert (cut.status, cut.reason) == (503, "outcome_unrecorded")
+        stall.unlink()
+        gateway.until_works()
+        until(lambda: gateway.entry(kept_back, "ending")["outcome"] == "ok")
+        until(lambda: gateway.entry(cut, "victim")["outcome"] == "cancelled")
+        again = gateway.admin().post("/sessions/victim/kill", json=order)
+        assert (again.status_code, again.json()["drained"]) == (200, True)
+        assert [kill["id"] for kill in gateway.admin().get("/kills").json()["kills"]] == ["kill-stalled"]
+        assert gateway.say(session="victim").reason == "killed"
+
+
+@needs_compiler
+def test_a_disk_that_is_slow_within_the_deadline_makes_answers_and_kills_wait_for_it(tmp_path: Path) -> None:
+    """Neither comes before what it rests on is durable: of a call the decision and the outcome, of a kill its event."""
+    with on_a_stalling_disk(tmp_path) as (gateway, stall):
+        running = gateway.begin("slow", "victim", seconds=30)
+        gateway.until_running("victim")
+        stall.write_text("300")
+        started = time.monotonic()
+        assert gateway.write("slow").ok
+        assert time.monotonic() - started > 0.6
+        assert not running.done()
+        started = time.monotonic()
+        assert gateway.kill_session("victim").json()["drained"] is True
+        assert time.monotonic() - started > 0.3
+        assert running.result().reason == "killed"
 
 
 # --- locked ---------------------------------------------------------------------------------------------------
@@ -321,6 +395,7 @@ def test_a_log_that_somebody_else_wrote_to_is_refused_with_its_reason(gateway: G
     until(lambda: not gateway.works("after"))
     said = gateway.write("broken")
     assert (said.status, said.reason) == UNAVAILABLE
+    assert not running.done()
     assert gateway.client().get("/readyz").status_code == 503
     assert gateway.health()["status"] == "degraded"
     killed = gateway.kill_session("victim")

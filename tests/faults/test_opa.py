@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from tests.faults.conftest import Gate, WithOpa, needs_opa, with_opa
+from tests.containment.toxiproxy import Link, Toxiproxy
+from tests.faults.conftest import (
+    Gate,
+    PullingOpa,
+    Service,
+    WithOpa,
+    needs_cluster,
+    needs_opa,
+    service_config,
+    with_opa,
+)
 from tests.gateway import until
 
 pytestmark = needs_opa
@@ -105,7 +115,7 @@ def test_an_opa_with_policies_of_its_own_is_asked_and_never_changed(tmp_path: Pa
         assert bed.gateway.timeline()[-1]["policy_version"] == revision
         answer = bed.reload()
         assert (answer.status_code, answer.json()["reason_code"]) == (409, "policy_external")
-        assert bed.gateway.health()["policy_revision"] == revision
+        assert until(lambda: bed.gateway.health()["policy_revision"]) == revision
 
 
 def test_a_reload_while_opa_is_stopped_is_504_and_comes_into_force_whole_when_opa_is_back(tmp_path: Path) -> None:
@@ -258,11 +268,10 @@ def test_many_calls_on_a_hung_opa_are_all_refused_in_time(bed: WithOpa) -> None:
 
 
 class FakeOpa:
-    """Answers every request with the same bytes, after a pause if one is set."""
+    """Answers every request with the same bytes."""
 
     def __init__(self, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
         self.answer = b""
-        self.pause_s = 0.0
         self._listener = socket.create_server(address, backlog=64)
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         threading.Thread(target=self._accept, daemon=True).start()
@@ -285,7 +294,6 @@ class FakeOpa:
     def _serve(self, connection: socket.socket) -> None:
         with connection, suppress(OSError):
             while connection.recv(65_536):
-                threading.Event().wait(self.pause_s)
                 connection.sendall(self.answer)
 
 
@@ -320,35 +328,51 @@ NOT_REALLY_ALLOWED = {
 }  # fmt: skip
 
 
-def test_an_opa_that_answers_nonsense_allows_nothing(tmp_path: Path) -> None:
-    with fake_opa() as opa, Gate(env={"AGENTGATE_OPA_URL": opa.url}) as gateway:
+def test_an_opa_that_answers_nonsense_allows_nothing(service: Service) -> None:
+    config = service_config(service.port)
+    with fake_opa() as opa, Gate(env={"AGENTGATE_OPA_URL": opa.url}, config=config) as gateway:
+        gateway.probe = "ok"
         until(lambda: gateway.works("before"))
-        running = gateway.begin("slow", "during", seconds=1)
-        gateway.until_running("during")
+        running = gateway.begin("held_long", "during")
+        until(lambda: service.count("/held") == 1)
         for what, (body, status, content_type, reasons) in NOT_REALLY_ALLOWED.items():
             opa.says(body, status=status, content_type=content_type)
-            said = gateway.say(session="nonsense")
+            said = gateway.say("ok", "nonsense")
             assert (said.status, said.ok) == (200, False), what
             assert said.reason in reasons.split(), what
             assert gateway.entry(said, "nonsense")["reason_code"] == said.reason, what
             opa.says(ALLOWED)
             assert gateway.works("between"), what
         opa.answer = b"\x16\x03\x01 not HTTP\r\n\r\n"
-        assert gateway.say(session="nonsense").reason == "policy_malformed"
-        assert running.result().ok, "what was decided before stands"
+        assert gateway.say("ok", "nonsense").reason == "policy_malformed"
+        service.let_go()
+        ended = running.result()
+        assert ended.ok, "what was decided before stands"
+        assert gateway.entry(ended, "during")["outcome"] == "ok"
         opa.says(ALLOWED)
         assert gateway.works("after")
 
 
+@needs_cluster
 def test_an_opa_slower_than_the_deadline_is_late_whatever_it_says(tmp_path: Path) -> None:
-    with fake_opa() as opa, Gate(env={"AGENTGATE_OPA_URL": opa.url}) as gateway:
-        until(lambda: gateway.works("before"))
-        running = gateway.begin("slow", "during", seconds=1)
+    links: list[Link] = []
+
+    def through(opa: PullingOpa) -> str:
+        links.append(proxies.link("opa", opa.port))
+        return f"http://127.0.0.1:{links[0].port}"
+
+    with Toxiproxy() as proxies, with_opa(tmp_path, url=through) as bed:
+        gateway, (link,) = bed.gateway, links
+        bed.until_enforced()
+        running = gateway.begin("slow", "during", seconds=3)
         gateway.until_running("during")
-        opa.pause_s = 0.35
+        link.delay(350)
+        until(lambda: gateway.say(session="noticing").reason == "policy_timeout")
         refused_as(gateway, "policy_timeout", "late")
-        assert running.result().ok
-        opa.pause_s = 0.0
+        said = running.result()
+        assert said.ok
+        assert gateway.entry(said, "during")["outcome"] == "ok"
+        link.heal()
         gateway.until_works()
 
 

@@ -12,10 +12,12 @@ import pytest
 
 from agentgate.adapters.log._migrate import migrate
 from agentgate.core.errors import ReasonCode
+from agentgate.pipeline.replica import LEASE_S
 from tests.containment.toxiproxy import Link
 from tests.faults.conftest import DATABASE, Backends, Gate, Said, Service, needs_cluster
 from tests.gateway import GatewayFailed, until
 from tests.postgres_server import PostgresServer
+from tests.redis_server import free_port
 
 pytestmark = needs_cluster
 
@@ -120,7 +122,9 @@ def test_a_call_that_runs_is_cut_by_a_kill_that_answers_503(
     gateway = bed.gateway
     running = gateway.begin("hang_long", victim, n="1")
     until(lambda: service.count("/hang") == 1)
+    began = time.monotonic()
     fail()
+    until(lambda: time.monotonic() - began > LEASE_S + 1)
     assert not running.done(), "it goes on: Redis says that there is no kill"
     order = {"reason": "a test", "id": f"kill-{victim}"}
     killed = gateway.admin().post(f"/sessions/{victim}/kill", json=order)
@@ -134,6 +138,8 @@ def test_a_call_that_runs_is_cut_by_a_kill_that_answers_503(
     assert recorded(gateway, said, victim) == ("cancelled", "killed")
     again = gateway.admin().post(f"/sessions/{victim}/kill", json=order)
     assert (again.status_code, again.json()["drained"]) == (200, True)
+    kills = gateway.admin().get("/kills").json()["kills"]
+    assert [kill["id"] for kill in kills if kill["target"] == victim] == [order["id"]]
     assert gateway.say("ok", victim).reason == "killed"
 
 
@@ -160,10 +166,26 @@ def test_a_log_that_is_slow_within_its_deadline_refuses_nobody(bed: Bed, service
     bed.link.delay(100)
     running = gateway.begin("held_long", victim, n="1")
     until(lambda: service.count("/held") == 1)
+    started = time.monotonic()
     assert gateway.say("ok", "slow").ok
+    assert time.monotonic() - started > 0.2, "its decision and its outcome are durable"
+    assert not running.done()
+    started = time.monotonic()
     killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
+    assert time.monotonic() - started > 0.1
     assert running.result().reason == "killed"
+
+
+def test_a_start_without_its_log_is_refused_in_a_sentence() -> None:
+    url = f"postgresql://agentgate:s3cret@127.0.0.1:{free_port()}/{DATABASE}"
+    with pytest.raises(GatewayFailed) as failed, Gate(env={"AGENTGATE_DATABASE_URL": url}):
+        pass
+    assert failed.value.status == 3
+    said = failed.value.stderr.splitlines()[-1]
+    assert said.startswith("agentgate: ")
+    assert "s3cret" not in failed.value.stderr
+    assert "Traceback" not in failed.value.stderr
 
 
 # --- lying ----------------------------------------------------------------------------------------------------
@@ -195,14 +217,21 @@ def test_a_log_that_would_answer_before_it_is_durable_is_not_written_to_until_it
     assert recorded(gateway, said, victim) == ("ok", "ok")
 
 
-def test_a_log_that_became_read_only_refuses_until_it_is_not(bed: Bed, service: Service) -> None:
+def test_a_log_that_became_read_only_refuses_until_it_is_not(bed: Bed, service: Service, victim: str) -> None:
     """What is left of a primary that others have been promoted over."""
+    gateway = bed.gateway
+    running = gateway.begin("hang_long", victim, n="1")
+    until(lambda: service.count("/hang") == 1)
     with set_on(bed.postgres, "default_transaction_read_only = on"):
-        until(lambda: not bed.gateway.say("ok", "noticing").ok)
-        assert_nothing_runs(bed.gateway, service)
-        killed = bed.gateway.kill_session("somebody")
+        until(lambda: not gateway.say("ok", "noticing").ok)
+        assert_nothing_runs(gateway, service)
+        assert not running.done()
+        killed = gateway.kill_session(victim)
         assert (killed.status_code, killed.json()["reason_code"]) == UNAVAILABLE
-    bed.gateway.until_works()
+        said = running.result()
+        assert said.reason == "outcome_unrecorded"
+    gateway.until_works()
+    assert recorded(gateway, said, victim) == ("cancelled", "killed")
 
 
 def test_a_log_that_was_put_back_stops_the_gateway_and_its_next_start(service: Service, victim: str) -> None:
@@ -230,6 +259,7 @@ def test_a_log_that_was_put_back_stops_the_gateway_and_its_next_start(service: S
                 assert said.reason in ("killed", ReasonCode.LOG_UNAVAILABLE)
             assert (gateway.write().status, gateway.write().reason) == UNAVAILABLE
             assert gateway.written == 0
+            assert not running.done()
             killed = gateway.kill_session("during")
             assert (killed.status_code, killed.json()["reason_code"]) == UNAVAILABLE
             assert running.result().reason == "outcome_unrecorded"

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections import Counter
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,17 +33,24 @@ def assert_told_as_unknown(gateway: Gate, session: str) -> None:
 
 
 def test_killed_between_record_and_send_the_call_is_told_as_unknown_and_was_not_sent() -> None:
-    with deaf_port() as port, Gate(config=service_config(port, timeout_ms=60_000)) as gateway:
-        call = gateway.begin("ok", "victim")
-        gateway.until_running("victim")
-        gateway.kill9()
-        with pytest.raises(httpx.TransportError):
-            call.result()
+    with ExitStack() as stack:
+        with deaf_port() as port:
+            gateway = stack.enter_context(Gate(config=service_config(port, timeout_ms=60_000)))
+            call = gateway.begin("ok", "victim")
+            gateway.until_running("victim")
+            gateway.kill9()
+            with pytest.raises(httpx.TransportError):
+                call.result()
+        upstream = Service(port)  # hears from here on what comes there
+        upstream.start()
+        stack.callback(upstream.stop)
         gateway.start()
         assert "1 calls of an earlier process had no outcome" in gateway.stderr
         (entry,) = gateway.timeline("victim")
         assert (entry["decision"], entry["outcome"], entry["reason_code"]) == ("ALLOW", "unknown", "outcome_unrecorded")
         gateway.assert_log_holds()
+        assert gateway.say("ok", "after", n="1").ok
+        assert upstream.requests == ["/ok?n=1"], "the next start does not send what the last one had on record"
 
 
 def test_killed_between_send_and_record_the_call_is_told_as_unknown(service: Service) -> None:
@@ -190,7 +197,7 @@ def kill_again_and_again(gateway: Gate, service: Service, times: int, *, seed: i
 
 @pytest.mark.timeout(600)
 def test_thirty_kills_under_load_lose_nothing_that_was_answered(service: Service) -> None:
-    with Gate(config=service_config(service.port)) as gateway:
+    with Gate(config=service_config(service.port, timeout_ms=30_000)) as gateway:
         kill_again_and_again(gateway, service, 30, seed=time.time_ns(), verify_every=10)
 
 
@@ -199,13 +206,13 @@ def test_thirty_kills_under_load_lose_nothing_that_was_answered(service: Service
 @needs_redis
 def test_two_thousand_kills_under_load_lose_nothing_that_was_answered(service: Service, redis: RedisServer) -> None:
     env = {"AGENTGATE_REDIS_URL": redis.url}
-    with Gate(config=service_config(service.port), env=env) as gateway:
+    with Gate(config=service_config(service.port), env=env, fresh=True) as gateway:
         kill_again_and_again(gateway, service, 2_000, seed=time.time_ns(), verify_every=100)
 
 
 def test_start_to_ready_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     """Said, not asserted: machines differ. The number to reach is in bench/RESULTS.md."""
-    with Gate() as gateway:
+    with Gate(fresh=True) as gateway:
         gateway.stop()
         started = time.monotonic()
         gateway.start()

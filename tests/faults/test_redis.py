@@ -217,11 +217,19 @@ def test_a_redis_at_an_older_position_is_refused_and_put_right(gateway: Gate, re
     assert gateway.kill_session(victim).json()["drained"] is True
     assert running.result().reason == "killed"
     kills = kills_key(redis)
+    older = int(str(redis.command("HGET", kills, "#"))) - 1
     unknown = gateway.sum("agentgate_kill_state_unknown_total")
-    redis.command("HSET", kills, "#", int(str(redis.command("HGET", kills, "#"))) - 1)
-    redis.command("HDEL", kills, f"session/default/{victim}")
+
+    def forgets() -> bool:
+        """Whether a call came before the next heartbeat, which puts it right."""
+        redis.command("HSET", kills, "#", older)
+        redis.command("HDEL", kills, f"session/default/{victim}")
+        said = gateway.say(session="others")
+        return (said.status, said.reason) == UNKNOWN
+
+    until(forgets)
+    assert gateway.sum("agentgate_kill_state_unknown_total") > unknown
     until(lambda: admits_others_and_never_the(victim, gateway))
-    assert gateway.sum("agentgate_kill_state_unknown_total") >= unknown
     assert gateway.say(session=victim).reason == "killed"
     assert redis.command("HEXISTS", kills, f"session/default/{victim}") == 1
 
@@ -278,9 +286,11 @@ def test_a_running_call_survives_an_emptied_redis_and_can_still_be_cut(
     gateway: Gate, redis: RedisServer, victim: str
 ) -> None:
     slow = gateway.begin("slow", victim, seconds=30)
-    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    flight = flight_key(redis)
+    until(lambda: redis.command("HLEN", flight) == 1)
     redis.command("FLUSHALL")
     gateway.until_works()
+    until(lambda: redis.command("HLEN", flight) == 1)  # it is shown again
     assert gateway.kill_session(victim).json()["drained"] is True
     assert slow.result().reason == "killed"
 
@@ -356,7 +366,9 @@ def test_a_slow_redis_refuses_and_a_kill_goes_on_without_it(linked: Linked, vict
     linked.link.delay(250)
     until(lambda: not gateway.works("noticing"))
     assert_refused(gateway)
-    assert ending.result().ok
+    said = ending.result()
+    assert said.ok
+    assert gateway.entry(said, "ending")["outcome"] == "ok"
     assert not running.done()
     killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
@@ -379,11 +391,17 @@ def test_a_fail_over_to_a_standby_that_missed_the_kill_lets_no_killed_call_out(l
     gateway.until_running("other")
     linked.standby.follow(linked.primary)
     linked.standby.promote()
+    ending = gateway.begin("slow", "ending", seconds=3)
+    gateway.until_running("ending")
     assert gateway.kill_session(victim).json()["drained"] is True
     linked.link.lead_to(linked.standby.port)
     until(lambda: admits_others_and_never_the(victim, gateway))
     assert gateway.say(session=victim).reason == "killed"
+    said = ending.result()
+    assert said.ok
+    assert gateway.entry(said, "ending")["outcome"] == "ok"
     assert not running.done()
+    until(lambda: linked.standby.command("HLEN", flight_key(linked.standby)) == 1)  # of the two, one is shown
     assert gateway.kill_session("other").json()["drained"] is True
     assert running.result().reason == "killed"
     linked.link.lead_to(linked.primary.port)  # and back to the one that knows, and was deposed
@@ -433,10 +451,14 @@ def test_a_redis_out_of_connections_refuses_and_recovers(gateway: Gate, redis: R
 
 def test_a_full_redis_refuses_calls_and_still_takes_a_kill(gateway: Gate, redis: RedisServer, victim: str) -> None:
     assert gateway.works()
-    slow = gateway.begin("slow", victim, seconds=30)
-    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    slow, ending = gateway.begin("slow", victim, seconds=30), gateway.begin("slow", "ending", seconds=3)
+    until(lambda: redis.command("HLEN", flight_key(redis)) == 2)
     redis.command("CONFIG", "SET", "maxmemory", "1")
     assert_refused(gateway)
+    said = ending.result()
+    assert said.ok
+    assert gateway.entry(said, "ending")["outcome"] == "ok"
+    assert not slow.done()
     killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
     assert slow.result().reason == "killed"
@@ -453,6 +475,15 @@ def test_a_read_only_redis_refuses_and_recovers(gateway: Gate, redis: RedisServe
     assert_refused(gateway)
     redis.command("REPLICAOF", "NO", "ONE")
     gateway.until_works()
+
+
+def test_limits_start_a_new_window_once_redis_has_lost_the_last(gateway: Gate, redis: RedisServer, victim: str) -> None:
+    said = [gateway.say("rate_limited_tool", victim).reason for _ in range(11)]
+    assert said == ["ok"] * 10 + ["rate_limited"]
+    redis.kill9()
+    redis.start()
+    gateway.until_works()
+    assert gateway.say("rate_limited_tool", victim).ok
 
 
 def test_limits_hold_across_a_reconnect(gateway: Gate, redis: RedisServer) -> None:

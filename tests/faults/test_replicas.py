@@ -164,6 +164,8 @@ def test_a_dead_replica_is_buried_by_its_successor_and_the_kill_drains(
         running.result()
     status, killed = pair.kill(victim)
     assert (status, killed["drained"], waiting_for(killed)) == (202, False, [dead])
+    assert pair.healthy.say("ok", victim).reason == "killed", "it is in force all the same"
+    assert pair.healthy.works("another")
     pair.other.start()
     assert "1 calls of an earlier process had no outcome" in pair.other.stderr
     pair.until_drained(victim)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.faults.conftest import FLOOD_BYTES, Gate, Said, Service, deaf_port, service_config
+from tests.containment.toxiproxy import Link, Toxiproxy
+from tests.faults.conftest import FLOOD_BYTES, Gate, Said, Service, deaf_port, needs_cluster, service_config
 from tests.gateway import until
 
 
@@ -73,6 +74,53 @@ def test_a_hanging_upstream_ends_in_unknown_at_the_deadline(gateway: Gate, servi
     until(lambda: "n=1" in service.left_at)
     assert service.count("/hang") == 1
     assert gateway.say("ok").ok
+
+
+def test_a_stream_without_end_is_cut_at_its_deadline_and_by_a_kill(
+    gateway: Gate, service: Service, victim: str
+) -> None:
+    assert_ended(gateway, gateway.say("drip", n="1"), "unknown", "upstream_timeout")
+    until(lambda: "n=1" in service.left_at)
+    running = gateway.begin("drip_long", victim, n="2")
+    until(lambda: service.count("/drip") == 2)
+    assert gateway.kill_session(victim).json()["drained"] is True
+    until(lambda: "n=2" in service.left_at)
+    said = running.result()
+    assert said.reason == "killed"
+    assert gateway.entry(said, victim)["outcome"] == "cancelled"
+
+
+@pytest.fixture(scope="module")
+def linked(started_service: Service) -> Iterator[tuple[Gate, Link]]:
+    """A gateway, and the network between it and its upstream."""
+    with Toxiproxy() as proxies:
+        link = proxies.link("upstream", started_service.port)
+        with Gate(config=service_config(link.port)) as gateway:
+            yield gateway, link
+
+
+@needs_cluster
+@pytest.mark.parametrize("how", ["cut", "mute", "late"])
+def test_a_network_that_fails_under_a_call_leaves_an_unknown_effect_and_is_used_again(
+    linked: tuple[Gate, Link], service: Service, victim: str, how: str
+) -> None:
+    gateway, link = linked
+    ending, running = gateway.begin("held", n="1"), gateway.begin("hang_long", victim, n="2")
+    until(lambda: service.count("/held") == service.count("/hang") == 1)
+    {"cut": link.cut, "mute": link.mute, "late": lambda: link.delay(3_000)}[how]()
+    service.let_go()
+    reason = "upstream_unavailable" if how == "cut" else "upstream_timeout"
+    assert_ended(gateway, ending.result(), "unknown", reason)
+    if how == "cut":
+        assert gateway.entry(running.result(), victim)["outcome"] == "unknown"
+        assert_ended(gateway, gateway.say("ok"), "not_sent", reason)
+    else:
+        assert not running.done()
+        assert gateway.kill_session(victim).json()["drained"] is True
+        assert gateway.entry(running.result(), victim)["outcome"] == "cancelled"
+    link.heal()
+    assert gateway.say("ok").ok
+    assert (service.count("/held"), service.count("/hang")) == (1, 1), "nothing was sent twice"
 
 
 @pytest.mark.parametrize("tool", ["flood", "announced"])

@@ -89,7 +89,16 @@ class House:
             static_token=STATIC_TOKEN,
         )
         self.voids = Voids(self.approvals, self.circumstances, self.clock)
-        self.answers = AnswerBook(self.log, self.recorder, PlainSealer(), self.clock, self.meter, keep_s=3600)
+        self.answers = AnswerBook(
+            self.log,
+            self.recorder,
+            PlainSealer(),
+            self.clock,
+            self.meter,
+            keep_s=3600,
+            max_bytes=10_000,
+            max_bytes_per_caller=1_000_000,
+        )
         self.questions = Questions(self.engine, ArgumentParsers(), self.redactor)
         self.runner = Runner({"demo": Route(self.upstream)}, self.recorder, self.clock, self.meter, self.questions)
         self.gate = Gate(

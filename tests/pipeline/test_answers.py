@@ -212,6 +212,8 @@ async def test_a_call_whose_process_died_is_unknown_for_good(house: House) -> No
     await other.recorder.write(closed(other.recorder.origin(), intent, Outcome.UNKNOWN, "the process died"))
     told = await other.gate.pass_through(keyed())
     assert (told.outcome, told.reason_code, told.success) == (Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, False)
+    text = "The gateway's process ended before it could record how the call ended; upstream effect unknown"
+    assert told.error == text
     assert told.call.trace_id == intent.fields["trace_id"]
     assert not told.is_outage, "to try again would be no use"
     house.upstream.let_go()
@@ -227,6 +229,7 @@ async def test_a_call_whose_record_was_in_doubt_is_told_as_not_sent(house: House
     await house.upkeep.tick()
     told = await house.gate.pass_through(keyed())
     assert (told.outcome, told.success) == (Outcome.NOT_SENT, False)
+    assert told.error == "The call was not sent: its record was in doubt"
     assert house.upstream.sent == []
 
 
@@ -262,12 +265,19 @@ async def test_an_answer_that_was_put_in_anothers_place_is_not_told(house: House
 
 
 async def test_a_result_that_is_too_large_is_not_kept_and_not_fetched_again(house: House) -> None:
-    house.upstream.answer = Delivered("x" * 1_048_577)
+    house.upstream.answer = Delivered("x" * 9_998)  # and its quotation marks
+    assert (await house.gate.pass_through(keyed("fits"))).success
+    assert (await house.gate.pass_through(keyed("fits"))).is_replayed
+    house.upstream.answer = Delivered("x" * 9_999)
     assert (await house.gate.pass_through(keyed())).success
-    assert [row["sealed"] for row in house.log.rows("answers")] == [None]
+    assert [row["sealed"] is None for row in house.log.rows("answers")] == [False, True]
     again = await house.gate.pass_through(keyed())
     assert again.reason_code is ReasonCode.IDEMPOTENCY_FORGOTTEN
-    assert len(house.upstream.sent) == 1
+    fault = {"why": "y" * 9_991}
+    house.upstream.answer = Undelivered(ReasonCode.UPSTREAM_ERROR, "no", reached=True, status=500, fault=fault)
+    assert (await house.gate.pass_through(keyed("failed"))).outcome is Outcome.ERROR
+    assert house.log.rows("answers")[-1]["sealed"] is None
+    assert len(house.upstream.sent) == 3
 
 
 def roomy(house: House, answers: int) -> None:
@@ -363,6 +373,13 @@ async def test_answers_are_dropped_when_their_time_is_over_and_their_keys_stay_u
 async def test_dropping_is_recorded_only_when_there_is_something_to_drop(house: House) -> None:
     assert await house.answers.forget() is None
     await house.gate.pass_through(keyed())
+    house.clock.move(35)
+    house.log.is_down = True
+    assert await house.answers.forget() is None, "it is not time yet: nobody is asked"
+    house.clock.move(1)
+    with pytest.raises(LogUnavailable):
+        await house.answers.forget()
+    house.log.is_down = False
     house.clock.move(3700)
     assert await house.answers.forget() is not None
     assert await house.answers.forget() is None
@@ -378,3 +395,30 @@ async def test_a_key_is_that_of_one_user_of_an_agent(house: House) -> None:
     assert (other.reason_code, other.is_replayed) == (ReasonCode.POLICY_DENY, False)
     again = await house.gate.pass_through(keyed(caller=for_eve))
     assert (again.is_replayed, again.result_json) == (True, first.result_json)
+
+
+async def test_a_key_that_brings_no_answer_is_refused_in_these_words_and_counted(house: House) -> None:
+    async def told(**more: Any) -> tuple[str | None, str, str]:
+        answer = await house.gate.pass_through(keyed(**more))
+        return answer.error, answer.reason_code.value, answer.decision.matched_rule
+
+    running = asyncio.create_task(house.gate.pass_through(keyed()))
+    house.upstream.hold()
+    await house.upstream.started.wait()
+    text = "Policy denied: A call with this idempotency key is still running"
+    assert await told() == (text, "idempotency_in_progress", "idempotency")
+    text = "Policy denied: This idempotency key was used for another call"
+    assert await told(arguments={"n": 1}) == (text, "idempotency_mismatch", "idempotency")
+    house.upstream.let_go()
+    trace_id = (await running).call.trace_id
+    house.log.tables.rows["answers"][next(iter(house.log.tables.rows["answers"]))]["sealed"] = None  # type: ignore[index]
+    ran = f"The call was run under this idempotency key (trace {trace_id}, outcome ok)"
+    gone = ("idempotency_forgotten", "idempotency")
+    assert await told() == (f"Policy denied: {ran}; its answer is not kept", *gone)
+    house.log.tables.rows["answers"].clear()
+    house.clock.move(3601)
+    house.replica.lease.renew(house.clock.boot_s())
+    ran = "The call was run under this idempotency key"
+    assert await told() == (f"Policy denied: {ran}; its answer is not kept", *gone)
+    found = {label: count for (name, label), count in house.meter.counts.items() if name == "idempotency"}
+    assert found == {"in_progress": 1, "mismatched": 1, "forgotten": 2}

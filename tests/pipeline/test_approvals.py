@@ -11,13 +11,14 @@ import pytest
 from agentgate.core.approval import Approval, State, Void, Why
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import Scope
-from agentgate.core.decision import Ruling
+from agentgate.core.decision import Ruling, refusal
 from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
 from agentgate.pipeline.approvals import MOST_PENDING, CannotDecide, Verdict
 from agentgate.pipeline.edits import EditDesk
+from agentgate.ports.containment import LimitState
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment
 
@@ -144,7 +145,8 @@ async def test_what_is_over_cannot_be_taken_back(house: House, ended: str) -> No
     refused = await house.approvals.withdraw(ADA, approval.id)
     assert isinstance(refused, CannotDecide)
     assert refused.reason is (ReasonCode.EXPIRED if ended == "expired" else ReasonCode.CONFLICT)
-    assert refused.detail == f"the approval is {ended}"
+    why = ": a person who may answer it took it back" if ended == "void" else ""
+    assert refused.detail == f"the approval is {ended}{why}"
     assert len(house.log.events) == events
 
 
@@ -169,7 +171,8 @@ async def test_who_waited_for_what_is_taken_back_is_told_and_asks_nobody_anew(ho
     await a_moment()
     assert await house.approvals.withdrawn(call, approval.id) is None
     await house.approvals.withdraw(ADA, approval.id)
-    assert await waiting is True
+    async with asyncio.timeout(0.4):  # before it would look by itself
+        assert await waiting is True
     refused = await house.approvals.withdrawn(call, approval.id)
     assert refused is not None
     answer = await house.gate.pass_through(call, refused)
@@ -178,12 +181,13 @@ async def test_who_waited_for_what_is_taken_back_is_told_and_asks_nobody_anew(ho
     assert await house.approvals.withdrawn(strangers, approval.id) is None
 
 
-async def test_a_yes_to_what_is_void_already_is_not_taken(house: House) -> None:
+@pytest.mark.parametrize("why", [why for why in Why if why is not Why.EXPIRED])
+async def test_an_answer_to_what_is_void_already_is_not_taken_and_says_why(house: House, why: Why) -> None:
     approval = await asked_for(house)
-    assert await house.approvals.close(approval, State.VOID, Void(Why.TOOL_CHANGED))
-    verdict = await house.approvals.decide(ADA, approval.id, State.APPROVED)
-    assert isinstance(verdict, CannotDecide)
-    assert verdict.detail == "the approval is void"
+    assert await house.approvals.close(approval, State.VOID, Void(why, kill_id="kill-of-somebody"))
+    refused = CannotDecide(ReasonCode.CONFLICT, f"the approval is void: {Void(why).sentence}")
+    assert await house.approvals.decide(ADA, approval.id, State.APPROVED) == refused
+    assert await house.approvals.withdraw(ADA, approval.id) == refused
 
 
 async def test_two_who_say_yes_at_once_are_two_votes(house: House) -> None:
@@ -431,11 +435,14 @@ async def test_an_edited_call_that_policy_wants_more_for_by_now_is_not_carried(h
 
 
 async def test_one_caller_cannot_pile_up_questions_and_others_can_ask(house: House) -> None:
+    house.admission.limit = LimitState(1_000, 9, 0)
     for number in range(MOST_PENDING):
         await asked_for(house, a_call(arguments={"n": number}))
     answer = await house.gate.pass_through(a_call(arguments={"n": "one more"}))
-    assert (answer.reason_code, answer.decision.matched_rule) == (ReasonCode.RATE_LIMITED, "approvals_pending")
-    assert answer.approval is None
+    text = "200 calls of this caller wait for an approval already: no more are asked for"
+    assert answer.decision == refusal(ReasonCode.RATE_LIMITED, text, "approvals_pending", REVISION)
+    assert (answer.approval, answer.limit, answer.retry_after_s) == (None, None, None), "it is not one of calls"
+    assert "limit" not in house.log.of(Kind.DECIDED)[-1]
     assert (await house.gate.pass_through(a_call(arguments={"n": 0}))).approval is not None, "it is asked already"
     other = a_call(session="s-2", caller=principal("other"))
     assert (await house.gate.pass_through(other)).approval is not None

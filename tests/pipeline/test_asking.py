@@ -43,7 +43,7 @@ class _Asked:
 async def test_nothing_is_parsed_or_told_that_was_not_asked_for() -> None:
     asked = await _Asked({}).about({"query": "select 1"})
     assert "parsed" not in asked
-    assert asked["session"].keys() == {"id"}
+    assert (asked["time"], asked["session"].keys()) == ("2026-01-01T00:00:00.000000Z", {"id"})
     assert "labels" not in asked["tool"]
 
 

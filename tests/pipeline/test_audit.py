@@ -15,6 +15,7 @@ from agentgate.pipeline.audit import AuditDesk, Page, Span
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, NullMeter, principal
+from tests.pipeline.test_whole_calls import own
 
 ALL = ADMIN
 OF_A = principal("art", Role.AUDITOR, tenant="a", person=True)
@@ -36,6 +37,13 @@ class Counted:
         return b">"
 
 
+class Listed(Counted):
+    """An export that says which records it has."""
+
+    def write(self, records: list[Record]) -> bytes:
+        return b"".join(b"%d " % record.index for record in records)
+
+
 class Bed:
     def __init__(self, events: int = 0) -> None:
         self.log = MemoryLog()
@@ -44,7 +52,10 @@ class Bed:
             self.log, FakeClock(), FakeEntropy(), member=MemberId("m-1"), version="test", redactor=REDACTOR
         )
         self.desk = AuditDesk(
-            reader=self.log, recorder=self.recorder, meter=self.meter, forms={"count": lambda _: Counted()}
+            reader=self.log,
+            recorder=self.recorder,
+            meter=self.meter,
+            forms={"count": lambda _: Counted(), "list": lambda _: Listed()},
         )
         for number in range(events):
             self.add("ab"[number % 2], f"tool-{number % 3}")
@@ -58,8 +69,8 @@ class Bed:
         assert isinstance(page, Page)
         return page
 
-    async def export(self, who: Principal, query: Query, span: Span | None = None) -> bytes:
-        begun = await self.desk.export(who, query, span or Span(), "count")
+    async def export(self, who: Principal, query: Query, span: Span | None = None, form: str = "count") -> bytes:
+        begun = await self.desk.export(who, query, span or Span(), form)
         assert not isinstance(begun, Refused)
         return b"".join([part async for part in begun[1]])
 
@@ -107,8 +118,8 @@ async def test_an_export_is_on_record_before_its_first_byte_and_not_in_itself() 
     begun = await bed.desk.export(ALL, query, Span(), "count")
     assert not isinstance(begun, Refused)
     [fields] = bed.log.of(Kind.EXPORTED)
-    said = {name: fields[name] for name in ("format", "tenant", "of_session", "of_agent", "since", "by_text")}
-    assert said == {
+    assert own(bed.log.events[-1][0]) == {
+        "principal": ALL.id,
         "format": "count",
         "tenant": "a",
         "of_session": "s",
@@ -117,9 +128,10 @@ async def test_an_export_is_on_record_before_its_first_byte_and_not_in_itself() 
         "by_text": "yes",
     }
     assert "secret" not in str(fields)
-    assert fields["principal"] == ALL.id
+    await bed.export(ALL, Query(kinds=(Kind.KILLED, Kind.RELEASED)))
+    assert own(bed.log.events[-1][0]) == {"principal": ALL.id, "format": "count", "of_kinds": "killed,released"}
     assert await bed.export(ALL, Query(tenant="a", kinds=(Kind.REFUSALS,))) == b"<50 >"
-    assert bed.meter.counts[("exports", "count")] == 2
+    assert bed.meter.counts[("exports", "count")] == 3
 
 
 async def test_an_export_goes_out_in_pieces_and_ends_with_the_log_as_it_was() -> None:
@@ -131,9 +143,17 @@ async def test_an_export_goes_out_in_pieces_and_ends_with_the_log_as_it_was() ->
     assert [part async for part in begun[1]] == [b"<", b"64 ", b"64 ", b"22 ", b">"]
 
 
-@pytest.mark.parametrize(("limit", "parts"), [(1, b"<1 >"), (64, b"<64 >"), (65, b"<64 1 >"), (1000, b"<64 36 >")])
+@pytest.mark.parametrize(
+    ("limit", "parts"), [(0, b"<>"), (1, b"<1 >"), (64, b"<64 >"), (65, b"<64 1 >"), (1000, b"<64 36 >")]
+)
 async def test_an_export_has_at_most_what_was_asked_for(limit: int, parts: bytes) -> None:
     assert await Bed(100).export(ALL, Query(), Span(limit=limit)) == parts
+
+
+async def test_an_export_is_of_its_part_in_its_order() -> None:
+    bed = Bed(5)
+    assert await bed.export(ALL, Query(kinds=(Kind.REFUSALS,)), Span(first=2), "list") == b"<2 3 4 >"
+    assert await bed.export(ALL, Query(kinds=(Kind.REFUSALS,)), Span(2, newest=True, limit=2), "list") == b"<4 3 >"
 
 
 async def test_without_a_record_there_is_no_export() -> None:
@@ -163,8 +183,7 @@ async def test_another_tenants_events_and_those_of_no_tenant_are_refused(tenant:
         await bed.desk.page(OF_A, Query(tenant=tenant), Span(limit=5)),
         await bed.desk.export(OF_A, Query(tenant=tenant), Span(), "count"),
     ):
-        assert isinstance(answer, Refused)
-        assert answer.reason is ReasonCode.FORBIDDEN
+        assert answer == Refused(ReasonCode.FORBIDDEN, "your key is of another tenant")
     assert bed.log.of(Kind.EXPORTED) == []
 
 
@@ -191,13 +210,13 @@ async def test_a_cursor_is_of_its_query_alone(query: Query, span: Span, who: Pri
     cursor = await cursor_of(bed, Query(), Span(limit=2))
     assert isinstance(await bed.desk.page(ALL, Query(), Span(limit=5), cursor), Page)
     answer = await bed.desk.page(who, query, span, cursor)
-    assert isinstance(answer, Refused)
-    assert answer.reason is ReasonCode.INVALID_REQUEST
+    assert answer == Refused(ReasonCode.INVALID_REQUEST, "the cursor is not of this query")
 
 
 async def test_a_cursor_that_was_altered_anywhere_is_refused() -> None:
     bed = Bed(20)
     cursor = await cursor_of(bed, Query(), Span(limit=2))
+    assert len(cursor) == 22, "nothing in it needs to be escaped in an address"
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
     others: list[Any] = [
         cursor[:place] + char + cursor[place + 1 :] for place in range(len(cursor)) for char in alphabet

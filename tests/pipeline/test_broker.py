@@ -12,6 +12,7 @@ import pytest
 
 from agentgate.core.call import Call
 from agentgate.core.containment import flags_over
+from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
 from agentgate.pipeline import broker as module
 from agentgate.pipeline.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
@@ -210,6 +211,7 @@ async def _revoked(issuer: FakeIssuer) -> None:
 
 async def test_a_lease_is_prolonged_within_policys_time_and_not_beyond(world: World) -> None:
     world.issuer.prolongs = True
+    world.clock.move(1000)
     assert await world.get(a_call(), ttl_s=150) == "secret-1"
     world.clock.move(95)
     assert await world.get(a_call(), ttl_s=150) == "secret-1"
@@ -383,6 +385,14 @@ async def test_a_source_that_fails_gives_none_and_is_asked_again(
     assert len(world.broker._live) == 1
 
 
+async def test_while_its_source_is_down_what_is_kept_is_used_until_it_expires(world: World) -> None:
+    assert await world.get(a_call()) == "secret-1"
+    world.issuer.error = CredentialRefused("down")
+    assert await world.get(a_call()) == "secret-1"
+    world.clock.move(100)
+    assert await world.get(a_call()) is None
+
+
 async def test_a_source_that_is_down_fills_no_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
     world.issuer.error = CredentialRefused("down")
     for _ in range(10):
@@ -416,6 +426,103 @@ async def test_one_that_is_empty_or_too_short_to_be_taken_out_of_answers_is_not_
     assert await world_of(Lying()).get(a_call()) is None
 
 
+async def test_names_that_nobody_configured_fill_no_log_and_no_memory(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(10):
+        assert await world.broker.credential("b", scope=None, ttl_s=None, call=a_call()) is None
+        assert await world.broker.credential(f"c-{number}", scope=None, ttl_s=None, call=a_call()) is None
+    assert caplog.messages == ["no credential b: there is no such alias"]
+    assert isinstance(world.broker.meter, NullMeter)
+    assert world.broker.meter.counts == {("credentials_unavailable", "other"): 20}
+    assert len(world.broker._told) == 1
+
+
+async def refused(world: World, ask: Ask | None = None) -> str:
+    with pytest.raises(CredentialRefused) as raised:
+        await world.broker.obtain(ask or Ask("a", "read", None, a_call()))
+    return str(raised.value)
+
+
+class _Giving(FakeIssuer):
+    """Gives what it is told to."""
+
+    gives = Issued(Credential("a", "secret"), 100)
+
+    async def issue(self, ask: Ask, before: Issued | None = None) -> Issued:
+        return self.gives
+
+
+@pytest.mark.parametrize(
+    ("gives", "why"),
+    [
+        (Issued(Credential("a", ""), 100), "its source gave an empty one"),
+        (
+            Issued(Credential("a", "x" * (MIN_SECRET_CHARS - 1)), 100),
+            f"it is shorter than {MIN_SECRET_CHARS} characters, so no answer could be rid of it",
+        ),
+        (Issued(Credential("a", "x" * MIN_SECRET_CHARS), 0), "its source gave one that has expired"),
+    ],
+)
+async def test_one_that_cannot_be_used_is_refused_in_these_words(gives: Issued, why: str) -> None:
+    issuer = _Giving()
+    issuer.gives = gives
+    assert await refused(world_of(issuer)) == why
+
+
+async def test_why_there_is_none_is_said_without_what_the_source_said(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await refused(world, Ask("b", None, None, a_call())) == "there is no such alias"
+    world.issuer.error = KeyError("secret in it")
+    assert await refused(world) == "its source failed (KeyError)"
+    hasty = world_of(FakeIssuer(), timeout_s=0.01)
+    hasty.issuer.free.clear()
+    assert await refused(hasty) == "its source did not answer within 0.01 s"
+    monkeypatch.setattr(module, "MAX_KEPT", 1)
+    world.issuer.error = None
+    world.issuer.free.clear()
+    waiting = asyncio.create_task(world.get(a_call()))
+    await until(lambda: len(world.issuer.asks) == 2)
+    assert await refused(world, Ask("a", "write", None, a_call())) == "too many are being asked for at once"
+    world.clock.move(100)
+    world.issuer.free.set()
+    assert await waiting is None, "it was over before it came"
+    await world.broker.aclose()
+    assert await refused(world) == "the gateway is ending"
+
+
+@pytest.mark.parametrize(("lasts_s", "until_s"), [(100.0, 90), (300.0, 270), (10_000.0, 9_970)])
+async def test_the_last_part_of_a_lifetime_is_a_tenth_and_at_most_half_a_minute(lasts_s: float, until_s: int) -> None:
+    world = world_of(FakeIssuer(lasts_s=lasts_s))
+    await world.get(a_call())
+    world.clock.move(until_s - 1)
+    assert await world.get(a_call()) == "secret-1"
+    world.clock.move(1)
+    assert await world.get(a_call()) == "secret-2"
+    await world.broker.aclose()
+
+
+async def test_attempts_to_take_back_are_ever_more_seldom_and_end_with_the_lifetime(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.issuer.failures = 1_000
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        world.clock.move(seconds)
+
+    await world.get(a_call())
+    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    world.broker.drop(lambda call: True)
+    await asyncio.wait(world.broker._revoking)
+    monkeypatch.undo()
+    assert pauses == [0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 30.0]
+    assert caplog.messages[-1] == "credential a was not taken back; it expires by itself"
+    assert world.count("credential_revocations_failed") == 9
+
+
 # --- sessions of the gateway's own ---
 
 
@@ -425,3 +532,35 @@ async def test_what_a_tool_server_was_given_for_its_session_is_kept_out_of_answe
     assert credential is not None
     assert credential.secrets == ("secret-2", "secret-1")
     assert "secret" not in repr(credential)
+
+
+async def test_what_a_tool_server_was_given_under_one_name_is_none_of_anothers(world: World) -> None:
+    both = broker_of({"a": world.issuer, "b": FakeIssuer()}, clock=world.clock)
+    assert repr(both) == "Broker(a, b)"
+    await both.credential("a", scope=None, ttl_s=None)
+    credential = await both.credential("b", scope=None, ttl_s=None, call=a_call())
+    assert credential is not None
+    assert credential.others == ()
+    await both.aclose()
+
+
+async def test_one_that_lasts_less_than_a_second_is_given() -> None:
+    world = world_of(FakeIssuer(lasts_s=0.5))
+    assert await world.get(a_call()) == "secret-1"
+    await world.broker.aclose()
+
+
+async def test_a_source_that_takes_nothing_back_does_not_hold_up_the_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LAST_REVOCATIONS_S", 0.01)
+
+    async def hanging(issued: Issued) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(world.issuer, "revoke", hanging)
+    await world.get(a_call())
+    async with asyncio.timeout(4):  # an attempt itself may take longer
+        await world.broker.aclose()
+    assert world.broker._revoking == set()
+    assert world.issuer.closed

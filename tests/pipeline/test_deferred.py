@@ -11,6 +11,7 @@ import pytest
 
 from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal, Role
+from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, closed
 from agentgate.pipeline.deferred import DeferredDesk, Elsewhere, Over, Progress, Underway
@@ -81,6 +82,8 @@ async def test_of_many_attempts_at_two_members_one_makes_the_call(house: House, 
     attempts = [one.execute(approval_id) for one in (desk, elsewhere) for _ in range(25)]
     await asyncio.gather(*attempts)
     assert len(house.upstream.sent) + len(other.upstream.sent) == 1
+    decided = [fields["decision"] for fields in house.log.of(Kind.DECIDED)]
+    assert sorted(decided) == ["ALLOW", "DENY", "REQUIRE_APPROVAL"], "those at one member are one"
 
 
 async def test_a_call_that_nobody_has_made_is_made_by_who_lives(house: House, desk: DeferredDesk) -> None:
@@ -196,7 +199,9 @@ async def test_a_caller_whose_key_is_disabled_meanwhile_gets_nothing_made(house:
     approval_id = await approve(house, first)
     made = await desk_of(house, lambda _: False).execute(approval_id)
     assert isinstance(made, Answer)
-    assert (made.reason_code, house.upstream.sent) == (ReasonCode.FORBIDDEN, [])
+    text = "Who asked for the call may not make it any more"
+    assert (made.decision, house.upstream.sent) == (refusal(ReasonCode.FORBIDDEN, text, "identity"), [])
+    assert house.log.of(Kind.APPROVAL_CLOSED)[-1]["why"] == "refused"
     assert [row["state"] for row in house.log.rows("approvals")] == ["void"], "nobody tries it again"
 
 
@@ -233,14 +238,6 @@ async def test_a_killed_session_makes_no_deferred_call(house: House, desk: Defer
     assert await desk.make_due(is_eldest=True) == 0
 
 
-async def test_a_tool_that_has_changed_is_not_called(house: House, desk: DeferredDesk) -> None:
-    approval_id = await approve(house, await asked(house))
-    house.tools["db_query"] = replace(house.tools["db_query"], description="now it deletes")
-    made = await desk.execute(approval_id)
-    assert isinstance(made, Over)
-    assert house.upstream.sent == []
-
-
 # --- told -------------------------------------------------------------------------------------------------
 
 
@@ -259,27 +256,6 @@ async def test_a_call_is_told_from_its_question_to_its_answer(house: House, desk
     house.upstream.let_go()
     await running
     assert isinstance(await desk.fetch(BOT, trace), Answer)
-
-
-@pytest.mark.parametrize(
-    ("end", "reason"),
-    [("denied", ReasonCode.APPROVAL_DENIED), ("expired", ReasonCode.EXPIRED), ("void", ReasonCode.KILLED)],
-)
-async def test_a_call_that_will_not_run_is_told_why(
-    house: House, desk: DeferredDesk, end: str, reason: ReasonCode
-) -> None:
-    first = await asked(house)
-    assert first.approval is not None
-    if end == "denied":
-        await house.approvals.decide(ADA, first.approval.id, State.DENIED)
-    elif end == "expired":
-        house.clock.move(901)
-    else:
-        await house.killed()
-        await house.approvals.decide(ADA, first.approval.id, State.APPROVED)
-    told = await desk.fetch(BOT, first.call.trace_id)
-    assert isinstance(told, Over)
-    assert told.reason is reason
 
 
 @pytest.mark.parametrize(
@@ -317,16 +293,6 @@ async def test_a_caller_that_has_made_the_call_itself_is_sent_there(house: House
     assert itself.success
     assert await desk.fetch(BOT, first.call.trace_id) == Elsewhere(itself.call.trace_id)
     assert isinstance(await desk.fetch(BOT, itself.call.trace_id), Answer)
-
-
-async def test_a_caller_that_got_the_answer_itself_is_told_that(house: House, desk: DeferredDesk) -> None:
-    first = await asked(house)
-    await approve(house, first)
-    assert (await house.gate.pass_through(a_call())).success
-    told = await desk.fetch(BOT, first.call.trace_id)
-    assert isinstance(told, Over)
-    assert told.reason is ReasonCode.APPROVAL_SPENT
-    assert len(house.upstream.sent) == 1
 
 
 async def test_an_answer_that_was_dropped_is_told_as_gone(house: House, desk: DeferredDesk) -> None:

@@ -406,6 +406,34 @@ async def test_a_pack_that_is_too_large_is_refused_and_says_what_to_do(house: Ho
     assert isinstance(await Office(house, Rules(max_events=6)).desk.export(ADMIN, SESSION, "zip"), Export)
 
 
+async def test_what_is_recorded_after_the_checkpoint_is_not_in_the_pack(office: Office) -> None:
+    """No proof could be made of it: the signed tree has not got it."""
+    checkpoint = office.tree.checkpoint
+
+    async def then_more() -> bytes | None:
+        note = await checkpoint()
+        await office.house.gate.pass_through(a_call())
+        await office.house.killed(target="s-9")
+        return note
+
+    office.tree.checkpoint = then_more  # type: ignore[method-assign]
+    for scope in (SESSION, Scope("default", session="s-1", since="2026-11-21")):
+        raw = await office.zip(scope)
+        size = predicate_of(raw)["checkpoint"]["size"]
+        indexes = [event["index"] for event in json.loads(files_of(raw)["pack.json"])["integrity"]["events"]]
+        assert indexes[0] == 0
+        assert max(indexes) < size
+
+
+async def test_a_pack_that_concerns_too_much_is_refused_though_it_has_little_of_its_own(house: House) -> None:
+    for _ in range(4):
+        await house.killed(target="s-9")
+    refused = await Office(house, Rules(max_events=3)).desk.export(ADMIN, SESSION, "json")
+    assert isinstance(refused, Refused)
+    assert refused.reason is ReasonCode.PACK_TOO_LARGE
+    assert house.meter.counts["exports_failed", ""] == 1
+
+
 async def test_packs_are_made_one_after_the_other(office: Office) -> None:
     packs: list[Awaitable[Export]] = [office.give(form="zip") for _ in range(3)]
     sizes = [predicate_of(content(export))["checkpoint"]["size"] for export in await asyncio.gather(*packs)]

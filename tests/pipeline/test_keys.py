@@ -30,6 +30,7 @@ def told(house: House) -> list[dict[str, list[str]]]:
 
 async def test_what_a_running_gateway_takes_over_is_told_and_its_start_is_not(house: House) -> None:
     book = KeyBook(house.recorder)
+    await book.tell()
     book.take([key(1), key(2)], "a")
     await book.tell()
     assert told(house) == []
@@ -57,6 +58,7 @@ async def test_what_a_running_gateway_takes_over_is_told_and_its_start_is_not(ho
             {"altered": ["k-1"]},
         ),
         ([key(1)], [key(1, disabled=True, expires=SOON)], {"disabled": ["k-1"], "altered": ["k-1"]}),
+        ([key(1, disabled=True)], [key(1, disabled=True, expires=SOON)], {"altered": ["k-1"]}),
         ([key(1), key(2)], [key(2), key(1)], None),
     ],
 )

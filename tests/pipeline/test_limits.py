@@ -16,14 +16,14 @@ from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillState
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import Kind
+from agentgate.core.event import Kind, Outcome
 from agentgate.core.facts import Facts
 from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
 from agentgate.pipeline.approvals import CannotDecide
 from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.gate import Answer
-from agentgate.pipeline.limits import RateLimits, Recount
+from agentgate.pipeline.limits import UNNOTED, RateLimits, Recount
 from agentgate.ports.containment import (
     UNDECIDED_S,
     Admitted,
@@ -34,7 +34,7 @@ from agentgate.ports.containment import (
     Spent,
 )
 from agentgate.ports.upstreams import Delivered, Undelivered
-from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, a_call, a_kill, principal
+from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, until
 from tests.pipeline.test_deferred import desk_of
 
@@ -106,6 +106,8 @@ async def test_a_tier_that_nobody_knows_is_refused_and_recorded(counting: House,
     made = await budgeted(counting, data)
     answer = await made.call(tier="gold")
     assert (answer.reason_code, answer.decision.matched_rule) == (ReasonCode.BUDGET_UNKNOWN, "tier_unknown")
+    text = "The limits of tier gold are not known: the policy's data does not have it"
+    assert answer.decision.reason == text
     assert answer.is_outage
     assert counting.upstream.sent == []
     assert counting.log.of(Kind.DECIDED)[-1]["rule"] == "tier_unknown"
@@ -202,17 +204,6 @@ async def test_a_spent_day_says_when_it_ends(counting: House) -> None:
     assert refused.reason_code is ReasonCode.BUDGET_SPENT
     assert refused.retry_after_s is not None
     assert 1 <= refused.retry_after_s <= 86_400
-
-
-async def test_a_single_call_has_limits_of_its_own(counting: House) -> None:
-    made = await budgeted(counting, per("action", bytes=50, cost="0.10"))
-    assert await made.reasons(1) == ["ok"]
-    large = await made.call(arguments={"query": "x" * 100})
-    assert (large.reason_code, large.decision.matched_rule) == (ReasonCode.BUDGET_SPENT, "budget_action_bytes")
-    counting.engine.answer = {**ALLOW, "est_cost": "0.11"}
-    dear = await made.call()
-    assert (dear.reason_code, dear.decision.matched_rule) == (ReasonCode.BUDGET_SPENT, "budget_action_cost")
-    assert len(counting.upstream.sent) == 1
 
 
 @pytest.mark.parametrize("cost", [1, "1,5", "-1", None, "1e3"])
@@ -315,6 +306,7 @@ async def test_an_answer_whose_labels_could_not_be_noted_is_withheld(counting: H
     slow.is_gone = True
     answer = await counting.gate.pass_through(made())
     assert (answer.reason_code, answer.success, answer.result_json) == (ReasonCode.OUTCOME_UNRECORDED, False, None)
+    assert (answer.error, answer.outcome) == (UNNOTED, Outcome.UNKNOWN)
     assert counting.meter.counts[("budget_unknown", "session_labels")] == 1
     ended = counting.log.of(Kind.FINISHED)[-1]
     assert (ended["outcome"], ended["labels"]) == ("ok", ["private"])
@@ -410,6 +402,8 @@ async def test_a_call_that_took_too_long_to_decide_is_not_sent(counting: House) 
     counting.engine.answer = slowly
     answer = await made.call()
     assert (answer.reason_code, answer.is_outage) == (ReasonCode.BUDGET_UNKNOWN, True)
+    text = "It took too long to decide: what was used may have been counted without this call"
+    assert (answer.error, answer.outcome) == (text, Outcome.NOT_SENT)
     assert counting.upstream.sent == []
     assert counting.log.of(Kind.FINISHED)[-1]["outcome"] == "not_sent"
 
@@ -457,7 +451,9 @@ async def test_a_deferred_calls_answer_is_fetched_when_the_budget_is_used_up(cou
     made_by = await budgeted(counting, per("session", calls=1))
     counting.engine.answer = lambda asked: ALLOW if asked["has_approval_token"] else ASK
     desk = desk_of(counting)
-    asked = await counting.gate.pass_through(replace(made(), deferred=True))
+    strict = replace(TOOL, check=lambda arguments: None if arguments else "arguments: must not be empty")
+    counting.tools[TOOL.name] = strict  # who fetches an answer sends none
+    asked = await counting.gate.pass_through(replace(made(tool=strict, arguments={"n": 1}), deferred=True))
     assert asked.approval is not None
     await counting.approvals.decide(principal("ada", Role.APPROVER, person=True), asked.approval.id, State.APPROVED)
     ran = await desk.execute(asked.approval.id)

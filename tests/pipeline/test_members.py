@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillChanges, KillState, Presence
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import Event, Kind, Outcome
+from agentgate.core.event import Event, Kind, Outcome, killed
 from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Refused
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
@@ -390,6 +391,54 @@ async def test_calls_are_cut_when_kills_could_not_be_heard_for_longer_than_the_l
     assert "effect unknown" in (answer.error or "")
     assert house.log.of(Kind.FINISHED)[0]["reason_code"] == "kill_state_unknown"
     watch.cancel()
+
+
+async def test_a_log_that_hangs_keeps_nobody_from_hearing_the_store(house: House, monkeypatch: Any) -> None:
+    """Each round of a log that answers late takes longer than the lease: the calls that run must not pay for that."""
+
+    async def hanging(member: str) -> dict[str, int]:
+        return await asyncio.Future()
+
+    monkeypatch.setattr(house.log, "beat", hanging)
+    house.membership._interval_s = 0.001
+    beating = asyncio.create_task(house.membership.look_after())
+    for _ in range(3):
+        house.clock.move(house.replica.lease.length_s - 0.5)
+        await until(lambda: house.replica.lease.holds(house.clock.boot_s() + 1))
+    beating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await beating
+
+
+async def test_who_is_busy_with_others_hears_of_kills_in_the_log_all_the_same(house: House, monkeypatch: Any) -> None:
+    """To close the calls of a member that died may take long: where only the log tells of a kill, it is heard there."""
+
+    async def busy(member: str) -> dict[str, int]:
+        return await asyncio.Future()
+
+    monkeypatch.setattr(house.log, "beat", busy)
+    running = await house.running()
+    house.membership._interval_s = 0.001
+    beating = asyncio.create_task(house.membership.look_after())
+    await asyncio.sleep(0.02)
+    await house.recorder.note(lambda origin: killed(origin, a_kill(), auth="key"))
+    assert (await asyncio.wait_for(running, 5)).reason_code is ReasonCode.KILLED
+    beating.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await beating
+
+
+async def test_a_heartbeat_that_fails_ends_and_is_heard_of(house: House, monkeypatch: Any) -> None:
+    """Whoever started it ends the gateway then."""
+
+    async def broken(member: str) -> dict[str, int]:
+        raise RuntimeError(member)
+
+    monkeypatch.setattr(house.log, "beat", broken)
+    house.membership._interval_s = 0.001
+    with pytest.raises(ExceptionGroup) as failed:
+        await house.membership.look_after()
+    assert failed.group_contains(RuntimeError, match="m-1")
 
 
 async def test_nothing_is_granted_after_the_lease_until_kills_are_heard_again(house: House) -> None:

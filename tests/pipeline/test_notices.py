@@ -14,8 +14,9 @@ import pytest
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
+from agentgate.core.event import rfc3339
 from agentgate.core.notice import Notice
-from agentgate.pipeline.notices import NoticeDesk, Rules, Subscription
+from agentgate.pipeline.notices import NoticeDesk, Rules, Standing, Subscription
 from agentgate.pipeline.orders import Order
 from agentgate.ports.containment import LimitState, NotAdmitted
 from agentgate.ports.notices import Failure
@@ -428,3 +429,23 @@ async def test_standings_say_how_far_each_is_and_what_went_wrong(house: House, p
     assert (standing.name, standing.done, standing.behind, standing.error) == ("one", -1, 2, "it answers 500")
     assert standing.failures >= 3
     assert standing.waiting_since is not None
+
+
+async def test_who_has_taken_all_stands_well_and_its_place_is_noted_a_second_later(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.failures.append(Failure("down"))
+    post.is_still = True
+    async with post.running(to(courier, events=("call.*", "policy.*"), tenants=("default",))) as desk:
+        await denied(house, 2)
+        await until(lambda: courier.tries)
+        house.clock.move(600)
+        await until(lambda: len(courier.got) == 2)
+        (standing,) = await desk.standings()
+        now = rfc3339(house.clock.now())
+        counts = {"delivered": 2, "failed": 1, "skipped": 0}
+        told = ("one", "fake", "https://receiver.example", ("call.*", "policy.*"), ("default",))
+        assert standing == Standing(*told, 1, 0, None, 0, None, now, counts)
+        assert desk.lags() == {"one": 0.0}
+        assert post.bookmarks.saved == {"one": 0}
+        house.clock.move(1)
+        await until(lambda: post.bookmarks.saved == {"one": 1})

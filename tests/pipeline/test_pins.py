@@ -14,7 +14,7 @@ from agentgate.core import strict_json
 from agentgate.core.call import Access, MemberId, Tool, ToolName
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode
 from agentgate.core.event import Kind
-from agentgate.core.pin import MAX_DEFINITION_BYTES, pin_sha256
+from agentgate.core.pin import MAX_DEFINITION_BYTES, pin_sha256, subject
 from agentgate.pipeline.offers import Offer, ServerRules, State, ToolRule
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.pins import LIST_CHANGED, PinDesk, Served
@@ -23,6 +23,7 @@ from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.registry import Registry
 from agentgate.ports.upstreams import Listing
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, principal
+from tests.pipeline.test_whole_calls import own
 
 IDENTITY = {"name": "files-server", "version": "1.0.0"}
 PING = Tool(ToolName("files__mcp.resources.list"), "files", Access.READ, {"type": "object"})
@@ -59,7 +60,9 @@ class Policies:
 class Office:
     """A desk and everything that it works on."""
 
-    def __init__(self, log: MemoryLog | None = None, member: str = "m-1", **rules: Any) -> None:
+    def __init__(
+        self, log: MemoryLog | None = None, member: str = "m-1", prefix: str = "files__", **rules: Any
+    ) -> None:
         self.log = log or MemoryLog()
         self.registry = Registry({"db_query": DECLARED})
         facts: dict[str, dict[str, Any]] = {}
@@ -73,9 +76,9 @@ class Office:
             version="test",
             redactor=REDACTOR,
         )
-        self.told: asyncio.Queue[tuple[str, str]] = asyncio.Queue()
+        self.told: asyncio.Queue[tuple[str, str, Mapping[str, Any]]] = asyncio.Queue()
         self.desk = PinDesk(
-            servers=[Served(ServerRules("files", "files__", **rules), {PING.name: PING})],
+            servers=[Served(ServerRules("files", prefix, **rules), {PING.name: PING})],
             registry=self.registry,
             policy=self.policy,
             facts=facts,
@@ -94,9 +97,9 @@ class Office:
         return self
 
     async def _hear(self, server: str, method: str, params: Mapping[str, Any]) -> None:
-        await self.told.put((server, method))
+        await self.told.put((server, method, params))
 
-    async def hears(self, count: int) -> list[tuple[str, str]]:
+    async def hears(self, count: int) -> list[tuple[str, str, Mapping[str, Any]]]:
         """The next announcements to the door."""
         telling = asyncio.create_task(self.desk.announce())
         heard = [await self.told.get() for _ in range(count)]
@@ -133,16 +136,18 @@ async def office() -> Office:
 async def test_a_new_tool_is_not_served_until_an_operator_has_accepted_it(office: Office) -> None:
     await office.lists(tool())
     assert office.served == {}
-    assert office.offer().state is State.NEW
+    assert (office.offer().state, office.offer().why) == (State.NEW, "nobody has accepted it yet")
     assert office.log.events == []
     accepted = await office.accept(tool())
-    assert accepted.state is State.OFFERED
+    assert (accepted.state, accepted.why) == (State.OFFERED, "")
     assert office.served == {"files__read": None}
+    assert office.desk.is_served(accepted)
     (event,) = office.log.of(Kind.TOOL_ACCEPTED)
     assert (event["server"], event["tool"], event["of_tool"], event["pin"], event["access"], event["trust"]) == (
         "files", "files__read", "read", pin(tool()), "write", "operator",
     )  # fmt: skip
-    assert event["principal"] == "person:op"
+    assert (event["principal"], event["auth"]) == ("person:op", "api_key")
+    assert strict_json.parse(office.log.events[-1][0].body or b"") == {"subject": subject(IDENTITY, tool())}
 
 
 async def test_what_is_served_is_the_accepted_definition_and_policy_knows_it(office: Office) -> None:
@@ -165,8 +170,8 @@ async def test_only_what_was_looked_at_can_be_accepted(office: Office) -> None:
     await office.lists(tool())
     await office.lists(tool(description="Reads a file and mails it."))
     done = await office.desk.accept(OPERATOR, "files__read", pin(tool()))
-    assert isinstance(done, Refused)
-    assert (done.reason, office.served, office.log.events) == (ReasonCode.CONFLICT, {}, [])
+    assert done == Refused(ReasonCode.CONFLICT, "that is not what its server describes now: look at it again")
+    assert (office.served, office.log.events) == ({}, [])
 
 
 async def test_one_tenants_operator_decides_on_no_tool(office: Office) -> None:
@@ -176,22 +181,32 @@ async def test_one_tenants_operator_decides_on_no_tool(office: Office) -> None:
         await office.desk.accept(ann, "files__read", pin(tool())),
         await office.desk.reject(ann, "files__read"),
     ):
-        assert isinstance(done, Refused)
-        assert done.reason is ReasonCode.FORBIDDEN
+        text = "tools are everybody's: this needs an operator of all tenants"
+        assert done == Refused(ReasonCode.FORBIDDEN, text)
     assert office.served == {}
 
 
 async def test_nobody_accepts_what_no_server_lists(office: Office) -> None:
-    done = await office.desk.accept(OPERATOR, "files__read", pin(tool()))
-    assert isinstance(done, Refused)
-    assert done.reason is ReasonCode.NOT_FOUND
+    await office.lists(tool("write"))
+    for done in (
+        await office.desk.accept(OPERATOR, "files__read", pin(tool())),
+        await office.desk.reject(OPERATOR, "files__read"),
+    ):
+        text = "no server lists a tool of this name, and none was accepted"
+        assert done == Refused(ReasonCode.NOT_FOUND, text)
 
 
 async def test_a_rejected_tool_is_not_served_and_can_be_accepted_later(office: Office) -> None:
-    await office.lists(tool())
+    await office.lists(tool("write"), tool())
     await office.accept(tool())
-    await office.desk.reject(OPERATOR, "files__read")
+    rejected = await office.desk.reject(OPERATOR, "files__read")
+    assert rejected == office.offer()
     assert (office.served, office.offer().state) == ({}, State.REJECTED)
+    assert office.offer().why == "rejected by person:op"
+    event = office.log.events[-1][0]
+    of = {"server": "files", "tool": "files__read", "of_tool": "read"}
+    assert own(event) == of | {"found": pin(tool()), "auth": "api_key", "principal": "person:op"}
+    assert strict_json.parse(event.body or b"") == {"subject": subject(IDENTITY, tool())}
     assert "files__read" not in office.facts
     await office.accept(tool())
     assert office.served == {"files__read": None}
@@ -274,12 +289,14 @@ async def test_a_tool_that_is_described_otherwise_is_quarantined_with_what_chang
     await office.accept(tool())
     changed = tool() | change
     await office.lists(changed)
-    assert office.served["files__read"] is not None
+    why = "its server describes it otherwise than it was accepted"
+    assert (office.served["files__read"], office.offer().why) == (why, why)
     (event,) = office.log.of(Kind.TOOL_QUARANTINED)
     assert (event["pin"], event["found"], event["accepted"]) == (pin(tool()), pin(changed), 0)
     (line,) = office.desk.changes_of(office.offer())
     assert line.startswith(f"tool.{next(iter(change))}")
     assert office.desk.quarantined == 1
+    assert not office.desk.is_served(office.offer())
     await office.lists(changed)
     assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1, "said once"
     await office.accept(changed)
@@ -295,6 +312,18 @@ async def test_a_server_that_never_says_the_same_again_does_not_fill_the_log(off
     assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 8
     await office.accept(tool(description="Evil 99."))
     assert office.served == {"files__read": None}, "what it says now can still be accepted"
+    await office.lists(tool(description="Evil again."))
+    assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 9, "of each acceptance"
+
+
+async def test_of_a_large_change_the_log_keeps_the_beginning(office: Office) -> None:
+    await office.lists(tool())
+    await office.accept(tool())
+    await office.lists(tool(**{f"x{number:02}": "x" * 1_100 for number in range(51)}))
+    told = strict_json.parse(office.log.events[-1][0].body or b"")["changes"]
+    whole = office.desk.changes_of(office.offer())
+    assert (len(whole), told) == (51, [line[:1_000] for line in whole[:50]])
+    assert {len(line) for line in told} == {1_000}
 
 
 async def test_another_server_behind_the_same_name_has_all_its_tools_in_quarantine(office: Office) -> None:
@@ -325,6 +354,22 @@ async def test_what_one_client_is_told_otherwise_is_a_change_for_all(office: Off
     await office.lists(tool("read", "Evil."), of_client=True)
     assert office.served["files__read"] is not None
     assert office.served["files__write"] is None, "a client may be shown fewer tools"
+    await office.accept(tool("read"))
+    assert office.served["files__read"] is None, "until a client is told so again"
+    await office.lists(tool("read", "Evil."))
+    await office.lists(tool("read"), of_client=True)
+    found = office.offer().found
+    assert found is not None
+    assert found.sha256 == pin(tool("read", "Evil.")), "what differs is what is shown"
+
+
+async def test_what_only_a_client_was_told_is_new_also_on_first_use() -> None:
+    office = await Office(trust="first_use").open()
+    await office.lists(tool(), of_client=True)
+    assert (office.offer().state, office.log.events) == (State.NEW, [])
+    rejected = await office.desk.reject(OPERATOR, "files__read")
+    assert isinstance(rejected, Offer)
+    assert rejected.state is State.REJECTED
 
 
 async def test_a_change_is_in_quarantine_at_once_and_recorded_when_the_log_is_back(office: Office) -> None:
@@ -345,6 +390,7 @@ async def test_a_tool_that_is_not_listed_any_more_is_not_served_and_comes_back(o
     loads = len(office.policy.loads)
     await office.lists(tool("write"))
     assert (office.served, office.offer().state) == ({"files__write": None}, State.MISSING)
+    assert office.offer().why == "its server does not list it any more"
     await office.lists(tool("write"), tool("read"))
     assert office.served == {"files__read": None, "files__write": None}
     assert len(office.policy.loads) == loads, "policy follows what was accepted, not who is up"
@@ -380,7 +426,7 @@ async def test_a_tool_that_cannot_be_offered_is_refused_with_its_reason_whoever_
     assert why in offer.why
     assert (offer.why.isprintable(), offer.name.isprintable()) == (True, True)
     done = await office.desk.accept(OPERATOR, offer.name, pin(definition))
-    assert isinstance(done, Refused)
+    assert done == Refused(ReasonCode.CONFLICT, f"it cannot be offered: {offer.why}")
     assert (office.served, office.log.events) == ({}, [])
 
 
@@ -418,8 +464,13 @@ async def test_a_tool_that_the_policy_does_not_know_is_not_served(office: Office
     office.policy.error = PolicyInvalid("rego_parse_error")
     await office.accept(tool())
     assert (office.served, office.desk.trouble) == ({}, "the policy cannot be loaded: rego_parse_error")
+    assert (office.offer().state, office.desk.is_served(office.offer())) == (State.OFFERED, False)
+    loads = len(office.policy.loads)
+    for _ in range(12):
+        await office.desk.settle()
+    assert len(office.policy.loads) == loads + 2, "each sixth second"
     office.policy.error = None
-    for _ in range(10):
+    for _ in range(6):
         await office.desk.settle()
     assert (office.served, office.desk.trouble) == ({"files__read": None}, None)
 
@@ -454,6 +505,11 @@ async def test_accepted_tools_are_there_before_their_server_is(office: Office) -
     again = await Office(office.log).open()
     assert again.served == {"files__read": None}
     assert again.policy.loads == ["start"], "the first policy knows them already"
+    narrowed = await Office(office.log, tools={"read": ToolRule(access=Access.READ)}).open()
+    assert (office.registry["files__read"].access, narrowed.registry["files__read"].access) == (
+        Access.WRITE, Access.READ,
+    )  # fmt: skip
+    assert narrowed.offer().access is Access.READ
 
 
 async def test_a_quarantine_outlives_a_restart(office: Office) -> None:
@@ -505,8 +561,9 @@ async def test_the_door_hears_of_every_change_of_what_is_served(office: Office) 
     await office.accept(tool())
     await office.lists(tool(description="Evil."))
     await office.desk.reject(OPERATOR, "files__read")
-    await office.desk.changed("files", "notifications/prompts/list_changed", {})
-    assert await office.hears(4) == [("files", LIST_CHANGED)] * 3 + [("files", "notifications/prompts/list_changed")]
+    await office.desk.changed("files", "notifications/prompts/list_changed", {"of": "it"})
+    words = ("files", "notifications/prompts/list_changed", {"of": "it"})
+    assert await office.hears(4) == [("files", LIST_CHANGED, {})] * 3 + [words]
 
 
 async def test_a_door_that_does_not_listen_holds_nothing_up(office: Office) -> None:
@@ -524,6 +581,42 @@ async def test_the_door_knows_what_servers_say_of_themselves(office: Office) -> 
     await office.lists(tool())
     assert office.desk.capabilities() == {"files": {"tools": {}}}
     assert office.desk.instructions() == "", "of a transparent server only"
+    transparent = await Office(prefix="").open()
+    await transparent.lists(tool())
+    assert transparent.desk.instructions() == "be careful"
+
+
+async def test_nothing_is_loaded_before_the_first_policy_is_in_force() -> None:
+    office = Office()
+    await office.desk.start()
+    await office.lists(tool())
+    await office.accept(tool())
+    assert (office.policy.loads, office.served) == ([], {})
+
+
+async def test_what_an_operator_has_decided_is_told_as_it_was_although_it_cannot_be_read_back(office: Office) -> None:
+    await office.lists(tool())
+    before, read = office.offer(), office.log.projection
+
+    def down_afterwards(_: object) -> None:
+        office.log.projection = office.log.size = _down  # type: ignore[method-assign, assignment]
+
+    office.log.on_append = down_afterwards
+    assert await office.desk.accept(OPERATOR, "files__read", pin(tool())) == before
+    office.log.projection = read  # type: ignore[method-assign]
+    await office.desk.settle()
+    assert office.served == {"files__read": None}
+
+
+async def _down(*_: object, **__: object) -> None:
+    raise LogUnavailable("told to fail")
+
+
+async def test_what_was_never_accepted_and_cannot_be_cannot_be_rejected(office: Office) -> None:
+    await office.lists(*twice())
+    done = await office.desk.reject(OPERATOR, "files__read")
+    assert done == Refused(ReasonCode.CONFLICT, f"it is not offered as it is: {office.offer().why}")
+    assert office.log.events == []
 
 
 async def test_a_server_that_nobody_configured_is_not_heard(office: Office) -> None:
@@ -534,6 +627,16 @@ async def test_a_server_that_nobody_configured_is_not_heard(office: Office) -> N
 async def test_admin_may_what_operators_of_all_tenants_may(office: Office) -> None:
     await office.lists(tool())
     assert isinstance(await office.desk.accept(ADMIN, "files__read", pin(tool())), Offer)
+
+
+def test_a_name_is_of_one_tool_alone() -> None:
+    registry = Registry({"db_query": DECLARED})
+    registry.serve("files", {"read": PING})
+    served = dict(registry)
+    for name in ("read", "db_query"):
+        with pytest.raises(ValueError, match=f"^{name} is the name of another tool already$"):
+            registry.serve("others", {name: DECLARED, "write": PING})
+    assert (dict(registry), registry.of_server("others")) == (served, {})
 
 
 # --- what a server tries ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.orders import Order
 from agentgate.pipeline.policy import TOOLS as TOOLS_CHANGED
 from agentgate.pipeline.policy import PolicyDesk
-from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, principal
+from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, a_call, principal
 from tests.pipeline.conftest import House
 
 TOOLS = {name: replace(TOOL, name=ToolName(name)) for name in ("db_query", "file_read", "db_insert")}
@@ -79,8 +79,9 @@ class _Desk:
 
 
 async def test_load_enforces_and_says_and_records_the_revision(house: House) -> None:
-    made = _Desk(house, rate_limits={"db_query": 10})
+    made = _Desk(house, rate_limits={"db_query": 10}, labels={"tools": {"db_query": ["private"]}})
     enforced = await made.desk.load("person:admin", "reload")
+    assert house.questions.labels(a_call(), b"") == ("private",)
     assert (enforced.revision, enforced.tools_count) == (made.engine.enforced[0].revision, 3)
     assert enforced.revision.startswith("v7+sha256:")
     event = house.log.of(Kind.POLICY)[0]
@@ -131,6 +132,10 @@ async def test_load_that_cannot_be_recorded_is_not_told_as_done(house: House) ->
     house.log.is_down = True
     with pytest.raises(LogUnavailable):
         await made.desk.load("person:admin", "reload")
+    house.log.is_down = False
+    for _ in range(2):
+        await made.desk.settle()
+    assert [event["what"] for event in house.log.of(Kind.POLICY)] == ["reload"], "and is recorded as soon as it can be"
 
 
 async def test_loads_wait_for_each_other(house: House) -> None:
@@ -140,10 +145,11 @@ async def test_loads_wait_for_each_other(house: House) -> None:
 
 
 async def test_start_with_an_engine_that_has_policies_of_its_own_still_takes_our_limits(house: House) -> None:
-    made = _Desk(house, rate_limits={"db_query": 10})
+    made = _Desk(house, rate_limits={"db_query": 10}, labels={"tools": {"db_query": ["private"]}})
     made.engine.error = PolicyExternal()
     await made.desk.start()
     assert made.limits.rules.rate_limits == {"db_query": 10}
+    assert house.questions.labels(a_call(), b"") == ("private",)
     with pytest.raises(PolicyExternal):
         await made.desk.load("person:admin", "reload")
 
@@ -178,15 +184,41 @@ async def test_a_reload_at_one_member_is_followed_by_the_others_and_recorded_onc
     one, other = others
     await one.desk.start()
     await other.desk.start()
-    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}}
+    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}, "tools": {"files__read": {}}}
     enforced = await one.desk.load("person:admin", "reload")
     for member in others:
         await member.desk.settle()
     assert (await other.engine.revision(), _limit(other)) == (enforced.revision, 20)
+    assert other.desk.known_tools == {"files__read": {}}
     assert [event["what"] for event in house.log.of(Kind.POLICY)] == ["start", "reload"]
+    assert [event.get("principal") for event in house.log.of(Kind.POLICY)] == [None, "person:admin"]
     loads = len(other.engine.enforced)
     await other.desk.settle()
     assert len(other.engine.enforced) == loads
+    one.source.data = other.source.data = {}
+    await one.desk.load("person:admin", "reload")
+    await other.desk.settle()
+    assert (other.desk.known_tools, _limit(other)) == ({}, None)
+
+
+async def test_what_comes_into_force_after_its_load_gave_up_is_taken_over_whole_and_recorded(house: House) -> None:
+    made = _Desk(house)
+    await made.desk.start()
+    made.source.data = {"rate_limits": {"db_query": 20}, "tools": {"files__read": {}}}
+    made.engine.error = PolicyNotEnforced("new", "old")
+    with pytest.raises(PolicyNotEnforced):
+        await made.desk.load("person:admin", "reload")
+    await made.desk.settle()
+    assert (_limit(made), made.desk.known_tools, len(house.log.of(Kind.POLICY))) == (None, {}, 1)
+    made.engine.enforced.append(replace(await made.source.read(), label="v7"))
+    for _ in range(2):
+        await made.desk.settle()
+    assert (_limit(made), made.desk.known_tools, made.desk.behind) == (20, {"files__read": {}}, None)
+    event = house.log.of(Kind.POLICY)[1]
+    assert (event["policy_revision"], event["what"], event["principal"]) == (
+        await made.engine.revision(), "reload", "person:admin",
+    )  # fmt: skip
+    assert len(house.log.of(Kind.POLICY)) == 2
 
 
 async def test_tools_that_all_members_accepted_are_loaded_by_each_and_recorded_once(

@@ -9,14 +9,14 @@ import pytest
 from agentgate.core.containment import KillChange, KillChanges, KillState, Scope
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.pipeline.replica import Cutting, Flight
-from tests.fakes import a_call, a_kill, principal
+from tests.fakes import MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, ended, given
 
 
 def _enter(house: House, session: str = "s-1") -> Flight:
     task = asyncio.current_task()
     assert task is not None
-    return house.replica.enter(a_call(session=session), task, 0)
+    return house.replica.enter(a_call(session=session), task)
 
 
 async def test_older_state_changes_nothing(house: House) -> None:
@@ -114,6 +114,25 @@ async def test_catch_up_that_cannot_read_raises_and_changes_nothing(house: House
     with pytest.raises(LogUnavailable):
         await house.replica.catch_up()
     assert house.replica.position == 0
+
+
+async def test_position_that_a_third_read_brings_is_reached_and_then_nobody_is_asked(house: House) -> None:
+    house.kill_elsewhere(a_kill())
+    late = iter([KillChanges(0, 0)] * 2)
+
+    async def kills_since(position: int) -> KillChanges:
+        return next(late, None) or await MemoryLog.kills_since(house.log, position)
+
+    house.log.kills_since = kills_since  # type: ignore[method-assign]
+    await house.replica.reach(1)
+    assert house.replica.position == 1
+    house.log.is_down = True
+    await house.replica.reach(1)
+    with pytest.raises(LogUnavailable):
+        await house.replica.reach(2)
+    house.log.is_down = False
+    with pytest.raises(KillStateUnknown, match="^the log is older than the kill store$"):
+        await house.replica.reach(2)
 
 
 async def test_catch_up_that_cannot_tell_the_fast_path_has_cut_all_the_same(house: House) -> None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from agentgate.core.containment import FlagChange, KillChanges, KillId
+from agentgate.core.containment import Acknowledgement, FlagChange, KillChanges, KillId, Scope
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
+from agentgate.pipeline.drains import Drain
+from agentgate.pipeline.orders import Order
 from agentgate.ports.containment import InFlight, NotAdmitted
 from tests.fakes import ADMIN, MemoryLog, a_call, a_kill
 from tests.pipeline.conftest import FlagStore, House, a_moment, until
@@ -52,6 +54,7 @@ async def test_kill_at_one_member_cuts_in_all_and_is_drained_by_their_words(thre
         assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILLED
         assert len(house.upstream.sent) == 1
     assert _receipts(three[0]) == [True]
+    assert _store(three[0]).changes[-1] == FlagChange(0, 1, {drain.kill.flag: drain.kill.id})
 
 
 async def test_kill_reaches_the_others_by_their_heartbeat_when_the_store_is_down(three: list[House]) -> None:
@@ -101,7 +104,7 @@ async def test_release_of_one_of_two_kills_leaves_the_scope_dead_in_every_member
     assert _store(three[0]).changes[-1] == FlagChange(2, 3, {two.kill.flag: two.kill.id})
     assert isinstance(await three[0].admission.admit(a_call(), None, 0), NotAdmitted)
     for house in three:
-        assert house.replica.enter(a_call(), asyncio.create_task(asyncio.sleep(0)), 0).is_cut()
+        assert house.replica.enter(a_call(), asyncio.create_task(asyncio.sleep(0))).is_cut()
     await three[0].containment.release(ADMIN, two.kill.id)
     assert _store(three[0]).flags == {}
 
@@ -124,6 +127,16 @@ async def test_kill_is_drained_only_when_the_last_member_has_acknowledged(three:
     assert (await three[1].seen(drain.kill)).is_drained
 
 
+async def test_kill_whose_acknowledgements_cannot_be_read_is_told_as_undrained(three: list[House]) -> None:
+    async def fail(position: int) -> list[Acknowledgement]:
+        raise LogUnavailable("told to fail")
+
+    three[0].log.acknowledged = fail  # type: ignore[method-assign]
+    drain = await three[0].hasty.kill(ADMIN, Order(Scope.SESSION, "s-1"))
+    assert isinstance(drain, Drain)
+    assert (drain.is_drained, drain.progress.unheard, drain.receipt) == (False, THREE, None)
+
+
 async def test_silent_member_keeps_a_kill_undrained_and_is_named_by_every_member(three: list[House]) -> None:
     _deaf(three[2])
     running = await three[2].running()
@@ -140,7 +153,19 @@ async def test_silent_member_keeps_a_kill_undrained_and_is_named_by_every_member
     assert (await three[2].seen(drain.kill)).is_drained
 
 
-async def test_call_elsewhere_that_is_not_cut_yet_is_among_those_that_run(three: list[House]) -> None:
+@pytest.mark.parametrize(
+    ("scope", "target", "other"),
+    [
+        (Scope.SESSION, "s-1", {"session": "s-2"}),
+        (Scope.AGENT, "bot", {"agent": "another"}),
+        (Scope.TOOL, "db_query", {"tool": "another"}),
+        (Scope.SERVER, "demo", {"server": "another"}),
+        (Scope.TENANT, "default", {"tenant": "another"}),
+    ],
+)
+async def test_call_elsewhere_that_is_not_cut_yet_is_among_those_that_run(
+    three: list[House], scope: Scope, target: str, other: dict[str, str]
+) -> None:
     """As far as the display knows it."""
     _deaf(three[2])
     running = await three[2].running()
@@ -148,8 +173,8 @@ async def test_call_elsewhere_that_is_not_cut_yet_is_among_those_that_run(three:
     call = flight.call
     names = {"tenant": call.tenant, "session": call.session, "agent": call.agent, "tool": call.tool_name}
     shown = {"trace_id": call.trace_id, **names, "server": call.server, "member": "m-3", "since": ""}
-    three[0].admission.display = [_in_flight(**shown), _in_flight(**{**shown, "session": "s-2", "trace_id": "t-2"})]
-    assert (await three[0].killed_without("m-3")).running == (call.trace_id,)
+    three[0].admission.display = [_in_flight(**shown), _in_flight(**{**shown, "trace_id": "t-2", **other})]
+    assert (await three[0].killed_without("m-3", scope=scope, target=target)).running == (call.trace_id,)
     await three[2].membership.beat()
     await running
 
@@ -202,7 +227,9 @@ async def test_kill_and_release_between_two_reads_of_a_late_member_still_cut_the
     _deaf(three[2])
     running = await three[2].running()
     drain = await three[0].killed_without("m-3")
+    assert await three[0].drains.undrained() == {drain.kill.id}
     await three[0].containment.release(ADMIN, drain.kill.id, force=True)
+    assert await three[0].drains.undrained() == frozenset(), "only those in force"
     assert not running.done()
     await three[2].membership.beat()
     assert (await running).reason_code is ReasonCode.KILLED
@@ -243,11 +270,13 @@ async def test_kill_whose_request_was_given_up_gets_its_receipt_all_the_same(thr
 
 
 async def test_parallel_orders_of_one_kill_at_all_members_are_one_kill_with_one_receipt(three: list[House]) -> None:
+    earlier = await three[0].killed(target="s-2")
     drains = await asyncio.gather(*(house.killed(kill_id=KillId("k-1")) for house in three for _ in range(5)))
     assert {drain.is_drained for drain in drains} == {True}
-    assert len({drain.receipt for drain in drains}) == 1
-    assert three[0].log.kinds().count("killed") == 1
-    assert _receipts(three[0]) == [True]
+    (receipt,) = {drain.receipt for drain in drains}
+    assert receipt != earlier.receipt
+    assert three[0].log.kinds().count("killed") == 2
+    assert _receipts(three[0]) == [True] * 2
 
 
 async def test_kill_that_is_released_before_its_receipt_was_written_gets_it_all_the_same(three: list[House]) -> None:
@@ -332,6 +361,26 @@ async def test_wake_up_for_a_position_that_the_log_has_not_got_does_not_spin(thr
     assert reads <= 6
     three[0].kill_elsewhere(a_kill())
     three[1].replica.woken(1)  # a position that it has got is heard all the same
+    await a_moment()
+    assert three[1].replica.position == 1
+
+
+async def test_wake_up_that_the_log_does_not_answer_is_read_for_again(three: list[House]) -> None:
+    kill = three[0].kill_elsewhere(a_kill())
+    three[0].log.is_down = True
+    three[1].replica.woken(kill.position)
+    await a_moment()
+    three[0].log.is_down = False
+    await until(lambda: three[1].replica.position == kill.position)
+
+
+async def test_who_has_given_up_on_a_wake_up_hears_the_next_one(
+    three: list[House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentgate.pipeline.replica._WAKE_UP_AGAIN_AFTER_S", ())
+    three[1].replica.woken(7)
+    await a_moment()
+    three[1].replica.woken(three[0].kill_elsewhere(a_kill()).position)
     await a_moment()
     assert three[1].replica.position == 1
 

@@ -102,8 +102,7 @@ class Office:
         return hold
 
 
-@pytest.fixture
-def office() -> Office:
+def aged() -> Office:
     """Session s-old is a year and a month old, s-new a day."""
     office = Office()
     office.call("s-old")
@@ -112,6 +111,11 @@ def office() -> Office:
     office.call("s-new")
     office.busy_until(1)
     return office
+
+
+@pytest.fixture
+def office() -> Office:
+    return aged()
 
 
 # --- what goes ---

@@ -8,10 +8,13 @@ import pytest
 
 from agentgate.core import merkle
 from agentgate.core.errors import LogBroken, LogUnavailable
+from agentgate.core.note import NoteKey
 from agentgate.core.tiles import Tile, parse_bundle, parse_hashes
 from agentgate.pipeline.tree import Proofs, TreeDesk
 from tests.contracts.log import Author
 from tests.fakes import LOG_KEY, AtOnce, MemoryLog
+
+WITNESS = NoteKey("witness.example", bytes(32))
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +56,7 @@ async def test_what_is_not_there_is_not_proven(log: MemoryLog) -> None:
         await Proofs(log, AtOnce()).inclusions([290], 290)
     with pytest.raises(ValueError, match="does not continue"):
         await Proofs(log, AtOnce()).consistency(291, 290)
-    with pytest.raises(LogBroken, match="does not reach"):
+    with pytest.raises(LogBroken, match="does not reach.*; run `log verify`$"):
         await Proofs(log, AtOnce()).inclusions([0], 291)
 
 
@@ -67,6 +70,16 @@ async def test_tiles_are_what_is_signed(log: MemoryLog, leaves: list[bytes], lev
         assert parse_bundle(found) == expected
     else:
         assert parse_hashes(found, width) == [merkle.leaf_hash(leaf) for leaf in expected]
+
+
+async def test_a_tile_of_the_next_level_has_the_roots_of_whole_ones(log: MemoryLog, leaves: list[bytes]) -> None:
+    found = await desk(log).tile(Tile(1, 0, 1))
+    assert found == merkle.root([merkle.leaf_hash(leaf) for leaf in leaves[:256]])
+
+
+def test_the_desk_says_whose_signatures_checkpoints_have(log: MemoryLog) -> None:
+    made = TreeDesk(log, log, [LOG_KEY], [WITNESS])
+    assert (made.keys, made.witnesses) == ((LOG_KEY,), (WITNESS,))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,6 @@ from bench.soak.bounds import Sample, Seen, growth, judge, p99
 GOOD: dict[str, Any] = {
     "lives": {7: [Sample(10.0 * n, 100.0 + n % 3, 80 + n % 2) for n in range(100)]},
     "calls": [(float(n), 8.0 + n % 5) for n in range(1_000)],
-    "answers": 2_000,
-    "false_refusals": ["a machine that stood still"] * 2,
     "is_verified": True,
 }
 
@@ -40,7 +38,7 @@ def test_a_run_with_nothing_wrong_breaks_nothing() -> None:
         ({"calls": [(float(n), 8.0 if n < 300 else 21.0) for n in range(900)]}, "p99 of calls, restarts left out"),
         ({"calls": [(float(n), 8.0) for n in range(300)]}, "p99 of calls, restarts left out"),
         ({"faults": ["500 internal"]}, "5xx that are not documented"),
-        ({"false_refusals": ["policy_timeout"] * 3}, "calls refused without a reason, away from every restart"),
+        ({"false_refusals": ["policy_timeout"]}, "calls refused without a reason, away from every restart"),
         ({"escaped": ["t-1"]}, "calls of a killed session let through after its kill had drained"),
         ({"broken_steps": ["reload"]}, "kills, releases, reloads and rotations that failed"),
         ({"unanswered": 1}, "calls that were never answered"),

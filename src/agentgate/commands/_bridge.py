@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import anyio
 import httpx2
+import typer
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server.stdio import stdio_server
 from mcp.shared.inbound import (
@@ -58,7 +59,7 @@ Lines = anyio.abc.ObjectSendStream[SessionMessage]
 
 
 def run(gateway: Callable[[], str], headers: Mapping[str, str]) -> None:
-    """Serve stdin until it ends. `gateway` names the one to use now; it may block, and raise SystemExit."""
+    """Serve stdin until it ends. `gateway` names the one to use now; it may block, and raise typer.Exit."""
     anyio.run(_run, gateway, dict(headers), backend_options={"use_uvloop": False})
 
 
@@ -94,8 +95,8 @@ async def _run(gateway: Callable[[], str], headers: dict[str, str]) -> None:
             while not relay.is_closed:
                 url = await anyio.to_thread.run_sync(gateway, abandon_on_cancel=True)
                 await _serve(relay, queue, url, headers)
-        except SystemExit as end:
-            os._exit(end.code if isinstance(end.code, int) else 1)  # nobody can wake the thread that waits for stdin
+        except typer.Exit as end:
+            os._exit(end.exit_code)  # nobody can wake the thread that waits for stdin
         finally:
             if relay.ended_by is not None:
                 signal.signal(relay.ended_by, signal.SIG_DFL)

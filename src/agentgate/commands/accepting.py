@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
+from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
 from agentgate.commands.remote import Answer, Remote
-from agentgate.commands.stopping import ApiKey, AsJson, Url, the_gateway
-from agentgate.commands.terminal import EXIT_NOT_YET, EXIT_REFUSED, EXIT_USAGE, Config, DataDir, die, err, out, wide
+from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, safe, say_json, wide
 from agentgate.core.call import Access
 from agentgate.core.pin import shown
 from agentgate.core.visible import visible
@@ -64,11 +61,11 @@ def list_tools(
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         found = remote.tools({"agent": agent})
     if as_json:
-        print(json.dumps(found, indent=2))
+        say_json(found)
     else:
         _say_all(found)
     is_waiting = any(tool["state"] in _WAITING for tool in found["tools"])
-    raise typer.Exit(EXIT_NOT_YET if is_waiting else 0)
+    raise typer.Exit(Status.NOT_YET if is_waiting else 0)
 
 
 def _say_all(found: Answer) -> None:
@@ -77,16 +74,16 @@ def _say_all(found: Answer) -> None:
         state = tool["state"]
         notes = [tool["why"], *_counted(tool.get("changes", ()))]
         table.add_row(
-            _safe(tool["name"]),
-            f"[{_COLOURS.get(state, 'default')}]{_safe(state)}[/]",
-            _safe(tool["access"]),
-            _safe(tool["policy"]),
-            _safe("; ".join(note for note in notes if note)),
+            safe(tool["name"]),
+            f"[{_COLOURS.get(state, 'default')}]{safe(state)}[/]",
+            safe(tool["access"]),
+            safe(tool["policy"]),
+            safe("; ".join(note for note in notes if note)),
         )
     wide().print(table)
     for server, state in found["servers"].items():
         if not state["up"]:
-            out.print(f"[yellow]{_safe(server)} is down: {_safe(state['detail'])}[/]")
+            out.print(f"[yellow]{safe(server)} is down: {safe(state['detail'])}[/]")
     _say_trouble(found)
 
 
@@ -96,7 +93,7 @@ def _counted(changes: Sequence[str]) -> list[str]:
 
 def _say_trouble(found: Answer) -> None:
     if found.get("trouble"):
-        out.print(f"[yellow]accepted tools are not served yet: {_safe(found['trouble'])}[/]")
+        out.print(f"[yellow]accepted tools are not served yet: {safe(found['trouble'])}[/]")
 
 
 @cli.command("show")
@@ -112,7 +109,7 @@ def show(
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         tool = _one(remote, name)
     if as_json:
-        print(json.dumps(tool, indent=2))
+        say_json(tool)
     else:
         _say(tool)
 
@@ -142,23 +139,23 @@ def accept(
     Exit status: 0 accepted; 4 accepted, but not served yet; 1 refused or failed; 2 not an order.
     """
     if all_new and sha256 is not None:
-        die("--sha256 is of one tool", EXIT_USAGE)
+        die("--sha256 is of one tool", Status.USAGE)
     with the_gateway(url, key, config, data_dir, needs="operator of all tenants") as remote:
         chosen = _new_of(remote, name) if all_new else [_one(remote, name)]
         if sha256 is not None and _digest(chosen[0]) != sha256:
-            die(f"{name}: what its server describes now is {_digest(chosen[0]) or 'nothing'}", EXIT_REFUSED)
+            die(f"{name}: what its server describes now is {_digest(chosen[0]) or 'nothing'}", Status.REFUSED)
         if not yes:
             for tool in chosen:
                 _say(tool, to_err=True)
-            _ask(f"Offer {'these ' + str(len(chosen)) + ' tools' if all_new else visible(name)}?")
+            ask(f"Offer {'these ' + str(len(chosen)) + ' tools' if all_new else visible(name)}?")
         order: dict[str, Any] = {"access": access.value} if access is not None else {}
         done = [remote.accept_tool(tool["name"], {"sha256": _digest(tool), **order}) for tool in chosen]
     if as_json:
-        print(json.dumps(done if all_new else done[0], indent=2))
+        say_json(done if all_new else done[0])
     else:
         for tool in done:
-            out.print(f"accepted {_safe(tool['name'])} ({_safe(tool['access'])}): {_safe(_standing(tool))}")
-    raise typer.Exit(0 if all(tool["served"] for tool in done) else EXIT_NOT_YET)
+            out.print(f"accepted {safe(tool['name'])} ({safe(tool['access'])}): {safe(_standing(tool))}")
+    raise typer.Exit(0 if all(tool["served"] for tool in done) else Status.NOT_YET)
 
 
 def _digest(tool: Answer) -> str:
@@ -185,12 +182,12 @@ def reject(
     with the_gateway(url, key, config, data_dir, needs="operator of all tenants") as remote:
         if not yes:
             _say(_one(remote, name), to_err=True)
-            _ask(f"Take {visible(name)} away from everybody?")
+            ask(f"Take {visible(name)} away from everybody?")
         done = remote.reject_tool(name)
     if as_json:
-        print(json.dumps(done, indent=2))
+        say_json(done)
     else:
-        out.print(f"rejected {_safe(done['name'])}")
+        out.print(f"rejected {safe(done['name'])}")
 
 
 # --- one tool ---------------------------------------------------------------------------------------------
@@ -199,17 +196,17 @@ def reject(
 def _one(remote: Remote, name: str) -> Answer:
     found = [dict(tool) for tool in remote.tools({"name": name})["tools"] if tool["name"] == name]
     if not found:
-        die(f"there is no tool {visible(name)} of a server; `agentgate tools` lists them", EXIT_REFUSED)
+        die(f"there is no tool {visible(name)} of a server; `agentgate tools` lists them", Status.REFUSED)
     return found[0]
 
 
 def _new_of(remote: Remote, server: str) -> list[Answer]:
     found = remote.tools({})
     if server not in found["servers"]:
-        die(f"there is no tool server {visible(server)}", EXIT_REFUSED)
+        die(f"there is no tool server {visible(server)}", Status.REFUSED)
     names = [tool["name"] for tool in found["tools"] if tool["server"] == server and tool["state"] == "new"]
     if not names:
-        die(f"{server} has no new tools", EXIT_REFUSED)
+        die(f"{server} has no new tools", Status.REFUSED)
     return [_one(remote, name) for name in names]
 
 
@@ -217,33 +214,18 @@ def _say(tool: Answer, *, to_err: bool = False) -> None:
     """All of a tool that a model or a client would be shown, with nothing hidden in it."""
     say = (err if to_err else out).print
     state = tool["state"]
-    say(f"[bold]{_safe(tool['name'])}[/]  [{_COLOURS.get(state, 'default')}]{_safe(state)}[/]  {_safe(tool['why'])}")
-    say(f"  access {_safe(tool['access'])}; for an agent, policy says {_safe(tool['policy'])}")
+    say(f"[bold]{safe(tool['name'])}[/]  [{_COLOURS.get(state, 'default')}]{safe(state)}[/]  {safe(tool['why'])}")
+    say(f"  access {safe(tool['access'])}; for an agent, policy says {safe(tool['policy'])}")
     if tool["pin"] is not None:
         who = tool["by"] or "trust on first use: nobody has looked at it"
-        say(f"  accepted {_safe(tool['pin'])} at {_safe(tool['at'])} by {_safe(who)}")
+        say(f"  accepted {safe(tool['pin'])} at {safe(tool['at'])} by {safe(who)}")
     if tool["found"] is not None and tool["found"] != tool["pin"]:
-        say(f"  found    {_safe(tool['found'])}")
+        say(f"  found    {safe(tool['found'])}")
     if tool["changes"]:
         say("  since it was accepted:")
         for line in tool["changes"]:
-            say(f"    {_safe(line)}")
+            say(f"    {safe(line)}")
     definition = tool["found_definition"] or tool["definition"] or {}
     say("  its server says:" if tool["found_definition"] else "  as it was accepted:")
     for member, value in definition.items():
-        say(f"    {_safe(member)}: {_safe(shown(value))}")
-
-
-def _ask(question: str) -> None:
-    if not _is_somebody_here():
-        die("nobody is here to be asked; say --yes", EXIT_USAGE)
-    typer.confirm(question, abort=True, err=True)
-
-
-def _is_somebody_here() -> bool:
-    return sys.stdin.isatty()
-
-
-def _safe(text: object) -> str:
-    """For a terminal: what a server wrote neither hides nor colours anything."""
-    return escape(visible(text))
+        say(f"    {safe(member)}: {safe(shown(value))}")

@@ -13,14 +13,13 @@ from typing import Annotated, Any, Final
 
 import typer
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Answer, Refusal, Remote, Unanswered
-from agentgate.commands.stopping import ApiKey, AsJson, Url, the_gateway
-from agentgate.commands.terminal import EXIT_NOT_YET, EXIT_USAGE, Config, DataDir, die, err, out, wide
-from agentgate.commands.watching import ago, duration, seconds_since
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, wide
+from agentgate.commands.words import ago, duration, seconds_since
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.core.visible import visible
 
@@ -32,7 +31,6 @@ _MOST_SHOWN: Final = 60
 """Characters of arguments in the table."""
 
 Which = Annotated[str, typer.Argument(metavar="ID", help="From `agentgate approvals`; its beginning is enough")]
-Reason = Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")]
 
 
 class Shown(StrEnum):
@@ -72,7 +70,7 @@ def list_approvals(
     """
     if context.invoked_subcommand is not None:
         if as_json or watch or any(option is not None for option in (url, key, config, data_dir)):
-            die(f"options of `approvals {context.invoked_subcommand}` go behind its name", EXIT_USAGE)
+            die(f"options of `approvals {context.invoked_subcommand}` go behind its name", Status.USAGE)
         return
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         if watch and out.is_terminal and not as_json:
@@ -80,12 +78,12 @@ def list_approvals(
             return
         found = _all(remote, state)
     if as_json:
-        print(json.dumps({"approvals": found}, indent=2))
+        say_json({"approvals": found})
     elif found:
         wide().print(_table(found))
     else:
         out.print("nothing waits" if state is Shown.PENDING else "there are none")
-    raise typer.Exit(EXIT_NOT_YET if any(one["state"] == "pending" for one in found) else 0)
+    raise typer.Exit(Status.NOT_YET if any(one["state"] == "pending" for one in found) else 0)
 
 
 def _all(remote: Remote, state: Shown) -> list[Answer]:
@@ -122,11 +120,11 @@ def _table(found: list[Answer]) -> Table:
         is_open = one["state"] in ("pending", "approved") and left_s > 0
         text = visible(one["arguments_text"] or "")
         table.add_row(
-            _safe(one["id"]),
+            safe(one["id"]),
             _standing(one),
-            _safe(one["tool_name"]),
+            safe(one["tool_name"]),
             Text(text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"),
-            _safe(one["requested_by"]),
+            safe(one["requested_by"]),
             ago(seconds_since(one["requested_at"], now)),
             f"in {duration(left_s)}" if is_open else "–",
         )
@@ -136,7 +134,7 @@ def _table(found: list[Answer]) -> Table:
 def _standing(one: Answer) -> str:
     if one["state"] == "pending" and one["quorum"] > 1:
         return f"pending {len(one['votes'])}/{one['quorum']}"
-    return _safe(f"{one['state']} ({one['why']})" if one["state"] == "void" and one["why"] else one["state"])
+    return safe(f"{one['state']} ({one['why']})" if one["state"] == "void" and one["why"] else one["state"])
 
 
 @cli.command("show")
@@ -152,7 +150,7 @@ def show(
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         one = remote.approval(_id_of(remote, approval_id))
     if as_json:
-        print(json.dumps(one, indent=2))
+        say_json(one)
     else:
         _say(one)
 
@@ -179,7 +177,7 @@ def _say(one: Answer) -> None:
     }
     for name, value in rows.items():
         if value is not None:
-            out.print(f"{name:<12} {_safe(value)}", soft_wrap=True)
+            out.print(f"{name:<12} {safe(value)}", soft_wrap=True)
     if one["executes"]:
         out.print("             the gateway makes the call itself once it is approved")
     _say_call("arguments", one["call"], "arguments")
@@ -200,7 +198,7 @@ def _say_call(title: str, call: Mapping[str, Any] | None, member: str) -> None:
     out.print(f"{title}:")
     # line by line: what is to be read is JSON, and what hides in it is written out
     for line in json.dumps(call[member], indent=2, ensure_ascii=False, sort_keys=True).split("\n"):
-        out.print(f"  {_safe(line)}", soft_wrap=True)
+        out.print(f"  {safe(line)}", soft_wrap=True)
 
 
 @cli.command("edit")
@@ -224,10 +222,10 @@ def edit(
     order: dict[str, Any] = {"arguments": _arguments(arguments), "reason": reason, "approve": approve_it}
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "edit", order)
-    out.print(f"edited: [bold]{_safe(done['id'])}[/] is about the call now, and {_standing(done)}")
+    out.print(f"edited: [bold]{safe(done['id'])}[/] is about the call now, and {_standing(done)}")
     if done.get("approval_token"):
         _say_token(done)
-    raise typer.Exit(0 if done["state"] == "approved" else EXIT_NOT_YET)
+    raise typer.Exit(0 if done["state"] == "approved" else Status.NOT_YET)
 
 
 @cli.command("void")
@@ -247,9 +245,9 @@ def void(
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "void", {"reason": reason})
     if as_json:
-        print(json.dumps(done, indent=2))
+        say_json(done)
     else:
-        out.print(f"void [bold]{_safe(done['id'])}[/]: {_what(done)}")
+        out.print(f"void [bold]{safe(done['id'])}[/]: {_what(done)}")
 
 
 def _arguments(given: str) -> dict[str, Any]:
@@ -257,11 +255,11 @@ def _arguments(given: str) -> dict[str, Any]:
         raw = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
         value = parse(raw)
     except OSError as error:
-        die(f"{given[1:]}: {error.strerror}", EXIT_USAGE)
+        die(f"{given[1:]}: {error.strerror}", Status.USAGE)
     except NotStrictJson as error:
-        die(f"--arguments is not JSON: {error}", EXIT_USAGE)
+        die(f"--arguments is not JSON: {error}", Status.USAGE)
     if not isinstance(value, dict):
-        die("--arguments is no JSON object", EXIT_USAGE)
+        die("--arguments is no JSON object", Status.USAGE)
     return value
 
 
@@ -289,13 +287,13 @@ def approve(
             typer.confirm("Approve this call?", abort=True, err=True)
         done = remote.answer_approval(found, "approve", {"reason": reason})
     if as_json:
-        print(json.dumps(done, indent=2))
+        say_json(done)
     elif done["state"] == "approved":
-        out.print(f"approved [bold]{_safe(done['id'])}[/]: {_what(done)}")
+        out.print(f"approved [bold]{safe(done['id'])}[/]: {_what(done)}")
         _say_token(done)
     else:
-        out.print(f"noted: {_safe(done['id'])} has {len(done['votes'])} of {done['quorum']} persons' yes")
-    raise typer.Exit(0 if done["state"] in ("approved", "spent") else EXIT_NOT_YET)
+        out.print(f"noted: {safe(done['id'])} has {len(done['votes'])} of {done['quorum']} persons' yes")
+    raise typer.Exit(0 if done["state"] in ("approved", "spent") else Status.NOT_YET)
 
 
 @answers_cli.command("deny")
@@ -315,13 +313,13 @@ def deny(
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "deny", {"reason": reason})
     if as_json:
-        print(json.dumps(done, indent=2))
+        say_json(done)
     else:
-        out.print(f"denied {_safe(done['id'])}: {_what(done)}")
+        out.print(f"denied {safe(done['id'])}: {_what(done)}")
 
 
 def _what(one: Answer) -> str:
-    return _safe(f"{one['tool_name']}, asked by {one['requested_by']}")
+    return safe(f"{one['tool_name']}, asked by {one['requested_by']}")
 
 
 def _say_token(done: Answer) -> None:
@@ -335,16 +333,11 @@ def _say_token(done: Answer) -> None:
 def _id_of(remote: Remote, given: str) -> str:
     """The one approval whose id begins so; `apr-` may be left out."""
     if not given:
-        die("an empty id is no id", EXIT_USAGE)
+        die("an empty id is no id", Status.USAGE)
     prefix = given if given.startswith("ap") else f"apr-{given}"
     found = [one["id"] for one in remote.approvals({"prefix": prefix, "limit": 2})["approvals"]]
     if len(found) > 1 and prefix not in found:
-        die(f"more than one approval's id begins with {prefix!r}: say more of it", EXIT_USAGE)
+        die(f"more than one approval's id begins with {prefix!r}: say more of it", Status.USAGE)
     if not found:
         raise Refusal(404, "not_found", f"no approval's id begins with {prefix}")
     return prefix if prefix in found else str(found[0])
-
-
-def _safe(text: object) -> str:
-    """As anybody may look at it, whatever markup or hidden characters are in it."""
-    return escape(visible(text))

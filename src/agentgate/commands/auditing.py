@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from enum import StrEnum
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,13 @@ from typing import Annotated, Any, Final, Protocol
 import typer
 from rich.markup import escape
 
-from agentgate.commands.moments import moment
+from agentgate.commands.gateway import ApiKey, Url, the_gateway
 from agentgate.commands.picture import Lines
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.remote import NotAGateway, Refusal, Remote, Unanswered
-from agentgate.commands.stopping import ApiKey, Url, the_gateway
-from agentgate.commands.terminal import EXIT_REFUSED, EXIT_USAGE, Config, die, err, out, settings_of
-from agentgate.core.call import is_id
-from agentgate.core.errors import AgentGateError, ReasonCode
+from agentgate.commands.terminal import Config, Status, die, err, or_die, out, settings_of
+from agentgate.commands.typed import check_ids, moment, principal
+from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.query import Query
 from agentgate.settings import Settings
@@ -35,7 +34,6 @@ USUAL: Final = 100
 FOLLOW_EVERY_S: Final = 1.0
 FIRST_FOLLOWED: Final = 10
 _PAGE: Final = 1_000
-_PRINCIPAL: Final = ("agent:", "person:")
 
 
 class Form(StrEnum):
@@ -104,21 +102,31 @@ def audit(
 
     Exit status: 0, whether anything fits or not; 1 refused or failed; 2 not a question.
     """
-    query = _query(session, agent, tool, decision, reason, outcome, kind, trace_id, since, until, text, tenant)
+    check_ids(session=session, agent=agent, tenant=tenant)
+    for name, value in (("tool", tool), ("reason", reason), ("trace-id", trace_id), ("text", text)):
+        if value is not None and not (value.isprintable() and 0 < len(value) <= 256):
+            die(f"--{name} is something that one can see, at most 256 characters", Status.USAGE)
+    if reason is not None and reason not in set(ReasonCode):
+        die(f"there is no reason code {reason!r}; docs/reasons.md lists them", Status.USAGE)
+    query = Query(
+        tenant=tenant,
+        session=session,
+        agent=principal(agent) if agent is not None else None,
+        tool=tool,
+        decision=decision,
+        reason_code=reason,
+        outcome=outcome,
+        kinds=tuple(kind) if kind else None,
+        trace_id=trace_id,
+        since=moment(since),
+        until=moment(until),
+        text=text,
+    )
     if otlp_endpoint is not None:
         form = Form.OTLP
     if follow and (form not in (Form.TABLE, Form.JSONL) or newest or everything):
-        die("--follow writes a table or --format jsonl, as it happens", EXIT_USAGE)
-    offline = data_dir is not None or database_url is not None
-    if offline and (url is not None or key is not None):
-        die("--url and --key are for a gateway; --data-dir and --database-url read the log without one", EXIT_USAGE)
-    with ExitStack() as stack:
-        source: Source
-        if offline:
-            stack.enter_context(_readable())
-            source = LogSource(settings_of(config, {"data_dir": data_dir, "log.url": database_url}), query)
-        else:
-            source = GatewaySource(stack.enter_context(the_gateway(url, key, config, None, needs="auditor")), query)
+        die("--follow writes a table or --format jsonl, as it happens", Status.USAGE)
+    with _asked(query, url, key, config, data_dir, database_url) as source:
         if follow:
             _follow(source, _writer(form), limit or FIRST_FOLLOWED)
         elif otlp_endpoint is not None:
@@ -128,49 +136,6 @@ def audit(
         else:
             for part in source.export(form, limit=limit, newest=newest):
                 _write(part)
-
-
-# --- the question -----------------------------------------------------------------------------------------------
-
-
-def _query(
-    session: str | None,
-    agent: str | None,
-    tool: str | None,
-    decision: Decision | None,
-    reason: str | None,
-    outcome: Outcome | None,
-    kinds: list[Kind] | None,
-    trace_id: str | None,
-    since: str | None,
-    until: str | None,
-    text: str | None,
-    tenant: str | None,
-) -> Query:
-    for name, value in (("session", session), ("agent", agent), ("tenant", tenant)):
-        if value is not None and not is_id(value):
-            die(f"{value!r} is not the id of a {name}", EXIT_USAGE)
-    for name, value in (("tool", tool), ("reason", reason), ("trace-id", trace_id), ("text", text)):
-        if value is not None and not (value.isprintable() and 0 < len(value) <= 256):
-            die(f"--{name} is something that one can see, at most 256 characters", EXIT_USAGE)
-    if reason is not None and reason not in set(ReasonCode):
-        die(f"there is no reason code {reason!r}; docs/reasons.md lists them", EXIT_USAGE)
-    if agent is not None and not agent.startswith(_PRINCIPAL):
-        agent = f"agent:{agent}"
-    return Query(
-        tenant=tenant,
-        session=session,
-        agent=agent,
-        tool=tool,
-        decision=decision,
-        reason_code=reason,
-        outcome=outcome,
-        kinds=tuple(kinds) if kinds else None,
-        trace_id=trace_id,
-        since=moment(since),
-        until=moment(until),
-        text=text,
-    )
 
 
 # --- where events come from -------------------------------------------------------------------------------------
@@ -256,6 +221,20 @@ class LogSource:
         return asyncio.run(self._offline.log_size(self._settings))
 
 
+@contextmanager
+def _asked(
+    query: Query, url: str | None, key: str | None, config: Path | None, data_dir: Path | None, database_url: str | None
+) -> Iterator[Source]:
+    if data_dir is None and database_url is None:
+        with the_gateway(url, key, config, None, needs="auditor") as remote:
+            yield GatewaySource(remote, query)
+        return
+    if url is not None or key is not None:
+        die("--url and --key are for a gateway; --data-dir and --database-url read the log without one", Status.USAGE)
+    with or_die(Status.REFUSED):
+        yield LogSource(settings_of(config, {"data_dir": data_dir, "log.url": database_url}), query)
+
+
 def _sync(parts: AsyncIterator[bytes]) -> Iterator[bytes]:
     """The same, without a loop of the reader's own."""
     with asyncio.Runner() as runner:
@@ -325,13 +304,13 @@ def _push(source: Source, endpoint: str, limit: int | None, newest: bool) -> Non
     try:
         collector = Collector(endpoint)
     except ValueError as error:
-        die(str(error), EXIT_USAGE)
+        die(str(error), Status.USAGE)
     with collector:
         for request in _lines(source.export(Form.OTLP, limit=limit, newest=newest)):
             try:
                 collector.take(request)
             except NotTaken as error:
-                die(f"{collector.url}: {error}; it has taken {collector.taken} events", EXIT_REFUSED)
+                die(f"{collector.url}: {error}; it has taken {collector.taken} events", Status.REFUSED)
     err.print(f"{collector.taken} events sent to {escape(collector.url)}")
 
 
@@ -348,11 +327,3 @@ def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
 def _write(part: bytes) -> None:
     sys.stdout.buffer.write(part)
     sys.stdout.buffer.flush()
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    try:
-        yield
-    except AgentGateError as error:
-        die(str(error), EXIT_REFUSED)

@@ -19,7 +19,7 @@ import typer
 
 from agentgate import whereabouts
 from agentgate.commands.ending import why
-from agentgate.commands.terminal import EXIT_REFUSED, EXIT_START, EXIT_USAGE, Config, DataDir, die, err, settings_of
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, settings_of
 from agentgate.core.call import is_id
 from agentgate.core.hosts import is_loopback
 from agentgate.settings import Settings
@@ -47,7 +47,7 @@ def mcp(
     Without one it is the agent `local`, whom a gateway on this machine knows as long as no agent keys are configured.
     """
     if session is not None and not is_id(session):
-        die("--session must start with a letter or digit and hold only letters, digits and ._:@-", EXIT_USAGE)
+        die("--session must start with a letter or digit and hold only letters, digits and ._:@-", Status.USAGE)
     key = os.environ.get("AGENTGATE_API_KEY")
     where = url or os.environ.get("AGENTGATE_URL")
     settings = None if where else settings_of(config, {"data_dir": data_dir})
@@ -59,15 +59,9 @@ def mcp(
             try:
                 url = whereabouts.find(settings.data_dir) or _started(settings, config, may_start=start)
             except OSError as error:
-                die(why(error, settings.data_dir), EXIT_START)
+                die(why(error, settings.data_dir), Status.START)
         _refuse_in_clear_text(url, key)
         return url
-
-    def another() -> str:
-        try:
-            return gateway()
-        except typer.Exit as end:
-            raise SystemExit(end.exit_code) from None
 
     _check(gateway(), key)
     headers = {"AgentGate-Session": session or f"window-{secrets.token_hex(8)}"}
@@ -75,14 +69,14 @@ def mcp(
         headers["X-API-Key"] = key
     from agentgate.commands import _bridge  # loads the MCP SDK, which takes longer than any other command runs
 
-    _bridge.run(another, headers)
+    _bridge.run(gateway, headers)
 
 
 def _started(settings: Settings, config: Path | None, *, may_start: bool) -> str:
     """The URL of a gateway for the data directory, started unless somebody else does that at this moment."""
     home = settings.data_dir
     if not may_start:
-        die(f"no gateway runs for {home}; start one with: agentgate serve --data-dir {home}", EXIT_REFUSED)
+        die(f"no gateway runs for {home}; start one with: agentgate serve --data-dir {home}", Status.REFUSED)
     with whereabouts.starting(home):
         if (found := whereabouts.find(home)) is not None:
             return found
@@ -93,9 +87,9 @@ def _started(settings: Settings, config: Path | None, *, may_start: bool) -> str
             if has_died:  # maybe because somebody has started another at this moment: that one is as good
                 ends_at = min(ends_at, time.monotonic() + OTHERS_S)
             if time.monotonic() > ends_at and has_died:
-                die(f"the gateway did not start; its last words: {_last_words(home / _LOG)}", EXIT_START)
+                die(f"the gateway did not start; its last words: {_last_words(home / _LOG)}", Status.START)
             if time.monotonic() > ends_at:
-                die(f"the gateway was not ready within {START_S:.0f} s; see {home / _LOG}", EXIT_START)
+                die(f"the gateway was not ready within {START_S:.0f} s; see {home / _LOG}", Status.START)
             time.sleep(0.05)
     if process.poll() is None:
         err.print(f"agentgate: started a gateway on {found} (process {process.pid}, log {home / _LOG})")
@@ -125,11 +119,11 @@ def _refuse_in_clear_text(url: str, key: str | None) -> None:
     try:
         parts = httpx.URL(url)
     except httpx.InvalidURL:
-        die("the gateway's URL is none", EXIT_USAGE)
+        die("the gateway's URL is none", Status.USAGE)
     if parts.scheme not in ("http", "https") or not parts.host:
-        die("the gateway's URL must be http(s)://host[:port]", EXIT_USAGE)
+        die("the gateway's URL must be http(s)://host[:port]", Status.USAGE)
     if key is not None and parts.scheme == "http" and not is_loopback(parts.host):
-        die("a key would travel readable: use an https:// URL", EXIT_USAGE)
+        die("a key would travel readable: use an https:// URL", Status.USAGE)
 
 
 def _check(url: str, key: str | None) -> None:
@@ -139,12 +133,12 @@ def _check(url: str, key: str | None) -> None:
         with httpx.Client(trust_env=not is_loopback(httpx.URL(url).host), timeout=10) as client:
             answer = client.get(f"{url}/tools/list", headers=headers)
     except httpx.HTTPError as error:
-        die(f"the gateway at {url} cannot be reached: {str(error) or type(error).__name__}", EXIT_REFUSED)
+        die(f"the gateway at {url} cannot be reached: {str(error) or type(error).__name__}", Status.REFUSED)
     if answer.status_code in (401, 403):
         what = "does not take this key" if key is not None else "wants a key: set AGENTGATE_API_KEY"
-        die(f"the gateway at {url} {what}", EXIT_REFUSED)
+        die(f"the gateway at {url} {what}", Status.REFUSED)
     if not _is_ours(answer):
-        die(f"what answers at {url} is no AgentGate", EXIT_REFUSED)
+        die(f"what answers at {url} is no AgentGate", Status.REFUSED)
 
 
 def _is_ours(answer: httpx.Response) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperGroup
 
-from agentgate.commands.terminal import EXIT_REFUSED, die
+from agentgate.commands.terminal import Status, die
 
 NAME: Final = "agentgate"
 EXIT_INTERRUPTED: Final = 130
@@ -43,12 +43,12 @@ def _in_a_sentence() -> Iterator[None]:
         if isinstance(end.__context__, KeyboardInterrupt | EOFError):
             print(file=sys.stderr)  # behind the question
             die("stopped, nothing was done", EXIT_INTERRUPTED)
-        die("you did not say yes, so nothing was done", EXIT_REFUSED)
+        die("you did not say yes, so nothing was done", Status.REFUSED)
     except OSError as error:
         _give_up_stdout()
         if error.errno == errno.EPIPE:  # nobody reads on (`| head`): they know
-            raise typer.Exit(EXIT_REFUSED) from None
-        die(why(error, "standard output"), EXIT_REFUSED)
+            raise typer.Exit(Status.REFUSED) from None
+        die(why(error, "standard output"), Status.REFUSED)
 
 
 def why(error: Exception, about: object) -> str:

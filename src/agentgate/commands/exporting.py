@@ -13,24 +13,12 @@ import typer
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
-from agentgate.commands import watching
-from agentgate.commands.moments import moment
+from agentgate.commands.gateway import ApiKey, Url, the_gateway
 from agentgate.commands.remote import Download, Remote
-from agentgate.commands.stopping import ApiKey, Url, the_gateway
-from agentgate.commands.terminal import (
-    EXIT_REFUSED,
-    EXIT_START,
-    EXIT_USAGE,
-    Config,
-    DataDir,
-    die,
-    err,
-    out,
-    settings_of,
-)
-from agentgate.core.call import is_id
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, out, settings_of
+from agentgate.commands.typed import check_ids, moment, principal
+from agentgate.commands.words import counted
 from agentgate.core.dsse import PublicKey
-from agentgate.core.errors import AgentGateError
 from agentgate.core.event import Kind
 from agentgate.core.note import NoteInvalid, checkpoint_of
 
@@ -83,11 +71,9 @@ def pull(
 
     Exit status: 0 written; 1 refused or failed, and nothing is written; 2 not a question.
     """
-    for name, value in (("session", session), ("agent", agent), ("tenant", tenant)):
-        if value is not None and not is_id(value):
-            die(f"{value!r} is not the id of a {name}", EXIT_USAGE)
+    check_ids(session=session, agent=agent, tenant=tenant)
     if session is not None and agent is not None:
-        die("a pack is of a session or of an agent: name one of them", EXIT_USAGE)
+        die("a pack is of a session or of an agent: name one of them", Status.USAGE)
     asked = {"session": session, "agent": agent, "tenant": tenant, "format": form.value}
     asked |= {"since": moment(since), "until": moment(until)}
     if checkpoint is not None:
@@ -95,15 +81,18 @@ def pull(
     named = (session or agent or tenant or "tenant").replace(":", "-")
     path = file or Path(f"evidence-{named}.{form}")
     if path.exists() and not force:
-        die(f"{path} is there already; say --force to overwrite it", EXIT_USAGE)
+        die(f"{path} is there already; say --force to overwrite it", Status.USAGE)
     wanted = {name: value for name, value in asked.items() if value is not None}
     with the_gateway(url, key, config, data_dir, needs="auditor", answer_s=ANSWER_S) as remote:
         if not allow_empty and not _is_on_record(remote, wanted):
-            die(f"nothing is on record of {named} in this time; --allow-empty takes a pack that says so", EXIT_REFUSED)
+            die(
+                f"nothing is on record of {named} in this time; --allow-empty takes a pack that says so", Status.REFUSED
+            )
         said = _take(remote, wanted, path)
     if said.hmac is not None:
-        _written(path.with_name(f"{path.name}.hmac"), f"{said.hmac}\n".encode())
-    out.print(f"{escape(str(path))}: {watching.counted(said.events, 'event')}, {said.size} bytes")
+        with _replacing(path.with_name(f"{path.name}.hmac")) as beside:
+            beside.write(f"{said.hmac}\n".encode())
+    out.print(f"{escape(str(path))}: {counted(said.events, 'event')}, {said.size} bytes")
     out.print(f"pack {escape(said.pack_id)}")
     _say_how_to_verify(path, form, is_signed=said.hmac is not None)
 
@@ -113,8 +102,8 @@ def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:
     query: dict[str, object] = {
         name: asked[name] for name in ("session", "agent", "tenant", "since", "until") if name in asked
     }
-    if "agent" in asked and not asked["agent"].startswith(("agent:", "person:")):
-        query["agent"] = f"agent:{asked['agent']}"
+    if "agent" in asked:
+        query["agent"] = principal(asked["agent"])
     kinds = [kind.value for kind in Kind if kind is not Kind.EXPORTED]
     return bool(remote.events({**query, "kind": kinds, "limit": 1})["events"])
 
@@ -135,9 +124,9 @@ def _size_of(path: Path) -> int:
     try:
         return checkpoint_of(path.read_bytes()).size
     except OSError as error:
-        die(f"{path} cannot be read: {error.strerror}", EXIT_USAGE)
+        die(f"{path} cannot be read: {error.strerror}", Status.USAGE)
     except NoteInvalid as error:
-        die(f"{path} is no checkpoint: {error}", EXIT_USAGE)
+        die(f"{path} is no checkpoint: {error}", Status.USAGE)
 
 
 def _take(remote: Remote, asked: Mapping[str, str], path: Path) -> Download:
@@ -148,7 +137,7 @@ def _take(remote: Remote, asked: Mapping[str, str], path: Path) -> Download:
         file = stack.enter_context(_replacing(path))
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
         bar = stack.enter_context(Progress(*columns, console=err, transient=True, disable=not err.is_terminal))
-        task = bar.add_task(watching.counted(said.events, "event"), total=said.size)
+        task = bar.add_task(counted(said.events, "event"), total=said.size)
         for part in said.parts:
             file.write(part)
             bar.advance(task, len(part))
@@ -166,14 +155,9 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        die(f"{path} cannot be written: {error.strerror}", EXIT_REFUSED)
+        die(f"{path} cannot be written: {error.strerror}", Status.REFUSED)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _written(path: Path, content: bytes) -> None:
-    with _replacing(path) as file:
-        file.write(content)
 
 
 # --- keys -------------------------------------------------------------------------------------------------
@@ -189,10 +173,8 @@ def public_keys(
     settings = settings_of(config, {"data_dir": data_dir})
     from agentgate.offline import public_keys_of  # the databases' drivers come with it, for who needs them
 
-    try:
+    with or_die(Status.START):
         files = public_keys_of(settings)
-    except AgentGateError as error:
-        die(str(error), EXIT_START)
     for name, content in files.items():
         if name.endswith(".vkey"):
             out.print(f"{escape(name)}  the log's key\n  {escape(content.decode().strip())}")
@@ -208,7 +190,7 @@ def _keep(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.read_bytes() != content:
-            die(f"{path} is another key; take it away first", EXIT_REFUSED)
+            die(f"{path} is another key; take it away first", Status.REFUSED)
         path.write_bytes(content)
     except OSError as error:
-        die(f"{path} cannot be written: {error.strerror}", EXIT_REFUSED)
+        die(f"{path} cannot be written: {error.strerror}", Status.REFUSED)

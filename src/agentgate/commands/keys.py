@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
@@ -16,17 +15,7 @@ from rich.table import Column, Table
 
 from agentgate import keyfile
 from agentgate.commands.ending import why
-from agentgate.commands.terminal import (
-    EXIT_REFUSED,
-    EXIT_START,
-    EXIT_USAGE,
-    Config,
-    DataDir,
-    die,
-    err,
-    settings_of,
-    wide,
-)
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, say_json, settings_of, wide
 from agentgate.core.call import Role, key_sha256
 from agentgate.core.errors import AgentGateError
 from agentgate.settings import Key, Settings
@@ -61,10 +50,10 @@ def create_key(
 ) -> None:
     """Make a key. It is shown once; only its SHA-256 is kept."""
     if (agent is None) == (person is None):
-        die("say whom the key is for: --agent NAME or --person NAME", EXIT_USAGE)
+        die("say whom the key is for: --agent NAME or --person NAME", Status.USAGE)
     roles = tuple(dict.fromkeys(role or [Role.AGENT]))
     if person is not None and roles == (Role.AGENT,) and not role:
-        die("a person's key needs its roles: --role operator, approver, auditor or admin", EXIT_USAGE)
+        die("a person's key needs its roles: --role operator, approver, auditor or admin", Status.USAGE)
     settings = settings_of(config, {"data_dir": data_dir})
     secret, now = _new_secret(), _now()
     try:
@@ -82,9 +71,9 @@ def create_key(
         )
         keyfile.add_key(keyfile.key_file(settings.data_dir), key)
     except ValueError as error:
-        die(f"not a key: {_last_line(error)}", EXIT_USAGE)
+        die(f"not a key: {_last_line(error)}", Status.USAGE)
     except (AgentGateError, OSError) as error:
-        die(why(error, keyfile.key_file(settings.data_dir)), EXIT_START)
+        die(why(error, keyfile.key_file(settings.data_dir)), Status.START)
     _show_once(key, secret)
     if tier is not None:
         _warn_of_unknown(tier, settings)
@@ -98,13 +87,11 @@ def list_keys(
 ) -> None:
     """All keys: whose they are, what they may, and whether they are good now. Never a key, nor its digest."""
     settings = settings_of(config, {"data_dir": data_dir})
-    try:
+    with or_die(Status.START):
         made = keyfile.read_keys(keyfile.key_file(settings.data_dir))
-    except AgentGateError as error:
-        die(str(error), EXIT_START)
     rows = [*_rows(settings.auth.keys, "configuration"), *_rows(made, "key file")]
     if as_json:
-        print(json.dumps({"keys": rows}, indent=2))
+        say_json({"keys": rows})
         return
     if not rows:
         err.print(
@@ -198,9 +185,9 @@ def _change(config: Path | None, data_dir: Path | None, key_id: str, change: Cal
     try:
         keyfile.change_keys(keyfile.key_file(settings.data_dir), changed)
     except _CannotChange as error:
-        die(f"key {key_id} {error}", EXIT_REFUSED)
+        die(f"key {key_id} {error}", Status.REFUSED)
     except (AgentGateError, OSError) as error:
-        die(why(error, keyfile.key_file(settings.data_dir)), EXIT_START)
+        die(why(error, keyfile.key_file(settings.data_dir)), Status.START)
 
 
 def _where_else(settings: Settings, key_id: str) -> str:
@@ -262,18 +249,18 @@ def _warn_of_unknown(tier: str, settings: Settings) -> None:
 
 def _in_days(now: datetime, days: float | None) -> datetime | None:
     if days == 0:
-        die("--expires-in-days 0 would be a key that is over at once; say how many days, or leave it out", EXIT_USAGE)
+        die("--expires-in-days 0 would be a key that is over at once; say how many days, or leave it out", Status.USAGE)
     try:
         return now + timedelta(days=days) if days is not None else None
     except OverflowError:
-        die("--expires-in-days is too long", EXIT_USAGE)
+        die("--expires-in-days is too long", Status.USAGE)
 
 
 def _span(text: str) -> timedelta:
     found = _SPAN.fullmatch(text)
     span = timedelta(seconds=int(found[1]) * _UNITS[found[2]]) if found else None
     if span is None or span > _LONGEST_OVERLAP:
-        die("--overlap is a time such as 0, 90s, 30m, 24h or 7d, up to 30d", EXIT_USAGE)
+        die("--overlap is a time such as 0, 90s, 30m, 24h or 7d, up to 30d", Status.USAGE)
     return span
 
 

@@ -11,7 +11,7 @@ import httpx
 import typer
 from rich.markup import escape
 
-from agentgate.commands.terminal import EXIT_REFUSED, EXIT_USAGE, die, err, out
+from agentgate.commands.terminal import Status, die, err, out
 from agentgate.core.merkle import consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, checkpoint_of, open_checkpoint, parse_key
 from agentgate.core.tiles import TILE_WIDTH, HashMissing, Subtrees, Tile, TileInvalid, parse_hashes
@@ -130,7 +130,7 @@ def monitor(
         list[str], typer.Option("--vkey", help="The log's verifier key, or a file with it; one for each key it has had")
     ],
     once: Annotated[bool, typer.Option("--once", help="Look once; exit 2 when nothing could be checked")] = False,
-    every_s: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks")] = 10.0,
+    every_s: Annotated[float, typer.Option("--every", min=0.1, max=604_800, help="Seconds between two looks")] = 10.0,
 ) -> None:
     """Follow a log from outside: its signature, and that it only grows. Exit 1 on a fork, a rollback or a wrong key."""
     keys = _keys(vkey)
@@ -160,9 +160,9 @@ def _keys(given: list[str]) -> list[NoteKey]:
     try:
         keys = [parse_key(line) for line in lines]
     except NoteInvalid as error:
-        die(f"--vkey: {error}", EXIT_USAGE)
+        die(f"--vkey: {error}", Status.USAGE)
     if len({key.name for key in keys}) != 1:
-        die("--vkey: give the keys of one log", EXIT_USAGE)
+        die("--vkey: give the keys of one log", Status.USAGE)
     return keys
 
 
@@ -171,7 +171,7 @@ def _lines(given: str) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").split() if path.is_file() else [given]
     except (OSError, UnicodeDecodeError):
-        die(f"--vkey: {given} cannot be read", EXIT_USAGE)
+        die(f"--vkey: {given} cannot be read", Status.USAGE)
 
 
 def _say(kept: bytes | None, found: Checkpoint) -> None:
@@ -201,4 +201,4 @@ def _end(error: Differs, path: Path) -> NoReturn:
         evidence = path.with_name(f"{path.name}.refused")
         _keep(evidence, error.note)
         sentence += f"; what it showed is in {evidence}"
-    die(sentence, EXIT_REFUSED)
+    die(sentence, Status.REFUSED)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.text import Text
 
-from agentgate.commands.watching import named, plain
+from agentgate.commands.words import named, plain
 
 Event = dict[str, Any]
 

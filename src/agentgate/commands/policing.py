@@ -12,19 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agentgate.commands.terminal import (
-    EXIT_NOT_YET,
-    EXIT_REFUSED,
-    EXIT_START,
-    EXIT_USAGE,
-    Config,
-    DataDir,
-    die,
-    out,
-    settings_of,
-    wide,
-)
-from agentgate.commands.watching import plain
+from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, say_json, settings_of, wide
+from agentgate.commands.words import plain
 from agentgate.core import strict_json
 from agentgate.core.call import Role
 from agentgate.core.decision import Decision, Verdict
@@ -36,7 +25,7 @@ cli = typer.Typer(help="What a policy directory says, without a gateway.", no_ar
 PolicyPath = Annotated[Path | None, typer.Option("--path", help="The policy directory (default: the configured one)")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON")]
 
-EXITS: Final = {Verdict.ALLOW: 0, Verdict.DENY: EXIT_REFUSED, Verdict.REQUIRE_APPROVAL: EXIT_NOT_YET}
+EXITS: Final = {Verdict.ALLOW: 0, Verdict.DENY: Status.REFUSED, Verdict.REQUIRE_APPROVAL: Status.NOT_YET}
 
 
 @cli.command("packs")
@@ -47,14 +36,10 @@ def list_packs(
     from agentgate import rulings  # policy engines: for who asks one, as they double the start of every command
 
     settings = _settings(config, data_dir, path)
-    try:
+    with or_die(Status.START):
         packs = asyncio.run(rulings.packs_of(settings))
-    except AgentGateError as error:
-        die(str(error), EXIT_START)
     if as_json:
-        print(
-            json.dumps({"packs": [{"name": one.name, "about": one.about, "on": one.is_on} for one in packs]}, indent=2)
-        )
+        say_json({"packs": [{"name": one.name, "about": one.about, "on": one.is_on} for one in packs]})
         return
     table = Table("pack", "on", "what it does", box=None, pad_edge=False, header_style="bold")
     for one in packs:
@@ -98,10 +83,10 @@ def try_call(
     try:
         decision, revision = asyncio.run(rulings.ask_policy(settings, asked))
     except (AgentGateError, rulings.CannotAsk) as error:
-        die(str(error), EXIT_START)
+        die(str(error), Status.START)
     said = _said(decision, revision)
     if as_json:
-        print(json.dumps(said, indent=2))
+        say_json(said)
     else:
         for name, value in said.items():
             shown = value if isinstance(value, str) else json.dumps(value)
@@ -120,9 +105,9 @@ def _object(text: str, option: str) -> Mapping[str, Any]:
     try:
         value = strict_json.parse(text.encode(errors="replace"))
     except strict_json.NotStrictJson as error:
-        die(f"{option} is not JSON: {error}", EXIT_USAGE)
+        die(f"{option} is not JSON: {error}", Status.USAGE)
     if not isinstance(value, dict):
-        die(f"{option} is not a JSON object", EXIT_USAGE)
+        die(f"{option} is not a JSON object", Status.USAGE)
     return value
 
 

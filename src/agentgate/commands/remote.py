@@ -109,17 +109,12 @@ class Remote:
     # --- kills ---
 
     def kill(self, order: Mapping[str, Any]) -> Answer:
-        """Give an order that has an `id`. One whose answer was lost is given once more: the same id is one kill.
+        """Give an order that has an `id`, which makes it one kill however often it is said.
 
         Raises:
             Refusal, Unanswered, NotAGateway
         """
-        try:
-            return self._ask("POST", "/kills", dict(order), wants=("id", "drained"))
-        except Unanswered as silence:
-            if not silence.may_have_arrived:
-                raise
-            return self._ask("POST", "/kills", dict(order), wants=("id", "drained"))
+        return self._order("/kills", order, wants=("id", "drained"))
 
     def progress(self, kill_id: str) -> Answer:
         """How far a kill has come, with `active`. Raises as `kill` does."""
@@ -206,12 +201,7 @@ class Remote:
 
     def hold(self, order: Mapping[str, Any]) -> Answer:
         """Give a hold that has an `id`, which makes it one however often it is said. Raises as `kill` does."""
-        try:
-            return self._ask("POST", "/holds", dict(order), wants=("id", "status"))
-        except Unanswered as silence:
-            if not silence.may_have_arrived:
-                raise
-            return self._ask("POST", "/holds", dict(order), wants=("id", "status"))
+        return self._order("/holds", order, wants=("id", "status"))
 
     def release_hold(self, hold_id: str, reason: str) -> Answer:
         """Raises as `kill` does."""
@@ -257,6 +247,15 @@ class Remote:
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None, *, wants: tuple[str, ...]) -> Answer:
         return _fitting(self._answer(self._send(method, path, body)), wants)
+
+    def _order(self, path: str, order: Mapping[str, Any], *, wants: tuple[str, ...]) -> Answer:
+        """Once more where the answer was lost: the order's id makes it one."""
+        try:
+            return self._ask("POST", path, dict(order), wants=wants)
+        except Unanswered as silence:
+            if not silence.may_have_arrived:
+                raise
+            return self._ask("POST", path, dict(order), wants=wants)
 
     def _send(
         self, method: str, path: str, body: dict[str, Any] | None = None, params: Mapping[str, Any] | None = None

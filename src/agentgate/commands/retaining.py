@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import secrets
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Final
 
@@ -13,12 +11,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from agentgate.commands import watching
-from agentgate.commands.moments import moment
+from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Answer, Remote, Unanswered
-from agentgate.commands.stopping import ApiKey, AsJson, Url, the_gateway
-from agentgate.commands.terminal import EXIT_NOT_YET, EXIT_REFUSED, EXIT_USAGE, Config, DataDir, die, err, out, wide
-from agentgate.core.call import is_id
+from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, wide
+from agentgate.commands.typed import check_ids, moment
+from agentgate.commands.words import counted, named, plain
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS
 
 cli = typer.Typer(help="For how long arguments, contexts and texts are kept.", no_args_is_help=True)
@@ -42,11 +39,11 @@ def status(
     with the_gateway(url, key, config, data_dir, needs="auditor") as remote:
         found = remote.retention()
     if as_json:
-        print(json.dumps(found, indent=2))
+        say_json(found)
     else:
         _say_status(found)
     is_stuck = found["due"] and (found["cannot_delete"] or found["clock"])
-    raise typer.Exit(EXIT_NOT_YET if is_stuck else 0)
+    raise typer.Exit(Status.NOT_YET if is_stuck else 0)
 
 
 def _say_status(found: Answer) -> None:
@@ -55,17 +52,17 @@ def _say_status(found: Answer) -> None:
     if found["below_floor"]:
         out.print(f"[yellow]that is below the floor of {found['floor_days']} days, as configured[/]")
     at_least = "" if found["counted_all"] else "at least "
-    kept = [f"{at_least}{watching.counted(found[name], 'session')} {name}" for name in ("due", "held", "open")]
+    kept = [f"{at_least}{counted(found[name], 'session')} {name}" for name in ("due", "held", "open")]
     out.print(f"{', '.join(kept)} of those without an event since {escape(found['before'][:10])}")
     if found["oldest"] is not None:
         out.print(f"the oldest session of which nothing was pruned began {escape(found['oldest'][:10])}")
     if "bodies" in found:
         bodies = found["bodies"]
-        segments = watching.counted(bodies["segments"], "segment")
+        segments = counted(bodies["segments"], "segment")
         out.print(f"{bodies['single']} bodies, and {bodies['compressed']} compressed in {segments}")
     for name in ("cannot_delete", "clock", "trouble"):
         if found[name]:
-            out.print(f"[yellow]{escape(watching.plain(found[name]))}[/]")
+            out.print(f"[yellow]{escape(plain(found[name]))}[/]")
 
 
 @cli.command("prune")
@@ -98,7 +95,7 @@ def prune(
     saying it again goes on.
     """
     if days is not None and before is not None:
-        die("say --days or --before", EXIT_USAGE)
+        die("say --days or --before", Status.USAGE)
     if force and not dry_run and not yes:
         _ask()
     order = {"force": force, "dry_run": dry_run} | {
@@ -107,7 +104,7 @@ def prune(
     with the_gateway(url, key, config, data_dir, needs="admin", answer_s=ANSWER_S) as remote:
         done = _prune(remote, order)
     if as_json:
-        print(json.dumps(done, indent=2))
+        say_json(done)
     else:
         _say_pruned(done, dry_run=dry_run)
 
@@ -118,9 +115,7 @@ def _ask() -> None:
         "doubt about the clock do not count. It cannot be undone, and the log keeps that it was you.",
         soft_wrap=False,
     )
-    if not sys.stdin.isatty():
-        die("nobody is here to be asked; say --yes", EXIT_USAGE)
-    typer.confirm("Do you want that?", abort=True, err=True)
+    ask("Do you want that?")
 
 
 def _prune(remote: Remote, order: dict[str, Any]) -> dict[str, Any]:
@@ -151,24 +146,24 @@ def _part(remote: Remote, order: dict[str, Any], done: dict[str, Any]) -> Answer
     try:
         return remote.prune(order)
     except KeyboardInterrupt:
-        die(f"stopped; {_so_far(done)}. Saying it again goes on", EXIT_REFUSED)
+        die(f"stopped; {_so_far(done)}. Saying it again goes on", Status.REFUSED)
     except Unanswered as silence:
         if not silence.may_have_arrived and not done["sessions"]:
             raise
-        die(f"{remote.url}: {silence}; {_so_far(done)}, and perhaps more. Saying it again goes on", EXIT_REFUSED)
+        die(f"{remote.url}: {silence}; {_so_far(done)}, and perhaps more. Saying it again goes on", Status.REFUSED)
 
 
 def _so_far(done: dict[str, Any]) -> str:
-    return f"{watching.counted(done['sessions'], 'session')} pruned"
+    return f"{counted(done['sessions'], 'session')} pruned"
 
 
 def _say_pruned(done: dict[str, Any], *, dry_run: bool) -> None:
-    sessions, bodies = watching.counted(done["sessions"], "session"), done["bodies"]
+    sessions, bodies = counted(done["sessions"], "session"), done["bodies"]
     of = f"{bodies} {'body' if bodies == 1 else 'bodies'} of {sessions}"
     out.print(f"{'would prune' if dry_run else 'pruned'} {of}, without an event since {escape(done['before'][:10])}")
     for name, why in (("held", "on legal hold"), ("open", "with an open call")):
         if done[name]:
-            out.print(f"{watching.counted(done[name], 'session')} {why} stay{'s' if done[name] == 1 else ''}")
+            out.print(f"{counted(done[name], 'session')} {why} stay{'s' if done[name] == 1 else ''}")
 
 
 # --- holds ----------------------------------------------------------------------------------------------------
@@ -180,7 +175,7 @@ def add(
         str,
         typer.Argument(metavar="[SESSION]", help="The session to keep; none for a whole tenant", show_default=False),
     ] = "",
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")] = "",
+    reason: Reason = "",
     tenant: Annotated[str | None, typer.Option("--tenant", help="If not your own")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Keep everything of all tenants")] = False,
     hold_id: Annotated[
@@ -201,12 +196,10 @@ def add(
     Exit status: 0 held; 1 refused or failed; 2 not an order.
     """
     if not reason or len(reason) > MAX_HOLD_REASON_CHARS:
-        die(f"say why with --reason, in up to {MAX_HOLD_REASON_CHARS} characters", EXIT_USAGE)
+        die(f"say why with --reason, in up to {MAX_HOLD_REASON_CHARS} characters", Status.USAGE)
     if everything and (session or tenant):
-        die("--all takes neither a session nor --tenant", EXIT_USAGE)
-    for name, value in (("session", session), ("tenant", tenant or ""), ("hold", hold_id or "")):
-        if value and not is_id(value):
-            die(f"{value!r} is not the id of a {name}", EXIT_USAGE)
+        die("--all takes neither a session nor --tenant", Status.USAGE)
+    check_ids(session=session or None, tenant=tenant or None, hold=hold_id or None)
     order: dict[str, Any] = {"id": hold_id or f"hold-{secrets.token_hex(5)}", "reason": reason}
     order |= {name: value for name, value in (("session", session), ("tenant", tenant)) if value}
     if everything:
@@ -223,7 +216,7 @@ def _held(remote: Remote, order: dict[str, Any]) -> Answer:
         if not silence.may_have_arrived:
             raise
         again = f"say it again with --id {order['id']}: the same id is one hold"
-        die(f"{remote.url}: {silence}. Whether it is held is not known; {again}", EXIT_REFUSED)
+        die(f"{remote.url}: {silence}. Whether it is held is not known; {again}", Status.REFUSED)
 
 
 @holds_cli.command("list")
@@ -234,12 +227,12 @@ def list_holds(
     with the_gateway(url, key, config, data_dir, needs="auditor") as remote:
         holds = remote.holds()
     if as_json:
-        print(json.dumps({"holds": holds}, indent=2))
+        say_json({"holds": holds})
     elif holds:
         table = Table("hold", "keeps", "since", "by", "reason", box=None, pad_edge=False)
         for hold in holds:
             cells = (hold["id"], _what(hold), hold["at"][:10], hold["actor"], hold["reason"])
-            table.add_row(*(escape(watching.plain(cell)) for cell in cells))
+            table.add_row(*(escape(plain(cell)) for cell in cells))
         wide().print(table)
     else:
         out.print("nothing is held")
@@ -248,7 +241,7 @@ def list_holds(
 @holds_cli.command("release")
 def release(
     hold_id: Annotated[str, typer.Argument(help="An id from `agentgate hold list`")],
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")] = "",
+    reason: Reason = "",
     as_json: AsJson = False,
     url: Url = None,
     key: ApiKey = None,
@@ -259,10 +252,9 @@ def release(
 
     Exit status: 0 released; 1 refused or failed; 2 not an id.
     """
-    if not is_id(hold_id):
-        die(f"{hold_id!r} is not the id of a hold", EXIT_USAGE)
+    check_ids(hold=hold_id)
     if len(reason) > MAX_HOLD_REASON_CHARS:
-        die(f"the reason has {len(reason)} characters; at most {MAX_HOLD_REASON_CHARS} fit", EXIT_USAGE)
+        die(f"the reason has {len(reason)} characters; at most {MAX_HOLD_REASON_CHARS} fit", Status.USAGE)
     with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         hold = remote.release_hold(hold_id, reason)
     _say(hold, as_json, lambda: f"released {escape(hold['id'])}, which kept {escape(_what(hold))}")
@@ -270,7 +262,7 @@ def release(
 
 def _say(answer: Answer, as_json: bool, sentence: Callable[[], str]) -> None:
     if as_json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         out.print(sentence())
 
@@ -279,4 +271,4 @@ def _what(hold: Answer) -> str:
     tenant, session = hold.get("tenant"), hold.get("session_id")
     if tenant is None:
         return "everything"
-    return f"session {watching.named(tenant, session)}" if session else f"tenant {watching.plain(tenant)}"
+    return f"session {named(tenant, session)}" if session else f"tenant {plain(tenant)}"

@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 import secrets
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 
-from agentgate import settings as configuration
 from agentgate.commands import watching
-from agentgate.commands.remote import ANSWER_S, Answer, NotAGateway, Refusal, Remote, Unanswered
-from agentgate.commands.terminal import (
-    EXIT_NOT_YET,
-    EXIT_REFUSED,
-    EXIT_USAGE,
-    Config,
-    DataDir,
-    die,
-    err,
-    out,
-    settings_of,
-    wide,
-)
-from agentgate.core.call import is_id
+from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
+from agentgate.commands.remote import Answer, Refusal, Remote, Unanswered
+from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, wide
+from agentgate.commands.typed import check_ids
+from agentgate.commands.words import counted, duration, plain
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
-from agentgate.settings import Settings
 
 cli = typer.Typer()
 members_cli = typer.Typer(invoke_without_command=True)
 
-Url = Annotated[
-    str | None, typer.Option("--url", help="The gateway (AGENTGATE_URL; else as configured, http://127.0.0.1:8000)")
-]
-ApiKey = Annotated[
-    str | None,
-    typer.Option("--key", help="Your key; better AGENTGATE_KEY. Else AGENTGATE_ADMIN_API_KEY, or DATA_DIR/admin.key"),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="What the gateway answered, as JSON")]
 Force = Annotated[bool, typer.Option("--force", help="Even if it has not drained; its event says so")]
 
 
@@ -76,7 +54,7 @@ def kill(
     target: Annotated[
         str, typer.Argument(metavar="[TARGET]", help="Its id or name; none for `all`", show_default=False)
     ] = "",
-    reason: Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")] = "",
+    reason: Reason = "",
     tenant: Annotated[str | None, typer.Option("--tenant", help="Of a session or agent, if not your own")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="How long it holds: 90s, 15m, 2h, 1d")] = None,
     kill_id: Annotated[
@@ -108,12 +86,12 @@ def kill(
         if not answer["drained"] and not no_wait:
             answer = _follow(remote, answer)
     if as_json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
     else:
         _say_kill(answer)
     if not answer.get("active", True):
-        raise typer.Exit(EXIT_REFUSED)
-    raise typer.Exit(0 if answer["drained"] else EXIT_NOT_YET)
+        raise typer.Exit(Status.REFUSED)
+    raise typer.Exit(0 if answer["drained"] else Status.NOT_YET)
 
 
 def _order(
@@ -122,9 +100,9 @@ def _order(
     """The order as the gateway takes it. It always has an id, so that it can be repeated."""
     is_global = scope in (Stop.ALL, Stop.GLOBAL)
     if is_global == bool(target):
-        die("`kill all` takes no target" if is_global else f"say which {scope}", EXIT_USAGE)
+        die("`kill all` takes no target" if is_global else f"say which {scope}", Status.USAGE)
     if len(reason) > MAX_REASON_CHARS:
-        die(f"the reason has {len(reason)} characters; at most {MAX_REASON_CHARS} fit", EXIT_USAGE)
+        die(f"the reason has {len(reason)} characters; at most {MAX_REASON_CHARS} fit", Status.USAGE)
     order: dict[str, Any] = {
         "id": kill_id if kill_id is not None else f"kill-{secrets.token_hex(5)}",
         "scope": Scope.GLOBAL.value if is_global else scope.value,
@@ -144,11 +122,11 @@ def _given(remote: Remote, order: dict[str, Any]) -> Answer:
     try:
         return remote.kill(order)
     except KeyboardInterrupt:
-        die(f"the answer was not waited for: whether the kill is in force is not known; {again}", EXIT_REFUSED)
+        die(f"the answer was not waited for: whether the kill is in force is not known; {again}", Status.REFUSED)
     except Unanswered as silence:
         if not silence.may_have_arrived:
             raise
-        die(f"{remote.url}: {silence}. Whether the kill is in force is not known; {again}", EXIT_REFUSED)
+        die(f"{remote.url}: {silence}. Whether the kill is in force is not known; {again}", Status.REFUSED)
     except Refusal as refusal:
         if refusal.reason != "log_unavailable":
             raise
@@ -156,7 +134,7 @@ def _given(remote: Remote, order: dict[str, Any]) -> Answer:
             f"{refusal.status} {refusal.reason}: the kill is not on record. What it covers was cut in the replica that "
             "answered, which starts nothing while its log is silent; other replicas have not heard of it. "
             f"Once the log is back, {again}",
-            EXIT_REFUSED,
+            Status.REFUSED,
         )
 
 
@@ -165,12 +143,12 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 def _seconds(text: str) -> float:
     """`90s`, `15m`, `1h30m`; seconds where no unit is said."""
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if parts and "".join(number + unit for number, unit in parts) == text:
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if not re.fullmatch(r"\d+(\.\d+)?", text):
-        die(f"{text!r} is not a length of time, such as 90s, 15m, 2h or 1d", EXIT_USAGE)
-    return float(text)
+    whole = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", whole)
+    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not parts or "".join(number + unit for number, unit in parts) != whole or not math.isfinite(seconds):
+        die(f"{text!r} is not a length of time, such as 90s, 15m, 2h or 1d", Status.USAGE)
+    return seconds
 
 
 def _follow(remote: Remote, kill: Answer) -> Answer:
@@ -186,9 +164,7 @@ def _follow(remote: Remote, kill: Answer) -> Answer:
             while watching.is_under_way(kill):
                 for_s, silent_s = time.monotonic() - began, time.monotonic() - heard
                 if silent_s > GIVE_UP_S:
-                    err.print(
-                        f"the gateway has not answered for {watching.duration(silent_s)}; the kill stays in force"
-                    )
+                    err.print(f"the gateway has not answered for {duration(silent_s)}; the kill stays in force")
                     break
                 silence = ", the gateway does not answer now" if silent_s > SILENT_S else ""
                 status.update(f"in force, draining for {for_s:.0f} s: {watching.drain_state(kill)}{silence}")
@@ -213,12 +189,10 @@ def _looked_at(remote: Remote, kill_id: str) -> Answer | None:
 
 
 def _say_kill(kill: Answer) -> None:
-    reason = f" ({watching.plain(kill['reason'])})" if kill["reason"] else ""
+    reason = f" ({plain(kill['reason'])})" if kill["reason"] else ""
     standing = "is in force" if kill.get("active", True) else "was in force"
     out.print(f"kill [bold]{escape(kill['id'])}[/] {standing}: {escape(watching.what_it_stops(kill))}{escape(reason)}")
-    for line in watching.outcome_of(kill):
-        out.print(line)
-    for line in watching.verdict_on(kill):
+    for line in (*watching.outcome_of(kill), *watching.verdict_on(kill)):
         out.print(line)
 
 
@@ -233,7 +207,7 @@ def list_kills(
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         kills = remote.kills().kills
     if as_json:
-        print(json.dumps({"kills": kills}, indent=2))
+        say_json({"kills": kills})
     elif kills:
         width = out.width if out.is_terminal else 0
         wide().print(watching.kills_table(kills, datetime.now(UTC), width=width))
@@ -247,6 +221,7 @@ def release(
         list[str], typer.Argument(metavar="KILL_ID", help="Ids from `agentgate kills`; `all` is `resume`")
     ],
     force: Force = False,
+    as_json: AsJson = False,
     url: Url = None,
     key: ApiKey = None,
     config: Config = None,
@@ -260,55 +235,69 @@ def release(
 
     Exit status: 0 released; 4 noted, but other persons have to ask for it as well; 1 refused or failed.
     """
-    statuses = []
-    with the_gateway(url, key, config, data_dir, needs="admin") as remote:
-        for kill_id in dict.fromkeys(kill_ids):
-            try:
-                statuses.append(_release_all(remote, force) if kill_id == "all" else _release(remote, kill_id, force))
-            except Refusal as refusal:
-                if refusal.status in (401, 403):
-                    raise
-                err.print(f"agentgate: {escape(watching.plain(f'{kill_id}: {refusal.detail}'))}")
-                statuses.append(EXIT_REFUSED)
-    raise typer.Exit(EXIT_REFUSED if EXIT_REFUSED in statuses else max(statuses))
+    wanted = list(dict.fromkeys(kill_ids))
+    for kill_id in wanted:
+        check_ids(kill=kill_id)
+    answers: list[Answer] = []
+    try:
+        with the_gateway(url, key, config, data_dir, needs="admin") as remote:
+            for kill_id in wanted:
+                answers.append(_released(remote, kill_id, force))
+                if not as_json:
+                    _say_release(remote, answers[-1])
+    finally:
+        if as_json:
+            say_json({"releases": answers})
+    statuses = [_RELEASES.get(answer["status"], 0) for answer in answers]
+    raise typer.Exit(Status.REFUSED if Status.REFUSED in statuses else max(statuses))
 
 
 @cli.command("resume")
 def resume(
-    force: Force = False, url: Url = None, key: ApiKey = None, config: Config = None, data_dir: DataDir = None
+    force: Force = False,
+    as_json: AsJson = False,
+    url: Url = None,
+    key: ApiKey = None,
+    config: Config = None,
+    data_dir: DataDir = None,
 ) -> None:
     """End `kill all`: the same as `release all`."""
-    release(["all"], force, url, key, config, data_dir)
+    release(["all"], force, as_json, url, key, config, data_dir)
 
 
-def _release(remote: Remote, kill_id: str, force: bool) -> int:
-    if not is_id(kill_id):
-        die(f"{kill_id!r} is not the id of a kill", EXIT_USAGE)
-    answer = remote.release(kill_id, force=force)
+_RELEASES: Final = {"pending": Status.NOT_YET, "refused": Status.REFUSED}
+
+
+def _released(remote: Remote, kill_id: str, force: bool) -> Answer:
+    """What the gateway said to one release. A refusal of this one kill is an answer too: the others are released."""
+    try:
+        return remote.resume(force=force) if kill_id == "all" else remote.release(kill_id, force=force)
+    except Refusal as refusal:
+        if refusal.status in (401, 403):
+            raise
+        err.print(f"agentgate: {escape(plain(f'{kill_id}: {refusal.detail}'))}")
+        return {"id": kill_id, "status": "refused", "reason_code": refusal.reason, "detail": refusal.detail}
+
+
+def _say_release(remote: Remote, answer: Answer) -> None:
     if answer["status"] == "pending":
-        return _say_pending(answer)
-    out.print(f"released {escape(answer['id'])}, which stopped {escape(watching.what_it_stops(answer))}")
-    return 0
+        _say_pending(answer)
+    elif "released" in answer:
+        released = ", ".join(answer["released"])
+        out.print(f"released {escape(released)}: calls run again" if released else "nothing was paused")
+        with suppress(Refusal):  # this was done, whatever keeps from saying what is left to do
+            if left := remote.kills(1).total:
+                out.print(f"{counted(left, 'other kill')} in force: agentgate kills")
+    elif answer["status"] != "refused":
+        out.print(f"released {escape(answer['id'])}, which stopped {escape(watching.what_it_stops(answer))}")
 
 
-def _release_all(remote: Remote, force: bool) -> int:
-    answer = remote.resume(force=force)
-    if answer["status"] == "pending":
-        return _say_pending(answer)
-    released = ", ".join(answer["released"])
-    out.print(f"released {escape(released)}: calls run again" if released else "nothing was paused")
-    if left := remote.kills(1).total:
-        out.print(f"{watching.counted(left, 'other kill')} in force: agentgate kills")
-    return 0
-
-
-def _say_pending(answer: Answer) -> int:
-    asked = ", ".join(watching.plain(person) for person in answer["asked_by"])
+def _say_pending(answer: Answer) -> None:
+    asked = ", ".join(plain(person) for person in answer["asked_by"])
     out.print(
         f"[yellow]not released yet[/]: {escape(answer['id'])} needs {answer['quorum']} persons, "
         f"and {len(answer['asked_by'])} asked so far ({escape(asked)})"
     )
-    return EXIT_NOT_YET
 
 
 # --- members and the live view ------------------------------------------------------------------------------
@@ -326,12 +315,12 @@ def list_members(
     """The processes that carry out calls and kills. Also who of them was not heard for how long. Needs an operator."""
     if context.invoked_subcommand is not None:
         if as_json or any(option is not None for option in (url, key, config, data_dir)):
-            die(f"options of `members {context.invoked_subcommand}` go behind its name", EXIT_USAGE)
+            die(f"options of `members {context.invoked_subcommand}` go behind its name", Status.USAGE)
         return
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         members = remote.members()
     if as_json:
-        print(json.dumps({"members": members}, indent=2))
+        say_json({"members": members})
     else:
         wide().print(watching.members_table(members))
         if any(member["presence"] == "gone" for member in members):
@@ -348,8 +337,7 @@ def attest_gone(
     data_dir: DataDir = None,
 ) -> None:
     """Attest that a member's host is destroyed, so that kills need not wait for it. Needs an admin of all tenants."""
-    if not is_id(member):
-        die(f"{member!r} is not the id of a member", EXIT_USAGE)
+    check_ids(member=member)
     if not yes:
         err.print(
             f"You attest that the process of member [bold]{escape(member)}[/] has ended for good: its host is switched "
@@ -357,9 +345,7 @@ def attest_gone(
             "killed may run on there, and nobody will be told. The log keeps that it was you who said so.",
             soft_wrap=False,
         )
-        if not sys.stdin.isatty():
-            die("nobody is here to be asked; say --yes", EXIT_USAGE)
-        typer.confirm("Do you know that?", abort=True, err=True)
+        ask("Do you know that?")
     with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         answer = remote.attest_gone(member)
     out.print(f"{escape(answer['member'])} is {escape(answer['presence'])}: kills no longer wait for it")
@@ -383,70 +369,6 @@ def watch(
         if not board.is_answered:
             raise Unanswered(board.silence, may_have_arrived=False)
         if as_json:
-            print(json.dumps(board.as_json(), indent=2))
+            say_json(board.as_json())
         else:
             wide().print(board.picture())
-
-
-# --- where, and with which key ------------------------------------------------------------------------------
-
-_ELSEWHERE: Final = "say where the gateway is with --url or AGENTGATE_URL"
-_NOT_THERE: Final = f"start it with `agentgate serve`, or {_ELSEWHERE}"
-
-
-@contextmanager
-def the_gateway(
-    url: str | None,
-    key: str | None,
-    config: Path | None,
-    data_dir: Path | None,
-    *,
-    needs: str,
-    answer_s: float = ANSWER_S,
-) -> Iterator[Remote]:
-    """The gateway that a command talks to; what it does not get ends in one sentence. `needs` names the role."""
-    given = configuration.environment()
-    url, key = url or given.get("AGENTGATE_URL"), key or given.get("AGENTGATE_KEY")
-    if not url or not key:
-        settings = settings_of(config, {"data_dir": data_dir})
-        url, key = url or _url_of(settings), key or _admin_key_of(settings)
-    try:
-        remote = Remote(url, key, answer_s=answer_s)
-    except ValueError as error:
-        die(str(error), EXIT_USAGE)
-    if remote.is_clear_text:
-        err.print(f"agentgate: your key goes to {escape(remote.url)} in clear text")
-    try:
-        with remote:
-            yield remote
-    except Unanswered as silence:
-        die(f"the gateway {remote.url} does not answer: {silence}; {_NOT_THERE}", EXIT_REFUSED)
-    except NotAGateway as error:
-        die(f"{remote.url} answers {error}; {_ELSEWHERE}", EXIT_REFUSED)
-    except Refusal as refusal:
-        is_told = f"needs {needs}" in refusal.detail
-        also = f"; this wants a key with the role {needs}" if refusal.status in (401, 403) and not is_told else ""
-        die(f"{refusal.status} {refusal.reason}: {watching.plain(refusal.detail)}{also}", EXIT_REFUSED)
-
-
-def _url_of(settings: Settings) -> str:
-    """Where a gateway with these settings is reached."""
-    server = settings.server
-    if server.base_url is not None:
-        return server.base_url
-    if server.port == 0:
-        die("the configured port is 0: say with --url where the gateway is", EXIT_USAGE)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared with
-    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
-
-
-def _admin_key_of(settings: Settings) -> str:
-    """The configured admin key, or the one that the first start left in the data directory."""
-    if settings.auth.admin_key is not None:
-        return settings.auth.admin_key
-    path = settings.data_dir / "admin.key"
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except OSError as error:
-        hint = "set AGENTGATE_KEY, or say --key, or --data-dir where a gateway of this machine keeps its own"
-        die(f"no key: {hint} ({path}: {error.strerror})", EXIT_USAGE)

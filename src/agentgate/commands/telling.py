@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
-from agentgate.commands.stopping import ApiKey, AsJson, Url, the_gateway
+from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
 from agentgate.commands.terminal import (
-    EXIT_REFUSED,
-    EXIT_START,
-    EXIT_USAGE,
     Config,
     DataDir,
+    Status,
     die,
     err,
+    or_die,
     out,
+    safe,
+    say_json,
     settings_of,
     wide,
 )
-from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.visible import visible
 
 cli = typer.Typer(help="Who is told of kills, approvals and refusals.", no_args_is_help=True)
 
@@ -41,7 +39,7 @@ def list_webhooks(
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         found = remote.webhooks()
     if as_json:
-        print(json.dumps(found, indent=2))
+        say_json(found)
         return
     if not found:
         err.print("nobody is told of anything: the configuration has no webhooks")
@@ -49,7 +47,7 @@ def list_webhooks(
     table = Table("name", "kind", "to", "events", "behind", "failures", "last error", box=None, pad_edge=False)
     for one in found:
         row = (one["name"], one["kind"], one["url"], " ".join(one["events"]), one["behind"], one["failures"])
-        table.add_row(*(escape(visible(value)) for value in (*row, one["last_error"] or "")))
+        table.add_row(*(safe(value) for value in (*row, one["last_error"] or "")))
     wide().print(table)
 
 
@@ -59,6 +57,7 @@ def send_ping(
         str | None,
         typer.Option("--only", "--url", help="Only the endpoint of this name, or at this scheme, host and port"),
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON")] = False,
     config: Config = None,
     data_dir: DataDir = None,
 ) -> None:
@@ -69,16 +68,15 @@ def send_ping(
     from agentgate.offline import ping_webhooks  # the HTTP client is for who has a webhook
 
     settings = settings_of(config, {"data_dir": data_dir})
-    try:
+    with or_die(Status.START):
         said = asyncio.run(ping_webhooks(settings, only))
-    except UnsafeConfiguration as error:
-        die(str(error), EXIT_START)
     if not said:
         which = f"that is named {only} or at {only}, as scheme, host and port" if only is not None else "to be told"
-        die(f"there is no webhook in the configuration {which}", EXIT_USAGE)
-    for name, failure in said:
-        out.print(
-            f"{escape(visible(name))}: " + ("[green]taken[/]" if failure is None else f"[red]{escape(failure)}[/]")
-        )
+        die(f"there is no webhook in the configuration {which}", Status.USAGE)
+    if as_json:
+        say_json([{"name": name, "taken": failure is None, "detail": failure or ""} for name, failure in said])
+    else:
+        for name, failure in said:
+            out.print(f"{safe(name)}: " + ("[green]taken[/]" if failure is None else f"[red]{escape(failure)}[/]"))
     if any(failure is not None for _, failure in said):
-        raise typer.Exit(EXIT_REFUSED)
+        raise typer.Exit(Status.REFUSED)

@@ -1,25 +1,37 @@
-"""What all commands share: the two consoles, exit statuses, options, and how a command ends that cannot go on."""
+"""What all commands share: the two consoles, exit statuses, options, questions, and how a command ends that cannot go
+on."""
 
 from __future__ import annotations
 
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from agentgate import settings as configuration
-from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.errors import AgentGateError
+from agentgate.core.visible import visible
 from agentgate.settings import Settings
 
 out = Console(emoji=False, highlight=False, soft_wrap=True)
 err = Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
 
-EXIT_REFUSED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_START: Final = 3
-EXIT_NOT_YET: Final = 4
+
+class Status(IntEnum):
+    """How a command ends that did not simply do what it was told."""
+
+    REFUSED = 1
+    USAGE = 2
+    START = 3
+    NOT_YET = 4
+
 
 Config = Annotated[Path | None, typer.Option("--config", help="agentgate.yaml (AGENTGATE_CONFIG)")]
 DataDir = Annotated[
@@ -32,14 +44,41 @@ def wide() -> Console:
     return out if out.is_terminal else Console(emoji=False, highlight=False, width=1_000)
 
 
+def say_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def safe(text: object) -> str:
+    """For a console: what strangers wrote neither hides nor colours anything."""
+    return escape(visible(text))
+
+
 def settings_of(config: Path | None, overrides: dict[str, Any]) -> Settings:
     """The settings in force; ends with a sentence when they must not be."""
-    try:
+    with or_die(Status.START):
         return configuration.load(config=config, overrides=overrides)
-    except UnsafeConfiguration as error:
-        die(str(error), EXIT_START)
+
+
+@contextmanager
+def or_die(status: Status) -> Iterator[None]:
+    """What cannot be done ends the command with its sentence."""
+    try:
+        yield
+    except AgentGateError as error:
+        die(str(error), status)
 
 
 def die(sentence: str, status: int) -> NoReturn:
     err.print(f"agentgate: {escape(sentence)}")
     raise typer.Exit(status)
+
+
+def ask(question: str) -> None:
+    """Go on if somebody says yes."""
+    if not _is_somebody_here():
+        die("nobody is here to be asked; say --yes", Status.USAGE)
+    typer.confirm(question, abort=True, err=True)
+
+
+def _is_somebody_here() -> bool:
+    return sys.stdin.isatty()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +12,9 @@ import typer
 from rich.markup import escape
 
 from agentgate import settings as configuration
-from agentgate.commands.terminal import EXIT_START, Config, DataDir, die, out, settings_of
-from agentgate.commands.watching import plain
-from agentgate.core.errors import AgentGateError
+from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, say_json, settings_of
+from agentgate.commands.words import plain
+from agentgate.core.audit import Report as LogReport
 from agentgate.core.verification.findings import Report, Standing
 from agentgate.core.verification.seals import NoKey, Trust, read_trust
 from agentgate.core.verification.verify import is_view, verify_view
@@ -57,7 +57,10 @@ def verify(
     else:
         report = verify_pack(raw, trusted, earlier)
     if as_json:
-        print(_as_json(report))
+        rows = [
+            {"check": f.check, "standing": f.standing, "fault": f.fault, "detail": f.detail} for f in report.findings
+        ]
+        say_json({"exit_status": report.exit_status, "findings": rows})
     else:
         _print_findings(report)
         out.print(f"{escape(plain(pack))}: {_VERDICTS[report.exit_status]}")
@@ -112,11 +115,6 @@ def _print_findings(report: Report) -> None:
         out.print(f"{_MARKS[found.standing]} {found.check:<10} {escape(plain(fault + found.detail))}")
 
 
-def _as_json(report: Report) -> str:
-    rows = [{"check": f.check, "standing": f.standing, "fault": f.fault, "detail": f.detail} for f in report.findings]
-    return json.dumps({"exit_status": report.exit_status, "findings": rows}, indent=2)
-
-
 @log_cli.command("verify")
 def verify_log(
     data_dir: DataDir = None,
@@ -125,15 +123,22 @@ def verify_log(
     checkpoint: Annotated[
         list[Path] | None, typer.Option("--checkpoint", help="A checkpoint that you have kept; may be repeated")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="What was found, as JSON")] = False,
 ) -> None:
     """Re-derive the whole log from its database. Exit 0 when everything holds, 1 naming the first that does not."""
     settings = settings_of(config, {"data_dir": data_dir, "log.url": database_url})
     from agentgate.offline import audit_log  # the databases' drivers, for who needs them
 
-    try:
+    with or_die(Status.REFUSED):
         report = asyncio.run(audit_log(settings, [_read(path) for path in checkpoint or []]))
-    except AgentGateError as error:
-        die(str(error), 1)
+    if as_json:
+        say_json({**asdict(report), "root": report.root.hex(), "ok": report.ok})
+    else:
+        _print_log(report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _print_log(report: LogReport) -> None:
     for finding in report.findings:
         out.print(f"[red]✗[/] {escape(str(finding))}")
     for note in report.notes:
@@ -144,7 +149,6 @@ def verify_log(
     )
     out.print(f"root {report.root.hex()}")
     out.print("[green]the log holds[/]" if report.ok else "[red]the log is BROKEN[/]")
-    raise typer.Exit(0 if report.ok else 1)
 
 
 @log_cli.command("migrate")
@@ -158,9 +162,7 @@ def migrate_log(
     settings = settings_of(config, {"log.url": database_url})
     from agentgate.offline import prepare_log  # as above
 
-    try:
+    with or_die(Status.START):
         done = asyncio.run(prepare_log(settings, to=to, drop_events=drop_events))
-    except AgentGateError as error:
-        die(str(error), EXIT_START)
     for step in done or ["nothing to do"]:
         out.print(escape(step))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any, Final, NewType
 
 import orjson
 
@@ -57,7 +57,7 @@ class Void:
         return _SENTENCES[self.why]
 
 
-_SENTENCES = {
+_SENTENCES: Final[Mapping[str, str]] = {
     Why.KILLED: "a kill covered it",
     Why.POLICY_CHANGED: "the policy has changed since it was asked for",
     Why.TOOL_CHANGED: "the tool is described otherwise than when it was asked for",
@@ -119,6 +119,15 @@ class Approval:
         if self.state in (State.PENDING, State.APPROVED, State.DENIED) and now >= self.expires_at:
             return State.EXPIRED
         return self.state
+
+    @property
+    def closed_because(self) -> str:
+        """What made it void, in words that name nobody."""
+        return _SENTENCES.get(self.why or "", "it was closed")  # a newer member may know more reasons
+
+    def said_to_be(self, state: State) -> str:
+        """That it is in this state, for who may answer it; of a void one also why."""
+        return f"the approval is {state}" + (f": {self.closed_because}" if state is State.VOID else "")
 
     def is_about(self, call: Call) -> bool:
         return self.digest == call.digest and self.is_of(call)

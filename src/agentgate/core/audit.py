@@ -50,6 +50,8 @@ _ENVELOPE: Final[Mapping[str, type]] = {
     "v": int, "id": str, "at": str, "kind": str, "member": str, "counter": int, "version": str, "body_sha256": str,
 }  # fmt: skip
 
+_ENVELOPE_TYPES: Final = tuple(_ENVELOPE.values())
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -138,7 +140,8 @@ class Auditor:
         """Of each session the first body that is there."""
         self._undone: list[str] = []
         self._verified = 0
-        self._sessions: dict[tuple[str, str], int] = {}
+        self._sessions: dict[tuple[str, str], tuple[int, int]] = {}
+        """How many events each has so far, and the stretch of the last of them."""
         self._stretches = None if stretches is None else set(stretches)
         self._first_in: dict[Stretch, int] = {}
         """Of each stretch that a session has events in, the first of those."""
@@ -168,8 +171,9 @@ class Auditor:
                 self._find(index, "leaf_hash is not the leaf's")
             fields = self._leaf(row)
             if fields is not None:
-                self._numbers(row, fields)
-                self._bodies(row, fields)
+                session = _session(fields)
+                self._numbers(row, fields, session)
+                self._bodies(row, fields, session)
                 self._derive(row, fields)
             while frontier.size == self._next_due:
                 self._checkpoint(self._due.pop())
@@ -192,17 +196,21 @@ class Auditor:
             names = ("event_id", "kind", "at", "tenant", "session")
             differs = [name for name, one, other in zip(names, told, stored, strict=True) if one != other]
             self._find(index, f"the leaf says another {' and '.join(differs)} than the column")
+            if not all(isinstance(one, str) for one in told):
+                return None
         return fields  # type: ignore[no-any-return]  # _misfit has seen that it is a dict
 
-    def _numbers(self, row: RawRow, fields: Mapping[str, Any]) -> None:
+    def _numbers(self, row: RawRow, fields: Mapping[str, Any], session: tuple[str, str]) -> None:
         """Number within the session, kill position, and the member's own count."""
         index, kind = row[0], fields["kind"]
         number = 0
         if "session" in fields:
-            key = (fields.get("tenant", ""), fields["session"])
-            number = self._sessions[key] = self._sessions.get(key, 0) + 1
-            if self._stretches is not None:
-                self._first_in.setdefault((*key, index >> STRETCH_BITS), index)
+            number, stretch = self._sessions.get(session, (0, -1))
+            number += 1
+            here = index >> STRETCH_BITS
+            self._sessions[session] = number, here
+            if here != stretch and self._stretches is not None:
+                self._first_in[*session, here] = index
         if row[5] != number:
             self._find(index, f"session_number is {row[5]}, not {number}")
         if kind in ("killed", "released"):
@@ -231,22 +239,22 @@ class Auditor:
         else:
             self._find(index, f"counter {counter} of {member} was there before")
 
-    def _bodies(self, row: RawRow, fields: Mapping[str, Any]) -> None:
+    def _bodies(self, row: RawRow, fields: Mapping[str, Any], session: tuple[str, str]) -> None:
         salt, body = row[10], row[11]
         if salt is None and body is None:
-            self._gone.setdefault(_session(fields), []).append(row[0])
+            self._gone.setdefault(session, []).append(row[0])
         elif salt is None or body is None:
             self._find(row[0], "a body without its salt, or a salt without its body")
         elif body_sha256(salt, body) != fields["body_sha256"]:
             self._find(row[0], "the body is not the one that the leaf binds")
-        if body is not None:
-            self._oldest_body.setdefault(_session(fields), row[0])
+        if body is not None and session not in self._oldest_body:
+            self._oldest_body[session] = row[0]
         if fields["kind"] == "pruned":
-            self._prune(row[0], fields)
+            self._prune(row[0], fields, session)
 
-    def _prune(self, index: int, fields: Mapping[str, Any]) -> None:
+    def _prune(self, index: int, fields: Mapping[str, Any], session: tuple[str, str]) -> None:
         """What a prune event speaks of came before it. Whether the bodies are gone by now is not its business."""
-        session, through = _session(fields), fields.get("through")
+        through = fields.get("through")
         if type(through) is not int or not session[1]:
             self._find(index, "a pruned event without a session, or without an index that it goes through")
             return
@@ -260,15 +268,14 @@ class Auditor:
             self._gone[session] = left
         self._pruned += len(gone) - len(left)
         oldest = self._oldest_body.get(session, index)
-        if oldest <= through:
-            del self._oldest_body[session]
+        if oldest <= through and self._oldest_body.pop(session, None) is not None:
             what = f"its body is there, although event {index} pruned it: a prune did not end"
             self._undone.append(f"event {oldest}: {what}")
 
     def _derive(self, row: RawRow, fields: Mapping[str, Any]) -> None:
         index, kind = row[0], fields["kind"]
         if kind == "finished":
-            self._open.pop(fields.get("trace_id", ""), None)
+            self._open.pop(str(fields.get("trace_id", "")), None)
         if kind in WITHOUT_EFFECT or (kind == "finished" and "of" not in fields and "answer_key" not in fields):
             return
         try:
@@ -439,9 +446,8 @@ def _misfit(fields: Any, leaf: bytes) -> str | None:
         return "the leaf is not in its canonical form"
     if len(leaf) > MAX_LEAF_BYTES:
         return f"a leaf of {len(leaf)} bytes"
-    for name, kind in _ENVELOPE.items():
-        if type(fields.get(name)) is not kind:
-            return f"the leaf has no {name}"
+    if tuple(map(type, map(fields.get, _ENVELOPE))) != _ENVELOPE_TYPES:
+        return f"the leaf has no {next(name for name, kind in _ENVELOPE.items() if type(fields.get(name)) is not kind)}"
     if fields["v"] != LEAF_VERSION:
         return f"a leaf of version {fields['v']}"
     if fields["kind"] not in _KINDS:

@@ -7,8 +7,6 @@ sigstore_bundle.proto). Reading is strict: one envelope has one form, so that no
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from agentgate.core import base64_text
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
@@ -91,9 +90,8 @@ class PublicKey:
                 key.verify(signature, message)
             else:
                 key.verify(signature, message, ECDSA(SHA256()))
-                return (
-                    decode_dss_signature(signature)[1] <= P256_ORDER // 2
-                )  # the other form is a second valid envelope
+                # the other form is a second valid envelope
+                return decode_dss_signature(signature)[1] <= P256_ORDER // 2
         except InvalidSignature:
             return False
         return True
@@ -188,9 +186,9 @@ class Envelope:
     def document(self) -> dict[str, Any]:
         """The envelope's JSON (envelope.md, "Standard JSON envelope")."""
         return {
-            "payload": _base64(self.payload),
+            "payload": base64_text.encoded(self.payload),
             "payloadType": self.payload_type,
-            "signatures": [{"keyid": one.key_id, "sig": _base64(one.raw)} for one in self.signatures],
+            "signatures": [{"keyid": one.key_id, "sig": base64_text.encoded(one.raw)} for one in self.signatures],
         }
 
     @property
@@ -205,16 +203,14 @@ class Envelope:
         A time stamp is not in it: verifiers refuse one whose authority they do not know.
         """
         material = {"publicKey": {"hint": self.signatures[0].key_id}, "tlogEntries": []}
-        return canonical(
-            {"mediaType": BUNDLE_TYPE, "verificationMaterial": material, "dsseEnvelope": self.document},
-        )
+        return canonical({"mediaType": BUNDLE_TYPE, "verificationMaterial": material, "dsseEnvelope": self.document})
 
 
 def parse_envelope(raw: bytes) -> Envelope:
     """An envelope from `pack.dsse.json`. Raises EnvelopeInvalid."""
     match _canonical_object(raw, "envelope"):
         case {"payload": str(payload), "payloadType": str(kind), "signatures": [*signatures]} if signatures:
-            found = Envelope(_unbase64(payload), tuple(map(_signature, signatures)), kind)
+            found = Envelope(base64_text.decoded(payload, EnvelopeInvalid), tuple(map(_signature, signatures)), kind)
         case _:
             raise EnvelopeInvalid("an envelope has a payload, its type and signatures")
     if found.json != raw:
@@ -237,7 +233,7 @@ def parse_bundle(raw: bytes) -> Envelope:
 def _signature(said: Any) -> Signature:
     match said:
         case {"keyid": str(key_id), "sig": str(signature)}:
-            return Signature(key_id, _unbase64(signature))
+            return Signature(key_id, base64_text.decoded(signature, EnvelopeInvalid))
         case _:
             raise EnvelopeInvalid("a signature has a key id and bytes")
 
@@ -250,17 +246,3 @@ def _canonical_object(raw: bytes, what: str) -> dict[str, Any]:
     if not isinstance(said, dict) or canonical(said) != raw:
         raise EnvelopeInvalid(f"the {what} is not a JSON object in canonical form")
     return said
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _unbase64(text: str) -> bytes:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise EnvelopeInvalid("not base64") from None
-    if _base64(raw) != text:
-        raise EnvelopeInvalid("base64 with stray bits")
-    return raw

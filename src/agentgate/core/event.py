@@ -20,9 +20,10 @@ import orjson
 
 from agentgate.core.amounts import Amounts
 from agentgate.core.call import Call, Door, Principal
-from agentgate.core.containment import Acknowledgement, Kill, Progress
+from agentgate.core.containment import Acknowledgement, Kill, Progress, Scope
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
+from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical_plain
 
 LEAF_VERSION: Final = 1
@@ -115,8 +116,7 @@ class Event:
 
     @property
     def leaf_hash(self) -> bytes:
-        """RFC 6962 §2.1: SHA-256(0x00 ‖ leaf)."""
-        return hashlib.sha256(b"\x00" + self.leaf).digest()
+        return leaf_hash(self.leaf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,15 +195,30 @@ def make(
     return Event(origin.id, at, kind, tenant, session, principal, raw, origin.salt, body, leaf, projected)
 
 
-def _about(call: Call) -> dict[str, Any]:
-    """The fields that every event of a call repeats."""
+def _of_call(
+    origin: Origin,
+    kind: Kind,
+    call: Call,
+    fields: Mapping[str, Any],
+    body: bytes,
+    projected: Mapping[str, Any] | None = None,
+) -> Event:
+    """With the fields that every event of a call repeats."""
     about: dict[str, Any] = {"trace_id": call.trace_id, "door": str(call.door), "tool": call.tool_name}
     if call.tool is not None:
         about["server"] = call.tool.upstream
         about["tool_sha256"] = call.tool.definition_sha256
     if call.traceparent is not None:
         about["traceparent"] = call.traceparent
-    return about
+    of, by = call.session, call.caller.id
+    return make(
+        origin, kind, {**about, **fields}, tenant=call.tenant, session=of, principal=by, body=body, projected=projected
+    )
+
+
+def _known(**fields: Any) -> dict[str, Any]:
+    """Those that are not None: a leaf has no null."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def decided(
@@ -223,39 +238,37 @@ def decided(
     `position` is the kill position that admission knew; the receipt's may be newer. `charge` is what budgets count of
     the call; None where there are none. `limit` is the rate limit that refused it.
     """
-    fields = _about(call)
-    fields |= {
+    fields = _verdict(decision) | {
         "auth": call.caller.auth_method,
         "call_sha256": call.digest,
         "arguments_sha256": body_sha256(origin.salt, call.arguments_json),
-        "decision": str(decision.verdict),
-        "reason_code": str(decision.reason_code),
-        "rule": decision.matched_rule[:128],
-        "policy_revision": decision.policy_revision[:128],
-        "write": decision.is_write_action,
         "position": position,
         "latency_us": dict(latency_us),
+        **_known(on_behalf_of=call.caller.on_behalf_of, limit=limit),
     }
-    if decision.approval_id is not None:
-        fields["approval_id"] = decision.approval_id
-    if decision.approved_by is not None:
-        fields["approved_by"] = decision.approved_by
-    if call.caller.on_behalf_of is not None:
-        fields["on_behalf_of"] = call.caller.on_behalf_of
     if charge is not None:
         fields |= {"arguments_bytes": charge.bytes, "cost_micros": charge.cost}
-    if limit is not None:
-        fields["limit"] = limit
-    if decision.edited_from is not None:
-        fields["edited_from_sha256"] = decision.edited_from
     if decision.allowed and (key := call.answer_key) is not None:
         fields["answer_key"] = key
         if call.idempotency_key is not None:
             fields["idempotency_sha256"] = key
     body = b'{"arguments":%s,"context":%s,"reason":%s}' % (arguments, context, canonical_plain(decision.reason))
-    return make(
-        origin, Kind.DECIDED, fields, tenant=call.tenant, session=call.session, principal=call.caller.id, body=body
-    )
+    return _of_call(origin, Kind.DECIDED, call, fields, body)
+
+
+def _verdict(decision: Decision) -> dict[str, Any]:
+    return {
+        "decision": str(decision.verdict),
+        "reason_code": str(decision.reason_code),
+        "rule": decision.matched_rule[:128],
+        "policy_revision": decision.policy_revision[:128],
+        "write": decision.is_write_action,
+        **_known(
+            approval_id=decision.approval_id,
+            approved_by=decision.approved_by,
+            edited_from_sha256=decision.edited_from,
+        ),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,19 +301,13 @@ def finished(  # noqa: PLR0913  # what an outcome consists of
 
     `labels` are the kinds of data that the session has touched by it.
     """
-    fields = _about(call)
-    fields |= {
+    fields: dict[str, Any] = {
         "outcome": str(outcome),
         "reason_code": str(reason),
         "result_sha256": body_sha256(origin.salt, result),
         "result_bytes": len(result),
+        **_known(upstream_status=upstream_status, credential=credential, kill_id=kill_id),
     }
-    if upstream_status is not None:
-        fields["upstream_status"] = upstream_status
-    if credential is not None:
-        fields["credential"] = credential
-    if kill_id is not None:
-        fields["kill_id"] = kill_id
     if latency_us is not None:
         fields["latency_us"] = dict(latency_us)
     if labels:
@@ -308,16 +315,8 @@ def finished(  # noqa: PLR0913  # what an outcome consists of
     if answer is not None:
         fields |= {"answer_key": answer.key, "call_sha256": answer.digest}
     body = canonical_plain({"error": error}) if error else b"{}"
-    return make(
-        origin,
-        Kind.FINISHED,
-        fields,
-        tenant=call.tenant,
-        session=call.session,
-        principal=call.caller.id,
-        body=body,
-        projected={"answer": answer.sealed} if answer is not None else None,
-    )
+    projected = {"answer": answer.sealed} if answer is not None else None
+    return _of_call(origin, Kind.FINISHED, call, fields, body, projected)
 
 
 def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
@@ -350,18 +349,19 @@ def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
 
 def killed(origin: Origin, kill: Kill, *, auth: str) -> Event:
     """A kill. Its number is assigned by the append that makes it durable."""
-    fields: dict[str, Any] = {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target, "auth": auth}
+    fields = {"auth": auth}
     if kill.expires_at is not None:
         fields["expires_at"] = rfc3339(kill.expires_at)
-    return make(
-        origin,
-        Kind.KILLED,
-        fields,
-        tenant=kill.tenant,
-        session=kill.target if kill.scope.value == "session" else "",
-        principal=kill.actor,
-        body=canonical_plain({"reason": kill.reason}),
-    )
+    return _of_kill(origin, Kind.KILLED, kill, kill.actor, fields, canonical_plain({"reason": kill.reason}))
+
+
+def _of_kill(
+    origin: Origin, kind: Kind, kill: Kill, actor: str, fields: Mapping[str, Any], body: bytes = b"{}"
+) -> Event:
+    """In the session that the kill is of, if it is of one."""
+    session = kill.target if kill.scope is Scope.SESSION else ""
+    about = {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target}
+    return make(origin, kind, {**about, **fields}, tenant=kill.tenant, session=session, principal=actor, body=body)
 
 
 def released(
@@ -371,24 +371,10 @@ def released(
 
     `asked_by` names all who asked for it, where more than one person is needed.
     """
-    fields: dict[str, Any] = {
-        "kill_id": kill.id,
-        "scope": kill.scope.value,
-        "target": kill.target,
-        "auth": auth,
-        "why": why,
-        "forced": forced,
-    }
+    fields: dict[str, Any] = {"auth": auth, "why": why, "forced": forced}
     if asked_by:
         fields["asked_by"] = list(asked_by)
-    return make(
-        origin,
-        Kind.RELEASED,
-        fields,
-        tenant=kill.tenant,
-        session=kill.target if kill.scope.value == "session" else "",
-        principal=actor,
-    )
+    return _of_kill(origin, Kind.RELEASED, kill, actor, fields)
 
 
 def acked(origin: Origin, ack: Acknowledgement) -> Event:
@@ -409,23 +395,14 @@ def drained(
     origin: Origin, kill: Kill, *, position: int, members: Sequence[str], progress: Progress = _NOBODY_LEFT
 ) -> Event:
     """A kill's receipt: who was there, and who of them did not acknowledge it."""
-    return make(
-        origin,
-        Kind.DRAINED,
-        {
-            "kill_id": kill.id,
-            "scope": kill.scope.value,
-            "target": kill.target,
-            "position": position,
-            "members": list(members),
-            "drained": progress.drained,
-            "excepted": list(progress.excepted),
-            "attested": list(progress.attested),
-        },
-        tenant=kill.tenant,
-        session=kill.target if kill.scope.value == "session" else "",
-        principal=kill.actor,
-    )
+    fields = {
+        "position": position,
+        "members": list(members),
+        "drained": progress.drained,
+        "excepted": list(progress.excepted),
+        "attested": list(progress.attested),
+    }
+    return _of_kill(origin, Kind.DRAINED, kill, kill.actor, fields)
 
 
 def gone(origin: Origin, member: str, *, why: str, actor: str = "", auth: str = "") -> Event:
@@ -438,14 +415,7 @@ def gone(origin: Origin, member: str, *, why: str, actor: str = "", auth: str = 
 
 def release_asked(origin: Origin, kill: Kill, *, actor: str, auth: str) -> Event:
     """One person's wish to release a kill, where more than one is needed (K6)."""
-    return make(
-        origin,
-        Kind.RELEASE_ASKED,
-        {"kill_id": kill.id, "scope": kill.scope.value, "target": kill.target, "auth": auth},
-        tenant=kill.tenant,
-        session=kill.target if kill.scope.value == "session" else "",
-        principal=actor,
-    )
+    return _of_kill(origin, Kind.RELEASE_ASKED, kill, actor, {"auth": auth})
 
 
 def exported(origin: Origin, *, actor: str, tenant: str, form: str, what: Mapping[str, str]) -> Event:

@@ -6,14 +6,13 @@ of it.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentgate.core import sections
+from agentgate.core import base64_text, sections
 from agentgate.core.containment import Scope as KillScope
 from agentgate.core.containment import flag, flags_of
 from agentgate.core.event import Kind, Record
@@ -254,7 +253,7 @@ def _checkpoint(note: bytes | None) -> dict[str, Any] | None:
     if note is None:
         return None
     found = checkpoint_of(note)
-    root = base64.b64encode(found.root).decode()
+    root = base64_text.encoded(found.root)
     return {"origin": found.origin, "size": found.size, "root": root, "note": note.decode()}
 
 

@@ -9,8 +9,6 @@ c2sp.org/tlog-cosignature.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -19,6 +17,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from agentgate.core import base64_text
 
 ED25519: Final = b"\x01"
 """The algorithm of a key that signs notes."""
@@ -60,7 +60,7 @@ class NoteKey:
     @property
     def text(self) -> str:
         """The form in which keys are handed to verifiers (a *vkey*)."""
-        return f"{self.name}+{self.hash.hex()}+{base64.b64encode(self.algorithm + self.public).decode()}"
+        return f"{self.name}+{self.hash.hex()}+{base64_text.encoded(self.algorithm + self.public)}"
 
     def verifies(self, message: bytes, signature: bytes) -> bool:
         if self.algorithm == COSIGNATURE_V1:
@@ -87,7 +87,7 @@ def parse_witness_key(text: str) -> NoteKey:
 def _parse_key(text: str, algorithm: bytes, kind: str) -> NoteKey:
     name, first, rest = text.partition("+")
     hashed, second, encoded = rest.partition("+")
-    raw = _unbase64(encoded)
+    raw = base64_text.decoded(encoded, NoteInvalid)
     if not first or not second or not raw.startswith(algorithm):
         raise NoteInvalid(f"a verifier key has the form name+hash+base64 and is {kind}")
     key = NoteKey(name, raw[1:], algorithm)
@@ -112,7 +112,7 @@ def sign(text: str, key: NoteKey, signer: Callable[[bytes], bytes]) -> bytes:
     """
     if not _is_text(text):
         raise NoteInvalid("a note's text ends with a newline and has no control characters")
-    signature = base64.b64encode(key.hash + signer(text.encode())).decode()
+    signature = base64_text.encoded(key.hash + signer(text.encode()))
     return f"{text}\n{_DASH}{key.name} {signature}\n".encode()
 
 
@@ -178,7 +178,7 @@ def cosignatures(note: bytes, keys: Sequence[NoteKey]) -> list[Cosignature]:
 def cosign(text: str, key: NoteKey, signer: Callable[[bytes], bytes], at: int) -> str:
     """A witness's signature line for a note's text, with its newline: that it was seen at Unix time `at`."""
     signature = key.hash + at.to_bytes(_TIME_BYTES, "big") + signer(_timed(text.encode(), at))
-    return f"{_DASH}{key.name} {base64.b64encode(signature).decode()}\n"
+    return f"{_DASH}{key.name} {base64_text.encoded(signature)}\n"
 
 
 def _timed(message: bytes, at: int) -> bytes:
@@ -212,7 +212,7 @@ def _signature(line: str) -> tuple[str, bytes, bytes]:
     name, space, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH) or not space or not _is_name(name):
         raise NoteInvalid("a signature line is a dash, a name and base64")
-    raw = _unbase64(encoded)
+    raw = base64_text.decoded(encoded, NoteInvalid)
     if len(raw) <= _KEY_HASH_BYTES:
         raise NoteInvalid("a signature line without a signature")
     return name, raw[:_KEY_HASH_BYTES], raw[_KEY_HASH_BYTES:]
@@ -224,17 +224,6 @@ def _is_text(text: str) -> bool:
 
 def _is_name(name: str) -> bool:
     return bool(name) and "+" not in name and not any(char.isspace() or "\ud800" <= char <= "\udfff" for char in name)
-
-
-def _unbase64(text: str) -> bytes:
-    """Standard base64 in its one canonical spelling."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise NoteInvalid("not base64") from None
-    if base64.b64encode(raw).decode() != text:
-        raise NoteInvalid("base64 with stray bits")
-    return raw
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------
@@ -251,7 +240,7 @@ class Checkpoint:
 
     @property
     def text(self) -> str:
-        lines = (self.origin, str(self.size), base64.b64encode(self.root).decode(), *self.extensions)
+        lines = (self.origin, str(self.size), base64_text.encoded(self.root), *self.extensions)
         return "".join(f"{line}\n" for line in lines)
 
 
@@ -263,7 +252,7 @@ def parse_checkpoint(text: str) -> Checkpoint:
     size, root, *extensions = rest
     if _SIZE.fullmatch(size) is None:
         raise NoteInvalid("a checkpoint's size is a decimal number without leading zeros")
-    raw = _unbase64(root)
+    raw = base64_text.decoded(root, NoteInvalid)
     if len(raw) != hashlib.sha256().digest_size:
         raise NoteInvalid("a checkpoint's root has 32 bytes")
     return Checkpoint(origin, int(size), raw, tuple(extensions))

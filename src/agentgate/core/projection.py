@@ -144,11 +144,7 @@ def _said_once(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
 
 
 def effects(
-    fields: Mapping[str, Any],
-    index: int,
-    position: int,
-    body: bytes | None,
-    projected: Mapping[str, Any] | None = None,
+    fields: Mapping[str, Any], index: int, position: int, body: bytes | None, projected: Mapping[str, Any] | None = None
 ) -> Iterator[Effect]:
     """The changes of one event, in order. `body` is None once it was pruned."""
     for kind, key in spendings(fields):
@@ -261,7 +257,7 @@ def _killed(fields: Mapping[str, Any], index: int, position: int, body: bytes | 
             "scope": fields["scope"],
             "tenant": fields.get("tenant", ""),
             "target": fields["target"],
-            "reason": None if body is None else orjson.loads(body).get("reason", ""),
+            "reason": _reason(body),
             "actor": fields.get("principal", ""),
             "since": fields["at"],
             "expires_at": fields.get("expires_at"),
@@ -272,6 +268,10 @@ def _killed(fields: Mapping[str, Any], index: int, position: int, body: bytes | 
             "idx": index,
         },
     )
+
+
+def _reason(body: bytes | None) -> str | None:
+    return None if body is None else orjson.loads(body).get("reason", "")
 
 
 def _kept(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterator[Effect]:
@@ -297,7 +297,7 @@ def _held(fields: Mapping[str, Any], index: int, body: bytes | None) -> Put:
             "id": fields["hold_id"],
             "tenant": fields.get("tenant", ""),
             "session": fields["of_session"],
-            "reason": None if body is None else orjson.loads(body).get("reason", ""),
+            "reason": _reason(body),
             "actor": fields.get("principal", ""),
             "at": fields["at"],
             "released_idx": None,

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final
 
 from agentgate.core.errors import ReasonCode
@@ -71,30 +73,28 @@ def _entry(record: Record, finished: Record | None) -> dict[str, Any]:
         "arguments_hash": fields["arguments_sha256"],
         "approval_id": fields.get("approval_id"),
         "approved_by": fields.get("approved_by"),
-        "outcome": None,
-        "duration_ms": None,
-        "error": None,
-        "kill_id": None,
-        "credential": None,
-        "upstream_status": None,
     }
     if "edited_from_sha256" in fields:
         entry["edited_from_sha256"] = fields["edited_from_sha256"]
     if finished is not None:
-        end = finished.fields
-        entry |= {
-            "outcome": end["outcome"],
-            "reason_code": end["reason_code"],
-            "duration_ms": round(sum(end.get("latency_us", {}).values()) / 1000),
-            "error": (finished.body or {}).get("error"),
-            "outcome_event_id": end["id"],
-            "kill_id": end.get("kill_id"),
-            "credential": end.get("credential"),
-            "upstream_status": end.get("upstream_status"),
-        }
-    elif fields["decision"] == "ALLOW":
-        entry["outcome"] = "open"
-    return entry
+        return entry | _end(finished)
+    outcome = "open" if fields["decision"] == "ALLOW" else None
+    return entry | {"outcome": outcome, "duration_ms": None, "error": None, **dict.fromkeys(_OF_ENDS)}
+
+
+_OF_ENDS: Final = ("kill_id", "credential", "upstream_status")
+
+
+def _end(finished: Record) -> dict[str, Any]:
+    fields = finished.fields
+    return {
+        "outcome": fields["outcome"],
+        "reason_code": fields["reason_code"],
+        "duration_ms": round(sum(fields.get("latency_us", {}).values()) / 1000),
+        "error": (finished.body or {}).get("error"),
+        "outcome_event_id": fields["id"],
+        **{name: fields.get(name) for name in _OF_ENDS},
+    }
 
 
 # --- the summary ------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def _approval(record: Record) -> dict[str, Any]:
         "event_id": fields["id"],
         "timestamp": fields["at"],
         "approval_id": fields["approval_id"],
-        "what": "requested" if asked else "voted" if is_vote else verdict or fields.get("state", "expired"),
+        "what": "requested" if asked else "voted" if is_vote else verdict or fields["state"],
         "verdict": verdict,
         "approver": fields.get("principal") if record.kind is Kind.APPROVAL_DECIDED else None,
         "requested_by": fields.get("principal") if asked else None,
@@ -294,20 +294,10 @@ def _denied_after_approval(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
 
 def _stubborn(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
     """One tool asked for again and again although it is refused."""
-    run: list[Entry] = []
-    for entry in [*calls, None]:
-        same = entry is not None and entry["decision"] == "DENY" and (not run or _same_tool(entry, run[0]))
-        if same and entry is not None:
-            run.append(entry)
-            continue
-        if len(run) >= STUBBORN_REFUSALS:
-            text = f"{run[0]['tool_name']} was refused {len(run)} times in a row"
-            yield _anomaly("refused_repeatedly", text, run)
-        run = [entry] if entry is not None and entry["decision"] == "DENY" else []
-
-
-def _same_tool(one: Entry, other: Entry) -> bool:
-    return bool(one["tool_name"] == other["tool_name"])
+    for (decision, tool), alike in groupby(calls, key=itemgetter("decision", "tool_name")):
+        run = list(alike)
+        if decision == "DENY" and len(run) >= STUBBORN_REFUSALS:
+            yield _anomaly("refused_repeatedly", f"{tool} was refused {len(run)} times in a row", run)
 
 
 def _foreign(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:

@@ -7,14 +7,13 @@ c2sp.org/tlog-tiles, c2sp.org/tlog-proof, c2sp.org/tlog-witness.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from agentgate.core import base64_text
 from agentgate.core.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, Range, node_hash
 
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
@@ -148,7 +147,7 @@ class TlogProof:
 
 def tlog_proof(index: int, hashes: Sequence[bytes], checkpoint_note: bytes) -> bytes:
     """A `.tlog-proof` file. The checkpoint is put in as it is."""
-    lines = [_PROOF_HEADER, f"index {index}", *map(_base64, hashes), "", ""]
+    lines = [_PROOF_HEADER, f"index {index}", *map(base64_text.encoded, hashes), "", ""]
     return "\n".join(lines).encode() + checkpoint_note
 
 
@@ -160,7 +159,7 @@ def parse_tlog_proof(raw: bytes) -> TlogProof:
     del head[0]
     extra = None
     if head and head[0].startswith("extra "):
-        extra = _unbase64(head.pop(0).removeprefix("extra "))
+        extra = base64_text.decoded(head.pop(0).removeprefix("extra "), TileInvalid)
     if not head:
         raise TileInvalid("a proof without an index")
     index = _number(head.pop(0), "index")
@@ -178,7 +177,7 @@ class Consistency:
 
 def consistency_body(old: int, hashes: Sequence[bytes], checkpoint_note: bytes) -> bytes:
     """The body of a witness's `add-checkpoint`. The checkpoint is put in as it is."""
-    return "\n".join([f"old {old}", *map(_base64, hashes), "", ""]).encode() + checkpoint_note
+    return "\n".join([f"old {old}", *map(base64_text.encoded, hashes), "", ""]).encode() + checkpoint_note
 
 
 def parse_consistency_body(raw: bytes) -> Consistency:
@@ -209,25 +208,10 @@ def _number(line: str, name: str) -> int:
 def _hashes(lines: Sequence[str], limit: int) -> tuple[bytes, ...]:
     if len(lines) > limit:
         raise TileInvalid(f"a proof has at most {limit} hashes")
-    found = tuple(map(_unbase64, lines))
+    found = tuple(base64_text.decoded(line, TileInvalid) for line in lines)
     if any(len(one) != HASH_BYTES for one in found):
         raise TileInvalid(f"a hash has {HASH_BYTES} bytes")
     return found
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _unbase64(text: str) -> bytes:
-    """Standard base64 in its one canonical spelling."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise TileInvalid("not base64") from None
-    if _base64(raw) != text:
-        raise TileInvalid("base64 with stray bits")
-    return raw
 
 
 # --- hashes -----------------------------------------------------------------------------------------------

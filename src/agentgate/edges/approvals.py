@@ -13,15 +13,17 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import rfc3339
 from agentgate.core.strict_json import canonical
 from agentgate.core.visible import visible
-from agentgate.edges.desks import Approver, Desks, TheDesks, refused
+from agentgate.edges.desks import Approver, Desks, TheDesks, unless_refused
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
-from agentgate.pipeline.approvals import MAX_REASON_CHARS, CannotDecide, Verdict
+from agentgate.pipeline.approvals import MAX_REASON_CHARS, Verdict
 
 router = APIRouter(tags=["approvals"])
 
 _USUAL: Final = 100
 _MOST: Final = 1_000
+_SHORT: Final = 200
+"""Characters of arguments in a list. Nobody approves by them: `GET /approvals/{id}` has all."""
 
 
 class AnswerBody(BaseModel):
@@ -117,13 +119,9 @@ async def edit(desks: TheDesks, editor: Approver, approval_id: str, body: EditBo
     """
     if body.approve:
         verdict = await desks.edits.edit_and_approve(editor, approval_id, body.arguments, body.reason)
-        if isinstance(verdict, CannotDecide):
-            raise refused(verdict)
-        return await _answered(desks, verdict)
+        return await _answered(desks, unless_refused(verdict))
     edited = await desks.edits.edit(editor, approval_id, body.arguments, body.reason)
-    if isinstance(edited, CannotDecide):
-        raise refused(edited)
-    return await _whole(desks, edited)
+    return await _whole(desks, unless_refused(edited))
 
 
 @router.post(
@@ -137,9 +135,7 @@ async def void(desks: TheDesks, approver: Approver, approval_id: str, body: Answ
     for again.
     """
     withdrawn = await desks.approvals.withdraw(approver, approval_id, body.reason if body is not None else "")
-    if isinstance(withdrawn, CannotDecide):
-        raise refused(withdrawn)
-    return await _view(desks, withdrawn)
+    return await _view(desks, unless_refused(withdrawn))
 
 
 async def _decide(
@@ -147,9 +143,7 @@ async def _decide(
 ) -> dict[str, Any]:
     reason = body.reason if body is not None else ""
     verdict = await desks.approvals.decide(approver, approval_id, state, reason)
-    if isinstance(verdict, CannotDecide):
-        raise refused(verdict)
-    return await _answered(desks, verdict)
+    return await _answered(desks, unless_refused(verdict))
 
 
 async def _answered(desks: Desks, verdict: Verdict) -> dict[str, Any]:
@@ -198,7 +192,3 @@ async def _view(desks: Desks, approval: Approval) -> dict[str, Any]:
         "edited_from": approval.edited_from,
         "edited_to": approval.edited_to,
     }
-
-
-_SHORT: Final = 200
-"""Characters of arguments in a list. Nobody approves by them: `GET /approvals/{id}` has all."""

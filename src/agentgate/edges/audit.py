@@ -16,7 +16,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.edges import filters
 from agentgate.edges.desks import Auditor, TheDesks, refused
-from agentgate.edges.problem import Problem
+from agentgate.edges.problem import Problem, unfit
 from agentgate.edges.schemas import ref
 from agentgate.pipeline.audit import Page, Span
 from agentgate.pipeline.orders import Refused
@@ -112,7 +112,7 @@ async def audit(request: Request, desks: TheDesks, auditor: Auditor, asked: Anno
             raise _refused(page)
         return Response(_page(page), media_type="application/json", headers=_PRIVATE)
     if asked.cursor is not None:
-        raise _unfit("a stream has no cursor; say `first` to go on")
+        raise unfit("a stream has no cursor; say `first` to go on")
     begun = await desks.audit.export(auditor, asked.query(), asked.span(asked.limit), form)
     if isinstance(begun, Refused):
         raise _refused(begun)
@@ -125,7 +125,7 @@ def _check_said_once(request: Request) -> None:
     names = [name for name, _ in request.query_params.multi_items() if name != "kind"]
     for name in names:
         if names.count(name) > 1:
-            raise _unfit(f"{name} was said {names.count(name)} times")
+            raise unfit(f"{name} was said {names.count(name)} times")
 
 
 async def _begun(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
@@ -148,7 +148,7 @@ def _page(page: Page) -> bytes:
 
 def _page_of(limit: int | None) -> int:
     if limit is not None and limit > MOST_AT_ONCE:
-        raise _unfit(f"a page has at most {MOST_AT_ONCE} events; format=jsonl streams all")
+        raise unfit(f"a page has at most {MOST_AT_ONCE} events; format=jsonl streams all")
     return limit or USUAL
 
 
@@ -161,7 +161,3 @@ def _refused(why: Refused) -> Problem:
     if why.reason is ReasonCode.INVALID_REQUEST:
         return Problem(400, why.reason, why.detail)
     return refused(why)
-
-
-def _unfit(detail: str) -> Problem:
-    return Problem(422, ReasonCode.INVALID_REQUEST, detail, error="Invalid request")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import orjson
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Response
 
 from agentgate.core.approval import Approval
-from agentgate.core.call import Principal, Role
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import rfc3339
-from agentgate.edges.desks import Desks, TheDesks
+from agentgate.edges.desks import Agent, TheDesks
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import answers
 from agentgate.edges.tools import say, too_many_refusals
@@ -23,16 +22,6 @@ router = APIRouter(tags=["tools"])
 
 LOOK_AGAIN_S: Final = 2
 _TRACE: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
-async def _agent(request: Request) -> Principal:
-    desks: Desks = request.app.state.desks
-    client = request.client
-    return await desks.callers.agent(dict(request.scope["headers"]), client.host if client is not None else None)
-
-
-_agent.role = Role.AGENT  # type: ignore[attr-defined]
-Agent = Annotated[Principal, Depends(_agent)]
 
 
 @router.get(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +17,7 @@ from agentgate.core.errors import OUTAGE, ReasonCode
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
 from agentgate.edges.resource import ProtectedResource
+from agentgate.edges.schemas import ID_PATTERN
 from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
 from agentgate.pipeline.audit import AuditDesk
 from agentgate.pipeline.control import Containment
@@ -33,6 +34,7 @@ from agentgate.pipeline.retention import RetentionDesk
 from agentgate.pipeline.tree import TreeDesk
 from agentgate.ports.upstreams import ServerState
 
+_Done = TypeVar("_Done")
 Bundle = tuple[bytes, str]
 """A policy bundle's bytes and its ETag."""
 
@@ -71,11 +73,24 @@ def needs(role: Role) -> Callable[[Request], Awaitable[Principal]]:
 
     async def admit(request: Request) -> Principal:
         desks: Desks = request.app.state.desks
-        client = request.scope.get("client")
-        return await desks.callers.person(dict(request.scope["headers"]), client[0] if client else None, role)
+        return await desks.callers.person(*_presented(request), role)
 
     admit.role = role  # type: ignore[attr-defined]
     return admit
+
+
+async def _agent(request: Request) -> Principal:
+    desks: Desks = request.app.state.desks
+    return await desks.callers.agent(*_presented(request))
+
+
+_agent.role = Role.AGENT  # type: ignore[attr-defined]
+
+
+def _presented(request: Request) -> tuple[dict[bytes, bytes], str | None]:
+    """Headers and address."""
+    client = request.scope.get("client")
+    return dict(request.scope["headers"]), client[0] if client else None
 
 
 async def anybody() -> None:
@@ -91,12 +106,13 @@ async def _desks(request: Request) -> Desks:
 
 
 TheDesks = Annotated[Desks, Depends(_desks)]
+Agent = Annotated[Principal, Depends(_agent)]
 Operator = Annotated[Principal, Depends(needs(Role.OPERATOR))]
 Approver = Annotated[Principal, Depends(needs(Role.APPROVER))]
 Auditor = Annotated[Principal, Depends(needs(Role.AUDITOR))]
 Admin = Annotated[Principal, Depends(needs(Role.ADMIN))]
 Opa = Annotated[Principal, Depends(needs(Role.OPA))]
-Id = Annotated[str, Path(pattern="^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")]
+Id = Annotated[str, Path(pattern=ID_PATTERN)]
 
 _REFUSED_STATUS = {
     ReasonCode.FORBIDDEN: 403,
@@ -119,3 +135,10 @@ def refused(why: Refused | CannotDecide) -> Problem:
     """What a desk would not do, as the door says it."""
     status = 503 if why.reason in OUTAGE else _REFUSED_STATUS.get(why.reason, 403)
     return Problem(status, why.reason, why.detail)
+
+
+def unless_refused(outcome: _Done | Refused | CannotDecide) -> _Done:
+    """What a desk has done. Raises Problem for what it would not do."""
+    if isinstance(outcome, Refused | CannotDecide):
+        raise refused(outcome)
+    return outcome

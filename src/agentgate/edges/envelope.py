@@ -24,7 +24,7 @@ from agentgate.edges import idempotency, tools
 from agentgate.edges.caller import Caller, Callers, Keyring
 from agentgate.edges.desks import Approver, TheDesks, refused
 from agentgate.edges.problem import PROBLEM_JSON, Problem
-from agentgate.edges.schemas import Responses, answers
+from agentgate.edges.schemas import ID_PATTERN, Responses, answers
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
 from agentgate.pipeline.approvals import MAX_REASON_CHARS, CannotDecide
 from agentgate.pipeline.deferred import Elsewhere, Over, Underway
@@ -124,8 +124,7 @@ class EnvelopeDoor:
 
     def _turn_away(self, caller: Principal) -> None:
         if self._refusals.is_over(caller):
-            text = "Too many refused calls in this second; stop repeating them"
-            raise Problem(429, ReasonCode.TOO_MANY_REFUSALS, text, headers={"Retry-After": "1"})
+            raise tools.too_many_refusals()
 
     # --- whose it is ---
 
@@ -170,27 +169,11 @@ class EnvelopeDoor:
     def _parse(self, raw: bytes, caller: Caller, request: Request) -> tuple[Call, Decision | None]:
         """The call, and why it is refused whatever policy says."""
         body = parse(raw)
-        if not isinstance(body, dict):
-            raise _invalid("the body must be an object")
-        missing = [name for name in _NEEDED if name not in body]
-        if missing:
-            raise _invalid(f"{missing[0]} is missing")
-        if not body.keys() <= _FIELDS:
-            raise _invalid(f"unknown member {min(body.keys() - _FIELDS)[:64]!r}")
-        agent, version, tool = body["agent_id"], body["agent_version"], body["tool"]
-        if not isinstance(agent, str) or not is_id(agent):
-            raise _invalid("agent_id must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
-        if not isinstance(version, str) or not (0 < len(version) <= MAX_VERSION_CHARS and version.isprintable()):
-            raise _invalid(f"agent_version must be 1 to {MAX_VERSION_CHARS} printable characters")
-        if not isinstance(tool, str) or not is_tool_name(tool):
-            text = "tool must match ^[A-Za-z0-9_.-]{1,128}$ without '..'"
-            raise Problem(422, ReasonCode.INVALID_TOOL_NAME, text, success=False)
-        if not isinstance(body["arguments"], dict):
-            raise _invalid("arguments must be an object")
-        who = caller.principal
+        _check(body)
+        who, agent, tool = caller.principal, body["agent_id"], body["tool"]
         is_nameless = who.auth_method == "loopback"
         context = _context(body.get("context"))
-        context |= {"agent_version": version, **({"agent_id": agent} if is_nameless else {})}
+        context |= {"agent_version": body["agent_version"], **({"agent_id": agent} if is_nameless else {})}
         foreign = None
         if not is_nameless and agent != who.name:
             foreign = refusal(ReasonCode.FORBIDDEN, "agent_id is not whose key this is", "identity")
@@ -211,6 +194,27 @@ class EnvelopeDoor:
         return call, foreign
 
 
+def _check(body: Any) -> None:
+    """Raises Problem where it is no envelope."""
+    if not isinstance(body, dict):
+        raise _invalid("the body must be an object")
+    missing = [name for name in _NEEDED if name not in body]
+    if missing:
+        raise _invalid(f"{missing[0]} is missing")
+    if not body.keys() <= _FIELDS:
+        raise _invalid(f"unknown member {min(body.keys() - _FIELDS)[:64]!r}")
+    agent, version, tool = body["agent_id"], body["agent_version"], body["tool"]
+    if not isinstance(agent, str) or not is_id(agent):
+        raise _invalid(f"agent_id must match {ID_PATTERN}")
+    if not isinstance(version, str) or not (0 < len(version) <= MAX_VERSION_CHARS and version.isprintable()):
+        raise _invalid(f"agent_version must be 1 to {MAX_VERSION_CHARS} printable characters")
+    if not isinstance(tool, str) or not is_tool_name(tool):
+        text = "tool must match ^[A-Za-z0-9_.-]{1,128}$ without '..'"
+        raise Problem(422, ReasonCode.INVALID_TOOL_NAME, text, success=False)
+    if not isinstance(body["arguments"], dict):
+        raise _invalid("arguments must be an object")
+
+
 def _context(given: Any) -> dict[str, Any]:
     if given is not None and not isinstance(given, dict):
         raise _invalid("context must be an object")
@@ -224,7 +228,7 @@ def _session(given: Any, caller: Principal) -> SessionId:
     if given is None:
         return caller.session or SessionId(f"envelope-{caller.name}"[:256])
     if not isinstance(given, str) or not is_id(given):
-        raise _invalid("session_id must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
+        raise _invalid(f"session_id must match {ID_PATTERN}")
     if caller.session is not None and given != caller.session:
         raise Problem(403, ReasonCode.FOREIGN_SESSION, "The access token is for another session")
     return SessionId(given)
@@ -275,10 +279,8 @@ def say(answer: Answer) -> tools.Response:
     if status == 200:
         return 200, [_JSON, *headers], orjson.dumps(told)
     del told["status"]  # a problem document has its own
-    if status == 503 or answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS:
-        headers.append((b"retry-after", b"1"))
     problem = Problem(status, answer.reason_code, answer.error or "", **told)
-    return status, [(b"content-type", PROBLEM_JSON), *headers], problem.body()
+    return status, [(b"content-type", PROBLEM_JSON), *headers, *tools.soon(status, answer)], problem.body()
 
 
 def _status(answer: Answer) -> int:

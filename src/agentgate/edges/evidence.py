@@ -15,11 +15,10 @@ from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.evidence import Scope
 from agentgate.edges import filters, wire
-from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, refused
+from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, unless_refused
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers, ref
 from agentgate.pipeline.evidence import EvidenceDesk, Export, Form
-from agentgate.pipeline.orders import Refused
 
 logger = logging.getLogger("agentgate.evidence")
 router = APIRouter(tags=["evidence"])
@@ -136,9 +135,8 @@ def _tenant(auditor: Principal, tenant: str | None) -> str:
 
 
 async def _answer(desks: Desks, auditor: Principal, scope: Scope, form: Form, earlier_size: int | None) -> Response:
-    export = await desks.evidence.export(auditor, scope, form, earlier_size=earlier_size)
-    if isinstance(export, Refused):
-        raise refused(export)
+    found = await desks.evidence.export(auditor, scope, form, earlier_size=earlier_size)
+    export = unless_refused(found)
     return Sent(desks.evidence, export, _headers(scope, export))
 
 

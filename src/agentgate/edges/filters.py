@@ -9,8 +9,8 @@ from typing import Annotated, Final
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from agentgate.core.event import rfc3339
+from agentgate.edges.schemas import ID_PATTERN
 
-_ID: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _PRINCIPAL: Final = ("agent:", "person:")
 
@@ -32,7 +32,7 @@ def _moment(text: str) -> str:
     return found
 
 
-Id = Annotated[str, Field(pattern=_ID)]
+Id = Annotated[str, Field(pattern=ID_PATTERN)]
 Who = Annotated[Id, AfterValidator(_principal)]
 """An agent's name, or `person:NAME`; a principal's id from then on."""
 Moment = Annotated[

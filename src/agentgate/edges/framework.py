@@ -35,9 +35,8 @@ from agentgate.edges import (
     toolbox,
     webhooks,
 )
-from agentgate.edges.problem import Problem, method_not_allowed
+from agentgate.edges.problem import PROBLEM_JSON, Problem, method_not_allowed
 
-_MEDIA_TYPE = "application/problem+json"
 _ROUTERS: Final = (
     kills.router,
     operator.router,
@@ -113,7 +112,7 @@ def role_of(route: APIRoute) -> Role | None:
 
 
 def _answer(problem: Problem) -> Response:
-    return Response(problem.body(), problem.status, problem.headers, _MEDIA_TYPE)
+    return Response(problem.body(), problem.status, problem.headers, PROBLEM_JSON.decode())
 
 
 async def _on_problem(_: Request, error: Exception) -> Response:

@@ -12,12 +12,12 @@ from agentgate.core.call import Principal, is_id, is_tool_name
 from agentgate.core.containment import MAX_REASON_CHARS, Kill, KillId, Presence, Scope
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import rfc3339
-from agentgate.edges.desks import Admin, Desks, EmptyBody, Id, Operator, TheDesks, refused
-from agentgate.edges.problem import Problem
-from agentgate.edges.schemas import TOOL_PATTERN, Responses, answers
+from agentgate.edges.desks import Admin, Desks, EmptyBody, Id, Operator, TheDesks, unless_refused
+from agentgate.edges.problem import Problem, unfit
+from agentgate.edges.schemas import ID_PATTERN, TOOL_PATTERN, Responses, answers
 from agentgate.pipeline.drains import Drain
 from agentgate.pipeline.members import Member
-from agentgate.pipeline.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.orders import Order, ReleasePending
 
 MOST_DETAILED = 100
 """Of so many kills a list also says how far each has come, where that is not simply `drained`: every one costs a few
@@ -40,7 +40,7 @@ class WideKillRequest(BaseModel):
 class KillRequest(WideKillRequest):
     """A kill of a session or an agent: why and for how long; `tenant` if it is not the caller's own."""
 
-    tenant: str | None = Field(None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
+    tenant: str | None = Field(None, pattern=ID_PATTERN)
 
 
 class AnyKillRequest(KillRequest):
@@ -143,13 +143,9 @@ async def get_kill(desks: TheDesks, viewer: Operator, kill_id: str) -> dict[str,
 async def release_kill(desks: TheDesks, actor: Admin, kill_id: str, body: ReleaseBody | None = None) -> JSONResponse:
     """End a kill. What it cut stays cut. May need several persons (`containment.release_quorum`)."""
     outcome = await desks.containment.release(actor, kill_id, force=body.force if body else False)
-    match outcome:
-        case Refused():
-            raise refused(outcome)
-        case ReleasePending():
-            return _pending(outcome)
-        case Kill():
-            return JSONResponse(_kill_view(outcome) | {"status": "released"})
+    if isinstance(outcome, ReleasePending):
+        return _pending(outcome)
+    return JSONResponse(_kill_view(unless_refused(outcome)) | {"status": "released"})
 
 
 @router.post("/sessions/{session_id}/kill", responses=_KILL_RESPONSES)
@@ -200,13 +196,9 @@ async def pause(desks: TheDesks, actor: Operator, body: WideKillRequest | None =
 async def resume(desks: TheDesks, actor: Admin, body: ReleaseBody | None = None) -> JSONResponse:
     """Release what pause killed. Calls that were cut stay cut."""
     outcome = await desks.containment.release_global(actor, force=body.force if body else False)
-    match outcome:
-        case Refused():
-            raise refused(outcome)
-        case ReleasePending():
-            return _pending(outcome)
-        case list():
-            return JSONResponse({"status": "resumed", "released": [kill.id for kill in outcome]})
+    if isinstance(outcome, ReleasePending):
+        return _pending(outcome)
+    return JSONResponse({"status": "resumed", "released": [kill.id for kill in unless_refused(outcome)]})
 
 
 async def _kill(
@@ -216,7 +208,7 @@ async def _kill(
     body = body or WideKillRequest(id=None, reason=None, expires_in_s=None)
     tenant = body.tenant if isinstance(body, KillRequest) else None
     if tenant is not None and scope not in (Scope.SESSION, Scope.AGENT):
-        raise Problem(422, ReasonCode.INVALID_REQUEST, f"a kill by {scope} takes no tenant", error="Invalid request")
+        raise unfit(f"a kill by {scope} takes no tenant")
     order = Order(
         scope=scope,
         target=target,
@@ -225,9 +217,7 @@ async def _kill(
         kill_id=KillId(body.id) if body.id is not None else None,
         expires_in_s=body.expires_in_s,
     )
-    drain = await desks.containment.kill(actor, order)
-    if isinstance(drain, Refused):
-        raise refused(drain)
+    drain = unless_refused(await desks.containment.kill(actor, order))
     return JSONResponse(_kill_view(drain.kill) | _drain_view(drain), 200 if drain.is_drained else 202)
 
 
@@ -241,18 +231,17 @@ def _check_target(scope: Scope, target: str) -> None:
         case _:
             fits = is_id(target)
     if not fits:
-        raise Problem(422, ReasonCode.INVALID_REQUEST, f"target is not a name of a {scope}", error="Invalid request")
+        raise unfit(f"target is not a name of a {scope}")
 
 
 # --- how kills are said -------------------------------------------------------------------------------------
 
-_STATUS = {Scope.GLOBAL: "paused"}
 _NAMES = {Scope.SESSION: "session_id", Scope.TOOL: "tool_name", Scope.AGENT: "agent_id", Scope.TENANT: "tenant_id"}
 
 
 def _kill_view(kill: Kill) -> dict[str, Any]:
     """v0.2's `status` and name, and the kill itself (DESIGN §6)."""
-    view: dict[str, Any] = {"status": _STATUS.get(kill.scope, "killed")}
+    view: dict[str, Any] = {"status": "paused" if kill.scope is Scope.GLOBAL else "killed"}
     if kill.scope in _NAMES:
         view[_NAMES[kill.scope]] = kill.target
     view |= {
@@ -323,10 +312,7 @@ async def attest_gone(desks: TheDesks, actor: Admin, member: str, body: EmptyBod
 
     What still ran there would run on unseen, so attest only what you know.
     """
-    outcome = await desks.membership.attest(actor, member)
-    if isinstance(outcome, Refused):
-        raise refused(outcome)
-    return _member_view(outcome)
+    return _member_view(unless_refused(await desks.membership.attest(actor, member)))
 
 
 def _member_view(member: Member) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from agentgate.core.call import Call, Principal, is_id
@@ -24,6 +25,7 @@ from agentgate.edges._mcp.message import (
 from agentgate.edges._mcp.parts import Guest, Parts
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem, method_not_allowed
+from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Message, Receive, Request, Send, replay
 from agentgate.pipeline.gate import Answer, Gate
 from agentgate.pipeline.replica import IsOver
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 PATH: Final = "/mcp"
 _METHODS: Final = ("DELETE", "GET", "POST")
 _LOOK_EVERY_S: Final = 0.25
+
+Serve = Callable[[Send], Awaitable[None]]
+"""Answers a request."""
 
 
 class McpDoor:
@@ -66,8 +71,8 @@ class McpDoor:
             try:
                 while not self._gate.closing:  # noqa: ASYNC110 - a signal sets it, and nobody is told
                     await asyncio.sleep(_LOOK_EVERY_S)
-                hall.end_listening()
-                while not hall.is_idle():  # noqa: ASYNC110 - as above
+                hall.changes.end()
+                while not hall.calls.is_idle():  # noqa: ASYNC110 - as above
                     await asyncio.sleep(_LOOK_EVERY_S)
                 await asyncio.sleep(_LOOK_EVERY_S)  # for the last answers to be written
                 hall.end_streams()
@@ -78,12 +83,12 @@ class McpDoor:
     def drop(self, is_over: IsOver) -> None:
         """End the streams of announcements of callers that are killed."""
         if self._hall is not None:
-            self._hall.drop(is_over)
+            self._hall.changes.drop(is_over)
 
     async def announce(self, server: str, method: str, params: Mapping[str, Any]) -> None:
         """Tell clients what a tool server announced. Never raises but CancelledError."""
         if self._hall is not None:
-            await self._hall.announce(method, params)
+            await self._hall.changes.announce(method, params)
 
     async def serve(self, request: Request, receive: Receive, send: Send) -> None:
         """GET, POST and DELETE on `/mcp`.
@@ -101,12 +106,9 @@ class McpDoor:
                 await self._pass_on(request, guest, receive, send)
                 return
             body, message = await read_message(request, receive, self._parts.rules.max_body_bytes)
-            if self._hall is not None and self._takes_plain:
-                plain = self._hall.plain.read(request, message)
-                if plain is not None:
-                    await self._hall.plain.serve(plain, request.scope, guest, receive, send)
-                    return
-            await self._pass_on_once(request, guest, request_id_of(message), replay(body, receive), send)
+            if not await self._serve_plain(request, message, guest, receive, send):
+                passing_on = partial(self._pass_on, request, guest, replay(body, receive))
+                await self._once(request, request_id_of(message), passing_on, send)
         except Unserved as unserved:
             self._parts.refusals.refused(principal)
             await unserved.answer(send)
@@ -118,17 +120,35 @@ class McpDoor:
             return False
         return True
 
-    async def _pass_on_once(
-        self, request: Request, guest: Guest, request_id: str | None, receive: Receive, send: Send
-    ) -> None:
+    async def _serve_plain(
+        self, request: Request, message: dict[str, Any], guest: Guest, receive: Receive, send: Send
+    ) -> bool:
+        """Whether it was a plain call, which the SDK's server need not see."""
+        hall = self._hall
+        if hall is None or not self._takes_plain:
+            return False
+        plain = hall.plain.read(request, message)
+        if plain is not None:
+            await hall.plain.serve(plain, request.scope, guest, receive, send)
+            return True
+        hall.seated.hear(request, message, guest.principal)
+        seated = hall.seated.read(request, message, guest.principal)
+        if seated is None:
+            return False
+        await self._once(
+            request, request_id_of(message), partial(hall.seated.serve, seated, request.scope, guest), send
+        )
+        return True
+
+    async def _once(self, request: Request, request_id: str | None, serve: Serve, send: Send) -> None:
         """In a session an id names one request at a time: the SDK would mix up the answers of two."""
         session = request.headers.get(b"mcp-session-id")
         if session is None or request_id is None:
-            await self._pass_on(request, guest, receive, send)
+            await serve(send)
             return
         here = (session, request_id)
         if here in self._in_flight or (
-            self._hall is not None and self._hall.serves(session.decode("latin-1"), request_id)
+            self._hall is not None and self._hall.calls.serves(session.decode("latin-1"), request_id)
         ):
             text = "A request with this id is being served in this session"
             raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST, request_id=None)
@@ -140,7 +160,7 @@ class McpDoor:
 
         self._in_flight.add(here)
         try:
-            await self._pass_on(request, guest, receive, sending)
+            await serve(sending)
         finally:
             self._in_flight.discard(here)
 
@@ -166,7 +186,7 @@ def _guest(
     session = request.headers.get(b"agentgate-session")
     named = session.decode("latin-1") if session is not None else None
     if named is not None and not is_id(named):
-        text = "AgentGate-Session must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
+        text = f"AgentGate-Session must match {ID_PATTERN}"
         raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
     address = f"{request.scope.get('scheme', 'http')}://{request.headers[b'host'].decode('latin-1')}"
     return Guest(principal, named, request.traceparent, address, bearer, is_still_known)

@@ -69,12 +69,25 @@ def _json(reference: str, **more: Any) -> dict[str, Any]:
     return {"application/json": {"schema": ref(reference), **more}}
 
 
+_OF_AGENTS: Final[dict[str, Any]] = {
+    "x-agentgate-role": "agent",
+    "security": [{"ApiKey": []}, {"Bearer": []}, {}],
+}
+_REFUSALS_OF_CALLS: Final = {
+    "400": _problem(f"Not strict JSON, or no idempotency key; or: {_TWICE.lower()}"),
+    "413": _problem("The body is too large"),
+    "415": _problem("Not application/json"),
+    "421": _problem("A host name that is not served here"),
+    "429": _problem("Too many refused calls in this second"),
+    "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
+}
+
 _CALL: Final[dict[str, Any]] = {
     "tags": ["tools"],
     "summary": "Decide on a tool call and run it",
     "description": "Allowed, denied and waiting for approval are all 200; `decision` and `reason_code` say which.",
     "operationId": "call_tool",
-    "x-agentgate-role": "agent",
+    **_OF_AGENTS,
     "parameters": [
         {
             "name": "Idempotency-Key",
@@ -100,20 +113,14 @@ _CALL: Final[dict[str, Any]] = {
             "description": "It waits for an approval, after which the gateway makes it; `Location` has its answer then",
             "content": _json("ToolCallResponse"),
         },
-        "400": _problem(f"Not strict JSON, or no idempotency key; or: {_TWICE.lower()}"),
         "401": _problem("No valid key or access token"),
         "409": _problem("A call with this idempotency key is running, or its answer is not kept any more"),
         "403": _problem(
             "A key without the role, a token without the scope or of another session, or a web origin that may not call"
         ),
-        "413": _problem("The body is too large"),
-        "415": _problem("Not application/json"),
-        "421": _problem("A host name that is not served here"),
         "422": _problem("Not a call, names outside of the grammar, or an idempotency key of another call"),
-        "429": _problem("Too many refused calls in this second"),
-        "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
+        **_REFUSALS_OF_CALLS,
     },
-    "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }
 
 _ENVELOPE_EXAMPLE: Final[dict[str, Any]] = {
@@ -135,7 +142,7 @@ _CALL_ENVELOPE: Final[dict[str, Any]] = {
     "description": "Allowed, denied and waiting for approval are all 200; `success`, `status` and `reason_code` say "
     "which. A call that waits is made by the gateway once it is approved: send the envelope again for its answer.",
     "operationId": "call_tool_envelope",
-    "x-agentgate-role": "agent",
+    **_OF_AGENTS,
     "parameters": [
         _header("Signature-Input", "RFC 9421: one signature over method, address, content-digest and content-type"),
         _header("Signature", "RFC 9421: Ed25519 or HMAC-SHA-256"),
@@ -147,25 +154,19 @@ _CALL_ENVELOPE: Final[dict[str, Any]] = {
     },
     "responses": {
         "200": {"description": "The verdict and its result", "content": _json("EnvelopeResponse")},
-        "400": _problem(f"Not strict JSON, or no idempotency key; or: {_TWICE.lower()}"),
         "401": _problem("No signature that counts, or no valid key"),
         "403": _problem("Another agent's name, a key without the role, or a web origin that may not call"),
         "409": _problem("This request id's call is running, or its answer is not kept any more"),
-        "413": _problem("The body is too large"),
-        "415": _problem("Not application/json"),
-        "421": _problem("A host name that is not served here"),
         "422": _problem("No envelope, or the request id of another call"),
-        "429": _problem("Too many refused calls in this second"),
-        "503": _problem("Kill state, log or token issuer unavailable: nothing was run"),
+        **_REFUSALS_OF_CALLS,
     },
-    "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }
 
 _LIST: Final[dict[str, Any]] = {
     "tags": ["tools"],
     "summary": "Tools that this caller may call without approval and that are not killed",
     "operationId": "list_tools",
-    "x-agentgate-role": "agent",
+    **_OF_AGENTS,
     "responses": {
         "200": {"description": "Names", "content": _json("ToolNames")},
         "400": _problem(_TWICE),
@@ -174,7 +175,6 @@ _LIST: Final[dict[str, Any]] = {
         "421": _problem("A host name that is not served here"),
         "503": _problem("Policy engine or token issuer unavailable"),
     },
-    "security": [{"ApiKey": []}, {"Bearer": []}, {}],
 }
 
 
@@ -226,13 +226,8 @@ def describe(operation: dict[str, Any], route: APIRoute, role: Role | None) -> N
         responses[status] = {"description": f"{description}. {own}" if own else description}
     for status in [status for status in responses if status >= "400"]:
         problem = _problem(responses[status]["description"])
-        responses[status] = responses[status] | problem | {"content": problem["content"] | _own(route, status)}
-
-
-def _own(route: APIRoute, status: str) -> dict[str, Any]:
-    """Bodies that the route declares for this status."""
-    found: dict[str, Any] = route.responses.get(int(status), {}).get("content", {})
-    return found
+        own = route.responses.get(int(status), {}).get("content", {})
+        responses[status] = responses[status] | problem | {"content": problem["content"] | own}
 
 
 def _refusals(role: Role | None, *, has_body: bool, has_name: bool) -> dict[str, str]:

@@ -60,3 +60,8 @@ def method_not_allowed(methods: Collection[str]) -> Problem:
         error="Method Not Allowed",
         headers={"Allow": ", ".join(allowed)},
     )
+
+
+def unfit(detail: str) -> Problem:
+    """422 for what a control route was asked, and cannot do for anybody."""
+    return Problem(422, ReasonCode.INVALID_REQUEST, detail, error="Invalid request")

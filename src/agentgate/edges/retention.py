@@ -10,17 +10,14 @@ from fastapi.responses import JSONResponse
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from agentgate.core.call import Principal
-from agentgate.core.errors import ReasonCode
 from agentgate.core.retention import FLOOR_DAYS, MAX_HOLD_REASON_CHARS, Hold, Place
-from agentgate.edges.desks import Admin, Auditor, TheDesks, refused
-from agentgate.edges.problem import Problem
-from agentgate.edges.schemas import Responses, answers
-from agentgate.pipeline.orders import Refused
+from agentgate.edges.desks import Admin, Auditor, TheDesks, unless_refused
+from agentgate.edges.problem import unfit
+from agentgate.edges.schemas import ID_PATTERN, Responses, answers
 from agentgate.pipeline.retention import HoldOrder, Pruned, PruneOrder, Status
 
 router = APIRouter(tags=["retention"])
 
-_ID = r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
 _NO_LOG: Responses = {503: {"description": "The log cannot be read or written"}}
 
 
@@ -41,9 +38,9 @@ class HoldBody(BaseModel):
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"examples": [{"session": "s-1", "reason": "case 4711"}]}
     )
-    id: str | None = Field(default=None, pattern=_ID, max_length=128)
-    tenant: str | None = Field(default=None, pattern=_ID)
-    session: str | None = Field(default=None, pattern=_ID)
+    id: str | None = Field(default=None, pattern=ID_PATTERN, max_length=128)
+    tenant: str | None = Field(default=None, pattern=ID_PATTERN)
+    session: str | None = Field(default=None, pattern=ID_PATTERN)
     all_tenants: bool = False
     reason: str = Field(min_length=1, max_length=MAX_HOLD_REASON_CHARS)
 
@@ -79,14 +76,12 @@ async def prune(desks: TheDesks, actor: Admin, body: PruneBody | None = None) ->
     """
     body = body or PruneBody()
     if body.days is not None and body.before is not None:
-        raise Problem(422, ReasonCode.INVALID_REQUEST, "say `days` or `before`", error="Invalid request")
+        raise unfit("say `days` or `before`")
     order = PruneOrder(
         days=body.days, before=_utc(body.before), force=body.force, dry_run=body.dry_run, after=_place(body.after)
     )
-    outcome = await desks.retention.prune(actor, order)
-    if isinstance(outcome, Refused):
-        raise refused(outcome)
-    return JSONResponse(_pruned_view(outcome, dry_run=body.dry_run))
+    done = unless_refused(await desks.retention.prune(actor, order))
+    return JSONResponse(_pruned_view(done, dry_run=body.dry_run))
 
 
 def _utc(moment: datetime | None) -> datetime | None:
@@ -94,9 +89,7 @@ def _utc(moment: datetime | None) -> datetime | None:
     try:
         return None if moment is None else moment.astimezone(UTC)
     except OverflowError:
-        raise Problem(
-            422, ReasonCode.INVALID_REQUEST, "`before` is no time that we can tell", error="Invalid request"
-        ) from None
+        raise unfit("`before` is no time that we can tell") from None
 
 
 def _place(text: str | None) -> Place | None:
@@ -105,7 +98,7 @@ def _place(text: str | None) -> Place | None:
         return None
     part, *names = text.split("/")
     if part not in ("0", "1") or len(names) != 2:
-        raise Problem(422, ReasonCode.INVALID_REQUEST, "`after` is none that was answered", error="Invalid request")
+        raise unfit("`after` is none that was answered")
     return int(part), names[0], names[1]
 
 
@@ -174,17 +167,12 @@ async def create_hold(desks: TheDesks, actor: Auditor, body: HoldBody) -> dict[s
 
     The same `id` with the same body is one hold, so an order that was not answered can be repeated.
     """
-    hold = await desks.retention.hold(actor, _order(actor, body))
-    if isinstance(hold, Refused):
-        raise refused(hold)
-    return _hold_view(hold)
+    return _hold_view(unless_refused(await desks.retention.hold(actor, _order(actor, body))))
 
 
 def _order(actor: Principal, body: HoldBody) -> HoldOrder:
     if body.all_tenants and (body.tenant is not None or body.session is not None):
-        raise Problem(
-            422, ReasonCode.INVALID_REQUEST, "`all_tenants` goes with no tenant and session", error="Invalid request"
-        )
+        raise unfit("`all_tenants` goes with no tenant and session")
     tenant = "" if body.all_tenants else body.tenant or actor.tenant
     return HoldOrder(tenant=tenant, session=body.session or "", reason=body.reason, id=body.id)
 
@@ -202,9 +190,7 @@ async def release_hold(
 ) -> dict[str, Any]:
     """End a hold: what it kept goes when it is due. Auditors give holds, admins release them."""
     hold = await desks.retention.release(actor, hold_id, body.reason if body else "")
-    if isinstance(hold, Refused):
-        raise refused(hold)
-    return _hold_view(hold) | {"status": "released"}
+    return _hold_view(unless_refused(hold)) | {"status": "released"}
 
 
 def _hold_view(hold: Hold) -> dict[str, Any]:

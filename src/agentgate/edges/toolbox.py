@@ -10,10 +10,9 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentgate.core.call import Access, AgentId, Principal, PrincipalKind, Role
-from agentgate.edges.desks import Desks, Operator, TheDesks, refused
-from agentgate.edges.schemas import Responses, answers
+from agentgate.edges.desks import Desks, Operator, TheDesks, unless_refused
+from agentgate.edges.schemas import ID_PATTERN, Responses, answers
 from agentgate.pipeline.offers import Offer
-from agentgate.pipeline.orders import Refused
 
 router = APIRouter(tags=["tools"])
 
@@ -46,7 +45,7 @@ async def review_tools(
     desks: TheDesks,
     viewer: Operator,
     name: Annotated[str | None, Query(max_length=256, description="Only this tool, with its definitions")] = None,
-    agent: Annotated[str, Query(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")] = "agent",
+    agent: Annotated[str, Query(pattern=ID_PATTERN)] = "agent",
 ) -> dict[str, Any]:
     """Every tool of every server with its state and what has changed of it, and what policy says of it for `agent`.
 
@@ -69,9 +68,7 @@ async def review_tools(
 @router.post("/tools/{name}/accept", responses=_RESPONSES)
 async def accept_tool(desks: TheDesks, actor: Operator, name: str, body: AcceptBody) -> dict[str, Any]:
     """Offer a tool as it was found, and in no other form. `served` says whether it can be called already."""
-    done = await desks.pins.accept(actor, name, body.sha256, body.access)
-    if isinstance(done, Refused):
-        raise refused(done)
+    done = unless_refused(await desks.pins.accept(actor, name, body.sha256, body.access))
     ruled = await desks.policy.ruled_for(_an_agent(actor, "agent")) or {}
     return _view(desks, done, ruled, whole=False) | {"trouble": desks.pins.trouble}
 
@@ -79,10 +76,7 @@ async def accept_tool(desks: TheDesks, actor: Operator, name: str, body: AcceptB
 @router.post("/tools/{name}/reject", responses=_RESPONSES)
 async def reject_tool(desks: TheDesks, actor: Operator, name: str, body: RejectBody | None = None) -> dict[str, Any]:
     """Do not offer a tool any more, or at all. It can be accepted later."""
-    done = await desks.pins.reject(actor, name)
-    if isinstance(done, Refused):
-        raise refused(done)
-    return _view(desks, done, {}, whole=False)
+    return _view(desks, unless_refused(await desks.pins.reject(actor, name)), {}, whole=False)
 
 
 def _an_agent(viewer: Principal, name: str) -> Principal:

@@ -18,6 +18,7 @@ from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.edges import idempotency, prefer
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import PROBLEM_JSON, Problem
+from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.gate import Answer, Gate, PendingApproval
@@ -106,41 +107,17 @@ class ToolsDoor:
 
     def _parse(self, raw: bytes, caller: Principal, request: Request, bearer: str | None) -> Call:
         body = parse(raw)
-        if not isinstance(body, dict):
-            raise _invalid("the body must be an object")
-        session, tool_name = body.get("session_id"), body.get("tool_name")
-        if not isinstance(session, str) or not is_id(session):
-            raise _invalid("session_id must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$")
-        if caller.session is not None and session != caller.session:
-            raise Problem(403, ReasonCode.FOREIGN_SESSION, "The access token is for another session")
-        if not isinstance(tool_name, str) or not is_tool_name(tool_name):
-            raise Problem(
-                422,
-                ReasonCode.INVALID_TOOL_NAME,
-                "tool_name must match ^[A-Za-z0-9_.-]{1,128}$ without '..'",
-                error="Policy denied: Invalid tool name",
-                success=False,
-            )
-        arguments, context, token = body.get("arguments"), body.get("context"), body.get("approval_token")
-        if not isinstance(arguments, dict):
-            raise _invalid("arguments must be an object")
-        if context is not None and not isinstance(context, dict):
-            raise _invalid("context must be an object")
-        if token is not None and not (isinstance(token, str) and 0 < len(token) <= _MAX_TOKEN_CHARS):
-            raise _invalid(f"approval_token must be text of at most {_MAX_TOKEN_CHARS} characters")
-        if not body.keys() <= _FIELDS:
-            strange = min(body.keys() - _FIELDS)
-            raise _invalid(f"unknown member {strange[:64]!r}")
+        _check(body, caller)
         return Call(
             trace_id=new_trace_id(self._entropy),
             door=Door.REST,
             caller=caller,
-            session=SessionId(session),
-            tool_name=ToolName(tool_name),
-            tool=self._tools.get(tool_name),
-            arguments=arguments,
-            context=context or {},
-            approval_token=token,
+            session=SessionId(body["session_id"]),
+            tool_name=ToolName(body["tool_name"]),
+            tool=self._tools.get(body["tool_name"]),
+            arguments=body["arguments"],
+            context=body.get("context") or {},
+            approval_token=body.get("approval_token"),
             bearer=bearer,
             traceparent=request.traceparent,
             idempotency_key=idempotency.of_header(request.headers),
@@ -154,6 +131,34 @@ class ToolsDoor:
         if names is None:
             raise Problem(503, ReasonCode.POLICY_UNAVAILABLE, "Policy engine unavailable", headers={"Retry-After": "1"})
         return 200, [_JSON], orjson.dumps({"tools": names})
+
+
+def _check(body: Any, caller: Principal) -> None:
+    """Raises Problem where it is no call that this caller can make."""
+    if not isinstance(body, dict):
+        raise _invalid("the body must be an object")
+    session, tool_name = body.get("session_id"), body.get("tool_name")
+    if not isinstance(session, str) or not is_id(session):
+        raise _invalid(f"session_id must match {ID_PATTERN}")
+    if caller.session is not None and session != caller.session:
+        raise Problem(403, ReasonCode.FOREIGN_SESSION, "The access token is for another session")
+    if not isinstance(tool_name, str) or not is_tool_name(tool_name):
+        raise Problem(
+            422,
+            ReasonCode.INVALID_TOOL_NAME,
+            "tool_name must match ^[A-Za-z0-9_.-]{1,128}$ without '..'",
+            error="Policy denied: Invalid tool name",
+            success=False,
+        )
+    context, token = body.get("context"), body.get("approval_token")
+    if not isinstance(body.get("arguments"), dict):
+        raise _invalid("arguments must be an object")
+    if context is not None and not isinstance(context, dict):
+        raise _invalid("context must be an object")
+    if token is not None and not (isinstance(token, str) and 0 < len(token) <= _MAX_TOKEN_CHARS):
+        raise _invalid(f"approval_token must be text of at most {_MAX_TOKEN_CHARS} characters")
+    if not body.keys() <= _FIELDS:
+        raise _invalid(f"unknown member {min(body.keys() - _FIELDS)[:64]!r}")
 
 
 def too_many_refusals() -> Problem:
@@ -199,14 +204,18 @@ def say(answer: Answer) -> Response:
     elif answer.edited is not None:
         members["approval"] = told_approval(answer.edited)
     status = STATUS.get(answer.reason_code) if answer.outcome is None else None
-    if status is not None:
-        problem = Problem(status, answer.reason_code, answer.error or "", **members)
-        soon = [(b"retry-after", b"1")] if answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS else []
-        return status, [(b"content-type", PROBLEM_JSON), *soon, *headers], problem.body()
-    if answer.is_outage:
-        problem = Problem(503, answer.reason_code, answer.error or "", **members)
-        return 503, [(b"content-type", PROBLEM_JSON), (b"retry-after", b"1"), *headers], problem.body()
-    return 200, [_JSON, *headers], orjson.dumps(members)
+    if status is None and answer.is_outage:
+        status = 503
+    if status is None:
+        return 200, [_JSON, *headers], orjson.dumps(members)
+    problem = Problem(status, answer.reason_code, answer.error or "", **members)
+    return status, [(b"content-type", PROBLEM_JSON), *soon(status, answer), *headers], problem.body()
+
+
+def soon(status: int, answer: Answer) -> list[tuple[bytes, bytes]]:
+    """Whether it is worth asking again at once."""
+    is_worth_it = status == 503 or answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS
+    return [(b"retry-after", b"1")] if is_worth_it else []
 
 
 STATUS: Final[dict[ReasonCode, int]] = {

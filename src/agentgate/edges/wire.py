@@ -170,7 +170,7 @@ class Wire:
     async def _framework(self, request: Request, receive: Receive, send: Send) -> None:
         """Everything but the hot routes: the body is read and checked here and replayed to the framework."""
         if request.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await read_json_body(request, receive, self._max_body_bytes, may_be_empty=True)
+            body = await read_json_body(request, receive, self._max_body_bytes)
             receive = replay(body, receive)
         await self._stream(request, send, lambda sending: self._app(request.scope, receive, sending))
 
@@ -249,10 +249,10 @@ async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
     return bytes(chunks)
 
 
-async def read_json_body(request: Request, receive: Receive, limit: int, *, may_be_empty: bool = False) -> bytes:
-    """A body that is strict JSON, still as bytes."""
+async def read_json_body(request: Request, receive: Receive, limit: int) -> bytes:
+    """A body that is empty or strict JSON, still as bytes."""
     body = await read_body(request, receive, limit)
-    if not body and may_be_empty:
+    if not body:
         return body
     require_json_type(request)
     try:

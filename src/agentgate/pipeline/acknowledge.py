@@ -39,7 +39,7 @@ class Acknowledger:
 
     def word_on(self, position: int) -> asyncio.Task[Acknowledgement] | None:
         """The first acknowledgement at or past a position, given or coming; None if nothing was applied here since."""
-        exact = self._words.get(position)
+        exact = self._words.get(position)  # else every kill would walk over thousands
         return exact or next((word for at, word in self._words.items() if at >= position), None)
 
     async def _acknowledge(self, cutting: Cutting) -> Acknowledgement:

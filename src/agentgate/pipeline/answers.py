@@ -60,9 +60,9 @@ class AnswerBook:
         clock: Clock,
         meter: Meter,
         *,
-        keep_s: float = 86_400.0,
-        max_bytes: int = 1_048_576,
-        max_bytes_per_caller: int = 67_108_864,
+        keep_s: float,
+        max_bytes: int,
+        max_bytes_per_caller: int,
     ) -> None:
         """`max_bytes`: what a result may have to be kept; of a larger one only that there was one.
         `max_bytes_per_caller`: what all that are kept of one principal may have, sealed; the same of any more."""
@@ -170,10 +170,9 @@ class AnswerBook:
     async def _unanswered(self, call: Call, index: int) -> Decision:
         """The key is used, and there is no answer: the call is still running, or its answer was dropped."""
         intent = await self._reader.record(index)
-        fields = intent.fields if intent is not None else {}
-        if fields.get("edited_from_sha256", fields.get("call_sha256")) != (call.edited_from or call.digest):
+        if intent is None or _sent(intent) != (call.edited_from or call.digest):
             return self._mismatch()
-        if intent is None or self.is_forgotten(intent):
+        if self.is_forgotten(intent):
             return self._forgotten("The call was run under this idempotency key")
         self._meter.count("idempotency", "in_progress")
         text = "A call with this idempotency key is still running"
@@ -232,6 +231,12 @@ def _opened(row: Row, plain: bytes) -> Kept:
         fault or None,
         value["edited"],
     )
+
+
+def _sent(intent: Record) -> str | None:
+    """The digest of the call as its caller sent it, edited or not."""
+    digest: str | None = intent.fields.get("edited_from_sha256", intent.fields.get("call_sha256"))
+    return digest
 
 
 def _closed(row: Row) -> Kept:

@@ -20,13 +20,12 @@ from agentgate.core.decision import Decision, Receipt, Terms, refusal
 from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make, rfc3339
-from agentgate.core.projection import spendings
 from agentgate.core.strict_json import canonical_plain, reread
 from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.keys import Sealer
-from agentgate.ports.log import AlreadySpent, LogReader, Spend
+from agentgate.ports.log import AlreadySpent, LogReader
 
 _LOOK_AGAIN_S: Final = 0.5
 """Another member's answer is found by looking."""
@@ -148,7 +147,7 @@ class ApprovalDesk:
             found = await self._standing(call, asked, opinion)
             if found is not None or await self._has_too_many(call.caller):
                 return found
-            return Found(await self.request(call, asked.policy_revision, asked.terms))
+            return Found(await self._request(self._new_id(), call, asked.policy_revision, asked.terms))
 
     async def _standing(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
         """What there is about `call` already."""
@@ -226,14 +225,13 @@ class ApprovalDesk:
             return approval.decided_by
         return ",".join(vote.by for vote in await self.votes(approval))
 
-    async def request(self, call: Call, revision: str, terms: Terms, edit: Edit | None = None) -> Approval:
-        """Ask for an approval of `call`, under what policy wants. Raises LogUnavailable."""
-        approval_id = ApprovalId(f"apr-{self._entropy.token(12).hex()}")
-        return await self._request(approval_id, call, revision, terms, edit)
+    def _new_id(self) -> ApprovalId:
+        return ApprovalId(f"apr-{self._entropy.token(12).hex()}")
 
     async def _request(
-        self, approval_id: ApprovalId, call: Call, revision: str, terms: Terms, edit: Edit | None
+        self, approval_id: ApprovalId, call: Call, revision: str, terms: Terms, edit: Edit | None = None
     ) -> Approval:
+        """Ask for an approval of `call`, under what policy wants. Raises LogUnavailable."""
         ttl = timedelta(seconds=terms.ttl_s) if terms.ttl_s is not None else self._ttl
         fields: dict[str, Any] = {
             "approval_id": approval_id,
@@ -400,7 +398,7 @@ class ApprovalDesk:
         state = self.state_now(approval)
         if state not in states:
             reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
-            return CannotDecide(reason, f"the approval is {state}")
+            return CannotDecide(reason, approval.said_to_be(state))
         return approval
 
     async def decide(
@@ -418,7 +416,7 @@ class ApprovalDesk:
             if state is State.APPROVED and (stale := await self._stale(approval)) is not None:
                 return stale
             event, token = self._answer(approver, approval, state, reason)
-            outcome = await self._recorder.write(event, _spends(event))
+            outcome = await self._recorder.write(event)
             if not isinstance(outcome, AlreadySpent):
                 return await self._decided(approval, token)
             if outcome.spend.kind == "vote" and outcome.spend.key == f"{approval.id}/{approver.id}":
@@ -462,7 +460,7 @@ class ApprovalDesk:
 
     async def edit(self, edit: Edit, call: Call, revision: str, terms: Terms) -> Approval | CannotDecide:
         """Put an approval of the edited `call` in the place of a pending one. Raises LogUnavailable."""
-        approval_id = ApprovalId(f"apr-{self._entropy.token(12).hex()}")
+        approval_id = self._new_id()
         fields = {"edited_to": approval_id, "auth": edit.by.auth_method}
         closed = await self.close(edit.of, State.VOID, Void(Why.EDITED), fields, edit.by, edit.reason)
         if not closed:
@@ -529,7 +527,7 @@ class ApprovalDesk:
         if void.kill_id is not None:
             fields["kill_id"] = void.kill_id
         event = self._event(Kind.APPROVAL_CLOSED, approval, fields, actor, reason)
-        receipt = await self._recorder.write(event, _spends(event))
+        receipt = await self._recorder.write(event)
         if void.why is not Why.EDITED:  # who waits must not look before the edited call's approval is there
             self._wake(approval.id)
         return isinstance(receipt, Receipt)
@@ -553,10 +551,6 @@ def _token_fits(approval: Approval, call: Call) -> bool:
     if call.approval_token is None or approval.token_sha256 is None:
         return call.approval_token is None
     return hmac.compare_digest(_sha256(call.approval_token), approval.token_sha256)
-
-
-def _spends(event: Event) -> Sequence[Spend]:
-    return tuple(Spend(kind, key) for kind, key in spendings(event.fields))  # type: ignore[arg-type]
 
 
 def _sha256(token: str) -> str:

@@ -142,12 +142,10 @@ async def written(export: Export, records: AsyncIterator[Record], limit: int | N
 def _what(query: Query) -> dict[str, str]:
     """What an export is of, as its event says it: names and times. A text that was looked for is only counted, for a
     leaf holds no free text."""
-    said = query.said()
-    names = {"since": "since", "until": "until", "text": "", "tenant": ""}
     what = {
-        names.get(name, f"of_{name}"): value if isinstance(value, str) else ",".join(value)
-        for name, value in said.items()
-        if names.get(name) != ""
+        name if name in ("since", "until") else f"of_{name}": value if isinstance(value, str) else ",".join(value)
+        for name, value in query.said().items()
+        if name not in ("text", "tenant")
     }
     if query.text is not None:
         what["by_text"] = "yes"

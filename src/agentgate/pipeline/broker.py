@@ -176,8 +176,9 @@ class Broker:
     def _tell(self, alias: str, why: str) -> None:
         """Once a second for each alias and reason, however many calls there are."""
         told = (why, int(self._now()))
-        if self._told.get(alias) != told:
-            self._told[alias if alias in self._issuers else ""] = told
+        name = alias if alias in self._issuers else ""  # of names that nobody configured there is no end
+        if self._told.get(name) != told:
+            self._told[name] = told
             logger.warning("no credential %s: %s", alias, why)
 
     def _count(self, name: str, alias: str) -> None:

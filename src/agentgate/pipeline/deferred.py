@@ -316,7 +316,6 @@ _REFUSALS: Final = {
 def _over(approval: Approval, state: State) -> Over:
     if state is State.VOID:
         reason = ReasonCode.KILLED if approval.why == Why.KILLED else ReasonCode.CONFLICT
-        sentence = Void(Why(approval.why)).sentence if approval.why else "it was closed"
-        return Over(approval.trace_id, reason, f"The approval is void: {sentence}", approval)
+        return Over(approval.trace_id, reason, f"The approval is void: {approval.closed_because}", approval)
     reason, detail = _REFUSALS[state]
     return Over(approval.trace_id, reason, detail, approval)

@@ -118,10 +118,8 @@ class Drains:
             async with asyncio.timeout(within_s):
                 drain = await self._followed(drain)
         if drain.receipt is None:
-            with contextlib.suppress(LogUnavailable):
-                drain = await self._acknowledged(
-                    drain
-                )  # of those who are not waited for, or who came at the last moment
+            with contextlib.suppress(LogUnavailable):  # of those who are not waited for, or who came at the last moment
+                drain = await self._acknowledged(drain)
             drain = replace(drain, running=await self._running(kill))
         return drain
 
@@ -146,7 +144,7 @@ class Drains:
         mine = self._acknowledger.word_on(position)
         if mine is not None and mine.done() and not mine.cancelled():
             acks[mine.result().member] = mine.result()
-        if mine is None or set(members) - acks.keys() - {self._recorder.member}:
+        if set(members) - acks.keys() - {self._recorder.member}:
             acks |= await self._acks(position, members)
             here = {row["member"]: presence(row) for row in await self._reader.projection("members", left_idx=None)}
             standing = {member: here.get(member, Presence.LEFT) for member in members}
@@ -168,7 +166,7 @@ class Drains:
         if isinstance(written, Receipt):
             return replace(drain, receipt=written.event_id)
         rows = await self._reader.projection("kills", id=drain.kill.id)
-        return replace(drain, receipt=rows[0]["receipt"] if rows else None)
+        return replace(drain, receipt=rows[0]["receipt"])
 
     async def close_open(self) -> int:
         """Write the receipts of kills that have drained since their operator was answered, or whose server has crashed;
@@ -181,9 +179,10 @@ class Drains:
                 closed += 1
         return closed
 
-    async def close(self, drain: Drain) -> Drain:
-        """`drain` with its receipt, if it is to have one and has none. Raises LogUnavailable."""
-        return await self._receipt(drain) if drain.progress.drained and drain.receipt is None else drain
+    async def close(self, drain: Drain) -> None:
+        """Write the receipt of a drained kill if it has none. Raises LogUnavailable."""
+        if drain.receipt is None:
+            await self._receipt(drain)
 
 
 def _positions(acks: Mapping[str, Acknowledgement]) -> dict[str, int]:

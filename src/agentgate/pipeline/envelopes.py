@@ -71,11 +71,12 @@ class EnvelopeDesk:
             return Incomplete(approval)
         if approved and state is State.APPROVED:
             found = await self._deferred.execute(approval.id)
-            spent = isinstance(found, Over) and found.reason is ReasonCode.APPROVAL_SPENT
-            return await self._deferred.answer_of(person, approval.id) if spent else found
+            reason = found.reason if isinstance(found, Over) else found.reason_code
+            is_elsewhere = reason is ReasonCode.APPROVAL_SPENT  # another member was first with the same call
+            return await self._deferred.answer_of(person, approval.id) if is_elsewhere else found
         if approved and state is State.SPENT:
             return await self._deferred.answer_of(person, approval.id)
         if not approved and state is State.DENIED:
             return Denied(approval)
         reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
-        return CannotDecide(reason, f"the approval is {state}")
+        return CannotDecide(reason, approval.said_to_be(state))

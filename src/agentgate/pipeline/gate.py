@@ -111,7 +111,6 @@ class _Passage:
 
     call: Call
     flight: Flight
-    started_ns: int
     admitted: bool = False
     position: int = -1
     limit: LimitState | None = None
@@ -179,8 +178,8 @@ class Gate:
         task = asyncio.current_task()
         if task is None:
             raise RuntimeError("calls run in tasks: without one a kill could not cut them")
-        flight = self._replica.enter(call, task, started_ns)
-        passage = _Passage(call, flight, started_ns)
+        flight = self._replica.enter(call, task)
+        passage = _Passage(call, flight)
         try:
             answer = await self._pass(passage, refused, kept)
         except LogUnavailable:
@@ -384,11 +383,10 @@ class Gate:
     async def _record(self, passage: _Passage, decision: Decision) -> Appended:
         call = passage.call
         before = self._clock.ticks_ns()
-        reason = self._recorder.redactor.text(decision.reason)
         event = decided(
             self._recorder.origin(),
             call,
-            decision if reason == decision.reason else decision._replace(reason=reason),
+            decision._replace(reason=self._recorder.redactor.text(decision.reason)),
             position=passage.position,
             arguments=passage.arguments,
             context=passage.context,

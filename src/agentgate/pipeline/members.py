@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from agentgate.core.call import MemberId, Principal
 from agentgate.core.containment import Hearing, Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.core.event import Kind, Outcome, Record, closed, gone, make
+from agentgate.core.event import Kind, Outcome, closed, gone, make
 from agentgate.core.projection import presence
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder
@@ -150,10 +151,17 @@ class Membership:
     # --- the heartbeat ---
 
     async def look_after(self) -> None:
-        """Hear and be heard, once a second, until cancelled."""
-        while True:
-            await asyncio.sleep(self._interval_s)
-            await self.beat()
+        """Hear and be heard, once a second, until cancelled. What answers late keeps nothing else waiting: calls go on
+        while the fast path says that there is no kill, and kills are heard of through the log while the calls of a
+        member that died are closed."""
+        works = (self._hear_store, self._hear_kills, self._hear_others)
+        running: dict[Callable[[], Coroutine[Any, Any, None]], asyncio.Task[None]] = {}
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await asyncio.sleep(self._interval_s)
+                for work in works:
+                    if work not in running or running[work].done():
+                        running[work] = tasks.create_task(work())
 
     async def watch_lease(self) -> None:
         """Cut everything as soon as kills could not be heard for longer than the lease; until cancelled."""
@@ -166,10 +174,16 @@ class Membership:
         """One heartbeat: the fast path's position, the log's kills, the other members. What does not answer is asked
         again at the next one."""
         await self._hear_store()
+        await self._hear_kills()
+        await self._hear_others()
+
+    async def _hear_kills(self) -> None:
         try:
             await self._replica.catch_up()
         except (LogUnavailable, KillStateUnknown) as error:
             logger.warning("kill state could not be put right, the next round tries again: %s", error)
+
+    async def _hear_others(self) -> None:
         try:
             await self._hear_members()
         except LogUnavailable:
@@ -177,12 +191,12 @@ class Membership:
         await self._forget_ghosts()
 
     async def _hear_store(self) -> None:
-        asked_at_s = self._clock.boot_s()
+        asked_at_s, applied = self._clock.boot_s(), self._replica.position
         position = await self._admission.position()
         self._replica.store_is_at(position)
-        if position is None or position < self._replica.position:
+        if position is None or position < applied:
             logger.warning("the kill store lost kills or does not answer; calls are refused until it has them again")
-        elif position == self._replica.position:
+        elif position <= self._replica.position:  # less, where the log has told of more meanwhile
             self._replica.lease.renew(asked_at_s)
         else:  # there is more to read: hearing of it is not having heard it
             self._replica.woken(position)
@@ -257,12 +271,10 @@ class Membership:
         intents = await self._reader.open_intents()
         theirs = [intent for intent in intents if members is None or intent.fields["member"] in members]
         for intent in theirs:
-            await self._close(intent)
+            why = "the process ended before it could record the outcome"
+            event = closed(self._recorder.origin(), intent, Outcome.UNKNOWN, why)
+            await self._recorder.write(event)  # or another one has
         return len(theirs)
-
-    async def _close(self, intent: Record) -> None:
-        why = "the process ended before it could record the outcome"
-        await self._recorder.write(closed(self._recorder.origin(), intent, Outcome.UNKNOWN, why))  # or another one has
 
     # --- what operators see and say ---
 

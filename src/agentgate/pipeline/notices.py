@@ -351,7 +351,7 @@ class NoticeDesk:
     async def _deliver(self, line: _Line, notice: Notice, record: Record | None = None) -> Failure | None:
         began_s = self._clock.boot_s()
         try:
-            if record is not None and notice.kind == "approval.requested" and "rule" not in notice.payload:
+            if record is not None and notice.kind == "approval.requested":
                 notice = await self._with_call(notice, record)
             return await line.of.courier.deliver(notice)
         except _FAULTS as error:  # it would end the gateway, and meet it again after the next start

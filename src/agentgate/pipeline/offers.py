@@ -175,9 +175,9 @@ class Workshop:
         self._checks: dict[str, ArgumentCheck | str] = {}
         self._made: dict[tuple[Any, ...], Tool] = {}
 
-    def forget(self, most: int = 8 * MAX_TOOLS) -> None:
+    def forget(self) -> None:
         """Keep memory bounded, whatever servers come up with."""
-        if len(self._checks) > most or len(self._made) > most:
+        if max(len(self._checks), len(self._made)) > 8 * MAX_TOOLS:
             self._checks.clear()
             self._made.clear()
 

@@ -20,13 +20,12 @@ from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.event import Event, Kind, OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.pin import Pin, PinState, changes, pin_from_row
-from agentgate.core.projection import spendings
 from agentgate.pipeline.offers import MAX_TOOLS, Found, Offer, Offers, ServerRules, State, Workshop, read_listing
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.policy import TOOLS
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.registry import Registry
-from agentgate.ports.log import LogReader, Spend
+from agentgate.ports.log import LogReader
 from agentgate.ports.upstreams import Listing, Schemas
 
 logger = logging.getLogger("agentgate.tools")
@@ -98,10 +97,11 @@ class PinDesk:
         self._is_shared = is_shared
         self.declared: Mapping[str, Tool] = dict(registry)
         """The tools that the configuration declares itself."""
-        self._declared = {name: facts_of(tool) for name, tool in registry.items()}
-        operations = {name: tool for served in servers for name, tool in served.operations.items()}
-        self._declared |= {name: facts_of(tool) for name, tool in operations.items()}
-        self._offers = Offers([served.rules for served in servers], self._declared, Workshop(schemas))
+        fixed = dict(registry)
+        for served in servers:
+            fixed |= served.operations
+        self._fixed_facts = {name: facts_of(tool) for name, tool in fixed.items()}
+        self._offers = Offers([served.rules for served in servers], fixed, Workshop(schemas))
         self._pins: dict[tuple[str, str], Pin] = {}
         self._found: dict[str, dict[str, Found]] = {}
         self._of_clients: dict[str, dict[str, Found]] = {}
@@ -125,7 +125,7 @@ class PinDesk:
         self.trouble: str | None = None
         """Why accepted tools are not served, for health."""
         facts.clear()
-        facts.update(self._declared)
+        facts.update(self._fixed_facts)
 
     # --- hearing servers ---
 
@@ -254,7 +254,7 @@ class PinDesk:
             if (pin := offer.pin) is not None and pin.state is PinState.ACCEPTED
             if (found := offer.found) is not None and _differs(pin, found)
         }
-        facts = self._declared | {offer.name: self._facts_of(offer) for offer in self._sorted if offer.in_policy}
+        facts = self._fixed_facts | {offer.name: self._facts_of(offer) for offer in self._sorted if offer.in_policy}
         if facts != self._facts:
             self._facts.clear()
             self._facts.update(facts)
@@ -270,9 +270,8 @@ class PinDesk:
         due = [maker for offer in self._sorted if (maker := self._due(offer)) is not None]
         for maker in due:
             event = maker()
-            spends = tuple(Spend(kind, key) for kind, key in spendings(event.fields))  # type: ignore[arg-type]
             self._is_stale = True
-            outcome = await self._recorder.write(event, spends)
+            outcome = await self._recorder.write(event)
             if not isinstance(outcome, Receipt):
                 logger.info("%s: another member was first to say so", event.fields["tool"])
             elif event.kind is Kind.TOOL_QUARANTINED:

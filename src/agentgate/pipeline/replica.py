@@ -55,7 +55,6 @@ class Flight:
 
     call: Call
     task: asyncio.Task[object]
-    since_ns: int
     kill: Kill | None = None
     """The kill that cut it, if any."""
     has_lapsed: bool = False
@@ -136,12 +135,12 @@ class Replica:
 
     # --- flights ---
 
-    def enter(self, call: Call, task: asyncio.Task[object], now_ns: int) -> Flight:
+    def enter(self, call: Call, task: asyncio.Task[object]) -> Flight:
         """Register a call before anything is asked about it.
 
         A kill that covers it from its start is noted here: the fast path would say so too, but it can be wrong.
         """
-        flight = Flight(call, task, now_ns, self.state.over(call))
+        flight = Flight(call, task, self.state.over(call))
         self._flights[call.trace_id] = flight
         return flight
 
@@ -314,7 +313,7 @@ class Replica:
             except (LogUnavailable, KillStateUnknown):
                 pause_s = next(pauses, None)
                 if pause_s is None:
-                    self._heard_of = -1  # the heartbeat goes on asking
+                    self._heard_of = self.position  # the heartbeat goes on asking
                     return
                 self._stirred.clear()
                 with contextlib.suppress(TimeoutError):

@@ -51,6 +51,7 @@ AGAIN_AFTER_S: Final = 3_600.0
 """When a daily run is tried again that could not go on."""
 OLDEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Times before it have no text that sorts with those of events."""
+STEP_EVERY_S: Final = 1.0
 PAGES_COUNTED: Final = 40
 """Pages of sessions that a status looks at before it says `at least`."""
 
@@ -397,7 +398,7 @@ class RetentionDesk:
         `is_mine` says whether this member is the one that does it.
         """
         while True:
-            await asyncio.sleep(1)
+            await asyncio.sleep(STEP_EVERY_S)
             if is_mine():
                 await self.step()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from agentgate.core.errors import LogUnavailable
-from agentgate.core.event import Outcome, Record, closed
+from agentgate.core.event import Outcome, closed
 from agentgate.pipeline.answers import AnswerBook
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Containment
@@ -69,11 +69,9 @@ class Upkeep:
         try:
             for intent in await self._reader.open_intents():
                 if intent.fields["trace_id"] in orphans:
-                    await self._close(intent)
+                    why = "refused, because its record was in doubt"
+                    event = closed(self._recorder.origin(), intent, Outcome.NOT_SENT, why)
+                    await self._recorder.write(event)  # or another one has
         except LogUnavailable:
             self._recorder.orphaned(*orphans)
             raise
-
-    async def _close(self, intent: Record) -> None:
-        why = "refused, because its record was in doubt"
-        await self._recorder.write(closed(self._recorder.origin(), intent, Outcome.NOT_SENT, why))  # or another one has

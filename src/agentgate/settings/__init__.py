@@ -17,29 +17,18 @@ from pydantic import ValidationError
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.settings.identity import Auth, Certificate, Key, OAuth, Signature
 from agentgate.settings.part import EnvRef, FileRef
-from agentgate.settings.reach import CredentialPart, ToolPart, UpstreamPart, Webhook, WebhookPart
+from agentgate.settings.reach import CredentialPart, UpstreamPart, WebhookPart
 from agentgate.settings.refusals import (
     DEFAULT_SECRETS,
     MIN_HMAC_KEY_BYTES,
     MIN_SECRET_CHARS,
+    refuse_guessable,
     refuse_public_without_keys,
     refuse_unsafe,
     refuse_unsafe_keys,
+    unknown_kind,
 )
-from agentgate.settings.sections import (
-    Approvals,
-    CheckpointWebhook,
-    ContainmentPart,
-    Evidence,
-    LogPart,
-    McpPart,
-    Policy,
-    Redaction,
-    Retention,
-    Server,
-    Signing,
-    WitnessPart,
-)
+from agentgate.settings.sections import LogPart
 from agentgate.settings.tree import Settings
 
 __all__ = (
@@ -47,38 +36,27 @@ __all__ = (
     "ENVIRONMENT",
     "MIN_HMAC_KEY_BYTES",
     "MIN_SECRET_CHARS",
-    "Approvals",
     "Auth",
     "Certificate",
-    "CheckpointWebhook",
-    "ContainmentPart",
     "CredentialPart",
     "EnvRef",
-    "Evidence",
     "FileRef",
     "Key",
     "LogPart",
-    "McpPart",
     "OAuth",
-    "Policy",
-    "Redaction",
-    "Retention",
-    "Server",
     "Settings",
     "Signature",
-    "Signing",
-    "ToolPart",
     "UpstreamPart",
-    "Webhook",
     "WebhookPart",
-    "WitnessPart",
     "environment",
     "first_error",
     "load",
+    "refuse_guessable",
     "refuse_public_without_keys",
     "refuse_unsafe_keys",
     "secret_of",
     "signing_key_from_environment",
+    "unknown_kind",
     "where",
     "workers_folder",
 )

@@ -7,7 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from agentgate.core.call import AgentId, KnownKey, Principal, PrincipalKind, Role, TenantId, is_id
 from agentgate.settings.part import EnvRef, FileRef, Part
@@ -15,14 +15,20 @@ from agentgate.settings.part import EnvRef, FileRef, Part
 _GRAMMAR = "must start with a letter or digit and hold only letters, digits and ._:@-"
 
 
-def _an_id(value: str | None) -> str | None:
-    if value is not None and not is_id(value):
+def _checked(value: str) -> str:
+    if not is_id(value):
         raise ValueError(_GRAMMAR)
     return value
 
 
-def _one_or_more(value: Any) -> Any:
+def _listed(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
+
+
+Id = Annotated[str, AfterValidator(_checked)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+"""One needs no list."""
+Roles = Annotated[tuple[Role, ...], BeforeValidator(_listed)]
 
 
 class Signature(Part):
@@ -38,26 +44,21 @@ class Signature(Part):
 
 
 class Key(Part):
-    id: str
+    id: Id
     sha256: str | None = Field(default=None, pattern=r"^[0-9a-f]{64}$")
     signature: Signature | None = None
     """In the place of `sha256`: its holder sends no key, but signs; `id` is the signatures' `keyid`."""
-    agent: str | None = None
-    person: str | None = None
+    agent: Id | None = None
+    person: Id | None = None
     roles: tuple[Role, ...] = (Role.AGENT,)
-    tenant: str = "default"
+    tenant: Id = "default"
     all_tenants: bool = False
-    tier: str | None = None
+    tier: Id | None = None
     created: datetime | None = None
     expires: datetime | None = None
     disabled: bool = False
     replaced_by: str | None = None
     """The id of the key that `agentgate keys rotate` made of it."""
-
-    @field_validator("id", "agent", "person", "tenant", "tier")
-    @classmethod
-    def _grammar(cls, value: str | None) -> str | None:
-        return _an_id(value)
 
     def model_post_init(self, _context: Any) -> None:
         if (self.agent is None) == (self.person is None):
@@ -120,41 +121,26 @@ class OAuth(Part):
     """Whose access tokens are taken, and whom they stand for; identity.py checks what belongs together."""
 
     issuer: str
-    audience: tuple[str, ...] = ()
+    audience: Names = ()
     """Empty: `server.base_url` with `/mcp`."""
     jwks_url: str | None = None
     jwks_file: Path | None = None
     algorithms: tuple[str, ...] = ("RS256", "PS256", "ES256", "EdDSA")
     required_scopes: tuple[str, ...] = ()
     claims: Claims = Claims()
-    people_clients: tuple[str, ...] = ()
+    people_clients: Names = ()
     """The clients with which people log in: tokens of all others are agents', whoever agreed to them."""
-    roles: dict[str, tuple[Role, ...]] = Field(default_factory=dict)
+    roles: dict[str, Roles] = Field(default_factory=dict)
     """By the values of `claims.roles`."""
-    role_clients: tuple[str, ...] = ()
+    role_clients: Names = ()
     """The agents whose tokens get mapped roles besides `agent`."""
-    all_tenants: tuple[str, ...] = ()
+    all_tenants: Names = ()
     """The values of `claims.roles` whose holders see every tenant."""
-    tenant: str | None = None
-    tier: str | None = None
+    tenant: Id | None = None
+    tier: Id | None = None
     prefix: str = ""
     """Before every name that its tokens give."""
     leeway_s: float = Field(default=10.0, ge=0, le=30)
-
-    @field_validator("audience", "people_clients", "role_clients", "all_tenants", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return _one_or_more(value)
-
-    @field_validator("roles", mode="before")
-    @classmethod
-    def _roles_listed(cls, value: Any) -> Any:
-        return {name: _one_or_more(roles) for name, roles in value.items()} if isinstance(value, dict) else value
-
-    @field_validator("tenant", "tier")
-    @classmethod
-    def _grammar(cls, value: str | None) -> str | None:
-        return _an_id(value)
 
 
 class Certificate(Part):
@@ -167,13 +153,8 @@ class Certificate(Part):
     agent: str | None = None
     person: str | None = None
     roles: tuple[Role, ...] = (Role.AGENT,)
-    tenant: str = "default"
-    tier: str | None = None
-
-    @field_validator("tenant", "tier")
-    @classmethod
-    def _grammar(cls, value: str | None) -> str | None:
-        return _an_id(value)
+    tenant: Id = "default"
+    tier: Id | None = None
 
     @model_validator(mode="after")
     def _one_of_each(self) -> Certificate:

@@ -2,58 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from agentgate.core.call import Access
-from agentgate.settings.part import EnvRef, FileRef, Part
+from agentgate.settings.part import EnvRef, FileRef, OpenPart, Part
 
 
-class UpstreamPart(BaseModel):
+class UpstreamPart(OpenPart):
     """An upstream: `kind`, and whatever that kind takes."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
     kind: str
     credential: str | None = None
     session_credential: str | None = None
     """Of an MCP server: for its sessions, which begin without a caller. None: the same as for calls."""
     timeout_ms: int = Field(default=30_000, ge=1)
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return self.model_extra or {}
 
-
-class ToolPart(BaseModel):
+class ToolPart(OpenPart):
     """A tool: its upstream, what it does to the world, its arguments, and what the upstream kind takes."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
     upstream: str
     access: Access
     input_schema: dict[str, Any]
     description: str = ""
     timeout_ms: int | None = Field(default=None, ge=1)
 
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return self.model_extra or {}
 
-
-class CredentialPart(BaseModel):
+class CredentialPart(OpenPart):
     """A credential: `kind`, and whatever that kind takes."""
 
-    model_config = ConfigDict(frozen=True, extra="allow")
     kind: str
     timeout_ms: int = Field(default=5_000, ge=1, le=60_000)
     """The longest that a call waits for it."""
     only: tuple[str, ...] = ()
     """Addresses at or below which an upstream must be that it is sent to. Empty: those that name it."""
-
-    @property
-    def options(self) -> Mapping[str, Any]:
-        return self.model_extra or {}
 
 
 class Webhook(Part):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from agentgate.core.call import key_sha256
@@ -20,6 +21,14 @@ DEFAULT_SECRETS: Final = frozenset({"approved", "admin-secret-change-me", "chang
 
 def refuse_unsafe(settings: Settings) -> None:
     """Raises UnsafeConfiguration; each sentence says what to change."""
+    _refuse_unsafe_secrets(settings)
+    _refuse_contradictions(settings)
+    _refuse_unsafe_retention(settings)
+    refuse_unsafe_keys(settings.auth)
+    _refuse_incomplete(settings)
+
+
+def _refuse_unsafe_secrets(settings: Settings) -> None:
     hook = settings.log.checkpoint_webhook
     secrets = {
         "AGENTGATE_ADMIN_API_KEY": settings.auth.admin_key,
@@ -35,12 +44,19 @@ def refuse_unsafe(settings: Settings) -> None:
             continue
         if secret in DEFAULT_SECRETS:
             raise UnsafeConfiguration(f"{name} is a default that everybody knows; set a random one")
-        least = MIN_HMAC_KEY_BYTES if name in _HMAC_KEYS else MIN_SECRET_CHARS
-        if len(secret.encode()) < least or len(set(secret)) < 5:
-            raise UnsafeConfiguration(f"{name} is too easy to guess; set at least {least} random characters")
+        refuse_guessable(name, secret, MIN_HMAC_KEY_BYTES if name in _HMAC_KEYS else MIN_SECRET_CHARS)
         if secret in seen:
             raise UnsafeConfiguration(f"{name} equals {seen[secret]}; give each its own secret")
         seen[secret] = name
+
+
+def refuse_guessable(name: str, secret: str, least: int) -> None:
+    """Raises UnsafeConfiguration."""
+    if len(secret.encode()) < least or len(set(secret)) < 5:
+        raise UnsafeConfiguration(f"{name} is too easy to guess; set at least {least} random characters")
+
+
+def _refuse_contradictions(settings: Settings) -> None:
     if settings.evidence.timestamp_url is None and (
         settings.evidence.timestamp_required or settings.evidence.timestamp_ca is not None
     ):
@@ -57,8 +73,9 @@ def refuse_unsafe(settings: Settings) -> None:
         raise UnsafeConfiguration("containment.kind is local, but containment.url is set: drop one of them")
     if settings.policy.kind == "wasm" and settings.policy.url:
         raise UnsafeConfiguration("policy.kind is wasm, but policy.url is set: drop one of them")
-    _refuse_unsafe_retention(settings)
-    refuse_unsafe_keys(settings.auth)
+
+
+def _refuse_incomplete(settings: Settings) -> None:
     if settings.policy.kind == "opa" and not settings.policy.url:
         raise UnsafeConfiguration("policy.kind is opa, but policy.url (AGENTGATE_OPA_URL) is not set")
     if settings.containment.kind == "redis" and not settings.containment.url:
@@ -108,3 +125,7 @@ def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> N
             f"listening on {settings.server.host} without any agent key would let everybody in; "
             "make one with `agentgate keys create --agent NAME`, or listen on 127.0.0.1"
         )
+
+
+def unknown_kind(what: str, kind: str, known: Iterable[str]) -> UnsafeConfiguration:
+    return UnsafeConfiguration(f"{what}: there is no kind {kind!r}; there is {', '.join(sorted(known))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from agentgate.core.call import is_tool_name
 from agentgate.core.hosts import is_loopback
@@ -47,20 +47,13 @@ class Settings(Part):
     webhook: Webhook = Webhook()
     webhooks: tuple[WebhookPart, ...] = ()
 
-    @field_validator("tools")
+    @field_validator("tools", "upstreams", "credentials")
     @classmethod
-    def _tool_names(cls, value: dict[str, ToolPart]) -> dict[str, ToolPart]:
-        for name in value:
-            if not is_tool_name(name):
-                raise ValueError(f"{name!r} is not a tool name: letters, digits and _.- , at most 128, no '..'")
-        return value
-
-    @field_validator("upstreams", "credentials")
-    @classmethod
-    def _names(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _names(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         for name in value:
             if not is_tool_name(name):  # an upstream is killed by its name, and an alias is written into the log
-                raise ValueError(f"{name!r} is not a name: letters, digits and _.- , at most 128, no '..'")
+                what = "a tool name" if info.field_name == "tools" else "a name"
+                raise ValueError(f"{name!r} is not {what}: letters, digits and _.- , at most 128, no '..'")
         return value
 
     @property

@@ -450,6 +450,13 @@ async def test_a_key_of_the_wrong_type_refuses(server: RedisServer, admission: R
         await admission.apply(state(2))
 
 
+async def test_a_position_of_more_digits_than_anybody_reads_is_none(
+    server: RedisServer, admission: RedisAdmission
+) -> None:
+    server.command("HSET", "{ag:0}:kills", "#", "9" * 5_000)
+    assert await admission.position() is None
+
+
 async def test_a_position_that_is_no_number_is_none(server: RedisServer, admission: RedisAdmission) -> None:
     server.command("HSET", "{ag:0}:kills", "#", "nonsense")
     await refusal(admission)

@@ -25,7 +25,7 @@ from agentgate.core.note import Checkpoint, NoteKey, cosign, cosignatures, open_
 from agentgate.core.tiles import parse_consistency_body
 from tests.adapters.log.crash_child import SIGNER
 from tests.adapters.log.test_sqlite import KEY, OTHER_SIGNER, tamper
-from tests.contracts.log import ORIGIN, Author
+from tests.contracts.log import ORIGIN, Author, append_all
 from tests.postgres_server import PostgresServer
 from tests.witness import SEEN_AT, TestKeeper, TestWitness, answering, garbled, serving
 
@@ -54,7 +54,7 @@ async def open_log(path: Path, places: Places, signer: Ed25519Signer = SIGNER, *
 
 async def grow(log: SqliteLog | PostgresLog, author: Author, count: int) -> bytes:
     """So many events, and the checkpoint over them."""
-    await asyncio.gather(*(log.append(author.decided(f"s-{n % 5}")) for n in range(count)))
+    await append_all(log, (author.decided(f"s-{n % 5}") for n in range(count)))
     await log.integrate()
     return await log.checkpoint() or b""
 

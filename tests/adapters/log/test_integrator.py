@@ -11,6 +11,7 @@ from agentgate.adapters.log._integrator import Integrator
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier, TileHash
+from agentgate.core.note import NoteKey
 from tests.adapters.log.crash_child import SIGNER
 from tests.contracts.log import ORIGIN
 
@@ -49,7 +50,7 @@ class _Shrinking:
 async def test_nothing_is_signed_over_a_log_that_is_shorter_than_the_tree_that_was_read() -> None:
     """A checkpoint of the shorter size with the longer tree's root would be a signed lie."""
     store, found = _Shrinking(), []
-    integrator = Integrator(store, SIGNER, ORIGIN, Frontier(), _Nowhere(), found.append)
+    integrator = Integrator(store, SIGNER, [NoteKey(ORIGIN, SIGNER.public_key)], Frontier(), _Nowhere(), found.append)
     with pytest.raises(LogUnavailable):
         await integrator.integrate()
     store.size, store.is_down = 4, False

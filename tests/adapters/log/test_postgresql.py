@@ -25,7 +25,7 @@ from agentgate.ports.log import AlreadySpent, MemberGone, Spend
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER
 from tests.adapters.log.crashes import one_crash
-from tests.contracts.log import ORIGIN, Author, LogContract, Opened, Searcher, a_kill, all_of, opener, receipts
+from tests.contracts.log import ORIGIN, Author, LogContract, Opened, Searcher, a_kill, all_of, patient, receipts
 from tests.postgres_server import PostgresServer
 
 SIGNER = crash_child.SIGNER
@@ -60,7 +60,7 @@ class TestPostgresLog(LogContract):
     @pytest.fixture
     def opened(self, guarded: PostgresServer, guarded_log: str) -> Opened:
         url = guarded.url("agentgate", GATEWAY)
-        return opener(lambda: PostgresLog.open(url, SIGNER, ORIGIN, guarded_log, checkpoint_every_s=3600))
+        return patient(lambda: PostgresLog.open(url, SIGNER, ORIGIN, guarded_log, checkpoint_every_s=3600))
 
     @pytest.fixture
     def audit(self, guarded: PostgresServer, guarded_log: str) -> Callable[[], Awaitable[Report]]:
@@ -406,7 +406,7 @@ async def test_a_closed_log_refuses_at_once(url: str, author: Author) -> None:
 
 
 async def test_reading_connections_cannot_write(url: str) -> None:
-    async with replicas(url, 1) as (log,), log._far._lines.line() as line:
+    async with replicas(url, 1) as (log,), log._far.lines.line() as line:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await line.execute("INSERT INTO spent VALUES ('0', 'approval', 'x', 0)")
 

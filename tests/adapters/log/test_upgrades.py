@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sqlite3
@@ -29,7 +28,7 @@ from tests.adapters.log.test_sqlite import (
     raw,
     tamper,
 )
-from tests.contracts.log import ORIGIN, Author, a_kill, all_of, opener
+from tests.contracts.log import ORIGIN, Author, a_kill, all_of, append_all, opener
 
 VERSIONS = (2, 3, 4, 5, 6)
 
@@ -181,7 +180,7 @@ async def test_pages_of_a_session_are_a_plain_scans_before_and_after_an_upgrade(
     author = Author()
     async with opened(path) as log:
         for session, count in runs:
-            await _append_all(log, [author.decided(f"s-{session}") for _ in range(count)])
+            await append_all(log, [author.decided(f"s-{session}") for _ in range(count)])
     with raw(path) as db:
         scan = db.execute("SELECT session, idx FROM events ORDER BY idx").fetchall()
         before_stretches(db)
@@ -201,10 +200,6 @@ async def test_pages_of_a_session_are_a_plain_scans_before_and_after_an_upgrade(
                 assert found == [index for index in expected if index >= border]
         await reader.aclose()
     assert (await verify(path, ORIGIN, [KEY])).findings == []
-
-
-async def _append_all(log: SqliteLog, events: list[Any]) -> None:
-    await asyncio.gather(*(log.append(event) for event in events))
 
 
 # --- tampering --------------------------------------------------------------------------------------------

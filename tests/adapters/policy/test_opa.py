@@ -4,15 +4,9 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from agentgate.adapters.policy._bundle import render
 from agentgate.adapters.policy._compile import OpaCompiler
@@ -21,6 +15,7 @@ from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.policy import PolicyBundle
+from tests.certificates import self_signed
 from tests.contracts.policy_engine import BROKEN, ECHO, PolicyEngineContract, in_policy, needs_opa, question, shipped
 from tests.opa_server import OPA, OpaServer, Shelf
 from tests.vectors import builtins, decisions
@@ -521,38 +516,14 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
 
 
 async def test_tls_wants_the_configured_authority(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    _self_signed(key, certificate)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    async with FakeOpa(says(http_answer(GOOD)), tls=context) as fake:
+    certificate = tmp_path / "opa.pem"
+    async with FakeOpa(says(http_answer(GOOD)), tls=self_signed(certificate)) as fake:
         trusting = OpaPolicyEngine(fake.url, waits=PATIENT, ca_file=certificate)
         assert isinstance(await trusting.query("decision", READ), Ruling)
         await trusting.aclose()
         assert _reason(await OpaPolicyEngine(fake.url, waits=PATIENT).query("decision", READ)) is UNAVAILABLE
         elsewhere = OpaPolicyEngine(fake.url.replace("127.0.0.1", "localhost"), waits=PATIENT, ca_file=certificate)
         assert _reason(await elsewhere.query("decision", READ)) is UNAVAILABLE
-
-
-def _self_signed(key_file: Path, certificate_file: Path) -> None:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "opa")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
 
 
 def test_addresses() -> None:

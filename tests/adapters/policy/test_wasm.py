@@ -12,7 +12,8 @@ import wasmtime
 from agentgate.adapters.policy import _gofmt
 from agentgate.adapters.policy._rego import Number, RegoObject, RegoSet, parse_value, print_value
 from agentgate.adapters.policy._wasm_call import FastCalls, fast_calls_fit
-from agentgate.adapters.policy.wasm import Limits, WasmPolicyEngine
+from agentgate.adapters.policy._wasm_instance import Limits
+from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import PolicyInvalid, ReasonCode
 from agentgate.core.policy import PolicyBundle

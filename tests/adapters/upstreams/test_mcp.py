@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,6 @@ import pytest
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.upstreams.mcp import McpUpstream
-from agentgate.core.call import Access
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
@@ -423,6 +424,24 @@ async def test_a_killed_clients_session_with_the_server_ends_and_another_clients
     assert (await legacy.content("spawn", {}, two))["own"] == second, "a killed tool kills nobody who uses it"
 
 
+async def test_what_a_killed_clients_session_lists_while_its_last_call_ends_is_still_one_clients_list(
+    legacy: World,
+) -> None:
+    class Killed(FakePeer):
+        async def progress(self, progress: float, total: float | None, message: str | None) -> None:
+            legacy.upstream.drop(lambda call: call.peer is self)
+
+    lines = [
+        '{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":$TOKEN,"progress":1}}',
+        '{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}',
+    ]
+    last = asyncio.create_task(legacy.call("raw", {"lines": lines}, Killed(session_key="one")))
+    await legacy.hearing.until(lambda: len(legacy.hearing.listings) >= 3)
+    last.cancel()
+    await asyncio.wait({last})
+    assert [listing.of_client for listing in legacy.hearing.listings] == [False, True, True]
+
+
 async def test_words_after_a_withdrawn_call_reach_nobody(legacy: World) -> None:
     """It may go on at the server: what is said then could be about it, and belongs to no later caller."""
     withdrawn, later = FakePeer(), FakePeer()
@@ -531,18 +550,54 @@ async def test_subscriptions_outlive_a_lost_server(legacy: World) -> None:
     assert [m["params"] for m in await legacy.seen("resources/subscribe")] == [{"uri": "test://a"}]
 
 
+QUOTES = """
+import json, sys
+for line in sys.stdin:
+    answer = {"jsonrpc": "2.0", "id": json.loads(line).get("id"), "error": {"code": -32001, "message": "your s3cret"}}
+    print(json.dumps(answer), flush=True)
+"""
+
+
 @pytest.mark.parametrize(
-    "command", [["/nonexistent/server"], ["/bin/false"], script("--mute"), ["/bin/echo", "no json"]]
+    ("command", "why"),
+    [
+        (["/nonexistent/server"], "command not found"),
+        (["/etc"], "the command does not run: permission denied"),
+        (["sh", "-c", "exit 7"], "it exited with status 7"),
+        (["sh", "-c", "kill -9 $$"], "it was ended by SIGKILL"),
+        (["/bin/echo", "no json"], "it exited with status 0"),
+        (script("--mute"), "it timed out: no session within 0.3 s"),
+        ([sys.executable, "-c", QUOTES], "the server answered with error -32001"),
+        ([sys.executable, "-c", QUOTES.replace("error", "result")], "its answers make no sense (ValidationError)"),
+    ],
 )
-async def test_a_server_that_is_none_is_down_and_says_why(command: list[str]) -> None:
-    upstream = McpUpstream("s", command=command, connect_timeout_s=0.3)
+async def test_a_server_that_is_none_is_down_and_operators_hear_why(
+    command: list[str], why: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    upstream = McpUpstream("s", command=command, connect_timeout_s=0.3 if "timed out" in why else 10)
     async with world(upstream, lists=0) as w:
         await down(upstream)
-        assert not upstream.state().is_up
+        state = upstream.state()
+        assert (state.is_up, state.detail.partition("; next try")[0]) == (False, why)
+        await until(lambda: caplog.messages.count(f"s is down: {why}") == 1)
         answer = await upstream.send(grant_of(_operation(), {}, None), None)
         assert isinstance(answer, Undelivered)
+        assert re.fullmatch(r"the server is down(; next try in [0-9.]+ s)?", answer.detail), "why is for operators"
         assert answer.reached is False
         assert w.hearing.listings == []
+
+
+async def test_a_folder_that_there_is_not_is_told_from_a_command_that_there_is_not(tmp_path: Path) -> None:
+    upstream = McpUpstream("s", command=script(), cwd=str(tmp_path / "none"))
+    async with world(upstream, lists=0):
+        await down(upstream)
+        assert upstream.state().detail.startswith("its cwd is no folder that it may be in; ")
+
+
+async def test_a_server_that_ended_is_told_with_its_status(legacy: World, caplog: pytest.LogCaptureFixture) -> None:
+    await legacy.call("die")
+    await legacy.up_again()
+    assert [said for said in caplog.messages if "is down" in said] == ["s is down: it exited with status 3"]
 
 
 # --- answers that are checked -------------------------------------------------------------------------------
@@ -577,11 +632,6 @@ async def test_structured_answers_are_held_to_the_schema_where_asked(content: An
         {"command": ["a"], "inject": {"kind": "env", "name": "1=2"}},
         {"command": ["a"], "env": {"A=B": "c"}},
         {"command": ["a"], "env": {"A": 1}},
-        {"command": ["a"], "access": "own"},
-        {"command": ["a"], "trust": "always"},
-        {"command": ["a"], "labels": "pii"},
-        {"command": ["a"], "tools": {"t": {"acces": "read"}}},
-        {"command": ["a"], "tools": {"t": {"timeout_ms": 0}}},
         {"command": ["a"], "check_output": True},
         {"command": ["a"], "recheck_s": 0},
     ],
@@ -597,16 +647,6 @@ def test_a_credential_for_a_command_needs_a_variable() -> None:
 
     with pytest.raises(ValueError, match="inject"):
         McpUpstream("s", command=["a"], credential=credential)
-
-
-def test_what_is_said_of_a_tool_goes_before_what_is_said_of_the_server() -> None:
-    tools = {"t": {"access": "read", "labels": ["pii"], "timeout_ms": 1500}}
-    upstream = McpUpstream("files", command=["a"], tools=tools, labels=["internal"], timeout_s=7)
-    assert upstream.prefix == "files__"
-    assert McpUpstream("files", command=["a"], transparent=True).prefix == ""
-    assert (upstream.access_of("t"), upstream.access_of("u")) == (Access.READ, Access.WRITE)
-    assert (upstream.labels_of("t"), upstream.labels_of("u")) == (("internal", "pii"), ("internal",))
-    assert (upstream.timeout_of("t"), upstream.timeout_of("u")) == (1.5, 7)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import gzip
 import json
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -19,6 +20,9 @@ from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.adapters.upstreams.mcp_world import FakePeer, down, world
+from tests.certificates import self_signed
+from tests.faults.conftest import deaf_port
+from tests.redis_server import free_port
 
 Answer = Callable[[web.Request, dict[str, Any]], Awaitable[web.StreamResponse]]
 
@@ -48,10 +52,10 @@ class Service:
         app.router.add_route("*", "/mcp", self._any)
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.1)
 
-    async def start(self) -> None:
+    async def start(self, tls: ssl.SSLContext | None = None) -> None:
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/mcp"
+        await web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=tls).start()
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{self._runner.addresses[0][1]}/mcp"
 
     async def stop(self) -> None:
         await self._runner.cleanup()
@@ -176,6 +180,44 @@ async def test_a_tool_with_a_wrong_header_annotation_is_not_offered_to_the_moder
         async with world(upstream_of(service)) as w:
             assert [tool["name"] for tool in w.hearing.listings[0].tools] == names
         await service.stop()
+
+
+async def test_a_server_whose_certificate_nobody_vouches_for_is_told_nothing(tmp_path: Path) -> None:
+    service = Service(modern=True)
+    await service.start(self_signed(tmp_path / "server.pem"))
+    upstream = McpUpstream("s", url=service.url)
+    async with world(upstream, lists=0):
+        await down(upstream)
+        assert cause_of(upstream) == "the server cannot be reached: its certificate is not trusted"
+    assert service.requests == []
+    await service.stop()
+
+
+async def test_a_server_that_cannot_be_reached_is_told_with_why_and_without_where() -> None:
+    plain = Service(modern=True)
+    await plain.start()
+    said = {
+        f"http://127.0.0.1:{free_port()}/mcp?token=s3cret": "the server cannot be reached: connection refused",
+        "https://nobody.invalid/mcp": "the server cannot be reached: its name is not known",
+        plain.url.replace("http:", "https:"): "the server cannot be reached: it speaks no TLS there",
+        plain.url.replace("/mcp", "/nowhere"): "the server answered with error -32601",
+    }
+    for url, why in said.items():
+        upstream = McpUpstream("s", url=url)
+        async with world(upstream, lists=0):
+            await down(upstream)
+            assert cause_of(upstream) == why
+    with deaf_port() as port:
+        upstream = McpUpstream("s", url=f"http://127.0.0.1:{port}/mcp", connect_timeout_s=0.2)
+        async with world(upstream, lists=0):
+            await down(upstream)
+            assert cause_of(upstream) == "it timed out: no session within 0.2 s"
+    await plain.stop()
+
+
+def cause_of(upstream: McpUpstream) -> str:
+    """Why it is down, as operators hear it."""
+    return upstream.state().detail.partition("; next try")[0]
 
 
 async def test_neither_proxies_nor_netrc_nor_cookies_come_into_it(
@@ -456,7 +498,7 @@ async def test_a_request_that_is_given_up_before_its_answer_closes_its_connectio
             old.closed.set()
 
     old.tools["never"] = never
-    transport = Transport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+    transport = Transport()
     async with httpx2.AsyncClient(transport=transport, trust_env=False) as client:
         call = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "never"}}
         asking = asyncio.create_task(client.post(old.url, json=call))
@@ -477,7 +519,7 @@ async def test_the_words_of_the_transport_are_those_of_the_client(service: Servi
     answers = [b"", b"what?\r\n\r\n"]
     server = await asyncio.start_server(garbage, "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-    async with httpx2.AsyncClient(transport=Transport(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))) as client:
+    async with httpx2.AsyncClient(transport=Transport()) as client:
         with pytest.raises(httpx2.RemoteProtocolError):
             await client.post(url, json={})
         with pytest.raises(httpx2.ReadError):

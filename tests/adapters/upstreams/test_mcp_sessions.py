@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +94,20 @@ async def test_a_killed_callers_parked_calls_give_its_share_back() -> None:
         async with asyncio.timeout(10):
             while is_refused(await park(w, agent="greedy")):  # noqa: ASYNC110 - nothing tells when it has ended
                 await asyncio.sleep(0.005)
+
+
+async def test_a_server_that_ends_while_a_session_is_lent_is_down_for_that_call(tmp_path: Path) -> None:
+    """Its next process ends the first one, and itself: no session can be lent, and the shared one is gone meanwhile."""
+    again, first = tmp_path / "again", tmp_path / "first"
+    ends = f"if [ -e {again} ]; then kill -9 $(cat {first}); sleep 0.5; exit 1; fi"
+    command = ["sh", "-c", f'{ends}; echo $$ > {first}; exec "$@"', "sh", *script()]
+    async with world(McpUpstream("s", command=command)) as w:
+        tool = w.tool("ask")
+        again.touch()
+        answer = await w.upstream.send(grant_of(tool, QUESTION, FakePeer(capabilities=CAN)), None)
+        assert isinstance(answer, Undelivered)
+        assert (answer.reason, answer.reached) == (ReasonCode.UPSTREAM_UNAVAILABLE, False)
+        assert "the server is down" in answer.detail
 
 
 async def test_one_name_in_two_tenants_is_two_callers() -> None:

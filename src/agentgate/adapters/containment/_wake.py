@@ -19,7 +19,7 @@ from agentgate.core.errors import KillStateUnknown
 _log = logging.getLogger(__name__)
 
 PING_EVERY_S: Final = 2.0
-_MOST_DIGITS: Final = 18
+MOST_DIGITS: Final = 18
 
 
 class Ear:
@@ -115,7 +115,7 @@ class Ear:
 
     def _heard(self, payload: bytes) -> None:
         # Whoever may publish can say what he likes; only the log is believed.
-        if payload.isdigit() and len(payload) <= _MOST_DIGITS:
+        if payload.isdigit() and len(payload) <= MOST_DIGITS:
             self._tell(int(payload))
 
     def _tell(self, position: int) -> None:

@@ -33,7 +33,7 @@ from agentgate.adapters.containment._common import (
 from agentgate.adapters.containment._link import OPEN_S, Link
 from agentgate.adapters.containment._resp import Answer, Connection, NoAnswer, Word, explain
 from agentgate.adapters.containment._url import parse_url
-from agentgate.adapters.containment._wake import Ear
+from agentgate.adapters.containment._wake import MOST_DIGITS, Ear
 from agentgate.core.budget import Period, Tally
 from agentgate.core.call import Call, TraceId, is_id
 from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
@@ -174,7 +174,9 @@ class RedisAdmission:
     async def position(self) -> int | None:
         connection = self._link.current() or await self._link.wait()
         answer = None if isinstance(connection, NoAnswer) else await connection.command("HGET", self._kills, "#")
-        return int(answer) if isinstance(answer, bytes) and answer.isdigit() else None
+        if not isinstance(answer, bytes) or not answer.isdigit() or len(answer) > MOST_DIGITS:
+            return None
+        return int(answer)
 
     async def aclose(self) -> None:
         if self._settling:

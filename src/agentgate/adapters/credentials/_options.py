@@ -131,9 +131,11 @@ class Options:
         value = self._left.pop(name, None)
         if value is None:
             return None
-        if not isinstance(value, Mapping) or not value:
-            raise ValueError(f"{name} must be texts by the allowed_scope of a decision")
-        if not all(isinstance(one, str) and isinstance(other, str) and other for one, other in value.items()):
+        if (
+            not isinstance(value, Mapping)
+            or not value
+            or not all(isinstance(one, str) and isinstance(other, str) and other for one, other in value.items())
+        ):
             raise ValueError(f"{name} must be texts by the allowed_scope of a decision")
         return dict(value)
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from agentgate.adapters.credentials._client import Client, json_object, seconds
-from agentgate.adapters.credentials._options import Options, SecretRef, read_public, scoped
+from agentgate.adapters.credentials._options import Options, read_public, scoped
 from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
 from agentgate.ports.upstreams import Credential
 
@@ -26,23 +26,15 @@ class _Login:
 
     def __init__(self, options: Options) -> None:
         """`{method: token | approle | kubernetes, …}`. Raises ValueError."""
-        self.method = options.one_of("method", ("token", "approle", "kubernetes"))
-        self._mount = options.text("mount", self.method).strip("/")
-        self._token = options.secret("token") if self.method == "token" else None
-        self._role_id = options.text("role_id") if self.method == "approle" else ""
-        self._secret_id = options.secret("secret_id") if self.method == "approle" else None
-        self._role = options.text("role") if self.method == "kubernetes" else ""
-        self._jwt = Path(options.text("jwt_file", _ACCOUNT_TOKEN)) if self.method == "kubernetes" else None
-        options.end()
-
-    @property
-    def given(self) -> SecretRef | None:
+        method = options.one_of("method", ("token", "approle", "kubernetes"))
+        self.path = f"auth/{options.text('mount', method).strip('/')}/login"
+        self.given = options.secret("token") if method == "token" else None
         """The token that was configured, where we do not log in."""
-        return self._token
-
-    @property
-    def path(self) -> str:
-        return f"auth/{self._mount}/login"
+        self._role_id = options.text("role_id") if method == "approle" else ""
+        self._secret_id = options.secret("secret_id") if method == "approle" else None
+        self._role = options.text("role") if method == "kubernetes" else ""
+        self._jwt = Path(options.text("jwt_file", _ACCOUNT_TOKEN)) if method == "kubernetes" else None
+        options.end()
 
     def proof(self) -> dict[str, str]:
         """The body of the login. Raises CredentialRefused."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from string import ascii_letters
 from typing import Any, Final, TypeAlias
 
@@ -38,6 +39,7 @@ OURS: Final = (
 
 Regexp: TypeAlias = Any
 """What RE2 makes of a pattern; it has no types."""
+Finder = Callable[[Regexp, bytes], Iterator[Span]]
 
 _QUOTES: Final = r"[\"'`\\\s]{0,4}"
 _NAMED: Final = rf"(?i:(?:{SENSITIVE_NAMES}){_QUOTES}(?:[:=!<>]{{1,3}}|\bis\b|\blike\b)\s{{0,4}})"
@@ -133,9 +135,14 @@ def _span(match: Any, kind: str) -> Span:
     return Span(match.start(), match.end(), kind)
 
 
-def _secrets(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    for match in pattern.finditer(raw):
-        yield _span(match, SECRET)
+def _whole(kind: str) -> Finder:
+    """All that has the pattern is of that kind."""
+
+    def find(pattern: Regexp, raw: bytes) -> Iterator[Span]:
+        for match in pattern.finditer(raw):
+            yield _span(match, kind)
+
+    return find
 
 
 def _users(pattern: Regexp, raw: bytes) -> Iterator[Span]:
@@ -144,25 +151,7 @@ def _users(pattern: Regexp, raw: bytes) -> Iterator[Span]:
         yield Span(match.start() + 3, match.end(), SECRET)
 
 
-def _emails(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    for match in pattern.finditer(raw):
-        yield _span(match, EMAIL)
-
-
-def _ssns(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    for match in pattern.finditer(raw):
-        yield _span(match, SSN)
-
-
-def _headers(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    return _values(pattern, _HEADER_VALUE, raw)
-
-
-def _named(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    return _values(pattern, _VALUE, raw)
-
-
-def _values(names: Regexp, value: re.Pattern[bytes], raw: bytes) -> Iterator[Span]:
+def _values(names: Regexp, raw: bytes, value: re.Pattern[bytes]) -> Iterator[Span]:
     """What follows names. A name within a value is part of the value."""
     at = 0
     while (name := names.search(raw, at)) is not None:
@@ -221,14 +210,6 @@ def _checks_out(compact: str) -> bool:
     return int((compact[4:] + compact[:4]).translate(_LETTERS_AS_NUMBERS)) % 97 == 1
 
 
-def _international(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    return _phones(pattern, raw, None)
-
-
-def _north_american(pattern: Regexp, raw: bytes) -> Iterator[Span]:
-    return _phones(pattern, raw, "US")
-
-
 def _phones(pattern: Regexp, raw: bytes, region: str | None) -> Iterator[Span]:
     for asked, match in enumerate(pattern.finditer(raw)):
         if asked >= _MAX_ASKED or _is_phone(match.group().decode(), region):
@@ -242,15 +223,15 @@ def _is_phone(candidate: str, region: str | None) -> bool:
         return False
 
 
-_FINDERS: Final[tuple[tuple[str, str, Callable[[Regexp, bytes], Iterator[Span]]], ...]] = (
-    (SECRET, "|".join((*OURS, *patterns())), _secrets),
+_FINDERS: Final[tuple[tuple[str, str, Finder], ...]] = (
+    (SECRET, "|".join((*OURS, *patterns())), _whole(SECRET)),
     (SECRET, _USER, _users),
-    (EMAIL, _EMAIL, _emails),
-    (SSN, _SSN, _ssns),
-    (SECRET, _HEADER, _headers),
-    (SECRET, _NAMED, _named),
+    (EMAIL, _EMAIL, _whole(EMAIL)),
+    (SSN, _SSN, _whole(SSN)),
+    (SECRET, _HEADER, partial(_values, value=_HEADER_VALUE)),
+    (SECRET, _NAMED, partial(_values, value=_VALUE)),
     (CARD, _CARD, _cards),
     (IBAN, _IBAN, _ibans),
-    (PHONE, _INTERNATIONAL, _international),
-    (PHONE, _NORTH_AMERICAN, _north_american),
+    (PHONE, _INTERNATIONAL, partial(_phones, region=None)),
+    (PHONE, _NORTH_AMERICAN, partial(_phones, region="US")),
 )

@@ -8,6 +8,7 @@ from itertools import groupby
 from typing import Final
 
 from agentgate.adapters.evidence._model import Bin, Mark, Timeline
+from agentgate.adapters.evidence._words import short
 
 WIDTH: Final = 1100
 LEFT: Final = 168
@@ -45,7 +46,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A kill: a line where it was ordered, and a band until its release. `row` keeps labels apart."""
+    """A kill: a line where it was ordered, and a band until its release. `label_y` keeps labels apart."""
 
     label: str
     x: float
@@ -117,8 +118,7 @@ def _lanes(timeline: Timeline, top: float) -> Iterator[Lane]:
             at += _COLUMN_HEIGHT + 14
             signs = tuple(sign for pile in piles for sign in _column(pile, at, timeline.columns, peak))
             note = f"tallest: {peak:,} calls"
-        short = name if len(name) <= _LABEL_CHARS else f"{name[: _LABEL_CHARS - 1]}…"
-        yield Lane(short, name, at, note, signs)
+        yield Lane(short(name, _LABEL_CHARS), name, at, note, signs)
 
 
 def _shapes(pile: Sequence[Bin], baseline: float, columns: int) -> Iterator[Sign]:

@@ -1,6 +1,6 @@
 """The parts of a pack as people read it: the one model behind the HTML and the PDF. `_view.view` fills it.
 
-Every string here is safe to look at (`_words.visible`), none is escaped for a format: that is the writer's part. What
+Every string here is safe to look at (`core.visible`), none is escaped for a format: that is the writer's part. What
 is not there is an empty string, and times are UTC.
 """
 
@@ -99,10 +99,6 @@ class Call:
     agent: str
     tool: str
     server: str
-    door: str
-    auth: str
-    decision: str
-    """ALLOW, DENY or REQUIRE_APPROVAL: what was decided."""
     mark: Mark
     code: str
     plain: str
@@ -110,20 +106,16 @@ class Call:
     said: str
     """What policy or the gateway gave as its reason, or empty; and `(pruned)` once the text was deleted."""
     rule: str
-    policy: str
     is_write: bool
     error: str
     duration: str
     trace_id: str
-    event_id: str
     index: int
     """The place of its decision in the log."""
-    approval_id: str
     approved_by: str
     kill_id: str
     upstream_status: str
     credential: str
-    arguments_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,7 +291,6 @@ class Chart:
     name: str
     title: str
     bars: tuple[Bar, ...]
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,6 @@ class About(NamedTuple):
 
     title: str
     subject: str
-    author: str
     creator: str
     keywords: str
     at: str
@@ -166,7 +165,7 @@ def _describe(canvas: Any, about: About, raw: bytes) -> None:
     at = datetime.fromisoformat(about.at).astimezone(UTC)
     canvas.setTitle(about.title)
     canvas.setSubject(about.subject)
-    canvas.setAuthor(about.author)
+    canvas.setAuthor(about.creator)
     canvas.setCreator(about.creator)
     canvas.setProducer(PRODUCER)
     canvas.setKeywords(about.keywords)
@@ -188,7 +187,7 @@ def _xmp(about: About, at: str) -> str:
 <dc:format>application/pdf</dc:format>
 <dc:title><rdf:Alt><rdf:li xml:lang="x-default">{escape(about.title)}</rdf:li></rdf:Alt></dc:title>
 <dc:description><rdf:Alt><rdf:li xml:lang="x-default">{escape(about.subject)}</rdf:li></rdf:Alt></dc:description>
-<dc:creator><rdf:Seq><rdf:li>{escape(about.author)}</rdf:li></rdf:Seq></dc:creator>
+<dc:creator><rdf:Seq><rdf:li>{escape(about.creator)}</rdf:li></rdf:Seq></dc:creator>
 <dc:language><rdf:Bag><rdf:li>en-GB</rdf:li></rdf:Bag></dc:language>
 <xmp:CreatorTool>{escape(about.creator)}</xmp:CreatorTool>
 <xmp:CreateDate>{at}</xmp:CreateDate><xmp:ModifyDate>{at}</xmp:ModifyDate>

@@ -226,9 +226,6 @@ def chart(sheet: Sheet, picture: Chart) -> None:
     for bar in picture.bars:
         sheet.need(18)
         _bar(sheet, bar, longest)
-    if picture.note:
-        sheet.space(3)
-        sheet.paragraph(picture.note, sheet.small, after=2)
     sheet.space(8)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agentgate.adapters.evidence._model import Integrity, Mark, Step, View
+from agentgate.adapters.evidence._model import Checkpoint, Integrity, Mark, Step, View
 from agentgate.adapters.evidence._pdf_paint import ATTACHED
 from agentgate.adapters.evidence._pdf_pictures import ALARM, INKS
 from agentgate.adapters.evidence._pdf_sheet import BOTTOM, INK, LEFT, MEASURE, SOFT, TINT, Cell, Column, Sheet, Style
@@ -23,16 +23,13 @@ def proof(sheet: Sheet, view: View) -> None:
     _claims(sheet, integrity)
     _attachment(sheet, integrity)
     if integrity.checkpoint is not None:
-        _checkpoint(sheet, integrity)
-    if integrity.steps:
-        sheet.heading("How to check it", "steps", 1)
-        for number, step in enumerate(integrity.steps, 1):
-            _step(sheet, number, step)
+        _checkpoint(sheet, integrity.checkpoint)
+    sheet.heading("How to check it", "steps", 1)
+    for number, step in enumerate(integrity.steps, 1):
+        _step(sheet, number, step)
 
 
 def _protections(sheet: Sheet, integrity: Integrity) -> None:
-    if not integrity.signatures:
-        return
     sheet.heading("Signatures", "signatures", 1)
     fine = sheet.fine
     columns = (
@@ -68,11 +65,10 @@ def _claims(sheet: Sheet, integrity: Integrity) -> None:
         sheet.table(columns, [(c.claim, c.by, c.convinces) for c in integrity.proves])
     else:
         sheet.paragraph("Nothing.", Style(sheet.faces.bold, 9.2, 13.2, ALARM))
-    if integrity.limits:
-        sheet.heading("Not proven", "not-proven", 1)
-        for limit in integrity.limits:
-            _item(sheet, limit)
-        sheet.space(4)
+    sheet.heading("Not proven", "not-proven", 1)
+    for limit in integrity.limits:
+        _item(sheet, limit)
+    sheet.space(4)
 
 
 def _item(sheet: Sheet, text: str) -> None:
@@ -102,10 +98,7 @@ def _attachment(sheet: Sheet, integrity: Integrity) -> None:
     sheet.pairs(rows)
 
 
-def _checkpoint(sheet: Sheet, integrity: Integrity) -> None:
-    checkpoint = integrity.checkpoint
-    if checkpoint is None:
-        return
+def _checkpoint(sheet: Sheet, checkpoint: Checkpoint) -> None:
     sheet.heading("The log's checkpoint", "checkpoint", 1)
     sheet.pairs(
         [
@@ -135,8 +128,7 @@ def _step(sheet: Sheet, number: int, step: Step) -> None:
     sheet.need(46)
     sheet.put(LEFT, sheet.y + 9.2, f"{number}.", Style(sheet.faces.bold, 9.2, 13.2))
     sheet.paragraph(step.what, x=LEFT + 16, after=2)
-    if step.command:
-        _verbatim(sheet, step.command.splitlines())
+    _verbatim(sheet, step.command.splitlines())
 
 
 def leaves(sheet: Sheet, view: View) -> None:

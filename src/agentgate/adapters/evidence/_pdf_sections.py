@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from agentgate.adapters.evidence import _pdf_pictures as pictures
 from agentgate.adapters.evidence._model import Call, Listing, Mark, View
@@ -26,7 +26,9 @@ from agentgate.adapters.evidence._pdf_sheet import (
 from agentgate.adapters.evidence._words import count, listed
 
 if TYPE_CHECKING:
-    from agentgate.adapters.evidence._model import Approval, Kill, Refusal
+    from agentgate.adapters.evidence._model import Actor, Anomaly, Approval, Kill, Refusal, Write
+
+T = TypeVar("T")
 
 
 class Section(NamedTuple):
@@ -171,9 +173,26 @@ def _rest(sheet: Sheet, listing: Listing[Any], one: str, many: str | None = None
         sheet.paragraph(f"{more}: in pack.json only.", sheet.small)
 
 
-def _numbers(numbers: Sequence[int], total: int | None = None) -> Cell:
+def _list(
+    sheet: Sheet,
+    listing: Listing[T],
+    columns: Sequence[Column],
+    cells: Callable[[T], Sequence[str | Cell]],
+    nothing: str,
+    one: str,
+    many: str | None = None,
+) -> None:
+    """A table with a row of `cells` for each, or the sentence that there is `nothing`."""
+    if not listing.rows:
+        _nothing(sheet, nothing)
+        return
+    sheet.table(columns, map(cells, listing.rows))
+    _rest(sheet, listing, one, many)
+
+
+def _numbers(numbers: Sequence[int], total: int) -> Cell:
     """`1, 4, 9 …`, which leads to the first of them."""
-    more = " …" if total is not None and total > len(numbers) else ""
+    more = " …" if total > len(numbers) else ""
     key = f"call-{numbers[0]}" if numbers else None
     return Cell(", ".join(map(str, numbers)) + more, key=key)
 
@@ -194,9 +213,6 @@ class Clock:
 
 
 def _actors(sheet: Sheet, view: View) -> None:
-    if not view.actors.rows:
-        _nothing(sheet, "No agent made a call.")
-        return
     fine, clock = sheet.fine, Clock(view)
     columns = (
         Column("AGENT", 100, fine),
@@ -206,28 +222,16 @@ def _actors(sheet: Sheet, view: View) -> None:
         Column(clock.title("FIRST"), clock.width, fine),
         Column(clock.title("LAST"), clock.width, fine),
     )
-    sheet.table(
-        columns,
-        (
-            (
-                row.agent,
-                row.tool,
-                f"{row.total:,}",
-                ", ".join(f"{n:,} {mark.label.lower()}" for mark, n in row.marks),
-                clock.short(row.first),
-                clock.short(row.last),
-            )
-            for row in view.actors.rows
-        ),
-    )
-    _rest(sheet, view.actors, "row")
+
+    def cells(row: Actor) -> Sequence[str | Cell]:
+        ends = ", ".join(f"{n:,} {mark.label.lower()}" for mark, n in row.marks)
+        return row.agent, row.tool, f"{row.total:,}", ends, clock.short(row.first), clock.short(row.last)
+
+    _list(sheet, view.actors, columns, cells, "No agent made a call.", "row")
 
 
 def _refusals(sheet: Sheet, view: View) -> None:
-    if view.refusals.rows:
-        _reasons(sheet, view, view.refusals)
-    else:
-        _nothing(sheet, "No call was refused.")
+    _reasons(sheet, view, view.refusals)
     if view.refused_before:
         more = count(view.refused_before, "more call was", "more calls were")
         sheet.paragraph(
@@ -249,21 +253,18 @@ def _reasons(sheet: Sheet, view: View, listing: Listing[Refusal]) -> None:
         Column(clock.title("FIRST, LAST"), clock.width, fine),
         Column("CALL NO.", 46, fine),
     )
-    sheet.table(
-        columns,
-        (
-            (
-                Cell(row.mark.label, sign=sign_of(row.mark)),
-                _joined(row.plain.removesuffix("."), _quoted(row.said), *_rule(row.rule, row.code)),
-                f"{row.total:,}",
-                f"{listed(row.agents)} calling {listed(row.tools)}",
-                clock.short(row.first) + ("" if row.last == row.first else f" {clock.short(row.last)}"),
-                _numbers(row.calls, row.total),
-            )
-            for row in listing.rows
-        ),
-    )
-    _rest(sheet, listing, "reason")
+
+    def cells(row: Refusal) -> Sequence[str | Cell]:
+        return (
+            Cell(row.mark.label, sign=sign_of(row.mark)),
+            _joined(row.plain.removesuffix("."), _quoted(row.said), *_rule(row.rule, row.code)),
+            f"{row.total:,}",
+            f"{listed(row.agents)} calling {listed(row.tools)}",
+            clock.short(row.first) + ("" if row.last == row.first else f" {clock.short(row.last)}"),
+            _numbers(row.calls, row.total),
+        )
+
+    _list(sheet, listing, columns, cells, "No call was refused.", "reason")
 
 
 def _joined(*parts: str) -> str:
@@ -316,9 +317,6 @@ def _kill_rows(sheet: Sheet, kill: Kill) -> Iterable[tuple[str, str | Cell]]:
 
 
 def _approvals(sheet: Sheet, view: View) -> None:
-    if not view.approvals.rows:
-        _nothing(sheet, "No person was asked.")
-        return
     fine = sheet.fine
     columns = (
         Column("TOOL", 92, fine),
@@ -327,8 +325,7 @@ def _approvals(sheet: Sheet, view: View) -> None:
         Column("CALLS", 66, fine),
         Column("APPROVAL", 64, sheet.code),
     )
-    sheet.table(columns, (_approval(row) for row in view.approvals.rows))
-    _rest(sheet, view.approvals, "approval")
+    _list(sheet, view.approvals, columns, _approval, "No person was asked.", "approval")
 
 
 def _approval(row: Approval) -> Sequence[str | Cell]:
@@ -345,9 +342,6 @@ def _approval(row: Approval) -> Sequence[str | Cell]:
 
 def _writes(sheet: Sheet, view: View) -> None:
     fine, clock = sheet.fine, Clock(view)
-    if not view.writes.rows:
-        _nothing(sheet, "No call that writes went out.")
-        return
     columns = (
         Column("CALL", 26, fine, right=True),
         Column(clock.title("TIME"), clock.width, fine),
@@ -355,28 +349,17 @@ def _writes(sheet: Sheet, view: View) -> None:
         Column("HOW IT ENDED", 0, fine),
         Column("APPROVED BY", 110, fine),
     )
-    unsure = ("ring", ALARM)
-    sheet.table(
-        columns,
-        (
-            (
-                Cell(str(w.call), key=f"call-{w.call}") if w.call is not None else "–",
-                clock.short(w.at),
-                w.tool,
-                Cell(w.ended, sign=sign_of(Mark.RAN) if w.is_certain else unsure),
-                w.approved_by or "–",
-            )
-            for w in view.writes.rows
-        ),
-    )
-    _rest(sheet, view.writes, "write")
+
+    def cells(row: Write) -> Sequence[str | Cell]:
+        number = Cell(str(row.call), key=f"call-{row.call}") if row.call is not None else "–"
+        ended = Cell(row.ended, sign=sign_of(Mark.RAN) if row.is_certain else ("ring", ALARM))
+        return number, clock.short(row.at), row.tool, ended, row.approved_by or "–"
+
+    _list(sheet, view.writes, columns, cells, "No call that writes went out.", "write")
 
 
 def _unknown(sheet: Sheet, view: View) -> None:
     fine, clock = sheet.fine, Clock(view)
-    if not view.unknown.rows:
-        _nothing(sheet, "Of every call that went out it is known how it ended.")
-        return
     columns = (
         Column("CALL", 26, fine, right=True),
         Column(clock.title("TIME"), clock.width, fine),
@@ -384,50 +367,36 @@ def _unknown(sheet: Sheet, view: View) -> None:
         Column("HOW IT ENDED", 84, fine),
         Column("WHY", 0, fine),
     )
-    sheet.table(
-        columns,
-        (
-            (
-                Cell(str(c.number), key=f"call-{c.number}"),
-                clock.short(c.at),
-                c.tool,
-                Cell(c.mark.label, sign=sign_of(c.mark)),
-                c.plain,
-            )
-            for c in view.unknown.rows
-        ),
-    )
-    _rest(sheet, view.unknown, "call")
+
+    def cells(row: Call) -> Sequence[str | Cell]:
+        number, ended = Cell(str(row.number), key=f"call-{row.number}"), Cell(row.mark.label, sign=sign_of(row.mark))
+        return number, clock.short(row.at), row.tool, ended, row.plain
+
+    _list(sheet, view.unknown, columns, cells, "Of every call that went out it is known how it ended.", "call")
 
 
 def _anomalies(sheet: Sheet, view: View) -> None:
-    if not view.anomalies.rows:
-        _nothing(sheet, "None of the patterns that are looked for was found.")
-        return
     columns = (
         Column("PATTERN", 120, Style(sheet.faces.bold, 7.4, 9.8)),
         Column("WHAT WAS SEEN", 0, sheet.fine),
         Column("CALL NO.", 130, sheet.fine),
     )
-    alarm = ("triangle", ALARM)
-    sheet.table(
-        columns,
-        ((Cell(a.kind, sign=alarm), a.description, _numbers(a.calls, a.total)) for a in view.anomalies.rows),
-    )
-    _rest(sheet, view.anomalies, "pattern")
+
+    def cells(row: Anomaly) -> Sequence[str | Cell]:
+        return Cell(row.kind, sign=("triangle", ALARM)), row.description, _numbers(row.calls, row.total)
+
+    nothing = "None of the patterns that are looked for was found."
+    _list(sheet, view.anomalies, columns, cells, nothing, "pattern")
 
 
 def _notes(sheet: Sheet, view: View) -> None:
-    if not view.notes.rows:
-        _nothing(sheet, "Nothing of this pack was exported before, pruned or held.")
-        return
     columns = (
         Column("TIME (UTC)", 96, sheet.fine),
         Column("WHAT", 0, sheet.fine),
         Column("BY", 120, sheet.fine),
     )
-    sheet.table(columns, ((n.at, n.what, n.by) for n in view.notes.rows))
-    _rest(sheet, view.notes, "entry", "entries")
+    nothing = "Nothing of this pack was exported before, pruned or held."
+    _list(sheet, view.notes, columns, lambda row: (row.at, row.what, row.by), nothing, "entry", "entries")
 
 
 def _calls(sheet: Sheet, view: View) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
 from agentgate.adapters.evidence._pdf_type import Face, Faces
+from agentgate.adapters.evidence._words import short
 
 Colour = tuple[float, float, float]
 WIDTH: Final = 595.28
@@ -190,7 +191,7 @@ class Sheet:
     def heading(self, title: str, key: str, level: int = 0, *, keep: float = 70.0) -> None:
         """A heading with its bookmark, and `keep` points below it on the same page."""
         style = self._titles[level]
-        title = title if len(title) <= LONGEST_TITLE else title[: LONGEST_TITLE - 1] + "…"
+        title = short(title, LONGEST_TITLE)
         lines = style.face.fold(style.face.settable(title), style.size, MEASURE, 3)
         self.need(style.leading * len(lines) + keep + 30.0)
         if self.y > TOP:
@@ -324,7 +325,7 @@ class Sheet:
     # --- signs ---
 
     def sign(self, name: str, x: float, y: float, ink: Colour, size: float = 2.8) -> None:
-        """A sign around (x, y). The names are those of `_view.Mark`; each is told from the others without colour."""
+        """A sign around (x, y). The names are those of `_model.Mark`; each is told from the others without colour."""
         match name:
             case "circle":
                 shape = Shape("circle", ((x, y), (x + size, y)), ink, None, 0)

@@ -39,13 +39,13 @@ class Face(NamedTuple):
 
     def width(self, text: str, size: float) -> float:
         """Of settable text, in points."""
-        return sum(map(self.widths.__getitem__, text)) * size / 1000
+        return self._span(text) * size / 1000
 
     def wrap(self, text: str, size: float, width: float) -> list[str]:
         """Lines of settable text that are no wider than `width` points: broken at spaces, else after a sign, else
         anywhere. A letter that is wider than a line stands alone in it."""
         limit = width * 1000 / size
-        if sum(map(self.widths.__getitem__, text)) <= limit:
+        if self._span(text) <= limit:
             return [text]
         lines: list[str] = []
         line, used = "", 0.0

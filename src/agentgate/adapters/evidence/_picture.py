@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 from agentgate.adapters.evidence._model import COLUMNS, Bar, Bin, Chart, Kill, Line, Mark, Tick, Timeline
-from agentgate.adapters.evidence._words import count, duration, parsed, reason, short
+from agentgate.adapters.evidence._words import count, duration, reason, short
 from agentgate.core.visible import visible
 
 MOST_LANES: Final = 12
@@ -99,7 +99,7 @@ def timeline(calls: Sequence[Marked], kills: Iterable[tuple[Kill, str, str]]) ->
     """The calls over time, and the kills, each with the exact times of its order and its release (empty: none)."""
     if not calls:
         return None
-    times = [parsed(entry["timestamp"]) for entry, _ in calls]
+    times = [datetime.fromisoformat(entry["timestamp"]) for entry, _ in calls]
     axis = _axis(times)
     lanes, lane_of = _lanes(calls)
     bins = _bins(calls, times, axis, lanes, lane_of)
@@ -157,10 +157,11 @@ def _bins(
 
 
 def _line(kill: Kill, ordered: str, released: str, axis: _Axis) -> Line:
-    end = axis.place(parsed(released)) if released else None
+    start = axis.place(datetime.fromisoformat(ordered))
+    end = axis.place(datetime.fromisoformat(released)) if released else None
     by = f" by {kill.ordered_by}" if kill.ordered_by else ""
     until = f", released {kill.released_at}" if released else ""
-    return Line(kill.label, axis.place(parsed(ordered)), end, f"{kill.label}: kill of {kill.target}{by}{until}")
+    return Line(kill.label, start, end, f"{kill.label}: kill of {kill.target}{by}{until}")
 
 
 def _ticks(axis: _Axis) -> tuple[tuple[Tick, ...], str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from agentgate.adapters.evidence._claims import integrity, pack_id
@@ -29,7 +30,7 @@ from agentgate.adapters.evidence._model import (
 )
 from agentgate.adapters.evidence._picture import Entry, Marked, charts, tally, timeline
 from agentgate.adapters.evidence._story import figures, narrative
-from agentgate.adapters.evidence._words import count, duration, listed, moment, parsed, reason
+from agentgate.adapters.evidence._words import count, duration, listed, moment, reason
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
 from agentgate.core.pin import unpinned_of
@@ -72,10 +73,10 @@ def view(pack: Pack) -> View:
         kills=_first(kills),
         approvals=_first(approvals),
         writes=_first(body["write_action_log"], lambda row: _write(row, numbers)),
-        unknown=_first(unknown, lambda item: _call(item[0], item[1])),
+        unknown=_first(unknown, lambda item: _call(*item)),
         anomalies=_first(body["anomalies"], lambda row: _anomaly(row, numbers)),
         notes=_first(_notes(body["summary"])),
-        calls=_first(list(enumerate(calls, 1)), lambda item: _call(item[0], item[1]), MAX_CALLS),
+        calls=_first(list(enumerate(calls, 1)), lambda item: _call(*item), MAX_CALLS),
         has_many_sessions=len(title.sessions) > 1,
         integrity=integrity(pack),
     )
@@ -97,10 +98,6 @@ def _text(value: object) -> str:
     return "" if value is None else visible(value)
 
 
-def _time(at: str | None) -> str:
-    return "" if not at else moment(at)
-
-
 # --- the head ---------------------------------------------------------------------------------------------
 
 
@@ -118,9 +115,9 @@ def _title(pack: Pack) -> Title:
         tenant=visible(metadata["tenant"]),
         sessions=tuple(map(visible, metadata["sessions"])),
         agents=tuple(map(visible, metadata["agents"])),
-        start=_time(start),
-        end=_time(end),
-        span=duration(parsed(end) - parsed(start)) if start else "",
+        start=moment(start),
+        end=moment(end),
+        span=duration(datetime.fromisoformat(end) - datetime.fromisoformat(start)) if start else "",
         asked_for=" ".join(limits),
         generated_at=moment(metadata["generated_at"]),
         generator=visible(metadata["generator"]),
@@ -158,27 +155,20 @@ def _call(number: int, call: Marked) -> Call:
         agent=_text(entry["agent_id"]),
         tool=_text(entry["tool_name"]),
         server=_text(entry["server"]),
-        door=_text(entry["door"]),
-        auth=_text(entry["auth"]),
-        decision=_text(entry["decision"]),
         mark=call.mark,
         code=_text(entry["reason_code"]),
         plain=_plain(call),
         said=_said(entry),
         rule=_text(entry["matched_rule"]),
-        policy=_text(entry["policy_version"]),
         is_write=bool(entry["is_write_action"]),
         error=_text(entry["error"]),
         duration="" if took is None else f"{took:,} ms",
         trace_id=_text(entry["trace_id"]),
-        event_id=_text(entry["event_id"]),
         index=entry["index"],
-        approval_id=_text(entry["approval_id"]),
         approved_by=_text(entry["approved_by"]),
         kill_id=_text(entry["kill_id"]),
         upstream_status=_text(entry["upstream_status"]),
         credential=_text(entry["credential"]),
-        arguments_hash=_text(entry["arguments_hash"]),
     )
 
 
@@ -287,12 +277,12 @@ def _kill(label: str, rows: Sequence[Entry], stopped: _Stopped, expiries: Mappin
         standing=_standing(receipt, excepted),
         is_drained=whole is not None,
         drained_at="" if receipt is None else moment(receipt["timestamp"]),
-        expires_at=_time(expiries.get(order["event_id"])),
+        expires_at=moment(expiries.get(order["event_id"])),
         excepted=excepted,
         attested=() if receipt is None else tuple(map(visible, receipt["attested"])),
         asks=tuple(f"{_text(row['actor'])}, {moment(row['timestamp'])}" for row in asks),
         released_by="" if release is None else _releaser(release),
-        released_at=_time(until),
+        released_at=moment(until),
         cut=stopped.cut[order["kill_id"]],
         refused=stopped.refused(order, until),
     )
@@ -374,7 +364,7 @@ def _approval(rows: Sequence[Entry], entries: Sequence[Entry], numbers: Mapping[
         approval_id=visible(approval_id),
         tool=_text(tool),
         asked_by=_text(asked["requested_by"] if asked else (mine[0]["agent_id"] if mine else None)),
-        asked_at=_time(asked["timestamp"] if asked else None),
+        asked_at=moment(asked["timestamp"] if asked else None),
         standing=_STANDINGS.get(last["what"], visible(last["what"])),
         decided_by=decided_by,
         decided_at="" if last["what"] in ("requested", "voted") else moment(last["timestamp"]),

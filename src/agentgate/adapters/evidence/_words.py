@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
 from agentgate.core.errors import ReasonCode
@@ -89,7 +89,7 @@ def reason(code: str) -> str:
 
 
 def short(text: str, most: int = 64) -> str:
-    """The beginning of a long name, for a picture; the tables have all of it."""
+    """The beginning of a long name, for a picture or a heading; the tables have all of it."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
@@ -109,10 +109,8 @@ def listed(items: Sequence[str], most: int = 4) -> str:
 
 
 def moment(at: str | None) -> str:
-    """`2026-11-21 09:00:05.123`: UTC without saying so again; milliseconds, cut and not rounded."""
-    if at is None:
-        return "–"
-    return visible(at[:23].replace("T", " ").removesuffix("Z"))
+    """`2026-11-21 09:00:05.123`: UTC without saying so again; milliseconds, cut and not rounded. Empty for no time."""
+    return "" if at is None else visible(at[:23].replace("T", " ").removesuffix("Z"))
 
 
 def duration(span: timedelta) -> str:
@@ -129,7 +127,3 @@ def duration(span: timedelta) -> str:
     if hours < 48:
         return count(hours, "hour") + (f" {count(rest, 'minute')}" if rest else "")
     return count(round(minutes / 1440), "day")
-
-
-def parsed(at: str) -> datetime:
-    return datetime.fromisoformat(at)

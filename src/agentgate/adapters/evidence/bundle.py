@@ -24,7 +24,9 @@ class Bundle:
     def files(self, pack: Pack, enclosures: Enclosures) -> dict[str, bytes]:
         """See `ports.Bundler`."""
         views = {"pack.json": pack.raw} | {f"pack.{view.extension}": view.write(pack) for view in self._views}
-        files = views | {f"{name}.hmac": self._mac(content) for name, content in views.items() if self._hmac}
+        files = dict(views)
+        if self._hmac is not None:
+            files |= {f"{name}.hmac": self._hmac.sign(view).hex().encode() + b"\n" for name, view in views.items()}
         files |= {"checkpoint": enclosures.checkpoint} | self._keys
         files |= {f"leaves/{index}.json": leaf for index, leaf in enclosures.leaves.items()}
         files |= {f"bodies/{index}.json": body for index, body in enclosures.bodies.items()}
@@ -32,9 +34,6 @@ class Bundle:
         files |= {f"consistency/{old}": proof for old, proof in enclosures.consistency.items()}
         files["VERIFY.md"] = verify_md(pack, files)
         return files
-
-    def _mac(self, content: bytes) -> bytes:
-        return self._hmac.sign(content).hex().encode() + b"\n" if self._hmac is not None else b""
 
 
 _: type[Bundler] = Bundle

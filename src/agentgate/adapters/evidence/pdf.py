@@ -40,7 +40,6 @@ class PdfPack:
             about = About(
                 title=f"AgentGate evidence: {title.heading}",
                 subject=f"Evidence pack {title.pack_id}, made {title.generated_at}",
-                author=title.generator,
                 creator=title.generator,
                 keywords=f"{title.tenant}, {title.heading}, SHA-256 {title.pack_id}",
                 at=pack.body["metadata"]["generated_at"],

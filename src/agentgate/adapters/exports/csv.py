@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import re
 from collections.abc import Sequence
 from typing import Any, Final
 
 from agentgate.core.event import Record
+from agentgate.core.merkle import leaf_hash
 
 COLUMNS: Final = (
     *("index", "at", "kind", "tenant", "session", "principal", "tool", "server", "decision", "reason_code", "rule"),
@@ -51,7 +51,7 @@ class CommaSeparated:
 def _row(record: Record) -> list[Any]:
     derived = {
         "index": record.index,
-        "leaf_sha256": hashlib.sha256(b"\x00" + record.leaf).hexdigest(),
+        "leaf_sha256": leaf_hash(record.leaf).hex(),
         "body": (record.raw_body or b"").decode(errors="replace"),
     }
     return [derived[name] if name in derived else record.fields.get(name, "") for name in COLUMNS]

@@ -16,6 +16,7 @@ import orjson
 from agentgate.adapters.exports._checks import Check, make_checks
 from agentgate.adapters.exports._compliance import controls
 from agentgate.core.event import Record
+from agentgate.core.merkle import leaf_hash
 from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain
 
@@ -50,7 +51,7 @@ class OscalResults:
     def write(self, records: Sequence[Record]) -> bytes:
         for record in records:
             self._count += 1
-            self._digest.update(hashlib.sha256(b"\x00" + record.leaf).digest())
+            self._digest.update(leaf_hash(record.leaf))
             self._times = [min([*self._times, record.fields["at"]]), max([*self._times, record.fields["at"]])]
             for check in self._checks.values():
                 check.see(record)
@@ -141,7 +142,7 @@ def _evidence(record: Record) -> dict[str, Any]:
         "props": [
             _prop("event-index", str(record.index)),
             _prop("event-id", str(record.fields["id"])),
-            _prop("leaf-sha256", hashlib.sha256(b"\x00" + record.leaf).hexdigest()),
+            _prop("leaf-sha256", leaf_hash(record.leaf).hex()),
         ],
     }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from agentgate.adapters.log._intake import told
 from agentgate.core.note import NoteInvalid, NoteKey, cosignatures
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ class Exchange:
                     raise NotKnown(f"it answers with more than {_MAX_ANSWER_BYTES} bytes")
                 return answer.status, body, answer.content_type
         except aiohttp.ClientError as error:
-            raise NotKnown(str(error) or type(error).__name__) from error
+            raise NotKnown(told(error)) from error
 
     async def aclose(self) -> None:
         if self._session is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from agentgate.adapters.log._anchor_http import (
     Webhook,
     Witness,
 )
-from agentgate.adapters.log._witness import read_file, replace_file
+from agentgate.adapters.log._intake import told
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier, Range, consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, open_checkpoint
@@ -63,7 +64,8 @@ class Standing:
     failures: int = 0
     trouble: str | None = None
 
-    def fail(self, why: str) -> None:
+    def fail(self, error: BaseException) -> None:
+        why = told(error)
         if self.trouble != why:
             logger.warning("%s %s: %s", self.kind, self.name, why)
         self.failures += 1
@@ -150,8 +152,9 @@ class Anchors:
             written = set()
         trouble = self._write.exception() if written else OSError("its disk does not answer")
         if trouble is not None:
-            self._files.fail(f"the checkpoint cannot be kept: {trouble}")
-            raise LogUnavailable(f"the checkpoint cannot be kept: {trouble}") from trouble
+            error = LogUnavailable(f"the checkpoint cannot be kept: {trouble}")
+            self._files.fail(error)
+            raise error from trouble
         self._files.trouble = None
 
     def tell(self, size: int, root: bytes, note: bytes) -> None:
@@ -221,7 +224,7 @@ class _Follower:
         try:
             await self.take(signed)
         except FAULTS as error:
-            self.standing.fail(str(error) or type(error).__name__)
+            self.standing.fail(error)
             return False
         self.standing.size, self.standing.trouble = signed.size, None
         return True
@@ -249,9 +252,9 @@ class _WebhookFollower(_Follower):
             if not self._webhook.optional:
                 raise LogUnavailable(
                     f"log.checkpoint_webhook {self._webhook.shown} cannot say which checkpoint is the newest: "
-                    f"{str(error) or type(error).__name__}; make it answer, or set its `optional: true`"
+                    f"{told(error)}; make it answer, or set its `optional: true`"
                 ) from error
-            self.standing.fail(str(error) or type(error).__name__)
+            self.standing.fail(error)
             return None
 
     async def take(self, signed: Signed) -> None:
@@ -281,7 +284,7 @@ class _WitnessFollower(_Follower):
                 "the database was replaced, or somebody else signs with its key"
             ) from error
         except FAULTS as error:
-            self.standing.fail(str(error) or type(error).__name__)
+            self.standing.fail(error)
         else:
             self.standing.size = signed.size
 
@@ -345,6 +348,17 @@ async def _continues(known: Checkpoint, frontier: Frontier, size: int, ground: G
     return grown.root() == known.root
 
 
+# --- files ------------------------------------------------------------------------------------------------
+
+
+def read_file(path: Path) -> bytes | None:
+    """The checkpoint that it keeps, or None where there is none yet. Raises OSError."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
 def _read(path: Path) -> bytes | None:
     try:
         return read_file(path)
@@ -353,5 +367,11 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(paths: Iterable[Path], note: bytes) -> None:
+    """Whatever happens, each has the old checkpoint or the new one, never a part."""
     for path in paths:
-        replace_file(path, note)
+        new = path.with_name(f"{path.name}.new-{os.getpid()}")  # workers may share a directory
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(note)
+            file.flush()
+            os.fdatasync(file.fileno())
+        new.replace(path)

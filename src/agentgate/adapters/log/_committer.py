@@ -6,17 +6,16 @@ so after every error the store is opened anew and asked for the batch's event id
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sqlite3
 import threading
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from typing import Final
+from typing import Final, NamedTuple
 
-from agentgate.adapters.log._intake import MAX_BATCH, REOPEN_AFTER_S, Answer, again, given_up, refuse_all
+from agentgate.adapters.log._intake import MAX_BATCH, REOPEN_AFTER_S, Answer, again, in_time, refuse_all
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
-from agentgate.adapters.log._store import SqliteStore, abandoning
+from agentgate.adapters.log._store import SqliteStore
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
 
@@ -25,16 +24,11 @@ _CORRUPT: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _OF_ONE_EVENT: Final = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError)
 
 
-class Job:
+class Job(NamedTuple):
     """Something else than an append that the thread is asked to do between two batches."""
 
-    __slots__ = ("done", "run")
-
-    def __init__(
-        self, run: Callable[[SqliteStore], object], done: Callable[[object, BaseException | None], None]
-    ) -> None:
-        self.run = run
-        self.done = done
+    run: Callable[[SqliteStore], object]
+    done: Callable[[object, BaseException | None], None]
 
 
 class Committer(threading.Thread):
@@ -127,10 +121,8 @@ class Committer(threading.Thread):
     def _commit(self, items: list[Item]) -> None:
         if not items:
             return
-        gone = [item for item in items if given_up(item)]
-        answers: list[tuple[Item, Answer]] = [(item, LogUnavailable("too late")) for item in gone]
-        answers += self._try([item for item in items if not given_up(item)] if gone else items)
-        self._tell(answers)
+        wanted, answers = in_time(items)
+        self._tell(answers + self._try(wanted))
         if self._store is not None:
             self._tidy(self._store)
 
@@ -197,11 +189,12 @@ class Committer(threading.Thread):
             self._check_continues(store, ledger)
             store.probe()
             persisted = plan is not None and bool(plan.ids) and store.has(plan)
-        except (sqlite3.Error, OSError) as error:
-            self._fail(store, LogUnavailable(f"the log cannot be written: {error}"))
-            return False
-        except (LogBroken, UnsafeConfiguration) as error:
-            self._fail(store, error)
+        except (sqlite3.Error, OSError, LogBroken, UnsafeConfiguration) as error:
+            if store is not None:
+                store.abandon()
+            self._failures += 1
+            unwritten = LogUnavailable(f"the log cannot be written: {error}")
+            self.trouble = error if isinstance(error, AgentGateError) else unwritten
             return False
         self._store, self._ledger = store, ledger
         self._failures, self.trouble = 0, None
@@ -218,18 +211,10 @@ class Committer(threading.Thread):
         if store.leaf_hash(self.size - 1) != self._last_leaf_hash:
             raise LogBroken(f"event {self.size - 1} is not the one that was written")
 
-    def _fail(self, store: SqliteStore | None, trouble: AgentGateError) -> None:
-        if store is not None:
-            with abandoning(store):
-                pass
-        self._failures += 1
-        self.trouble = trouble
-
     def _leave(self) -> None:
         store, self._store, self._ledger = self._store, None, None
         if store is not None:
-            with abandoning(store):
-                pass
+            store.abandon()
 
     def _break(self, trouble: LogBroken) -> None:
         self._leave()
@@ -239,12 +224,3 @@ class Committer(threading.Thread):
         # The commits stand without it; if the disk is really gone, the next one will say so.
         with contextlib.suppress(sqlite3.Error):
             store.tidy()
-
-
-def settle(future: asyncio.Future[object], result: object, error: BaseException | None) -> None:
-    if future.done():
-        return
-    if error is None:
-        future.set_result(result)
-    else:
-        future.set_exception(error)

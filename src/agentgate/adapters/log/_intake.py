@@ -1,25 +1,28 @@
 """The event loop's side of appending: futures, the queue's bound, and the clock that lets nobody wait for ever.
 
 An append costs the loop a list entry. Once per tick the list goes to whoever commits, who takes everything that is
-there, commits it as one transaction and answers once. Nobody waits longer than `ANSWER_WITHIN_S`.
+there, commits it as one transaction and answers once. Nobody waits longer than `ANSWER_WITHIN_S`, but for a start.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
-from agentgate.adapters.log._ledger import Item, Outcome, check
+from agentgate.adapters.log._ledger import Item, check
 from agentgate.core.errors import AgentGateError, LogUnavailable
 from agentgate.core.event import Event
-from agentgate.ports.log import Spend
+from agentgate.ports.log import Appended, Spend
 
-Answer = Outcome | AgentGateError
+Answer = Appended | AgentGateError
 
 ANSWER_WITHIN_S: Final = 1.0
+PATIENT_WITHIN_S: Final = 20.0
+"""While no caller waits: a disk that stalls for seconds makes a start longer, and is no reason for not starting."""
 MAX_WAITING: Final = 10_000
 MAX_BATCH: Final = 1_024
 CLOSE_WITHIN_S: Final = 10.0
@@ -28,15 +31,17 @@ REOPEN_AFTER_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 _WATCH_EVERY_S: Final = 0.1
 
 
-class _Sent:
+class _Sent(NamedTuple):
     """What one tick sent: the items, the count of all items up to and with them, and when."""
 
-    __slots__ = ("at", "items", "up_to")
+    items: list[Item]
+    up_to: int
+    at: float
 
-    def __init__(self, items: list[Item], up_to: int, at: float) -> None:
-        self.items = items
-        self.up_to = up_to
-        self.at = at
+    def give_up(self, why: str) -> None:
+        for item in self.items:
+            if not item.future.done():
+                item.future.set_exception(LogUnavailable(why))
 
 
 class Intake(ABC):
@@ -46,6 +51,7 @@ class Intake(ABC):
         """`medium` is what may not answer: a disk, a database."""
         self._loop = asyncio.get_running_loop()
         self._medium = medium
+        self._within_s = ANSWER_WITHIN_S
         self._tick: list[Item] = []
         self._sent: deque[_Sent] = deque()
         self._count_sent = 0
@@ -62,9 +68,18 @@ class Intake(ABC):
     def _trouble(self) -> AgentGateError | None:
         """What keeps the store from being written now."""
 
-    def append(self, event: Event, spends: Sequence[Spend]) -> asyncio.Future[Outcome]:
+    @contextlib.contextmanager
+    def patient(self) -> Iterator[None]:
+        """Within it an append may take `PATIENT_WITHIN_S`."""
+        self._within_s = PATIENT_WITHIN_S
+        try:
+            yield
+        finally:
+            self._within_s = ANSWER_WITHIN_S
+
+    def append(self, event: Event, spends: Sequence[Spend]) -> asyncio.Future[Appended]:
         check(event, spends)
-        future: asyncio.Future[Outcome] = self._loop.create_future()
+        future: asyncio.Future[Appended] = self._loop.create_future()
         refusal = self.refusal()
         if refusal is not None:
             future.set_exception(refusal)
@@ -82,7 +97,7 @@ class Intake(ABC):
         if self._closing:
             return LogUnavailable("the log is closed")
         if self._stalled:
-            return LogUnavailable(f"{self._medium} has not answered for {ANSWER_WITHIN_S:g} s")
+            return LogUnavailable(f"{self._medium} has not answered for {self._within_s:g} s")
         if self._count_sent - self._count_answered + len(self._tick) >= MAX_WAITING:
             return LogUnavailable(f"{MAX_WAITING} events are waiting already")
         return None
@@ -125,14 +140,12 @@ class Intake(ABC):
 
     def _watch(self) -> None:
         """Give up on what was sent too long ago: a store that hangs must not hang callers."""
-        long_ago = self._loop.time() - ANSWER_WITHIN_S + _WATCH_EVERY_S
+        long_ago = self._loop.time() - self._within_s + _WATCH_EVERY_S
         for sent in self._sent:
             if sent.at > long_ago:
                 break
             self._stalled = True
-            for item in sent.items:
-                if not item.future.done():
-                    item.future.set_exception(LogUnavailable(f"not known to be durable: {self._medium} did not answer"))
+            sent.give_up(f"not known to be durable: {self._medium} did not answer")
         self._watching = bool(self._sent)
         if self._watching:
             self._loop.call_later(_WATCH_EVERY_S, self._watch)
@@ -140,15 +153,21 @@ class Intake(ABC):
     def _abandon(self) -> None:
         """Nobody commits any more; whoever still waits is not known to be recorded."""
         for sent in self._sent:
-            for item in sent.items:
-                if not item.future.done():
-                    item.future.set_exception(LogUnavailable("the log was closed first"))
+            sent.give_up("the log was closed first")
         self._sent.clear()
 
 
-def given_up(item: Item) -> bool:
-    """Whether its caller was told that it is too late. A cancelled caller's event is still appended."""
-    return item.future.done() and not item.future.cancelled()
+def in_time(items: list[Item]) -> tuple[list[Item], list[tuple[Item, Answer]]]:
+    """The events to append, and the answers to those whose callers were told that it is too late. A cancelled caller's
+    event is still appended."""
+    wanted: list[Item] = []
+    late: list[tuple[Item, Answer]] = []
+    for item in items:  # looked at once: a caller may be told so meanwhile, in the loop's thread
+        if item.future.done() and not item.future.cancelled():
+            late.append((item, LogUnavailable("too late")))
+        else:
+            wanted.append(item)
+    return wanted, late
 
 
 def refuse_all(items: list[Item], trouble: AgentGateError | None) -> list[tuple[Item, Answer]]:
@@ -159,3 +178,8 @@ def refuse_all(items: list[Item], trouble: AgentGateError | None) -> list[tuple[
 def again(trouble: AgentGateError | None) -> AgentGateError:
     """A new exception that says the same: one instance would collect the tracebacks of all who raise it."""
     return LogUnavailable("the log is not open") if trouble is None else type(trouble)(*trouble.args)
+
+
+def told(error: BaseException) -> str:
+    """The error in a few words; some have none of their own."""
+    return str(error) or type(error).__name__

@@ -80,20 +80,16 @@ class Integrator:
         self,
         store: TreeStore,
         signer: CheckpointSigner,
-        origin: str,
+        keys: Sequence[NoteKey],
         frontier: Frontier,
         anchors: Anchoring,
         on_broken: Callable[[LogBroken], None] = lambda _: None,
-        *,
-        former_keys: Sequence[NoteKey] = (),
     ) -> None:
-        """`former_keys` have signed what is there, and sign no more."""
+        """`keys`: the signer's, under the log's origin, then those that have signed what is there and sign no more."""
         self._store = store
         self._anchors = anchors
         self._signer = signer
-        self._key = NoteKey(origin, signer.public_key)
-        self._keys = (self._key, *former_keys)
-        self._origin = origin
+        self._keys = keys
         self._frontier = frontier
         self._signed = (frontier.size, frontier.root())
         """The newest checkpoint that is known, whoever signed it."""
@@ -168,8 +164,8 @@ class Integrator:
         if size <= self._signed[0]:
             return
         await self._extend(size)
-        checkpoint = Checkpoint(self._origin, size, self._frontier.root())
-        note = sign(checkpoint.text, self._key, self._signer.sign)
+        checkpoint = Checkpoint(self._keys[0].name, size, self._frontier.root())
+        note = sign(checkpoint.text, self._keys[0], self._signer.sign)
         stored = StoredCheckpoint(size, checkpoint.root, note, self._frontier.to_bytes())
         await self._anchors.keep(note)  # first: what is published is known outside
         await self._store.put_checkpoint(stored, self._completed)

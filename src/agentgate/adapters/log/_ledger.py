@@ -30,7 +30,6 @@ from agentgate.core.projection import (
 from agentgate.core.retention import covers
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
 
-Outcome = Appended
 SessionKey = tuple[str, str]
 Holds = Mapping[str, SessionKey]
 """Legal holds in force by their ids: of which tenant and session."""
@@ -39,26 +38,22 @@ SESSIONS_KNOWN: Final = 50_000
 """How many sessions are kept in memory, with their owner and their last number."""
 
 
+@dataclass(slots=True, eq=False)
 class Item:
     """An event on its way into the log, and who waits for it."""
 
-    __slots__ = ("event", "future")
-
-    def __init__(self, event: Event, future: asyncio.Future[Outcome]) -> None:
-        self.event = event
-        self.future = future
+    event: Event
+    future: asyncio.Future[Appended]
 
 
+@dataclass(slots=True, eq=False)
 class Session:
     """What the ledger knows of one: whose it is (None: nobody's yet), and its last number."""
 
-    __slots__ = ("number", "owner", "stretch")
-
-    def __init__(self, owner: str | None = None, number: int = 0, stretch: int = -1) -> None:
-        self.owner = owner
-        self.number = number
-        self.stretch = stretch
-        """The last one that it has an event in, where the store keeps that."""
+    owner: str | None
+    number: int
+    stretch: int = -1
+    """The last one that it has an event in, where the store keeps that."""
 
 
 @dataclass(slots=True)
@@ -72,7 +67,7 @@ class Plan:
     stretches: list[Any] = field(default_factory=list)
     effects: list[Effect] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
-    outcomes: list[tuple[Item, Outcome]] = field(default_factory=list)
+    outcomes: list[tuple[Item, Appended]] = field(default_factory=list)
 
 
 def check(event: Event, spends: Sequence[Spend]) -> None:

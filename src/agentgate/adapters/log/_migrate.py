@@ -16,7 +16,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from agentgate.adapters.log._postgres_connection import FAULTS, VERSION_TABLE, shown, told
+from agentgate.adapters.log._intake import told
+from agentgate.adapters.log._postgres_connection import FAULTS, VERSION_TABLE, shown
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"

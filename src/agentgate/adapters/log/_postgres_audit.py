@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import Unfolding
+from agentgate.adapters.log._intake import told
 from agentgate.adapters.log._postgres_connection import (
     FAULTS,
     VERSION_TABLE,
@@ -19,7 +21,6 @@ from agentgate.adapters.log._postgres_connection import (
     check_revision,
     connect,
     shown,
-    told,
 )
 from agentgate.core.audit import Auditor, Report, StoredCheckpoint, StoredHead
 from agentgate.core.errors import LogUnavailable
@@ -38,11 +39,15 @@ _EVENTS: Final = """
     WHERE e.log_id = $1 ORDER BY e.idx"""
 
 
-async def audit(url: str, origin: str, keys: Sequence[NoteKey], log_id: str, kept: Sequence[bytes] = ()) -> Report:
-    """Derive the whole log again, whether gateways write to it or not; also from a standby.
+async def verify(
+    url: str, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID, *, kept: Sequence[bytes] = ()
+) -> Report:
+    """Derive the whole log again, whether gateways write to it or not; also from a standby. Locks nobody out.
+
+    `kept` are checkpoints from elsewhere that the log must continue.
 
     Raises:
-        LogUnavailable: the database cannot be read, or has no log of this version.
+        LogUnavailable, UnsafeConfiguration: the database cannot be read, or has no log of this version.
     """
     connection: Connection | None = None
     try:
@@ -72,11 +77,6 @@ class _Source:
         while rows := self._wait(cursor.fetch(rows_at_once)):
             yield [tuple(row) for row in rows]
 
-    def each(self, statement: str) -> Iterator[tuple[Any, ...]]:
-        """Large rows: a few at a time."""
-        for chunk in self.chunks(statement, _SEGMENTS_AT_ONCE):
-            yield from chunk
-
     def rows(self, table: str, names: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         for chunk in self.chunks(f"SELECT {', '.join(names)} FROM {table} WHERE log_id = $1"):  # noqa: S608  # names of ours
             yield from chunk
@@ -94,7 +94,7 @@ def _audit(source: _Source, origin: str, keys: Sequence[NoteKey], kept: Sequence
     auditor = Auditor(
         origin, keys, [StoredCheckpoint(*row) for row in checkpoints], kept, tile_hashes=list(map(_tile, tile_hashes))
     )
-    unfolding = Unfolding(source.each(_SEGMENTS))
+    unfolding = Unfolding(chain.from_iterable(source.chunks(_SEGMENTS, _SEGMENTS_AT_ONCE)))
     for chunk in source.chunks(_EVENTS):
         auditor.feed(unfolding.fill(chunk))
     heads = [StoredHead(*row) for row in source.rows("head", ("size", "kill_position", "open_from"))]
@@ -106,5 +106,5 @@ def _tile(row: tuple[Any, ...]) -> TileHash:
 
 
 def _named(source: _Source, table: str) -> Iterator[Row]:
-    names = [column.name for column in schema.DERIVED[table].c if column.name != "log_id"]
+    names = [column.name for column in schema.columns_of(schema.DERIVED[table])]
     return (dict(zip(names, row, strict=True)) for row in source.rows(table, names))

@@ -15,9 +15,9 @@ from typing import Final
 
 import asyncpg  # type: ignore[import-untyped]  # see _postgres_connection
 
-from agentgate.adapters.log._intake import REOPEN_AFTER_S, Answer, refuse_all
+from agentgate.adapters.log._intake import REOPEN_AFTER_S, Answer, refuse_all, told
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
-from agentgate.adapters.log._postgres_connection import FAULTS, deadline, told, unavailable
+from agentgate.adapters.log._postgres_connection import FAULTS, deadline, unavailable
 from agentgate.adapters.log._postgres_store import Found, PostgresStore, Questions
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
@@ -230,13 +230,9 @@ class Committer:
                 self._check_continues(found, count, await store.leaf_hash(self._last[0]) if self._last else None)
                 persisted = plan is not None and bool(plan.ids) and await store.has(plan)
                 await store.rollback()
-        except FAULTS as error:
+        except (*FAULTS, LogBroken, UnsafeConfiguration) as error:
             _drop(store)
-            self._fail(unavailable(error))
-            return False
-        except (LogBroken, UnsafeConfiguration) as error:
-            _drop(store)
-            self._fail(error)
+            self._fail(error if isinstance(error, AgentGateError) else unavailable(error))
             return False
         if isinstance(self.trouble, LogBroken):  # somebody else has found it so meanwhile
             _drop(store)

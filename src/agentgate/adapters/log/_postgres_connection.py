@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 import asyncpg  # type: ignore[import-untyped]  # it has no types; `Connection` below is what we use of it
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._intake import told
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 
-SCHEMES: Final = ("postgresql", "postgres")
 FAULTS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What goes wrong with a connection or a statement. `TimeoutError` is an OSError; it is named because it matters."""
 VERSION_TABLE: Final = "agentgate_revision"
@@ -152,11 +152,6 @@ def deadline(connection: Connection, seconds: float) -> Iterator[None]:
         yield
     finally:
         timer.cancel()
-
-
-def told(error: BaseException) -> str:
-    """The error in a few words; some have none of their own."""
-    return str(error) or type(error).__name__
 
 
 def unavailable(error: BaseException) -> LogUnavailable:

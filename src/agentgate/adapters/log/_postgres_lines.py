@@ -109,17 +109,17 @@ class PostgresReader(Reader):
 
     def __init__(self, lines: Lines, log_id: str) -> None:
         super().__init__(log_id)
-        self._lines = lines
+        self.lines = lines
 
-    async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    async def ask(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
         values = [compiled.params[name] for name in compiled.positiontup or ()]
-        async with self._lines.line() as line:
+        async with self.lines.line() as line:
             return [tuple(row) for row in await line.fetch(str(compiled), *values)]
 
     async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
         """All in one value: a row for each would cost the event loop ten times as much."""
-        async with self._lines.line() as line:
+        async with self.lines.line() as line:
             joined = await line.fetchval(
                 """SELECT string_agg(leaf_hash, ''::bytea ORDER BY idx) FROM events
                    WHERE log_id = $1 AND idx >= $2 AND idx < $3
@@ -132,4 +132,4 @@ class PostgresReader(Reader):
         return [joined[at : at + 32] for at in range(0, len(joined or b""), 32)]
 
     async def aclose(self) -> None:
-        await self._lines.aclose()
+        await self.lines.aclose()

@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 from collections import deque
 
-from agentgate.adapters.log._intake import CLOSE_WITHIN_S, MAX_BATCH, Intake, again, given_up
+from agentgate.adapters.log._intake import CLOSE_WITHIN_S, MAX_BATCH, Intake, again, in_time
 from agentgate.adapters.log._ledger import Item
 from agentgate.adapters.log._postgres_committer import Committer
-from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable
+from agentgate.core.errors import AgentGateError, LogBroken
 
 
 class PostgresWriter(Intake):
@@ -75,10 +75,8 @@ class PostgresWriter(Intake):
 
     async def _commit_some(self) -> None:
         some = [self._waiting.popleft() for _ in range(min(len(self._waiting), MAX_BATCH))]
-        late = [item for item in some if given_up(item)]
-        items = [item for item in some if not given_up(item)] if late else some
-        answers = await self._committer.commit(items) if items else []
-        self._answer([*answers, *((item, LogUnavailable("too late")) for item in late)])
+        items, answers = in_time(some)
+        self._answer(answers + (await self._committer.commit(items) if items else []))
 
     async def aclose(self) -> None:
         """Append what was sent, and take nothing more. A database that does not answer is not waited for."""

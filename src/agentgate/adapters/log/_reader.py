@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, or_, select
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._bodies import Ask, filled
+from agentgate.adapters.log._bodies import filled
 from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
 from agentgate.adapters.log._search import of_kinds, search, size
@@ -39,13 +39,8 @@ class Reader(ABC):
         self.log_id = log_id
 
     @abstractmethod
-    async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    async def ask(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         """All rows of a statement, of one moment. Raises LogUnavailable."""
-
-    @property
-    def ask(self) -> Ask:
-        """For those who ask something else."""
-        return self._all
 
     @abstractmethod
     async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
@@ -85,10 +80,10 @@ class Reader(ABC):
         self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
     ) -> AsyncIterator[Record]:
         """See `ports.LogReader`."""
-        return search(self._all, self.log_id, query, first=first, below=below, newest=newest)
+        return search(self.ask, self.log_id, query, first=first, below=below, newest=newest)
 
     async def size(self) -> int:
-        return await size(self._all, self.log_id)
+        return await size(self.ask, self.log_id)
 
     async def record(self, index: int) -> Record | None:
         """See `ports.LogReader`."""
@@ -99,7 +94,7 @@ class Reader(ABC):
         """See `ports.LogReader`."""
         answers = schema.answers.c
         newest = select(func.max(answers.idx)).where(answers.log_id == self.log_id, answers.at <= moment)
-        (row,) = await self._all(newest)
+        (row,) = await self.ask(newest)
         return None if row[0] is None else int(row[0])
 
     async def answers_held(self) -> dict[tuple[str, str], int]:
@@ -107,13 +102,13 @@ class Reader(ABC):
         answers = schema.answers.c
         held = select(answers.tenant, answers.principal, func.sum(func.length(answers.sealed)))
         held = held.where(answers.log_id == self.log_id, answers.sealed.is_not(None))
-        rows = await self._all(held.group_by(answers.tenant, answers.principal))
+        rows = await self.ask(held.group_by(answers.tenant, answers.principal))
         return {(tenant, principal): int(size) for tenant, principal, size in rows}
 
     async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
         statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
-        rows = await self._all(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
-        return await filled(self._all, self.log_id, rows)
+        rows = await self.ask(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
+        return await filled(self.ask, self.log_id, rows)
 
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         table = schema.sessions.c
@@ -121,7 +116,7 @@ class Reader(ABC):
         statement = statement.where(table.log_id == self.log_id)
         if tenant is not None:
             statement = statement.where(table.tenant == tenant)
-        return [SessionRow(*row) for row in await self._all(statement)]
+        return [SessionRow(*row) for row in await self.ask(statement)]
 
     async def open_intents(self) -> list[Record]:
         """See `ports.LogReader`."""
@@ -135,14 +130,14 @@ class Reader(ABC):
 
     async def _open_indexes(self) -> dict[str, int]:
         head = schema.head.c
-        rows = await self._all(select(head.open_from).where(head.log_id == self.log_id))
+        rows = await self.ask(select(head.open_from).where(head.log_id == self.log_id))
         first = int(rows[0][0]) if rows else 0
         of_calls: list[tuple[int, str, bytes]] = []
         while True:
             statement = select(_events.idx, _events.kind, _events.leaf).where(
                 _events.log_id == self.log_id, _events.idx >= first, _events.kind.in_(("decided", "finished"))
             )
-            chunk = await self._all(statement.order_by(_events.idx).limit(_INTENTS_AT_ONCE))
+            chunk = await self.ask(statement.order_by(_events.idx).limit(_INTENTS_AT_ONCE))
             of_calls += [(row[0], row[1], row[2]) for row in chunk]
             if len(chunk) < _INTENTS_AT_ONCE:
                 return open_intents(of_calls)
@@ -159,26 +154,26 @@ class Reader(ABC):
         if any(isinstance(value, str) and "\0" in value for value in match.values()):
             return []  # no store's text can hold one: it names nothing, and PostgreSQL would not be asked
         table = schema.DERIVED[name]
-        columns = [column for column in table.c if column.name not in ("log_id", without)]
+        columns = [column for column in schema.columns_of(table) if column.name != without]
         statement = select(*columns).where(table.c.log_id == self.log_id)
         for column, value in match.items():
             statement = statement.where(table.c[column] == value)  # None: IS NULL
         statement = statement.order_by(*(table.c[column] for column in schema.OLDEST_FIRST[name]))
         names = [column.name for column in columns]
         left_out = {} if without is None else {without: None}
-        return [dict(zip(names, row, strict=True)) | left_out for row in await self._all(statement)]
+        return [dict(zip(names, row, strict=True)) | left_out for row in await self.ask(statement)]
 
     async def kills_since(self, position: int) -> KillChanges:
         """See `ports.Log`: one statement, so one snapshot."""
         head, kills = schema.head.c, schema.kills.c
-        columns = [column for column in schema.kills.c if column.name != "log_id"]
+        columns = schema.columns_of(schema.kills)
         if position < 0:
             changed: ColumnElement[bool] = kills.released_position.is_(None)
         else:
             changed = or_(kills.position > position, kills.released_position > position)
         joined = schema.head.outerjoin(schema.kills, and_(kills.log_id == head.log_id, changed))
         statement = select(head.kill_position, *columns).select_from(joined).where(head.log_id == self.log_id)
-        rows = await self._all(statement.order_by(kills.position))
+        rows = await self.ask(statement.order_by(kills.position))
         if not rows:
             raise LogBroken("the log has no head row; run `log verify`")
         names = [column.name for column in columns]
@@ -196,7 +191,7 @@ class Reader(ABC):
             .where(acks.log_id == self.log_id)
             .order_by(acks.idx)
         )
-        rows = await self._all(statement)
+        rows = await self.ask(statement)
         return [
             Acknowledgement(member, position, cancelled, finished, unknown, took_us / 1000)
             for member, position, cancelled, finished, unknown, took_us in rows
@@ -208,7 +203,7 @@ class Reader(ABC):
         of_it = and_(cosigned.log_id == table.log_id, cosigned.size == table.size)
         joined = schema.checkpoints.outerjoin(schema.cosignatures, of_it)
         statement = select(table.note, cosigned.line).select_from(joined).order_by(cosigned.witness)
-        rows = await self._all(statement.where(table.log_id == self.log_id, table.size == self._signed_size()))
+        rows = await self.ask(statement.where(table.log_id == self.log_id, table.size == self._signed_size()))
         if not rows:
             return None
         return bytes(rows[0][0]) + "".join(f"{line}\n" for _, line in rows if line is not None).encode()
@@ -221,7 +216,7 @@ class Reader(ABC):
             return await self.leaf_hashes(first, count, signed=True)
         table = schema.subtrees.c
         of_level = (table.log_id == self.log_id, table.level == level, table.idx >= first, table.idx < first + count)
-        return [row[0] for row in await self._all(select(table.hash).where(*of_level).order_by(table.idx))]
+        return [row[0] for row in await self.ask(select(table.hash).where(*of_level).order_by(table.idx))]
 
     def _signed_size(self) -> ScalarSelect[int]:
         table = schema.checkpoints.c

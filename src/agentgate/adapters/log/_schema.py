@@ -58,6 +58,11 @@ def _sqlite_key(key: PrimaryKeyConstraint, compiler: Any, **options: Any) -> str
     return f"PRIMARY KEY ({rowid})" if rowid else str(compiler.visit_primary_key_constraint(key, **options))
 
 
+def columns_of(table: Table) -> list[Column[Any]]:
+    """All but the log's id, in the table's order."""
+    return [column for column in table.columns if column.name != "log_id"]
+
+
 def _text(name: str, *, key: bool = False, null: bool = False) -> Column[object]:
     return Column(name, _Text, primary_key=key, nullable=null)
 

@@ -8,17 +8,17 @@ store can look for `"tool":"db_query"` in it without anybody parsing a million l
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, LargeBinary, Select, func, literal, select
+from sqlalchemy import ColumnElement, LargeBinary, func, literal, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import Boolean
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._bodies import filled
+from agentgate.adapters.log._bodies import Ask, filled
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
 from agentgate.adapters.log._stretches import in_its_order, of_session
 from agentgate.core.event import Record, rfc3339
@@ -34,9 +34,6 @@ _RECORDS_AT_ONCE: Final = 256
 _PROBES_AT_ONCE: Final = 64
 
 _events = schema.events.c
-
-Ask = Callable[[Select[*tuple[Any, ...]]], Awaitable[list[tuple[Any, ...]]]]
-"""Runs a statement: all its rows, of one moment. Raises LogUnavailable."""
 
 
 async def search(

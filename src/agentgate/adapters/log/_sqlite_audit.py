@@ -62,8 +62,7 @@ def _lacked(version: int) -> tuple[Table, ...]:
 
 def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:
     of_event = and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
-    columns = [column for column in schema.events.c if column.name != "log_id"]
-    statement = select(*columns, _bodies.salt, _bodies.body).select_from(
+    statement = select(*schema.columns_of(schema.events), _bodies.salt, _bodies.body).select_from(
         schema.events.outerjoin(schema.bodies, of_event)
     )
     cursor = _rows(db, statement.where(_events.log_id == bindparam("log_id")).order_by(_events.idx), log_id)
@@ -72,15 +71,12 @@ def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:
         yield unfolding.fill(chunk)
 
 
-def _of(table: Any) -> Select[Any]:
-    """Every column but the log's id."""
-    return select(*[column for column in table.c if column.name != "log_id"]).where(
-        table.c.log_id == bindparam("log_id")
-    )
+def _of(table: Table) -> Select[Any]:
+    return select(*schema.columns_of(table)).where(table.c.log_id == bindparam("log_id"))
 
 
 def _named(db: sqlite3.Connection, name: str, log_id: str) -> Iterator[Row]:
-    names = [column.name for column in schema.DERIVED[name].c if column.name != "log_id"]
+    names = [column.name for column in schema.columns_of(schema.DERIVED[name])]
     return (dict(zip(names, row, strict=True)) for row in _rows(db, _of(schema.DERIVED[name]), log_id))
 
 

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Executable, Insert, Table, and_, bindparam, delete, insert, select, true, update
+from sqlalchemy import Executable, Insert, Table, and_, bindparam, insert, select, update
 from sqlalchemy.dialects import sqlite as dialect
 
 from agentgate.adapters.log import _schema as schema
@@ -80,6 +80,11 @@ class SqliteStore:
     def close(self) -> None:
         self._db.set_authorizer(None)  # SQLite checkpoints once more as the last connection closes
         self._db.close()
+
+    def abandon(self) -> None:
+        """Close a store that failed, whatever it still says."""
+        with contextlib.suppress(sqlite3.Error):
+            self.close()
 
     # --- what is there ------------------------------------------------------------------------------------
 
@@ -164,17 +169,10 @@ class SqliteStore:
         row = self._query(select(events.leaf_hash).where(events.log_id == self.log_id, events.idx == index)).fetchone()
         return None if row is None else bytes(row[0])
 
-    def leaf_hashes(self, first: int, end: int) -> list[bytes]:
-        events = schema.events.c
-        of_range = and_(events.log_id == self.log_id, events.idx >= first, events.idx < end)
-        return [found for (found,) in self._query(select(events.leaf_hash).where(of_range).order_by(events.idx))]
-
-    def checkpoint(self, size: int | None = None) -> StoredCheckpoint | None:
-        """The checkpoint of that size, or the newest."""
+    def checkpoint(self) -> StoredCheckpoint | None:
+        """The newest."""
         table = schema.checkpoints.c
-        wanted = select(table.size, table.root, table.note, table.frontier).where(
-            table.log_id == self.log_id, true() if size is None else table.size == size
-        )
+        wanted = select(table.size, table.root, table.note, table.frontier).where(table.log_id == self.log_id)
         row = self._query(wanted.order_by(table.size.desc()).limit(1)).fetchone()
         return None if row is None else StoredCheckpoint(*row)
 
@@ -186,10 +184,8 @@ class SqliteStore:
         run("BEGIN IMMEDIATE")
         self._insert(schema.events, plan.events)
         self._insert(schema.bodies, plan.bodies)
-        if plan.sessions:
-            self._insert(schema.sessions, plan.sessions)
-        if plan.stretches:
-            self._insert(schema.stretches, plan.stretches)
+        self._insert(schema.sessions, plan.sessions)
+        self._insert(schema.stretches, plan.stretches)
         for effect in plan.effects:
             self._apply(effect)
         run(_HEAD, (ledger.size, ledger.position, ledger.open_from, self.log_id))
@@ -206,7 +202,8 @@ class SqliteStore:
             self._db.execute(_put(effect.table), [self.log_id, *effect.row.values()])
             return
         if isinstance(effect, Drop):
-            self._db.execute(_drop(effect.table), (self.log_id, effect.through))
+            drop = f"DELETE FROM {effect.table} WHERE log_id = ? AND idx <= ?"  # noqa: S608  # a name of ours
+            self._db.execute(drop, (self.log_id, effect.through))
             return
         columns, key = effect.columns, effect.key
         sql = _change(effect.table, tuple(columns), len(effect.states))
@@ -223,14 +220,8 @@ class SqliteStore:
         self._db.set_authorizer(_authorize_forgetting)
         try:
             run("PRAGMA secure_delete=ON")
-            run("BEGIN IMMEDIATE")
-            try:
+            with self._transaction():
                 yield self._db
-                run("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-                    run("ROLLBACK")
-                raise
             run("PRAGMA secure_delete=OFF")
         finally:
             self._db.set_authorizer(_authorize)
@@ -253,7 +244,9 @@ class SqliteStore:
 
     def cursor(self, name: str) -> int | None:
         """How far a follower of the log has come; None if it never said."""
-        row = self._query(select(schema.cursors.c.idx).where(*_of_cursor(self.log_id, name))).fetchone()
+        cursors = schema.cursors.c
+        wanted = select(cursors.idx).where(cursors.log_id == self.log_id, cursors.name == name)
+        row = self._query(wanted).fetchone()
         return None if row is None else row[0]
 
     def put_cursor(self, name: str, index: int) -> None:
@@ -266,7 +259,7 @@ class SqliteStore:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            if self._db.in_transaction:
+            with contextlib.suppress(sqlite3.Error):  # SQLite may have rolled back by itself
                 self._db.execute("ROLLBACK")
             raise
 
@@ -388,13 +381,6 @@ def _chunks(rows: int) -> Iterator[tuple[int, int]]:
             first += size
 
 
-@lru_cache
-def _drop(name: str) -> str:
-    table = schema.DERIVED[name]
-    statement = delete(table).where(table.c.log_id == bindparam("log"), table.c.idx <= bindparam("through"))
-    return str(statement.compile(dialect=_DIALECT))
-
-
 @lru_cache(maxsize=64)
 def _insert_rows(table: Table, rows: int) -> str:
     """An INSERT of that many rows, with a parameter for each column in the table's order."""
@@ -438,35 +424,10 @@ def _lookup(keys: int) -> str:
         FROM found"""  # noqa: S608  # nothing but question marks and a number is put in
 
 
-def _head_statement() -> str:
-    head = schema.head
-    names = ("size", "kill_position", "open_from")
-    statement = (
-        update(head).where(head.c.log_id == bindparam("of")).values({name: bindparam(name + "_") for name in names})
-    )
-    return str(statement.compile(dialect=_DIALECT))
-
-
-_HEAD: Final = _head_statement()
+_HEAD: Final = "UPDATE head SET size = ?, kill_position = ?, open_from = ? WHERE log_id = ?"
 _COSIGNED: Final = """
     INSERT INTO cosignatures (log_id, witness, size, line) VALUES (?, ?, ?, ?)
     ON CONFLICT (log_id, witness) DO UPDATE SET size = excluded.size, line = excluded.line WHERE excluded.size > size"""
-
-
 _CURSOR: Final = """
     INSERT INTO cursors (log_id, name, idx) VALUES (?, ?, ?)
     ON CONFLICT (log_id, name) DO UPDATE SET idx = max(idx, excluded.idx)"""
-
-
-def _of_cursor(log_id: str, name: str) -> tuple[ColumnElement[bool], ...]:
-    return schema.cursors.c.log_id == log_id, schema.cursors.c.name == name
-
-
-@contextlib.contextmanager
-def abandoning(store: SqliteStore) -> Iterator[None]:
-    """Close a store that failed, whatever it still says."""
-    try:
-        yield
-    finally:
-        with contextlib.suppress(sqlite3.Error):
-            store.close()

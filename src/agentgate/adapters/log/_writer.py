@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from agentgate.adapters.log._committer import Committer, Job, settle
+from agentgate.adapters.log._committer import Committer, Job
 from agentgate.adapters.log._intake import CLOSE_WITHIN_S, Intake
 from agentgate.adapters.log._ledger import Item
 from agentgate.adapters.log._store import SqliteStore
@@ -67,7 +67,7 @@ class Writer(Intake):
         future: asyncio.Future[object] = self._loop.create_future()
         if self._ended.is_set():
             raise LogUnavailable("the log is closed")
-        job = Job(run, lambda result, error: _soon(self._loop, lambda: settle(future, result, error)))
+        job = Job(run, lambda result, error: _soon(self._loop, lambda: _settle(future, result, error)))
         self._committer.queue.put(job)
         return cast(T, await future)
 
@@ -95,6 +95,15 @@ class Writer(Intake):
         """The thread is gone."""
         self._ended.set()
         self._abandon()
+
+
+def _settle(future: asyncio.Future[object], result: object, error: BaseException | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(result)
+    else:
+        future.set_exception(error)
 
 
 def _soon(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:

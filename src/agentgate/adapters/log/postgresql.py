@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._anchors import Anchors, Places, Standing
+from agentgate.adapters.log._anchors import Anchors, Places
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
     Integrator,
-    Lag,
     resume,
 )
-from agentgate.adapters.log._ledger import Outcome
-from agentgate.adapters.log._postgres_audit import audit
+from agentgate.adapters.log._postgres_audit import verify
 from agentgate.adapters.log._postgres_bodies import PostgresBodies
 from agentgate.adapters.log._postgres_bookmarks import PostgresBookmarks
 from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres_tree import PostgresTree
 from agentgate.adapters.log._postgres_writer import PostgresWriter
-from agentgate.adapters.log._reader import Derived, Reader
-from agentgate.core.audit import Report
-from agentgate.core.containment import Acknowledgement, KillChanges
+from agentgate.adapters.log._reader import Reader
+from agentgate.adapters.log._stored import StoredLog, all_or_nothing
+from agentgate.core.containment import KillChanges
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
-from agentgate.core.event import Event, Record
-from agentgate.core.note import NoteKey, is_signed_by
-from agentgate.core.query import Query
-from agentgate.ports.log import Bodies, Bookmarks, SessionRow, Spend
+from agentgate.core.note import NoteKey
+
+__all__ = ["PostgresLog", "open_reader", "verify"]
 
 _WATCH: Final = {
     "statement_timeout": "2000",
@@ -40,37 +37,14 @@ _WATCH: Final = {
 _READ: Final = {"statement_timeout": "30000", "idle_session_timeout": "60000"}
 
 
-class PostgresLog:
+class PostgresLog(StoredLog):
     """`ports.Log`, `ports.LogReader` and `ports.Tree`, for one of the processes that share a log."""
 
     is_shared: Final = True
-
-    def __init__(
-        self,
-        writer: PostgresWriter,
-        watch: Lines,
-        near: PostgresReader,
-        far: PostgresReader,
-        integrator: Integrator,
-        anchors: Anchors,
-        bodies: PostgresBodies,
-        bookmarks: PostgresBookmarks,
-        is_newly_keyed: bool,
-    ) -> None:
-        """`near` reads what containment rests on; `far` what auditors want, who may keep it busy."""
-        self._writer = writer
-        self._watch = watch
-        self._near = near
-        self._far = far
-        self._integrator = integrator
-        self._anchors = anchors
-        self.keys: tuple[NoteKey, ...] = anchors.keys
-        self.witnesses: tuple[NoteKey, ...] = anchors.witnesses
-        self.is_newly_keyed = is_newly_keyed
-        self._bodies = bodies
-        self.bodies: Bodies = bodies
-        self._bookmarks = bookmarks
-        self.bookmarks: Bookmarks = bookmarks
+    _writer: PostgresWriter
+    _near: PostgresReader
+    bodies: PostgresBodies
+    bookmarks: PostgresBookmarks
 
     @classmethod
     async def open(
@@ -99,40 +73,32 @@ class PostgresLog:
         writer = PostgresWriter(url, log_id)
         watch = Lines(url, "watch", _WATCH, size=4, within_s=1.0)
         near = PostgresReader(watch, log_id)
-        far = PostgresReader(Lines(url, "reader", _READ, size=4, within_s=30.0, read_only=True), log_id)
         tree = PostgresTree(writer, watch, near, log_id)
         anchors = Anchors(places.and_file(witness), tree, keys)
-        try:
+        async with all_or_nothing(anchors, writer, watch):
             await writer.start()
             await _claim(watch, log_id, origin, keys)
-            size, newest = await tree.newest()
-            frontier = await resume(newest if newest.size else None, size, keys, near.leaf_hashes)
-            await anchors.check(frontier, size, newest.note)
-        except BaseException:
-            await anchors.aclose()
-            await writer.aclose()
-            await watch.aclose()
-            raise
-        integrator = Integrator(tree, signer, origin, frontier, anchors, writer.distrust, former_keys=former_keys)
+            size, found = await tree.newest()
+            newest = found if found.size else None
+            frontier = await resume(newest, size, keys, near.leaf_hashes)
+            await anchors.check(frontier, size, found.note)
+        integrator = Integrator(tree, signer, keys, frontier, anchors, writer.distrust)
         integrator.start(checkpoint_every_s)
-        bodies = PostgresBodies(retention_url, far.ask, log_id)
-        is_new = newest.size > 0 and not is_signed_by(newest.note, keys[0])
-        return cls(writer, watch, near, far, integrator, anchors, bodies, PostgresBookmarks(url, log_id), is_new)
+        far = PostgresReader(Lines(url, "reader", _READ, size=4, within_s=30.0, read_only=True), log_id)
+        bodies, bookmarks = PostgresBodies(retention_url, far.ask, log_id), PostgresBookmarks(url, log_id)
+        return cls(writer, near, far, integrator, anchors, newest, bodies, bookmarks)
 
     async def aclose(self) -> None:
         """Append what is waiting, and sign a last checkpoint."""
         await self._writer.aclose()
         await self._integrator.aclose()
         await self._anchors.aclose()
-        await self._bodies.aclose()
-        await self._bookmarks.aclose()
+        await self.bodies.aclose()
+        await self.bookmarks.aclose()
         await self._far.aclose()
         await self._near.aclose()
 
     # --- ports.Log ----------------------------------------------------------------------------------------
-
-    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Outcome]:
-        return self._writer.append(event, spends)
 
     async def kills_since(self, position: int) -> KillChanges:
         self._writer.raise_refusal()
@@ -144,89 +110,13 @@ class PostgresLog:
 
     async def beat(self, member: str) -> Mapping[str, int]:
         self._writer.raise_refusal()  # who can record nothing had better be presumed gone
-        async with self._watch.line() as line:
+        async with self._near.lines.line() as line:
             return {row[0]: row[1] for row in await line.fetch(_BEAT, self._near.log_id, member)}
-
-    # --- ports.LogReader ----------------------------------------------------------------------------------
-
-    def records(
-        self,
-        *,
-        tenant: str | None = None,
-        session: str | None = None,
-        first: int = 0,
-        kinds: Sequence[str] = (),
-    ) -> AsyncIterator[Record]:
-        return self._far.records(tenant=tenant, session=session, first=first, kinds=kinds)
-
-    def search(
-        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
-    ) -> AsyncIterator[Record]:
-        return self._far.search(query, first=first, below=below, newest=newest)
-
-    async def size(self) -> int:
-        return await self._far.size()
-
-    async def sessions(self, tenant: str | None) -> list[SessionRow]:
-        return await self._far.sessions(tenant)
-
-    async def open_intents(self) -> list[Record]:
-        return await self._near.open_intents()
-
-    async def projection(
-        self, name: Derived, *, without: str | None = None, **match: str | int | None
-    ) -> list[dict[str, Any]]:
-        return await self._near.projection(name, without=without, **match)
-
-    async def record(self, index: int) -> Record | None:
-        return await self._near.record(index)
-
-    async def answers_until(self, moment: str) -> int | None:
-        return await self._near.answers_until(moment)
-
-    async def answers_held(self) -> dict[tuple[str, str], int]:
-        return await self._near.answers_held()
-
-    async def acknowledged(self, position: int) -> list[Acknowledgement]:
-        return await self._near.acknowledged(position)
-
-    async def checkpoint(self) -> bytes | None:
-        return await self._near.checkpoint()
-
-    # --- ports.Tree ---------------------------------------------------------------------------------------
-
-    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
-        return await self._far.hashes(level, first, count)
-
-    async def integrate(self) -> None:
-        """Have a checkpoint over everything that is durable now, whoever signs it. Raises LogUnavailable."""
-        await self._integrator.integrate()
-
-    @property
-    def lag(self) -> Lag:
-        return self._integrator.lag
-
-    @property
-    def standings(self) -> list[Standing]:
-        return self._anchors.standings
 
 
 def open_reader(url: str, log_id: str = schema.LOG_ID) -> Reader:
     """Only for reading, whether gateways have the log open or not; also from a standby."""
     return PostgresReader(Lines(url, "audit", _READ, size=1, within_s=30.0, read_only=True), log_id)
-
-
-async def verify(
-    url: str, origin: str, keys: Sequence[NoteKey], log_id: str = schema.LOG_ID, *, kept: Sequence[bytes] = ()
-) -> Report:
-    """Derive the whole log again, whether gateways write to it or not; reads one snapshot, locks nobody out.
-
-    `kept` are checkpoints from elsewhere that the log must continue.
-
-    Raises:
-        LogUnavailable, UnsafeConfiguration: the database cannot be read, or has no log of this version.
-    """
-    return await audit(url, origin, keys, log_id, kept)
 
 
 async def _claim(lines: Lines, log_id: str, origin: str, keys: Sequence[NoteKey]) -> None:

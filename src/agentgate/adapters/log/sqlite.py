@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -18,60 +18,49 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._anchors import Anchors, Places, Standing
+from agentgate.adapters.log._anchors import Anchors, Places, read_file
 from agentgate.adapters.log._integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
     Integrator,
-    Lag,
     resume,
 )
-from agentgate.adapters.log._ledger import Outcome
-from agentgate.adapters.log._reader import Derived, Reader
+from agentgate.adapters.log._reader import Reader
 from agentgate.adapters.log._sqlite_audit import audit
 from agentgate.adapters.log._sqlite_bodies import SqliteBodies
 from agentgate.adapters.log._sqlite_bookmarks import SqliteBookmarks
 from agentgate.adapters.log._store import SqliteStore
-from agentgate.adapters.log._witness import read_file
+from agentgate.adapters.log._stored import StoredLog, all_or_nothing
 from agentgate.adapters.log._writer import Writer
 from agentgate.core.audit import Report, StoredCheckpoint
-from agentgate.core.containment import Acknowledgement, KillChanges
+from agentgate.core.containment import KillChanges
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
-from agentgate.core.event import Event, Record
 from agentgate.core.merkle import TileHash
-from agentgate.core.note import NoteKey, is_signed_by
-from agentgate.core.query import Query
-from agentgate.ports.log import Bodies, Bookmarks, SessionRow, Spend
+from agentgate.core.note import NoteKey
 
 _READERS: Final = 4
 """Connections that read at once; a fifth reader waits for one of them."""
 _READ_WITHIN_S: Final = 10.0
 
 
-class SqliteLog:
+class SqliteLog(StoredLog):
     """`ports.Log`, `ports.LogReader` and `ports.Tree`."""
 
     is_shared: Final = False
+    _writer: Writer
 
     def __init__(
         self,
         writer: Writer,
-        reader: _SqliteReader,
+        reader: Reader,
         integrator: Integrator,
         anchors: Anchors,
+        newest: StoredCheckpoint | None,
         lock: _ProcessLock,
-        is_newly_keyed: bool,
     ) -> None:
-        self._writer = writer
-        self._reader = reader
-        self._integrator = integrator
-        self._anchors = anchors
+        bodies = SqliteBodies(writer, reader.ask, reader.log_id)
+        super().__init__(writer, reader, reader, integrator, anchors, newest, bodies, SqliteBookmarks(writer))
         self._lock = lock
-        self.keys: tuple[NoteKey, ...] = anchors.keys
-        self.witnesses: tuple[NoteKey, ...] = anchors.witnesses
-        self.is_newly_keyed = is_newly_keyed
-        self.bodies: Bodies = SqliteBodies(writer, reader.ask, reader.log_id)
-        self.bookmarks: Bookmarks = SqliteBookmarks(writer)
 
     @classmethod
     async def open(
@@ -100,110 +89,35 @@ class SqliteLog:
         reader = _SqliteReader(_engine(path), log_id)
         tree = _Tree(writer, reader)
         anchors = Anchors(places.and_file(beside), tree, keys)
-        try:
+        async with all_or_nothing(anchors, writer, reader, lock):
             _check_not_lost(path, beside)
             await writer.start()
             newest = await writer.call(lambda store: store.checkpoint())
             frontier = await resume(newest, writer.size, keys, reader.leaf_hashes)
             await anchors.check(frontier, writer.size, None if newest is None else newest.note)
-        except BaseException:
-            await anchors.aclose()
-            await writer.aclose()
-            await reader.aclose()
-            lock.release()
-            raise
-        integrator = Integrator(tree, signer, origin, frontier, anchors, former_keys=former_keys)
+        integrator = Integrator(tree, signer, keys, frontier, anchors)
         integrator.start(checkpoint_every_s)
-        is_new = newest is not None and not is_signed_by(newest.note, keys[0])
-        return cls(writer, reader, integrator, anchors, lock, is_new)
+        return cls(writer, reader, integrator, anchors, newest, lock)
 
     async def aclose(self) -> None:
         """Append what is waiting, sign a last checkpoint, and let another process have the log."""
         await self._writer.drain()
         await self._integrator.aclose()
         await self._anchors.aclose()
-        await self._reader.aclose()  # before the writer: SQLite tidies up as the last connection closes
+        await self._near.aclose()  # before the writer: SQLite tidies up as the last connection closes
         await self._writer.aclose()
-        self._lock.release()
-
-    # --- ports.Log ----------------------------------------------------------------------------------------
-
-    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Outcome]:
-        return self._writer.append(event, spends)
+        await self._lock.aclose()
 
     async def kills_since(self, position: int) -> KillChanges:
         self._writer.raise_refusal()
         if position == self._writer.position:  # what it is nearly always
             return KillChanges(position, position)
-        return await self._reader.kills_since(position)
+        return await self._near.kills_since(position)
 
     async def beat(self, member: str) -> Mapping[str, int]:
         """Nobody: there is no other process."""
         self._writer.raise_refusal()
         return {}
-
-    # --- ports.LogReader ----------------------------------------------------------------------------------
-
-    def records(
-        self,
-        *,
-        tenant: str | None = None,
-        session: str | None = None,
-        first: int = 0,
-        kinds: Sequence[str] = (),
-    ) -> AsyncIterator[Record]:
-        return self._reader.records(tenant=tenant, session=session, first=first, kinds=kinds)
-
-    def search(
-        self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
-    ) -> AsyncIterator[Record]:
-        return self._reader.search(query, first=first, below=below, newest=newest)
-
-    async def size(self) -> int:
-        return await self._reader.size()
-
-    async def sessions(self, tenant: str | None) -> list[SessionRow]:
-        return await self._reader.sessions(tenant)
-
-    async def open_intents(self) -> list[Record]:
-        return await self._reader.open_intents()
-
-    async def projection(
-        self, name: Derived, *, without: str | None = None, **match: str | int | None
-    ) -> list[dict[str, Any]]:
-        return await self._reader.projection(name, without=without, **match)
-
-    async def record(self, index: int) -> Record | None:
-        return await self._reader.record(index)
-
-    async def answers_until(self, moment: str) -> int | None:
-        return await self._reader.answers_until(moment)
-
-    async def answers_held(self) -> dict[tuple[str, str], int]:
-        return await self._reader.answers_held()
-
-    async def acknowledged(self, position: int) -> list[Acknowledgement]:
-        return await self._reader.acknowledged(position)
-
-    async def checkpoint(self) -> bytes | None:
-        return await self._reader.checkpoint()
-
-    # --- ports.Tree ---------------------------------------------------------------------------------------
-
-    async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
-        return await self._reader.hashes(level, first, count)
-
-    async def integrate(self) -> None:
-        """Have a checkpoint over everything that is durable now. Raises LogUnavailable."""
-        await self._integrator.integrate()
-
-    @property
-    def lag(self) -> Lag:
-        return self._integrator.lag
-
-    @property
-    def standings(self) -> list[Standing]:
-        return self._anchors.standings
 
 
 def open_reader(path: Path, log_id: str = schema.LOG_ID) -> Reader:
@@ -241,7 +155,7 @@ class _SqliteReader(Reader):
         super().__init__(log_id)
         self._engine = engine
 
-    async def _all(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    async def ask(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
         try:
             async with self._engine.connect() as connection:
                 return [tuple(row) for row in await connection.execute(statement)]
@@ -365,5 +279,5 @@ class _ProcessLock:
                 "set AGENTGATE_DATABASE_URL to a PostgreSQL database"
             ) from None
 
-    def release(self) -> None:
+    async def aclose(self) -> None:
         os.close(self._file)

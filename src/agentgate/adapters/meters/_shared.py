@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import orjson
 from prometheus_client.core import Metric
+from prometheus_client.registry import Collector
 
 FRESH_S: Final = 5.0
 """A gauge that was told longer ago is of a worker that is dead or frozen, and says nothing about now."""
@@ -25,7 +26,7 @@ Families = dict[str, tuple[str, str, Samples]]
 """A metric's name to its type, its text and its samples."""
 
 
-class SharedFile:
+class SharedFile(Collector):
     """One worker's numbers, and those of its fellows beside it."""
 
     def __init__(self, path: Path) -> None:

@@ -37,6 +37,28 @@ _PLAIN = {
     "exports_failed": "Packs that were asked for and not given",
     "timestamps_missing": "Packs whose time stamp authority gave no stamp",
 }
+_LABELLED = {
+    "rate_limited": ("tool", "Calls over their limit"),
+    "budget_spent": ("budget", "Calls over their budget"),
+    "budget_unknown": ("budget", "Calls refused because nobody knew what was used"),
+    "kills": ("level", "Kills by scope"),
+    "exports": ("format", "Evidence exports"),
+    "checkpoint_failures": ("place", "Checkpoints that a file, webhook or witness did not take"),
+    "signatures_refused": ("reason", "Signatures that did not count"),
+    "tokens_refused": ("reason", "Access tokens that were refused"),
+    "credentials_unavailable": ("alias", "Calls whose credential could not be had"),
+    "credentials_revoked": ("alias", "Credentials that were taken back"),
+    "credential_revocations_failed": ("alias", "Attempts to take a credential back that failed"),
+    "idempotency": ("what", "Calls whose idempotency key was used before, and kept answers handed out"),
+    "webhook_deliveries": ("result", "Notices brought to webhooks, by what came of it"),
+}
+_CALLED = {
+    "rate_limited": "rate_limit_hits",
+    "budget_spent": "budget_refusals",
+    "kills": "kill_switch_activations",
+    "exports": "evidence_exports",
+}
+"""The metrics whose names are not what `count` calls them."""
 
 BUDGETS = frozenset(
     {f"{period}_{what}" for period in ("action", "session", "hour", "day") for what in ("calls", "bytes", "cost")}
@@ -87,19 +109,6 @@ class _Durations(Collector):
         yield family
 
 
-class _Whole(Collector):
-    """What all workers have told."""
-
-    def __init__(self, shared: SharedFile) -> None:
-        self._shared = shared
-
-    def collect(self) -> Iterator[Metric]:
-        return self._shared.collect()
-
-    def describe(self) -> list[Metric]:
-        return []
-
-
 class PrometheusMeter:
     """One registry for one process, which can be added to those of its fellow workers."""
 
@@ -129,56 +138,20 @@ class PrometheusMeter:
         )
         for collector in (self._calls, self._evaluations, self._duration, self._steps):
             self.registry.register(collector)
-        self._rate_limited = self._counter("rate_limit_hits", "Calls over their limit", ("tool",))
-        self._budgets = {
-            "budget_spent": self._counter("budget_refusals", "Calls over their budget", ("budget",)),
-            "budget_unknown": self._counter(
-                "budget_unknown", "Calls refused because nobody knew what was used", ("budget",)
-            ),
-        }
-        self._kills = self._counter("kill_switch_activations", "Kills by scope", ("level",))
-        self._exports = self._counter("evidence_exports", "Evidence exports", ("format",))
-        self._unkept = self._counter(
-            "checkpoint_failures", "Checkpoints that a file, webhook or witness did not take", ("place",)
+        self._plain = {name: self._counter(name, text) for name, text in _PLAIN.items()}
+        self._labelled = {name: self._counter(name, text, label) for name, (label, text) in _LABELLED.items()}
+        self.active_sessions = self._gauge("active_sessions", "Sessions with a call in flight")
+        self.quarantined = self._gauge("quarantined_tools", "Tools that their servers describe otherwise than accepted")
+        self._waiting = self._gauge(
+            "webhook_lag_seconds", "For how long the oldest notice of a webhook waits", "endpoint"
         )
-        self._signatures_refused = self._counter("signatures_refused", "Signatures that did not count", ("reason",))
-        self._tokens_refused = self._counter("tokens_refused", "Access tokens that were refused", ("reason",))
-        self._credentials = {
-            "credentials_unavailable": self._counter(
-                "credentials_unavailable", "Calls whose credential could not be had", ("alias",)
-            ),
-            "credentials_revoked": self._counter("credentials_revoked", "Credentials that were taken back", ("alias",)),
-            "credential_revocations_failed": self._counter(
-                "credential_revocations_failed", "Attempts to take a credential back that failed", ("alias",)
-            ),
-        }
-        self._idempotency = self._counter(
-            "idempotency", "Calls whose idempotency key was used before, and kept answers handed out", ("what",)
-        )
-        self._plain = {name: self._counter(name, text, ()) for name, text in _PLAIN.items()}
-        self.active_sessions = Gauge(
-            "agentgate_active_sessions", "Sessions with a call in flight", registry=self.registry
-        )
-        self._deliveries = self._counter(
-            "webhook_deliveries", "Notices brought to webhooks, by what came of it", ("result",)
-        )
-        self._waiting = Gauge(
-            "agentgate_webhook_lag_seconds",
-            "For how long the oldest notice of a webhook waits",
-            ("endpoint",),
-            registry=self.registry,
-        )
-        self.quarantined = Gauge(
-            "agentgate_quarantined_tools",
-            "Tools that their servers describe otherwise than accepted",
-            registry=self.registry,
-        )
-        self._health = Gauge(
-            "agentgate_health_status", "1 when a dependency answers", ("dependency",), registry=self.registry
-        )
+        self._health = self._gauge("health_status", "1 when a dependency answers", "dependency")
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"agentgate_{name}", text, labels, registry=self.registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"agentgate_{_CALLED.get(name, name)}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"agentgate_{name}", text, labels, registry=self.registry)
 
     def call_finished(self, tool: str, decision: str, seconds: float) -> None:
         self._calls.add((self._tool(tool), decision))
@@ -195,28 +168,14 @@ class PrometheusMeter:
         self._evaluations.add((result, rule))
 
     def count(self, name: str, label: str = "", by: int = 1) -> None:
-        if name == "rate_limited":
-            self._rate_limited.labels(self._tool(label)).inc(by)
-        elif name in self._budgets:
-            self._budgets[name].labels(label if label in BUDGETS else "other").inc(by)
-        elif name == "kills":
-            self._kills.labels(label).inc(by)
-        elif name == "webhook_deliveries":
-            self._deliveries.labels(label).inc(by)
-        elif name == "exports":
-            self._exports.labels(label).inc(by)
-        elif name == "tokens_refused":
-            self._tokens_refused.labels(label).inc(by)
-        elif name == "signatures_refused":
-            self._signatures_refused.labels(label).inc(by)
-        elif name == "checkpoint_failures":
-            self._unkept.labels(label).inc(by)
-        elif name == "idempotency":
-            self._idempotency.labels(label).inc(by)
-        elif name in self._credentials:
-            self._credentials[name].labels(label).inc(by)
-        else:
+        if name in self._plain:
             self._plain[name].inc(by)
+            return
+        if name == "rate_limited":
+            label = self._tool(label)
+        elif name in ("budget_spent", "budget_unknown") and label not in BUDGETS:
+            label = "other"
+        self._labelled[name].labels(label).inc(by)
 
     def health(self, dependency: str, *, is_well: bool) -> None:
         self._health.labels(dependency).set(1 if is_well else 0)
@@ -240,7 +199,7 @@ class PrometheusMeter:
             return generate_latest(self.registry)
         self.publish()
         whole = CollectorRegistry()
-        whole.register(_Whole(self._shared))
+        whole.register(self._shared)
         return generate_latest(whole)
 
     def _tool(self, tool: str) -> str:

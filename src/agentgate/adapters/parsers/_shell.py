@@ -78,9 +78,6 @@ def _second_opinion(text: str) -> list[str]:
     return list(lexer)
 
 
-_CHAINS: Final = {"&&", "||", ";"}
-
-
 def _statement(node: Node, line: _Line, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")

@@ -1,7 +1,7 @@
 """The built-ins that OPA does not compile into WebAssembly and that the embedded engine offers itself.
 
 A named set: each is here because it answers exactly what OPA answers, which tests/adapters/policy checks against a
-real OPA, or refuses. `time.now_ns` is one value throughout an evaluation.
+real OPA, or refuses.
 """
 
 from __future__ import annotations
@@ -23,21 +23,6 @@ from agentgate.adapters.policy._rego import Number, RegoSet, RegoValue
 
 class BuiltinFailed(Exception):
     """A built-in could not answer; the evaluation counts for nothing."""
-
-
-class Evaluation:
-    """What is the same for all built-ins of one evaluation."""
-
-    __slots__ = ("_now_ns", "_read")
-
-    def __init__(self, now_ns: Callable[[], int]) -> None:
-        self._read = now_ns
-        self._now_ns: int | None = None
-
-    def now_ns(self) -> int:
-        if self._now_ns is None:
-            self._now_ns = self._read()
-        return self._now_ns
 
 
 def _fail(why: str) -> NoReturn:
@@ -70,77 +55,73 @@ def _numbers(values: tuple[int, ...]) -> tuple[Number, ...]:
     return tuple(Number(str(value)) for value in values)
 
 
-def _sprintf(_: Evaluation, template: RegoValue, values: RegoValue) -> RegoValue:
+def _sprintf(template: RegoValue, values: RegoValue) -> RegoValue:
     if not isinstance(values, tuple):
         _fail("not an array")
     return sprintf(_text(template), values)
 
 
-def _now(evaluation: Evaluation) -> RegoValue:
-    return Number(str(evaluation.now_ns()))
-
-
-def _parse_rfc3339(_: Evaluation, text: RegoValue) -> RegoValue:
+def _parse_rfc3339(text: RegoValue) -> RegoValue:
     return Number(str(_gotime.parse_rfc3339_ns(_text(text))))
 
 
-def _clock(_: Evaluation, moment: RegoValue) -> RegoValue:
+def _clock(moment: RegoValue) -> RegoValue:
     return _numbers(_gotime.clock(moment))
 
 
-def _date(_: Evaluation, moment: RegoValue) -> RegoValue:
+def _date(moment: RegoValue) -> RegoValue:
     return _numbers(_gotime.date(moment))
 
 
-def _weekday(_: Evaluation, moment: RegoValue) -> RegoValue:
+def _weekday(moment: RegoValue) -> RegoValue:
     return _gotime.weekday(moment)
 
 
-def _add_date(_: Evaluation, moment: RegoValue, years: RegoValue, months: RegoValue, days: RegoValue) -> RegoValue:
+def _add_date(moment: RegoValue, years: RegoValue, months: RegoValue, days: RegoValue) -> RegoValue:
     return Number(str(_gotime.add_date(moment, _integer(years), _integer(months), _integer(days))))
 
 
-def _sha256(_: Evaluation, text: RegoValue) -> RegoValue:
+def _sha256(text: RegoValue) -> RegoValue:
     return hashlib.sha256(_text(text).encode()).hexdigest()
 
 
-def _hmac_sha256(_: Evaluation, text: RegoValue, key: RegoValue) -> RegoValue:
+def _hmac_sha256(text: RegoValue, key: RegoValue) -> RegoValue:
     return hmac.new(_text(key).encode(), _text(text).encode(), "sha256").hexdigest()
 
 
-def _hmac_equal(_: Evaluation, one: RegoValue, other: RegoValue) -> RegoValue:
+def _hmac_equal(one: RegoValue, other: RegoValue) -> RegoValue:
     return hmac.compare_digest(_text(one).encode(), _text(other).encode())
 
 
-def _hex_encode(_: Evaluation, text: RegoValue) -> RegoValue:
+def _hex_encode(text: RegoValue) -> RegoValue:
     return _text(text).encode().hex()
 
 
-def _hex_decode(_: Evaluation, text: RegoValue) -> RegoValue:
+def _hex_decode(text: RegoValue) -> RegoValue:
     try:
         return binascii.unhexlify(_text(text)).decode()
     except (binascii.Error, UnicodeDecodeError):
         _fail("not the hex form of UTF-8 text")
 
 
-def _any_prefix(_: Evaluation, texts: RegoValue, prefixes: RegoValue) -> RegoValue:
+def _any_prefix(texts: RegoValue, prefixes: RegoValue) -> RegoValue:
     starts = tuple(_texts(prefixes))
     return any(text.startswith(starts) for text in _texts(texts))
 
 
-def _any_suffix(_: Evaluation, texts: RegoValue, suffixes: RegoValue) -> RegoValue:
+def _any_suffix(texts: RegoValue, suffixes: RegoValue) -> RegoValue:
     ends = tuple(_texts(suffixes))
     return any(text.endswith(ends) for text in _texts(texts))
 
 
-def _query_encode(_: Evaluation, text: RegoValue) -> RegoValue:
+def _query_encode(text: RegoValue) -> RegoValue:
     return quote_plus(_text(text), safe="")
 
 
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
-def _query_decode(_: Evaluation, text: RegoValue) -> RegoValue:
+def _query_decode(text: RegoValue) -> RegoValue:
     encoded = _text(text)
     if _BAD_ESCAPE.search(encoded):
         _fail("an escape that is not two hex digits")
@@ -154,7 +135,7 @@ _BYTES: Final = re.compile(r"(\d{1,30}(?:\.\d{1,30})?)([kmgtpe]i?b?)?", re.ASCII
 _FLOAT_BITS: Final = 64
 
 
-def _parse_bytes(_: Evaluation, text: RegoValue) -> RegoValue:
+def _parse_bytes(text: RegoValue) -> RegoValue:
     found = _BYTES.fullmatch(_text(text).lower().replace('"', ""))
     if found is None:
         _fail("not an amount of bytes")
@@ -189,7 +170,6 @@ HOST_BUILTINS: Final[Mapping[str, Callable[..., RegoValue]]] = MappingProxyType(
         "time.add_date": _add_date,
         "time.clock": _clock,
         "time.date": _date,
-        "time.now_ns": _now,
         "time.parse_rfc3339_ns": _parse_rfc3339,
         "time.weekday": _weekday,
         "units.parse_bytes": _parse_bytes,
@@ -197,4 +177,4 @@ HOST_BUILTINS: Final[Mapping[str, Callable[..., RegoValue]]] = MappingProxyType(
         "urlquery.encode": _query_encode,
     }
 )
-"""Name → function of (evaluation, operands). Fails with BuiltinFailed or ValueError."""
+"""Name → function of the operands. Fails with BuiltinFailed or ValueError."""

@@ -20,7 +20,6 @@ class CannotFormat(ValueError):
 
 
 _VERB: Final = re.compile(r"%(?P<zero>0?)(?P<width>[1-9]\d?)?(?:\.(?P<precision>\d{1,2}))?(?P<verb>[A-Za-z%])")
-_MAX_INT64: Final = 2**63 - 1
 
 
 def sprintf(template: str, values: tuple[RegoValue, ...]) -> str:

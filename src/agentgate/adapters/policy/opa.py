@@ -30,7 +30,6 @@ from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical
 from agentgate.ports.policy import Rule
 
-BUNDLE_NAME: Final = "agentgate"
 _QUERY: Final = "strict-builtin-errors=true&provenance=true"
 _EMPTY_QUESTION: Final = b'{"input":{}}'
 _ADMIN_CAP_BYTES: Final = 32 * 1024 * 1024

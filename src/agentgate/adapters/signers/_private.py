@@ -1,11 +1,13 @@
-"""Private keys as files that only their owner can read, or as text out of the environment."""
+"""Private keys as files that only their owner can read, or as text out of the environment, and who signs with one."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Self
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -23,44 +25,60 @@ from agentgate.core.errors import UnsafeConfiguration
 _OTHERS = 0o077
 
 
-def from_file(path: Path) -> PrivateKeyTypes:
-    """The key in `path` (PEM, PKCS #8, not encrypted).
+class PrivateKeySigner(ABC):
+    """A signer with one private key, of whatever kind."""
 
-    Raises:
-        UnsafeConfiguration: it cannot be read, others can read it, or it is not a key.
-    """
-    try:
-        pem = _read_private(path)
-    except OSError as error:
-        raise UnsafeConfiguration(f"the signing key {path} cannot be read: {error.strerror}") from error
-    return _parsed(pem, str(path))
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """The key in `path` (PEM, PKCS #8, not encrypted).
 
-
-def from_text(text: str, name: str) -> PrivateKeyTypes:
-    """The key in the value of variable `name`: PEM, or base64 of it for places that keep no line ends.
-
-    Raises:
-        UnsafeConfiguration: it is not a key. The text never quotes it.
-    """
-    pem = text.encode()
-    if b"-----" not in pem:
+        Raises:
+            UnsafeConfiguration: it cannot be read, others can read it, or it is not such a key.
+        """
         try:
-            pem = base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError):
-            raise UnsafeConfiguration(f"{name} is neither a key in PEM nor base64 of one") from None
-    return _parsed(pem, name)
+            pem = _read_private(path)
+        except OSError as error:
+            raise UnsafeConfiguration(f"the signing key {path} cannot be read: {error.strerror}") from error
+        return cls._of(_parsed(pem, str(path)), str(path))
 
+    @classmethod
+    def from_text(cls, text: str, name: str) -> Self:
+        """The key in the value of variable `name`: PEM, or base64 of it for places that keep no line ends.
 
-def write_new(path: Path, key: Ed25519PrivateKey | EllipticCurvePrivateKey) -> None:
-    """Keep `key` in `path`, whole and private from its first moment on; a key that is there already stays.
+        Raises:
+            UnsafeConfiguration: it is not such a key. The text never quotes it.
+        """
+        pem = text.encode()
+        if b"-----" not in pem:
+            try:
+                pem = base64.b64decode("".join(text.split()), validate=True)
+            except (binascii.Error, ValueError):
+                raise UnsafeConfiguration(f"{name} is neither a key in PEM nor base64 of one") from None
+        return cls._of(_parsed(pem, name), name)
 
-    Raises:
-        UnsafeConfiguration: it cannot be written.
-    """
-    try:
-        _write_new(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    except OSError as error:
-        raise UnsafeConfiguration(f"a signing key cannot be written to {path}: {error.strerror}") from error
+    @classmethod
+    def from_file_or_new(cls, path: Path) -> Self:
+        """The key in `path`; at the first start a new one, which is whole and private from its first moment on. Where
+        several processes start at once, they get the same one.
+
+        Raises:
+            UnsafeConfiguration: as `from_file`, or it cannot be written.
+        """
+        if not path.exists():
+            try:
+                _write_new(path, cls._new().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+            except OSError as error:
+                raise UnsafeConfiguration(f"a signing key cannot be written to {path}: {error.strerror}") from error
+        return cls.from_file(path)
+
+    @classmethod
+    @abstractmethod
+    def _of(cls, key: PrivateKeyTypes, name: str) -> Self:
+        """Raises UnsafeConfiguration when the key that `name` has is of another kind."""
+
+    @staticmethod
+    @abstractmethod
+    def _new() -> Ed25519PrivateKey | EllipticCurvePrivateKey: ...
 
 
 def _parsed(pem: bytes, name: str) -> PrivateKeyTypes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from typing import Self
 
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agentgate.adapters.signers import _private
+from agentgate.adapters.signers._private import PrivateKeySigner
 from agentgate.core.dsse import P256_ORDER
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.ports.keys import EnvelopeSigner
 
 
-class EcdsaSigner:
+class EcdsaSigner(PrivateKeySigner):
     """`ports.EnvelopeSigner` with one private key.
 
     Nonces are derived (RFC 6979): a bad source of chance cannot give the key away, and a pack has one byte form.
@@ -36,35 +36,14 @@ class EcdsaSigner:
         return encode_dss_signature(r, min(s, P256_ORDER - s))
 
     @classmethod
-    def from_file(cls, path: Path) -> EcdsaSigner:
-        """The key in `path` (PEM, PKCS #8, not encrypted).
-
-        Raises:
-            UnsafeConfiguration: missing, readable by others, or not such a key.
-        """
-        return cls._of(_private.from_file(path), str(path))
-
-    @classmethod
-    def from_text(cls, text: str, name: str) -> EcdsaSigner:
-        """The key in the value of variable `name`: PEM, or base64 of it. Raises UnsafeConfiguration."""
-        return cls._of(_private.from_text(text, name), name)
-
-    @classmethod
-    def from_file_or_new(cls, path: Path) -> EcdsaSigner:
-        """The key in `path`; at the first start a new one, which is whole and private from its first moment on.
-
-        Raises:
-            UnsafeConfiguration: as `from_file`, or it cannot be written.
-        """
-        if not path.exists():
-            _private.write_new(path, generate_private_key(SECP256R1()))
-        return cls.from_file(path)
-
-    @classmethod
-    def _of(cls, key: PrivateKeyTypes, name: str) -> EcdsaSigner:
+    def _of(cls, key: PrivateKeyTypes, name: str) -> Self:
         if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
             raise UnsafeConfiguration(f"{name} is not an ECDSA key on P-256; name one that is, or another kind")
         return cls(key)
+
+    @staticmethod
+    def _new() -> EllipticCurvePrivateKey:
+        return generate_private_key(SECP256R1())
 
 
 _: type[EnvelopeSigner] = EcdsaSigner

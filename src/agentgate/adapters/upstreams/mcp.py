@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import random
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from mcp.shared.exceptions import MCPError
+from mcp_types import INVALID_PARAMS
+
 from agentgate.adapters.upstreams._answers import CLOSED, NO_GRANT
-from agentgate.adapters.upstreams._mcp.link import EndlessList, Link, Running
+from agentgate.adapters.upstreams._mcp.link import Link
 from agentgate.adapters.upstreams._mcp.listening import Wanted
+from agentgate.adapters.upstreams._mcp.listing import EndlessList
 from agentgate.adapters.upstreams._mcp.orders import (
     LOST,
     Order,
@@ -25,8 +29,6 @@ from agentgate.adapters.upstreams._mcp.orders import (
     down,
     input_requests,
     is_declared,
-    meta_for,
-    mirrored,
     not_declared,
     of_error,
     of_result,
@@ -35,23 +37,17 @@ from agentgate.adapters.upstreams._mcp.orders import (
     wants_input,
 )
 from agentgate.adapters.upstreams._mcp.parking import STATE_PREFIX, Dropped, Parked, Parking
+from agentgate.adapters.upstreams._mcp.relay import Running, mirrored
 from agentgate.adapters.upstreams._mcp.sessions import Sessions, ShareTaken
-from agentgate.adapters.upstreams._mcp.settings import (
-    ServerSettings,
-    read_access,
-    read_command,
-    read_credential_place,
-    read_env,
-    read_labels,
-    read_tools,
-    read_trust,
-)
-from agentgate.adapters.upstreams._mcp.wire import Era, MCPError, parameter_headers
-from agentgate.core.call import Access, ArgumentCheck, Call
+from agentgate.adapters.upstreams._mcp.settings import ServerSettings, read_command, read_credential_place, read_env
+from agentgate.adapters.upstreams._mcp.wire import parameter_headers
+from agentgate.core.call import ArgumentCheck, Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.peer import Peer, PeerUnable, peer_of
 from agentgate.ports.upstreams import Audience, Credential, Delivered, Schemas, ServerState, Undelivered
+
+_log = logging.getLogger("agentgate.mcp")
 
 _MAX_ROUNDS: Final = 10
 _BACKOFF_S: Final = (0.2, 30.0)
@@ -70,9 +66,6 @@ class McpUpstream:
         name: the upstream's configured name.
         command: program and arguments of a server on stdio. It sees `env`, and PATH, HOME, LANG and TMPDIR of ours.
         url: of a server on HTTP; https unless the host is loopback or `insecure`.
-        transparent: its tools keep their names instead of becoming `name__tool`.
-        trust: `accepted` or `first_use`: how its tools become callable.
-        access, labels, timeout_s: of its tools; `tools` says otherwise for single ones.
         check_output: hold structured answers to the tool's `outputSchema`; needs `schemas`.
         max_response_bytes: of one message of the server.
         recheck_s: how old a list of tools may be when a call relies on it.
@@ -95,11 +88,6 @@ class McpUpstream:
         url: str | None = None,
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
-        transparent: bool = False,
-        trust: str = "accepted",
-        access: str = "write",
-        tools: Mapping[str, Mapping[str, Any]] | None = None,
-        labels: Sequence[str] = (),
         check_output: bool = False,
         max_response_bytes: int = 1 << 20,
         recheck_s: float = 60.0,
@@ -108,20 +96,14 @@ class McpUpstream:
         connect_timeout_s: float = 10.0,
         insecure: bool = False,
         inject: Mapping[str, Any] | None = None,
-        timeout_s: float = 30.0,
         schemas: Schemas | None = None,
         credential: Callable[[], Awaitable[Credential | None]] | None = None,
     ) -> None:
         words, address = read_command(command, url, insecure=insecure)
         if address and (env or cwd):
             raise ValueError("env and cwd are for a command")
-        if min(max_response_bytes, max_sessions, recheck_s, connect_timeout_s, timeout_s) <= 0:
-            raise ValueError(
-                "max_response_bytes, max_sessions, recheck_s, connect_timeout_s and timeout_s must be above zero"
-            )
-        share = (max_sessions + 1) // 2 if max_sessions_per_caller is None else max_sessions_per_caller
-        if not 1 <= share <= max_sessions:
-            raise ValueError("max_sessions_per_caller must be from 1 to max_sessions")
+        if min(max_response_bytes, max_sessions, recheck_s, connect_timeout_s) <= 0:
+            raise ValueError("max_response_bytes, max_sessions, recheck_s and connect_timeout_s must be above zero")
         if check_output and schemas is None:
             raise ValueError("check_output needs something that compiles schemas")
         injection, secret_env = read_credential_place(inject, is_url=bool(address))
@@ -137,47 +119,20 @@ class McpUpstream:
             secret_env=secret_env,
             max_response_bytes=max_response_bytes,
             recheck_s=recheck_s,
-            max_sessions=max_sessions,
             connect_timeout_s=connect_timeout_s,
         )
-        self.prefix = "" if transparent else f"{name}__"
-        """What its tools' names begin with here."""
-        self.trust = read_trust(trust)
-        self._access = read_access(access)
-        self._labels = read_labels(labels)
-        self._tools = read_tools(tools)
-        self._timeout_s = timeout_s
         self._schemas = schemas if check_output else None
         self._checks: dict[str, ArgumentCheck] = {}
         self._credential = credential
-        # Only where it is needed: it reads all the system's certificates.
-        self._tls = (
-            ssl.create_default_context() if address.startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        )
         self._audience: Audience | None = None
         self._shared: Link | None = None
         self._wanted: Wanted = {}
-        self._sessions = Sessions(self._open_for, max_sessions, share)
+        self._sessions = Sessions(self._open_link, max_sessions, max_sessions_per_caller)
         self._parking = Parking()
         self._is_modern_only = False
-        self._trouble = "it was not started yet"
+        self._trouble, self._next_try = "it was not started yet", ""
+        self._told = ""
         self._closed = False
-
-    # --- what the configuration says of its tools -------------------------------------------------------------
-
-    def access_of(self, tool: str) -> Access:
-        said = self._tools.get(tool)
-        return said.access if said is not None and said.access is not None else self._access
-
-    def labels_of(self, tool: str) -> tuple[str, ...]:
-        """The server's labels, and the tool's own after them."""
-        said = self._tools.get(tool)
-        return tuple(dict.fromkeys(self._labels + (said.labels if said is not None else ())))
-
-    def timeout_of(self, tool: str) -> float:
-        """In seconds."""
-        said = self._tools.get(tool)
-        return said.timeout_s if said is not None and said.timeout_s is not None else self._timeout_s
 
     # --- ToolServer -------------------------------------------------------------------------------------------
 
@@ -191,17 +146,19 @@ class McpUpstream:
         delay = _BACKOFF_S[0]
         try:
             while not self._closed:
-                link = self._shared = self._open_link("auto", None, {})
+                link = self._shared = self._open_link(None, {})
                 trouble = await link.ready()
                 since = time.monotonic()
                 if trouble is None:
                     self._is_modern_only = False
-                    self._trouble = "the connection was lost just now"
+                    self._trouble, self._next_try = "the connection was lost just now", ""
+                    self._told = ""
                     trouble = await link.gone()
                 await link.close()
                 delay = _BACKOFF_S[0] if time.monotonic() - since > _STEADY_S else delay
                 pause = delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, guards nothing
-                self._trouble = f"{trouble}; next try in {pause:.1f} s"
+                self._say_once(trouble)
+                self._trouble, self._next_try = trouble, f"; next try in {pause:.1f} s"
                 await asyncio.sleep(pause)
                 delay = min(2 * delay, _BACKOFF_S[1])
         finally:
@@ -213,8 +170,9 @@ class McpUpstream:
         """See `ToolServer.state`."""
         link = self._shared
         if link is None or not link.is_up:
-            return ServerState(self._settings.name, False, "closed" if self._closed else self._trouble)
-        count = len(link.listing.tools) if link.listing is not None else 0
+            return ServerState(self._settings.name, False, "closed" if self._closed else self._trouble + self._next_try)
+        listing = link.tools.listing
+        count = len(listing.tools) if listing is not None else 0
         return ServerState(self._settings.name, True, f"connected, {count} tools", link.wire.protocol_version or "")
 
     async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
@@ -226,20 +184,21 @@ class McpUpstream:
         peer = peer_of(grant.call)
         try:
             order = read_order(grant.call, peer)
-            header = self._header(credential)
+            header = self._settings.header_of(credential)
         except ValueError as error:
             return Undelivered(ReasonCode.UPSTREAM_ERROR, f"nothing was sent: {error}", reached=False)
+        headers = dict([header]) if header is not None else {}
         link = self._shared
         if link is None or not link.is_up:
-            return down(f"the server is down: {self.state().detail}")
+            return self._down()
         if peer is not None and self._may_park(link, order, peer):
-            return await self._send_parked(order, grant, peer, header)
+            return await self._send_parked(order, grant, peer, headers)
         if peer is not None and peer.session_key is not None and not peer.is_modern:
             found = await self._own_session(peer, grant.call)
             if isinstance(found, Undelivered):
                 return found
             link = found
-        return await self._send(link, order, grant.call, peer, header)
+        return await self._send(link, order, grant.call, peer, headers)
 
     def drop(self, is_over: Callable[[Call], bool]) -> None:
         """See `ToolServer.drop`."""
@@ -258,26 +217,20 @@ class McpUpstream:
 
     # --- sessions ---------------------------------------------------------------------------------------------
 
-    def _open_link(self, era: Era, peer: Peer | None, capabilities: Mapping[str, Any]) -> Link:
+    def _open_link(self, peer: Peer | None, capabilities: Mapping[str, Any]) -> Link:
         assert self._audience is not None
-        shared = self._shared
-        named = str(shared.identity["name"]) if peer is not None and shared is not None and shared.is_up else ""
+        known = self._shared.tools.listing if self._shared is not None and self._shared.is_up else None
         link = Link(
             self._settings,
             self._audience,
-            era=era,
-            tls=self._tls,
             peer=peer,
             capabilities=capabilities,
             credential=self._credential,
-            named=named,
-            wanted=self._wanted if peer is None else None,
+            named=str(known.identity["name"]) if peer is not None and known is not None else "",
+            wanted=self._wanted if peer is None else {},
         )
         link.start()
         return link
-
-    def _open_for(self, peer: Peer, capabilities: Mapping[str, Any]) -> Link:
-        return self._open_link("legacy", peer, capabilities)
 
     async def _own_session(self, peer: Peer, call: Call) -> Link | Undelivered:
         """The session of a client that has one; the shared one where the server has no such sessions."""
@@ -295,16 +248,17 @@ class McpUpstream:
         if self._shared.is_up and self._shared.wire.is_modern and link.was_refused:
             self._is_modern_only = True
             return self._shared
-        return down(f"no session with the server: {link.failure()}")
+        _log.debug("%s: a client gets no session of its own: %s", self._settings.name, link.failure())
+        return down("no session with the server")
 
-    def _header(self, credential: Credential | None) -> dict[str, str]:
-        injection = self._settings.injection
-        if credential is None or injection is None:
-            return {}
-        value = injection.of(credential)
-        if value is None:
-            raise ValueError(f"the credential {credential.alias} has characters that cannot be sent")
-        return {injection.name.lower(): value}
+    def _down(self) -> Undelivered:
+        """For a caller: why, and so where the server is or how it is started, is for operators."""
+        return down(f"the server is down{self._next_try}")
+
+    def _say_once(self, trouble: str) -> None:
+        if trouble != self._told and not self._closed:
+            self._told = trouble
+            _log.warning("%s is down: %s", self._settings.name, trouble)
 
     # --- one call ---------------------------------------------------------------------------------------------
 
@@ -313,13 +267,15 @@ class McpUpstream:
         if order.tool is None:
             return None if is_declared(order.method, link.wire.offers) else not_declared(order.method)
         try:
-            await link.fresh()
+            await link.tools.fresh()
         except MCPError as error:
-            return down(f"its list of tools cannot be read: {of_error(error, link.mark, has_ended=True).detail}")
+            said = of_error(error, link.mark, has_ended=True)
+            detail = said.detail if said.fault is None else f"the server answered with error {error.code}"
+            return down(f"its list of tools cannot be read: {detail}")
         except EndlessList as error:
             return down(f"its list of tools cannot be read: {error}")
-        if link.pin_of(order.tool) != order.pin:
-            link.say_again()
+        if link.tools.pin_of(order.tool) != order.pin:
+            link.tools.say_again()
             return quarantined(order.tool)
         try:
             return self._output_check(order)
@@ -362,28 +318,14 @@ class McpUpstream:
     async def _ask_server(
         self, link: Link, running: Running, order: Order, header: Mapping[str, str], check: ArgumentCheck | None
     ) -> Delivered | Undelivered:
-        params, headers = self._on_the_wire(link, order, header)
-        capabilities = mirrored(running.peer.capabilities) if running.peer is not None else {}
+        params, headers = _on_the_wire(link, order, header)
         if not link.is_up:
             return down("the server has just gone")
         try:
-            result = await link.call(running, order.method, params, headers=headers, capabilities=capabilities)
+            result = await link.call(running, order.method, params, headers)
         except MCPError as error:
             return of_error(error, link.mark, has_ended=not link.is_up)
         return of_result(result, order, check)
-
-    def _on_the_wire(
-        self, link: Link, order: Order, header: Mapping[str, str]
-    ) -> tuple[dict[str, Any], dict[str, str]]:
-        is_modern = link.wire.is_modern
-        params = {**order.params, "_meta": meta_for(order.meta, is_modern=is_modern)}
-        headers: dict[str, str] = {}
-        if is_modern and order.tool is not None:
-            # Made from the arguments that were decided on: none of a client's own goes on.
-            headers = parameter_headers(order.definition, params["arguments"])
-        if not is_modern:
-            params = {name: value for name, value in params.items() if name not in ("inputResponses", "requestState")}
-        return params, headers | dict(header)
 
     async def _ask_client(self, order: Order, peer: Peer, result: Mapping[str, Any]) -> Order | Undelivered:
         """What a modern server wants to know, from a client that is asked in the middle of a call."""
@@ -439,28 +381,29 @@ class McpUpstream:
         if state is not None:
             taken = self._parking.take(state, whose)
             if taken is None:
-                fault = {"code": -32602, "message": "Invalid or expired requestState"}
+                fault = {"code": INVALID_PARAMS, "message": "Invalid or expired requestState"}
                 detail = "the call that this answers is over, or is not the same"
                 return Undelivered(ReasonCode.UPSTREAM_ERROR, detail, reached=False, fault=fault)
             parked, left_s = taken
             answers = order.params.get("inputResponses")
             parked.answer(peer, answers if isinstance(answers, Mapping) else {})
             return await self._drive(parked, order, left_s)
-        capabilities = mirrored(peer.capabilities)
         try:
-            link = await self._sessions.lend(peer, capabilities, grant.call)
+            link = await self._sessions.lend(peer, mirrored(peer.capabilities), grant.call)
         except ShareTaken:
             return _SHARE_TAKEN
         if link is None:  # no place for one: as a client that can answer nothing
-            assert self._shared is not None
-            return await self._send(self._shared, order, grant.call, peer, header)
+            shared = self._shared
+            if shared is None or not shared.is_up:  # any more, after the wait for a place
+                return self._down()
+            return await self._send(shared, order, grant.call, peer, header)
         found = await self._refusal(link, order)
         if isinstance(found, Undelivered):
             self._sessions.give_back(link)
             return found
         parked = Parked(whose, grant.call, link, lambda ended: self._sessions.give_back(link, is_clean=ended))
-        params, headers = self._on_the_wire(link, order, header)
-        parked.start(peer, order.method, params, headers=headers, capabilities=capabilities)
+        params, headers = _on_the_wire(link, order, header)
+        parked.start(peer, order.method, params, headers)
         return await self._drive(parked, order, left_s)
 
     async def _drive(self, parked: Parked, order: Order, left_s: float) -> Delivered | Undelivered:
@@ -480,6 +423,15 @@ class McpUpstream:
         parked.running.peer = None
         asked = {"resultType": "input_required", "inputRequests": parked.input_requests(), "requestState": state}
         return of_result(asked, order, None)
+
+
+def _on_the_wire(link: Link, order: Order, header: Mapping[str, str]) -> tuple[dict[str, Any], dict[str, str]]:
+    is_modern = link.wire.is_modern
+    params = order.params_for(is_modern=is_modern)
+    if not is_modern or order.tool is None:
+        return params, dict(header)
+    # Made from the arguments that were decided on: none of a client's own goes on.
+    return params, parameter_headers(order.definition, params["arguments"]) | dict(header)
 
 
 def _parked_state(order: Order) -> str | None:

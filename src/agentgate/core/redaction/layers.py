@@ -173,7 +173,6 @@ def unquoted(text: str) -> str:
 
 def unescaped(text: str) -> str:
     r"""`text` without the escapes of program texts: `\u0040`, `\x40`, `\"`."""
-
     return _ESCAPE.sub(_characters, text)
 
 

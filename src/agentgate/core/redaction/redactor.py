@@ -207,21 +207,26 @@ class Redactor:
         folds = both is not text and (detectors != () or named)
         inner, runs = NOTHING, None
         if depth and within.may_open(text):
-            found = layers.runs(text)
-            if opened := [inside for run in found for inside in run.texts] + _rewritten(texts, text):
-                inner = self.look(opened + _escaped(opened, depth - 1), depth - 1, within.inner)
-            if inner is not NOTHING and not any("\n" in text[run.start : run.end] for run in found):
-                if is_whole and len(found) > 1:
-                    found = [run for run in found if self._holds(run.texts, depth - 1, inner)]
-                if len(found) <= _MAX_RUNS:  # of lines, one's end may be another's
-                    runs = tuple([text[run.start : run.end] for run in found])
+            inner, runs = self._look_inside(texts, text, depth - 1, within.inner, is_whole=is_whole)
         if detectors or inner is not NOTHING:
             return Seen(detectors, inner, folds, named, closely, runs, known)
         return BY_NAME if named else NOTHING
 
-    def _holds(self, texts: list[str], depth: int, within: Seen) -> bool:
-        """Whether there may be something in what came out of one run."""
-        return self.look(texts + _escaped(texts, depth), depth, within) is not NOTHING
+    def _look_inside(
+        self, texts: list[str], text: str, depth: int, within: Seen | None, *, is_whole: bool
+    ) -> tuple[Seen, tuple[str, ...] | None]:
+        """What may be in what is encoded in a text, and the runs that may hold it, where `Seen.runs` can name them."""
+        found = layers.runs(text)
+        opened = [inside for run in found for inside in run.texts] + _rewritten(texts, text)
+        inner = self._look_at(opened, depth, within) if opened else NOTHING
+        if inner is NOTHING or any("\n" in text[run.start : run.end] for run in found):
+            return inner, None  # of lines, one's end may be another's
+        if is_whole and len(found) > 1:
+            found = [run for run in found if self._look_at(run.texts, depth, inner) is not NOTHING]
+        return inner, tuple([text[run.start : run.end] for run in found]) if len(found) <= _MAX_RUNS else None
+
+    def _look_at(self, opened: list[str], depth: int, within: Seen | None) -> Seen:
+        return self.look(opened + _escaped(opened, depth), depth, within)
 
     def names_secret(self, name: str) -> bool | None:
         """Whether a member of this name is secret; None if the name was not seen before, or holds something."""
@@ -423,7 +428,7 @@ def _escaped(texts: list[str], depth: int) -> list[str]:
     if not depth:
         return []
     trees = [nested for text in texts if "\\" in text and (nested := _nested(text)) is not None]
-    return (_texts(trees, depth - 1) or []) if trees else []
+    return _texts(trees, depth - 1) or []
 
 
 def _texts(value: Any, depth: int, most: int | None = None) -> list[str] | None:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import base64
 import html
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from agentgate.core.redaction.redactor import FAILED, MARK, Marks, Mode, Redactor
+from agentgate.core.redaction.redactor import FAILED, MARK, Redactor
 from agentgate.core.redaction.sensitive import SECRET, Span
 from agentgate.core.strict_json import canonical, parse
 
@@ -47,29 +47,24 @@ def _scrubber(secrets: tuple[str, ...]) -> _Scrubber | None:
 
 
 class _Scrubber:
-    def __init__(self, secrets: Iterable[str]) -> None:
-        self._secrets = tuple(secrets)
-        self.redactor = Redactor(Marks(Mode.REDACT), (_Exact(self._secrets),), own=False)
-        long = [secret for secret in self._secrets if len(secret) >= _MIN_SPLIT_CHARS]
+    def __init__(self, secrets: Sequence[str]) -> None:
+        self.redactor = Redactor(detectors=(_Exact(secrets),), own=False)
+        long = [secret for secret in secrets if len(secret) >= _MIN_SPLIT_CHARS]
         self._split = _Exact(long) if long else None
 
     def json(self, raw: bytes) -> bytes:
         clean = self.redactor.json(raw)
-        if clean is FAILED:
-            return clean
-        if self._split is None or len(clean) < _MIN_SPLIT_CHARS:
+        if clean is FAILED or self._split is None or len(clean) < _MIN_SPLIT_CHARS:
             return clean
         value = parse(clean)
         texts = list(_texts(value))
-        cut = [
-            (span.start, span.end) for span in self._split.find("".join(texts))
-        ]  # or whole: JSON that was not opened
+        cut = self._split.find("".join(texts))  # or whole: JSON that was not opened
         if not cut:
             return clean
         pieces: set[int] = set()
         at = 0
         for number, text in enumerate(texts):
-            if any(start < at + len(text) and at < end for start, end in cut):
+            if any(span.start < at + len(text) and at < span.end for span in cut):
                 pieces.add(number)
             at += len(text)
         return canonical(_without(value, pieces, iter(range(len(texts)))))

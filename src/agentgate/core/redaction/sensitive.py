@@ -103,9 +103,7 @@ def holds_card_number(text: str) -> bool:
     at = zeros.find(_LONG_ZEROS)
     while at >= 0:
         number = _LONG_NUMBER.match(text, at)
-        if number is None:  # never: the digits are the same
-            return True
-        if is_card(number[0]):
+        if number is None or is_card(number[0]):  # None never is: the digits are the same
             return True
         at = zeros.find(_LONG_ZEROS, number.end())
     return False

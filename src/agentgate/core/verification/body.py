@@ -40,14 +40,8 @@ _OF_EVENT: Final[Mapping[str, tuple[type, ...]]] = {
 _REBUILT: Final = ("event_count", "hash", "hash_algorithm", "events", "checkpoint")
 """What of `integrity` follows from the events."""
 _OF_SEALS: Final = (
-    "signed_by",
-    "signature_algorithm",
-    "key_id",
-    "envelope_key_id",
-    "signed_at",
-    "proves",
-    "signature",
-)
+    "signed_by", "signature_algorithm", "key_id", "envelope_key_id", "signed_at", "proves", "signature"
+)  # fmt: skip
 """What of `integrity` is about the signatures."""
 
 
@@ -268,8 +262,8 @@ def bodies(found: Sequence[Leaf], files: Mapping[int, bytes]) -> Iterator[Findin
             flaws = True
             yield broken("bodies", Fault.ALTERED, f"the body of event {leaf.index} is not the one that its leaf binds")
     if unexplained:
-        text = f"{len(unexplained)} bodies are not there, and no prune in the pack says why: event {unexplained[0]}"
-        yield not_checked("bodies", text if len(unexplained) == 1 else f"{text} is the first")
+        text = f"{len(unexplained)} bodies are not there, and no prune in the pack says why, first that of event"
+        yield not_checked("bodies", f"{text} {unexplained[0]}")
     elif not flaws:
         yield holds("bodies", f"{len(files)} bodies are the ones that their leaves bind")
 
@@ -321,7 +315,7 @@ def _unlike(rebuilt: Mapping[str, Any], body: Mapping[str, Any]) -> str | None:
 
 
 def _record(leaf: Leaf, texts: Mapping[str, Any] | None, files: Mapping[int, bytes]) -> Record:
-    quoted = None if texts is None else canonical(texts.get(leaf.fields["id"], {"reason": None}))
+    quoted = None if texts is None else canonical(texts.get(leaf.fields["id"]))
     raw = files.get(leaf.index) if texts is None else quoted
     return Record(leaf.index, leaf.number, -1, leaf.fields, leaf.raw, leaf.salt, raw)
 

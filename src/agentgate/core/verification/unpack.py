@@ -46,8 +46,6 @@ def unpack(raw: bytes) -> Unpacked:
             return Unpacked(files, f"the entry {name} is compressed or cut off")
         files[name] = raw[first : first + size]
         at = first + size
-    if not files:
-        return Unpacked(files, "not the zip of a pack")
     if archive.canonical_zip(files) != raw:
         return Unpacked(files, "the archive is not the one that its files make: it was changed, or packed anew")
     return Unpacked(files, None)

@@ -69,6 +69,7 @@ class Calls:
         self._parts = parts
         self._served: dict[asyncio.Task[Any], tuple[str | None, str]] = {}
         """What runs, with its session and id. In the modern era many share these: no session, and the first id."""
+        self._ending: set[asyncio.Task[Any]] = set()
         self._states = States(parts.sealer, parts.clock, parts.entropy, ttl_s=parts.rules.state_ttl_s)
 
     async def apart(self, peer: ClientPeer, work: Coroutine[Any, Any, _T]) -> _T:
@@ -90,10 +91,17 @@ class Calls:
 
     async def withdraw(self, peer: ClientPeer, task: asyncio.Task[Any]) -> None:
         """End what nobody waits for any more."""
-        peer.withdrawn = not self._parts.is_closing()
-        task.cancel()
+        self.cancel(peer, task)
         with anyio.CancelScope(shield=True):
             await asyncio.wait({task})
+
+    def cancel(self, peer: ClientPeer, task: asyncio.Task[Any]) -> None:
+        """Have it end. Once: a second time would meet it while it records how it ended."""
+        if task not in self._ending:
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+            peer.withdrawn = not self._parts.is_closing()
+            task.cancel()
 
     def is_idle(self) -> bool:
         return not self._served

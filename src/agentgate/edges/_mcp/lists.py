@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Final
@@ -83,35 +83,30 @@ class Lists:
         visible = await self._parts.policy.visible_to(peer.caller)
         if visible is None:
             return None
-        found = ((name, self._parts.tools.get(name)) for name in visible)
-        return [
-            _shown(tool)
-            for _, tool in found
-            if tool is not None and tool.quarantine is None and operation_of(tool) is None
-        ]
+        found = map(self._parts.tools.get, visible)
+        return [_shown(tool) for tool in found if tool and tool.quarantine is None and operation_of(tool) is None]
 
     # --- operations ---
 
     def operations(self, method: str) -> list[Operation]:
         """Of every connected server that declares what `method` needs."""
-        return list(self._operations(method))
+        declared = self._parts.catalogue.capabilities()
+        capability = _CAPABILITY[method.partition("/")[0]]
+        return [
+            Operation(tool.upstream, tool.name.removesuffix(OPERATIONS[method]), tool)
+            for tool in self._parts.tools.values()
+            if operation_of(tool) == method and capability in declared.get(tool.upstream, {})
+        ]
 
     async def allowed(self, peer: ClientPeer, method: str) -> list[Operation]:
         """Those that the caller may call at once: asking for the others would only fill the log with refusals, and the
         desk with approvals that nobody wants."""
         visible = await self._parts.policy.visible_to(peer.caller)
-        return [one for one in self._operations(method) if visible is None or visible.get(one.tool.name) == "allow"]
-
-    def _operations(self, method: str) -> Iterator[Operation]:
-        declared = self._parts.catalogue.capabilities()
-        capability = _CAPABILITY[method.partition("/")[0]]
-        for tool in self._parts.tools.values():
-            if operation_of(tool) == method and capability in declared.get(tool.upstream, {}):
-                yield Operation(tool.upstream, tool.name.removesuffix(OPERATIONS[method]), tool)
+        return [one for one in self.operations(method) if visible is None or visible.get(one.tool.name) == "allow"]
 
     def by_prefix(self, method: str, name: str) -> tuple[Operation, str] | None:
         """Whose `name` is, and its name there."""
-        fitting = [one for one in self._operations(method) if name.startswith(one.prefix)]
+        fitting = [one for one in self.operations(method) if name.startswith(one.prefix)]
         if not fitting:
             return None
         best = max(fitting, key=lambda one: len(one.prefix))
@@ -119,7 +114,7 @@ class Lists:
 
     async def by_uri(self, peer: ClientPeer, method: str, uri: str) -> Operation | None:
         """Whose `uri` is: as the lists say, then as a template fits, then as there is only one server."""
-        servers = {one.server: one for one in self._operations(method)}
+        servers = {one.server: one for one in self.operations(method)}
         if len(servers) < 2:
             return next(iter(servers.values()), None)
         server = self._owner(peer, uri)
@@ -176,9 +171,9 @@ class Lists:
         return items[:_MOST_ITEMS], ttl_ms or 0
 
     def _learn(self, peer: ClientPeer, server: str, kind: Kind, items: list[dict[str, Any]]) -> None:
-        known = self._of(peer)
         if kind is PROMPTS:
             return
+        known = self._of(peer)
         ways, key = (known.uris, "uri") if kind is RESOURCES else (known.templates, "uriTemplate")
         for uri in [uri for uri, owner in ways.items() if owner == server]:
             del ways[uri]

@@ -55,11 +55,7 @@ def require_single_headers(request: Request) -> None:
 
 
 async def read_message(request: Request, receive: Receive, limit: int) -> tuple[bytes, dict[str, Any]]:
-    """One JSON-RPC message: as it came, and parsed.
-
-    Raises:
-        Unserved
-    """
+    """One JSON-RPC message: as it came, and parsed. Raises Unserved."""
     try:
         require_json_type(request)
         body = await read_body(request, receive, limit)

@@ -22,6 +22,7 @@ from agentgate.core.strict_json import canonical
 from agentgate.edges import idempotency
 from agentgate.edges._mcp import sdk
 from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
+from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import is_traceparent
 from agentgate.ports.peer import PeerUnable
 
@@ -87,7 +88,7 @@ class ClientPeer:
         named = self._given.get(SESSION)
         if named is not None:
             if not isinstance(named, str) or not is_id(named):
-                raise MCPError(INVALID_PARAMS, f"_meta {SESSION} must match ^[A-Za-z0-9][A-Za-z0-9._:@-]{{0,255}}$")
+                raise MCPError(INVALID_PARAMS, f"_meta {SESSION} must match {ID_PATTERN}")
             return SessionId(named)
         if self.guest.session is not None:
             return SessionId(self.guest.session)
@@ -177,4 +178,4 @@ class ClientPeer:
         return _DECLARED_AS.get(method) in declared
 
     def on_session_end(self, close: Callable[[], Awaitable[None]]) -> None:
-        sdk.connection_of(self.ctx).exit_stack.push_async_callback(close)
+        sdk.on_end(sdk.connection_of(self.ctx), close)

@@ -8,74 +8,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
-import anyio
 import orjson
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp.server.connection import Connection
-from mcp.server.lowlevel.server import NotificationOptions, Server
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
-from mcp.server.subscriptions import InMemorySubscriptionBus, ListenHandler
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import validate_mcp_param_headers, x_mcp_header_map
-from mcp.shared.subscriptions import (
-    SUBSCRIPTION_ID_META_KEY,
-    PromptsListChanged,
-    ResourcesListChanged,
-    ResourceUpdated,
-    ServerEvent,
-    ToolsListChanged,
-)
 from mcp.types import (
     HEADER_MISMATCH,
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
     CallToolRequestParams,
-    CompletionsCapability,
-    LoggingCapability,
     NotificationParams,
-    PromptsCapability,
-    ResourcesCapability,
-    ServerCapabilities,
     SetLevelRequestParams,
-    SubscriptionsListenRequestParams,
-    SubscriptionsListenResult,
-    ToolsCapability,
 )
-from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
-from agentgate import __version__
-from agentgate.core.call import Call, Principal, is_tool_name
+from agentgate.core.call import Principal, is_tool_name
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.edges._mcp import answers, sdk
 from agentgate.edges._mcp.calls import Calls, Target
+from agentgate.edges._mcp.changes import Changes
 from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
 from agentgate.edges._mcp.message import Unserved
+from agentgate.edges._mcp.mirror import Mirror
 from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.plain import PlainCalls
+from agentgate.edges._mcp.seated import SeatedCalls
 from agentgate.edges.wire import Receive, Scope, Send
 from agentgate.pipeline.gate import Answer
-from agentgate.pipeline.replica import IsOver
 
-_TELL_WITHIN_S: Final = 1.0
-"""For a client to take an announcement; one that does not read has itself to ask again."""
-_UNSUBSCRIBE_WITHIN_S: Final = 5.0
 _MOST_SCHEMAS: Final = 10_000
-_MOST_URIS: Final = 100
-_MOST_LISTENING: Final = 32
-"""Streams of announcements for one caller, so that nobody takes all there are."""
 
 # It writes sessions' ids down, also in a warning of who tries another's; they are nobody's business but the client's.
 logging.getLogger("mcp").setLevel(logging.ERROR)
 
 Handler = Callable[[sdk.Context, Any], Awaitable[dict[str, Any]]]
-Work = Callable[[ClientPeer], Awaitable[dict[str, Any]]]
+Work = Callable[[ClientPeer], Coroutine[Any, Any, dict[str, Any]]]
 
 
 class Hall:
@@ -83,20 +56,15 @@ class Hall:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._calls = Calls(parts)
-        self._lists = Lists(parts, self._calls)
-        self._bus = InMemorySubscriptionBus()
-        self._listen = ListenHandler(self._bus)
-        self._connections: set[Connection] = set()
-        self._listening: Counter[tuple[str, str]] = Counter()
-        self._streams: dict[anyio.CancelScope, list[Call]] = {}
-        """What listens, each with the calls that a kill would have to cover to end it."""
+        self.calls = Calls(parts)
+        self._lists = Lists(parts, self.calls)
+        self.changes = Changes(self.calls, self._lists)
         self._has_headers: dict[str, bool] = {}
         """By a tool's digest, whether its schema has arguments repeated in headers: to see that is to walk it all."""
         rules = parts.rules
         self._server = self._make_server()
-        self.plain = PlainCalls(self._server, self._calls, self._call, rules.ping_every_s)
-        self._manager = StreamableHTTPSessionManager(
+        self.plain = PlainCalls(self._server, self.calls, self._call, rules.ping_every_s)
+        self._manager = manager = StreamableHTTPSessionManager(
             self._server,
             # another process does not know this one's sessions
             stateless=rules.is_shared,
@@ -104,13 +72,13 @@ class Hall:
             max_sessions=rules.max_sessions,
             max_request_body_size=rules.max_body_bytes,
         )
+        self.seated = SeatedCalls(self._server, manager, self.calls, self._call, rules.ping_every_s)
 
     def _make_server(self) -> Mirror:
         server = Mirror(
             self._parts,
-            get_tool_input_schema=lambda _: (
-                None
-            ),  # `_call` compares headers: only there is it known who may know the tool
+            # `_call` compares headers: only there is it known who may know the tool
+            get_tool_input_schema=lambda _: None,
             on_list_tools=self._served(self._list_tools),
             on_call_tool=self._call_tool,
             on_list_resources=self._lister(RESOURCES),
@@ -121,7 +89,7 @@ class Hall:
             on_unsubscribe_resource=self._on_resource("resources/unsubscribe"),
             on_get_prompt=self._served(self._get_prompt),
             on_completion=self._served(self._complete),
-            on_subscriptions_listen=self._on_listen,
+            on_subscriptions_listen=self.changes.listen,
         )
         server.middleware.clear()  # only the SDK's own traces, whose exporter nobody configures here
         # not as an argument: the SDK warns of what the newest revision left out, and the older ones have it
@@ -129,23 +97,17 @@ class Hall:
         server.add_notification_handler("notifications/initialized", NotificationParams, self._remember)
         return server
 
+    async def _remember(self, ctx: sdk.Context, _: NotificationParams) -> None:
+        """A client of the handshake era is ready."""
+        connection = sdk.connection_of(ctx)
+        self.changes.remember(connection)
+        self.seated.remember(connection)
+
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
         sdk.keep_streams()
         async with self._manager.run():
             yield
-
-    def serves(self, session_key: str, request_id: str) -> bool:
-        """Whether a request of the handshake era is served still; its client may have gone away since."""
-        return self._calls.serves(session_key, request_id)
-
-    def end_listening(self) -> None:
-        """End the streams on which nothing but announcements come: what shuts down would wait for them."""
-        self._listen.close()
-
-    def is_idle(self) -> bool:
-        """Whether no request is being served."""
-        return self._calls.is_idle()
 
     def end_streams(self) -> None:
         """End what is still open in the handshake era: streams on which nobody waits for an answer."""
@@ -162,7 +124,7 @@ class Hall:
     def _has_place(self, principal: Principal) -> bool:
         """Nobody takes more than half of the sessions that there may be: others want to come in as well."""
         most = max(1, self._parts.rules.max_sessions // 2)
-        return sdk.count_sessions(self._manager, _token_of(principal).client_id) < most
+        return sdk.count_sessions(self._manager, principal) < most
 
     # --- every request ---
 
@@ -173,7 +135,7 @@ class Hall:
             peer = ClientPeer(ctx)
             if self._parts.refusals.is_over(peer.caller):
                 raise MCPError(REFUSED, answers.TOO_MANY, {f"{OURS}reasonCode": ReasonCode.TOO_MANY_REFUSALS.value})
-            return await self._calls.apart(peer, _awaited(work(peer)))
+            return await self.calls.apart(peer, work(peer))
 
         return handle
 
@@ -188,7 +150,7 @@ class Hall:
 
     async def _call_tool(self, ctx: sdk.Context, params: CallToolRequestParams) -> dict[str, Any]:
         peer = ClientPeer(ctx)
-        return await self._calls.apart(peer, self._call(peer, params.name))
+        return await self.calls.apart(peer, self._call(peer, params.name))
 
     async def _call(self, peer: ClientPeer, name: str) -> dict[str, Any]:
         if self._parts.refusals.is_over(peer.caller):
@@ -203,7 +165,7 @@ class Hall:
         mismatch = self._mismatch(peer, target)
         if mismatch is not None and target.refused is None:
             target.refused = refusal(ReasonCode.INVALID_REQUEST, mismatch, "mcp_headers")
-        answer = await self._calls.asked(peer, target)
+        answer = await self.calls.asked(peer, target)
         if not isinstance(answer, Answer):
             return answer
         if answer.success:
@@ -243,7 +205,7 @@ class Hall:
         if answer.fault_json is not None:
             raise _fault(answer)
         pending = answer.approval
-        url = self._calls.approval_url(peer, pending) if pending is not None else None
+        url = self.calls.approval_url(peer, pending) if pending is not None else None
         return answers.unsuccessful(answer, approval_url=url, now_s=self._parts.clock.now().timestamp())
 
     # --- what is no tool ---
@@ -257,9 +219,10 @@ class Hall:
             unknown = MCPError(INVALID_PARAMS, "Resource not found", {"uri": uri})
             operation = await self._lists.by_uri(peer, method, uri)
             result = await self._operate(peer, operation, {"uri": uri}, unknown)
-            if method == "resources/read":
-                return {"ttlMs": 0, **result, "cacheScope": "private"} if _is_complete(result) else result
-            return {}
+            if method != "resources/read":
+                return {}
+            is_complete = result.get("resultType", "complete") == "complete"
+            return {"ttlMs": 0, **result, "cacheScope": "private"} if is_complete else result
 
         return self._served(work)
 
@@ -292,7 +255,7 @@ class Hall:
             raise MCPError(METHOD_NOT_FOUND, "Method not found", "logging/setLevel")
         level = {"level": (peer.ctx.params or {}).get("level")}
         allowed = await self._lists.allowed(peer, "logging/setLevel")
-        await asyncio.gather(*(self._calls.once(peer, one.target(level)) for one in allowed))
+        await asyncio.gather(*(self.calls.once(peer, one.target(level)) for one in allowed))
         return {}
 
     async def _operate(
@@ -302,7 +265,7 @@ class Hall:
         there is no such server, or none that the caller may know of, it raises `unknown`."""
         if operation is None:
             raise unknown
-        answer = await self._calls.asked(peer, operation.target(arguments))
+        answer = await self.calls.asked(peer, operation.target(arguments))
         if not isinstance(answer, Answer):
             return answer
         if answer.success:
@@ -315,133 +278,10 @@ class Hall:
         refused = self._unsuccessful(peer, answer)
         raise MCPError(REFUSED, refused["content"][0]["text"], refused["_meta"])
 
-    # --- changes ---
-
-    async def _remember(self, ctx: sdk.Context, _: NotificationParams) -> None:
-        """A client of the handshake era is ready to hear of changes."""
-        connection = sdk.connection_of(ctx)
-        self._connections.add(connection)
-        connection.exit_stack.callback(self._connections.discard, connection)
-
-    async def _on_listen(self, ctx: sdk.Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
-        """Changes for a modern client: of the resources that it may subscribe to, and of lists."""
-        peer = ClientPeer(ctx)
-        asked = params.notifications.resource_subscriptions or []
-        whose = (peer.caller.tenant, peer.caller.id)
-        if len(asked) > _MOST_URIS or self._listening[whose] >= _MOST_LISTENING:
-            text = f"At most {_MOST_URIS} resources on a stream, and {_MOST_LISTENING} streams"
-            raise MCPError(INVALID_PARAMS, text)
-        taken: list[str] = []
-        self._listening[whose] += 1
-        stream = anyio.CancelScope()
-        self._streams[stream] = [self._calls.call_of(peer, Target("subscriptions.listen", None, {}))]
-        try:
-            with stream:
-                for uri in asked:
-                    if await self._calls.apart(peer, self._subscribe(peer, "resources/subscribe", uri, stream)):
-                        taken.append(uri)  # noqa: PERF401 - what was subscribed to is given up again, however it goes on
-                honoured = params.notifications.model_copy(update={"resource_subscriptions": taken or None})
-                return await self._listen(ctx, params.model_copy(update={"notifications": honoured}))
-            return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})
-        finally:
-            del self._streams[stream]
-            self._listening[whose] -= 1
-            if not self._listening[whose]:
-                del self._listening[whose]
-            with anyio.move_on_after(_UNSUBSCRIBE_WITHIN_S, shield=True):
-                for uri in taken:
-                    await self._calls.apart(peer, self._subscribe(peer, "resources/unsubscribe", uri, None))
-
-    async def _subscribe(self, peer: ClientPeer, method: str, uri: str, stream: anyio.CancelScope | None) -> bool:
-        operation = await self._lists.by_uri(peer, method, uri)
-        if operation is None:
-            return False
-        answer = await self._calls.once(peer, operation.target({"uri": uri}))
-        if answer.success and stream is not None:
-            self._streams[stream].append(answer.call)
-        return answer.success
-
-    def drop(self, is_over: IsOver) -> None:
-        """End the streams of callers that are killed, and those on which a killed server would be heard."""
-        for stream, calls in tuple(self._streams.items()):
-            if any(map(is_over, calls)):
-                stream.cancel()
-
-    async def announce(self, method: str, params: Mapping[str, Any]) -> None:
-        """What changed, to everybody who listens; of a resource, to those who subscribed to it."""
-        event = _event(method, params.get("uri"))
-        if event is None:
-            return
-        await self._bus.publish(event)
-        if not isinstance(event, ResourceUpdated):  # a client of the handshake era hears of those from its own session
-            await asyncio.gather(*(_tell(one, method) for one in tuple(self._connections)))
-
-
-class Mirror(Server[Any]):
-    """Declares what the connected tool servers declare, when it is asked, and nothing else."""
-
-    def __init__(self, parts: Parts, **handlers: Any) -> None:
-        super().__init__("agentgate", version=__version__, title="AgentGate", **handlers)
-        self._parts = parts
-
-    def get_capabilities(
-        self,
-        notification_options: NotificationOptions | None = None,
-        experimental_capabilities: dict[str, dict[str, Any]] | None = None,
-        extensions: dict[str, dict[str, Any]] | None = None,
-        *,
-        protocol_version: str | None = None,
-    ) -> ServerCapabilities:
-        declared = list(self._parts.catalogue.capabilities().values())
-        hears = protocol_version in MODERN_PROTOCOL_VERSIONS
-
-        def flag(capability: str, name: str) -> bool:
-            return any((one.get(capability) or {}).get(name) for one in declared if capability in one)
-
-        def has(capability: str) -> bool:
-            return any(capability in one for one in declared)
-
-        return ServerCapabilities(
-            tools=ToolsCapability(list_changed=True),
-            prompts=PromptsCapability(list_changed=hears or flag("prompts", "listChanged")) if has("prompts") else None,
-            resources=ResourcesCapability(
-                subscribe=flag("resources", "subscribe"), list_changed=hears or flag("resources", "listChanged")
-            )
-            if has("resources")
-            else None,
-            completions=CompletionsCapability() if has("completions") else None,
-            logging=LoggingCapability() if has("logging") else None,
-        )
-
-
-async def _awaited(work: Awaitable[dict[str, Any]]) -> dict[str, Any]:
-    return await work
-
-
-async def _tell(connection: Connection, method: str) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_TELL_WITHIN_S):
-            await connection.notify(method, None)
-
-
-def _event(method: str, uri: Any) -> ServerEvent | None:
-    if method == "notifications/resources/updated":
-        return ResourceUpdated(uri=uri) if isinstance(uri, str) else None
-    lists: dict[str, ServerEvent] = {
-        "notifications/tools/list_changed": ToolsListChanged(),
-        "notifications/prompts/list_changed": PromptsListChanged(),
-        "notifications/resources/list_changed": ResourcesListChanged(),
-    }
-    return lists.get(method)
-
 
 def _token_of(principal: Principal) -> AccessToken:
-    """By which the SDK knows whose session is whose. No secret is in it: handlers could not leak it."""
-    return AccessToken(token="", client_id=f"{principal.tenant}/{principal.id}", scopes=[])
-
-
-def _is_complete(result: Mapping[str, Any]) -> bool:
-    return bool(result.get("resultType", "complete") == "complete")
+    """No secret is in it: handlers could not leak it."""
+    return AccessToken(token="", client_id=sdk.client_id_of(principal), scopes=[])
 
 
 def _unknown(name: str) -> MCPError:

@@ -14,6 +14,8 @@ from typing import Final, TypeVar
 import httpx2
 import orjson
 
+from agentgate.adapters.upstreams._mcp.trouble import why
+
 _T = TypeVar("_T")
 
 JSON: Final = "application/json"
@@ -146,8 +148,8 @@ class Guard(httpx2.AsyncBaseTransport):
         self._open[number] = cut
         try:
             response = await cut.wait(self._inner.handle_async_request(request))
-        except NEVER_SENT:
-            return self._over(number, cut, 503, "unreached")
+        except NEVER_SENT as error:
+            return self._over(number, cut, 503, f"unreached: {why(error.__cause__)}")
         except httpx2.TransportError:
             return self._over(number, cut, 503, "lost")
         except BaseException:

@@ -12,8 +12,10 @@ from contextlib import suppress
 from typing import Any, Final
 
 from mcp.client.subscriptions import SubscriptionLost
+from mcp.shared.exceptions import MCPError
+from mcp_types import METHOD_NOT_FOUND
 
-from agentgate.adapters.upstreams._mcp.wire import METHOD_NOT_FOUND, MCPError, Wire
+from agentgate.adapters.upstreams._mcp.wire import Wire
 from agentgate.core.call import Call
 
 _MAX_URIS: Final = 1_000

@@ -6,7 +6,6 @@ httpx2's own transport parses in Python and writes head and body apart; a tenth 
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Final
@@ -26,8 +25,7 @@ _DRAIN_S: Final = 0.05
 class Transport(httpx2.AsyncBaseTransport):
     """HTTP/1.1, directly. Nothing is sent twice; a connection whose answer was not read to its end is aborted."""
 
-    def __init__(self, tls: ssl.SSLContext) -> None:
-        self._tls = tls
+    def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._open: set[Stream] = set()
 
@@ -57,7 +55,7 @@ class Transport(httpx2.AsyncBaseTransport):
             httpx2.TransportError
         """
         if self._session is None:  # not in __init__: a session belongs to the running loop
-            self._session = open_session(max_connections=_MOST_CONNECTIONS, tls=self._tls)
+            self._session = open_session(max_connections=_MOST_CONNECTIONS)
         attempts = Attempts()
         try:
             with _translated(), noting(attempts):

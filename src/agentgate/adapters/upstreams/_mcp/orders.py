@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from agentgate.adapters.upstreams._mcp.wire import (
-    CONNECTION_CLOSED,
-    LOG_LEVEL_META_KEY,
-    METHOD_NOT_FOUND,
-    SERVER_INFO_META_KEY,
-    Mark,
-    MCPError,
-)
+from mcp.shared.exceptions import MCPError
+from mcp_types import CONNECTION_CLOSED, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, PARSE_ERROR, SERVER_INFO_META_KEY
+
+from agentgate.adapters.upstreams._mcp.wire import Mark
 from agentgate.core import strict_json
 from agentgate.core.call import ArgumentCheck, Call
 from agentgate.core.errors import ReasonCode
@@ -33,13 +29,11 @@ METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What may be asked beside `tools/call`, and the capability that the server must have declared for it."""
 
-MIRRORED: Final = ("sampling", "elicitation", "roots")
-"""The capabilities of a client that this gateway carries; what else a client declares, we could not answer for it."""
-
 _LEVELS: Final = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 _MAX_DETAIL: Final = 300
 _MAX_INPUTS: Final = 32
-_PARSE: Final = -32700
+_ANSWERS: Final = ("inputResponses", "requestState")
+"""What a modern client adds to its params when it was asked something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +53,17 @@ class Order:
         more: dict[str, Any] = {"inputResponses": dict(answers)}
         if state is not None:
             more["requestState"] = state
-        kept = {name: value for name, value in self.params.items() if name not in ("inputResponses", "requestState")}
-        return Order(self.method, kept | more, self.meta, self.tool, self.pin, self.definition)
+        return replace(self, params=self._params_without_answers() | more)
+
+    def params_for(self, *, is_modern: bool) -> dict[str, Any]:
+        """What a server of that era understands of them, with their `_meta`."""
+        if is_modern:
+            return {**self.params, "_meta": self.meta}
+        meta = {name: value for name, value in self.meta.items() if name != LOG_LEVEL_META_KEY}
+        return self._params_without_answers() | {"_meta": meta}
+
+    def _params_without_answers(self) -> dict[str, Any]:
+        return {name: value for name, value in self.params.items() if name not in _ANSWERS}
 
 
 def check_options(options: Mapping[str, Any]) -> None:
@@ -112,17 +115,7 @@ def _decided_meta(call: Call) -> dict[str, Any]:
 def _extra(peer: Peer | None) -> dict[str, Any]:
     if peer is None or not peer.is_modern:
         return {}
-    return {name: peer.extra[name] for name in ("inputResponses", "requestState") if name in peer.extra}
-
-
-def meta_for(meta: Mapping[str, Any], *, is_modern: bool) -> dict[str, Any]:
-    """What of it a server of that era understands."""
-    return {name: value for name, value in meta.items() if is_modern or name != LOG_LEVEL_META_KEY}
-
-
-def mirrored(capabilities: Mapping[str, Any]) -> dict[str, Any]:
-    """Of what a client declared, what we carry."""
-    return {name: capabilities[name] for name in MIRRORED if isinstance(capabilities.get(name), Mapping)}
+    return {name: peer.extra[name] for name in _ANSWERS if name in peer.extra}
 
 
 def is_declared(method: str, offers: Mapping[str, Any]) -> bool:
@@ -134,8 +127,9 @@ def is_declared(method: str, offers: Mapping[str, Any]) -> bool:
 
 
 def not_declared(method: str) -> Undelivered:
-    fault = {"code": METHOD_NOT_FOUND, "message": f"the server does not offer {method}"}
-    return Undelivered(ReasonCode.UPSTREAM_ERROR, fault["message"], reached=False, fault=fault)  # type: ignore[arg-type]
+    detail = f"the server does not offer {method}"
+    fault = {"code": METHOD_NOT_FOUND, "message": detail}
+    return Undelivered(ReasonCode.UPSTREAM_ERROR, detail, reached=False, fault=fault)
 
 
 def down(detail: str) -> Undelivered:
@@ -174,7 +168,7 @@ def of_error(error: MCPError, mark: Mark, *, has_ended: bool) -> Undelivered:
             return _KINDS["too_large"]
         if has_ended or error.message.startswith("SSE stream "):
             return LOST
-    if error.code == _PARSE and error.message.startswith("Failed to parse "):
+    if error.code == PARSE_ERROR and error.message.startswith("Failed to parse "):
         return _KINDS["not_jsonrpc"]
     fault: dict[str, Any] = {"code": error.code, "message": error.message}
     if error.data is not None:

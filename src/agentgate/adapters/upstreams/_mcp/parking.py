@@ -12,7 +12,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agentgate.adapters.upstreams._mcp.link import Link, Running
+from mcp_types import INTERNAL_ERROR
+
+from agentgate.adapters.upstreams._mcp.link import Link
+from agentgate.adapters.upstreams._mcp.relay import Running
 from agentgate.core.call import Call
 from agentgate.ports.peer import Peer, PeerUnable
 
@@ -43,18 +46,9 @@ class Parked:
         self.running = Running(None, self._ask)
         self._task: asyncio.Task[dict[str, Any]] | None = None
 
-    def start(
-        self,
-        peer: Peer,
-        method: str,
-        params: Mapping[str, Any],
-        *,
-        headers: Mapping[str, str],
-        capabilities: Mapping[str, Any],
-    ) -> None:
+    def start(self, peer: Peer, method: str, params: Mapping[str, Any], headers: Mapping[str, str]) -> None:
         self.running.peer = peer
-        work = self.link.call(self.running, method, params, headers=headers, capabilities=capabilities)
-        self._task = asyncio.create_task(work)
+        self._task = asyncio.create_task(self.link.call(self.running, method, params, headers))
         self._task.add_done_callback(self._over)
 
     def _over(self, task: asyncio.Task[dict[str, Any]]) -> None:
@@ -104,7 +98,7 @@ class Parked:
 
     async def _ask(self, method: str, params: Mapping[str, Any]) -> Mapping[str, Any]:
         if len(self._questions) >= 32:
-            raise PeerUnable("too many questions at a time", -32603)
+            raise PeerUnable("too many questions at a time", INTERNAL_ERROR)
         self._number += 1
         key = f"q{self._number}"
         future: asyncio.Future[Mapping[str, Any]] = asyncio.get_running_loop().create_future()

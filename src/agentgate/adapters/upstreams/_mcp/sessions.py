@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -40,10 +40,13 @@ class Sessions:
     """At most `most` sessions, and `most_of_one` of one caller. The one that nobody has used for longest makes place
     for a new one; where a caller has its share, one of its own does."""
 
-    def __init__(self, open_: Open, most: int, most_of_one: int) -> None:
+    def __init__(self, open_: Open, most: int, most_of_one: int | None) -> None:
+        """Where `most_of_one` is not said it is half of `most`. Raises ValueError when it is none of them, or more."""
         self._open = open_
         self._most = most
-        self._most_of_one = most_of_one
+        self._most_of_one = (most + 1) // 2 if most_of_one is None else most_of_one
+        if not 1 <= self._most_of_one <= most:
+            raise ValueError("max_sessions_per_caller must be from 1 to max_sessions")
         self._of_clients: dict[str, Link] = {}
         self._last_calls: dict[str, Call] = {}
         """Of each of these."""
@@ -65,7 +68,7 @@ class Sessions:
                 return None
             link = self._of_clients[key] = self._open(peer, capabilities)
             peer.on_session_end(lambda: self._end(key))
-        link.peer = peer
+        link.relay.peer = peer
         link.last_used = time.monotonic()
         self._last_calls[key] = call
         if await link.ready() is not None:
@@ -84,7 +87,7 @@ class Sessions:
             if owner == whose:
                 del self._idle[link]
                 if link.is_up:
-                    link.peer = peer
+                    link.relay.peer = peer
                     self._lent[link] = whose
                     return link
                 self._close_soon(link)
@@ -164,7 +167,7 @@ class Sessions:
         quiet = [
             key
             for key, link in self._of_clients.items()
-            if link.is_up and not link.running and holder in (None, _holder(self._last_calls[key]))
+            if link.is_up and not link.relay.running and holder in (None, _holder(self._last_calls[key]))
         ]
         if not quiet:
             return False
@@ -177,14 +180,10 @@ class Sessions:
             self._close_soon(link)
 
     def _close_soon(self, link: Link) -> None:
-        task = asyncio.create_task(_run(link.close()))
+        task = asyncio.create_task(link.close())
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 
 
 def _holder(call: Call) -> _Holder:
     return call.tenant, call.caller.id
-
-
-async def _run(work: Coroutine[Any, Any, None]) -> None:
-    await work

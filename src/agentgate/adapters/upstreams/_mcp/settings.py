@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from agentgate.adapters.upstreams._http_inject import Injection, is_header_value, read_injection
 from agentgate.core.call import Access
 from agentgate.core.hosts import is_loopback
+from agentgate.ports.upstreams import Credential
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _TRUSTS: Final = ("accepted", "first_use")
@@ -31,23 +32,31 @@ class ServerSettings:
     """One MCP server: a `command` or a `url`, how its credential travels, and its limits."""
 
     name: str
-    command: tuple[str, ...] = ()
-    url: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
-    cwd: str | None = None
-    injection: Injection | None = None
+    command: tuple[str, ...]
+    url: str
+    env: Mapping[str, str]
+    cwd: str | None
+    injection: Injection | None
     """For a URL."""
-    secret_env: str | None = None
+    secret_env: str | None
     """For a command: the variable that carries the credential."""
-    max_response_bytes: int = 1 << 20
-    recheck_s: float = 60.0
-    max_sessions: int = 100
-    connect_timeout_s: float = 10.0
+    max_response_bytes: int
+    recheck_s: float
+    connect_timeout_s: float
 
     @property
     def place(self) -> dict[str, str]:
         """Where it is reached, as an operator may read it: of a command its first word, since others may be secret."""
         return {"url": self.url} if self.url else {"command": self.command[0]}
+
+    def header_of(self, credential: Credential | None) -> tuple[str, str] | None:
+        """The header that carries it. Raises ValueError with a sentence when it cannot be sent."""
+        if credential is None or self.injection is None:
+            return None
+        value = self.injection.of(credential)
+        if value is None:
+            raise ValueError(f"the credential {credential.alias} has characters that cannot be sent")
+        return self.injection.name.lower(), value
 
 
 def read_command(command: Any, url: Any, *, insecure: bool) -> tuple[tuple[str, ...], str]:
@@ -138,18 +147,20 @@ def read_trust(trust: object) -> str:
     return str(trust)
 
 
-def read_tools(tools: Mapping[str, Mapping[str, Any]] | None) -> dict[str, ToolSettings]:
+def read_tools(tools: Any) -> dict[str, ToolSettings]:
     """The `tools` of a server's settings by the tool's own name.
 
     Raises:
         ValueError: with a sentence.
     """
+    if tools is not None and not isinstance(tools, Mapping):
+        raise ValueError("tools must be a mapping")
     read: dict[str, ToolSettings] = {}
     for name, said in (tools or {}).items():
         if not isinstance(said, Mapping):
             raise ValueError(f"tools.{name} must be a mapping")
-        if unknown := sorted(set(said) - _OF_A_TOOL):
-            raise ValueError(f"tools.{name} does not know {', '.join(map(str, unknown))}")
+        if unknown := sorted(map(str, set(said) - _OF_A_TOOL)):
+            raise ValueError(f"tools.{name} does not know {', '.join(unknown)}")
         timeout_ms = said.get("timeout_ms")
         if timeout_ms is not None and (isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int)):
             raise ValueError(f"tools.{name}.timeout_ms must be a whole number")

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -23,7 +23,9 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError
 from mcp_types.jsonrpc import PARSE_ERROR, ErrorData, jsonrpc_message_adapter
 
+from agentgate.adapters.upstreams._mcp.settings import ServerSettings
 from agentgate.core.redaction.scrub import scrub_text
+from agentgate.ports.upstreams import Credential
 
 INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR")
 """All that a child sees of our environment. Credentials of others are in the rest of it."""
@@ -43,9 +45,12 @@ _log = logging.getLogger("agentgate.mcp.stdio")
 Streams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
 
 
-def child_environment(configured: Mapping[str, str]) -> dict[str, str]:
-    """What was configured, and of our own environment `INHERITED` only."""
-    return {name: os.environ[name] for name in INHERITED if name in os.environ} | dict(configured)
+def _environment(settings: ServerSettings, credential: Credential | None) -> dict[str, str]:
+    """What was configured, the credential, and of our own environment `INHERITED` only."""
+    env = {name: os.environ[name] for name in INHERITED if name in os.environ} | dict(settings.env)
+    if credential is not None and settings.secret_env is not None:
+        env[settings.secret_env] = credential.secret
+    return env
 
 
 class LongLine:
@@ -98,28 +103,27 @@ class Lines:
 
 @asynccontextmanager
 async def child_process(
-    command: tuple[str, ...],
+    settings: ServerSettings,
+    credential: Credential | None,
     *,
-    env: Mapping[str, str],
-    cwd: str | None,
     max_line_bytes: int,
     say: Callable[[str], str],
-    name: str,
-    secrets: tuple[str, ...] = (),
+    on_exit: Callable[[int], None],
 ) -> AsyncIterator[Streams]:
     """The streams to and from a child, which ends with the block: its whole process group.
 
     Args:
+        credential: whatever the child writes to stderr, its secrets are not in our log.
         say: makes the text of an error of ours that no server can forge.
-        secrets: of its credential; whatever it writes to stderr, they are not in our log.
+        on_exit: told the `returncode` of a child that has ended by itself.
 
     Raises:
         OSError: it could not be started.
     """
     process = await asyncio.create_subprocess_exec(
-        *command,
-        env=dict(env),
-        cwd=cwd,
+        *settings.command,
+        env=_environment(settings, credential),
+        cwd=settings.cwd,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -130,16 +134,20 @@ async def child_process(
     tasks = [
         asyncio.create_task(_read(process, incoming, max_line_bytes, say)),
         asyncio.create_task(_write(process, outgoing, incoming)),
-        asyncio.create_task(_log_errors(process, name, secrets)),
+        asyncio.create_task(_log_errors(process, settings.name, credential.secrets if credential is not None else ())),
     ]
     try:
         yield read, write
     finally:
+        assert process.stdout is not None
+        has_ended = process.stdout.at_eof()
         for stream in (read, write, incoming, outgoing):
             stream.close()
         ending = asyncio.ensure_future(_end(process, tasks))
         try:
-            await asyncio.shield(ending)
+            status = await asyncio.shield(ending)
+            if has_ended and status is not None:
+                on_exit(status)
         except asyncio.CancelledError:  # no hurry of ours leaves a process behind
             _kill_group(process.pid, signal.SIGKILL)
             await ending
@@ -228,11 +236,15 @@ async def _log_errors(process: asyncio.subprocess.Process, name: str, secrets: t
                 left -= 1
 
 
-async def _end(process: asyncio.subprocess.Process, tasks: list[asyncio.Task[Any]]) -> None:
-    """Close its stdin, wait a moment, then end the group: the protocol's order of shutting down."""
+async def _end(process: asyncio.subprocess.Process, tasks: list[asyncio.Task[Any]]) -> int | None:
+    """Close its stdin, wait a moment, then end the group: the protocol's order of shutting down.
+
+    Its status, if it ended without a signal of ours.
+    """
     assert process.stdin is not None
     process.stdin.close()
     await _wait(process, _GRACE_S)
+    status = process.returncode
     if process.returncode is None and _kill_group(process.pid, signal.SIGTERM):
         await _wait(process, _TERM_S)
     _kill_group(process.pid, signal.SIGKILL)  # grandchildren outlive a server that has gone by itself
@@ -244,6 +256,7 @@ async def _end(process: asyncio.subprocess.Process, tasks: list[asyncio.Task[Any
     if transport is not None:
         with suppress(PermissionError, ProcessLookupError):
             transport.close()
+    return status
 
 
 async def _wait(process: asyncio.subprocess.Process, most_s: float) -> None:

@@ -34,39 +34,18 @@ from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
 from mcp_types import (
     CLIENT_CAPABILITIES_META_KEY,
-    CLIENT_INFO_META_KEY,
-    LOG_LEVEL_META_KEY,
-    PROTOCOL_VERSION_META_KEY,
-    SERVER_INFO_META_KEY,
+    CONNECTION_CLOSED,
+    REQUEST_TIMEOUT,
     ClientCapabilities,
     Implementation,
     JSONRPCError,
     JSONRPCNotification,
     JSONRPCRequest,
 )
-from mcp_types.jsonrpc import CONNECTION_CLOSED, INVALID_PARAMS, METHOD_NOT_FOUND, REQUEST_TIMEOUT
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate import __version__
 from agentgate.adapters.upstreams._mcp.direct import Direct, Elsewhere
-
-__all__ = [
-    "CLIENT_CAPABILITIES_META_KEY",
-    "CLIENT_INFO_META_KEY",
-    "CONNECTION_CLOSED",
-    "INVALID_PARAMS",
-    "LOG_LEVEL_META_KEY",
-    "METHOD_NOT_FOUND",
-    "PROTOCOL_VERSION_META_KEY",
-    "REQUEST_TIMEOUT",
-    "SERVER_INFO_META_KEY",
-    "Handler",
-    "MCPError",
-    "Mark",
-    "Refused",
-    "Wire",
-    "open_wire",
-]
 
 Era = Literal["auto", "legacy"]
 _MOST_ANSWERED: Final = 64
@@ -83,15 +62,21 @@ class Mark:
 
     def __init__(self) -> None:
         self._mark: Final = secrets.token_hex(16)
-        self._pattern: Final = re.compile(self._mark + r":(\w+);")
+        self._pattern: Final = re.compile(self._mark + r":(\w+)(?:: ([^;]*))?;")
 
     def say(self, kind: str) -> str:
+        """`kind` is a word, and may go on with `: ` and its cause."""
         return f"{self._mark}:{kind};"
 
     def heard(self, text: str) -> str | None:
         """The kind that `say` was given, where `text` has it."""
         found = self._pattern.search(text)
         return found[1] if found is not None else None
+
+    def cause(self, text: str) -> str:
+        """What `say` was given behind the kind; nothing where it was none."""
+        found = self._pattern.search(text)
+        return found[2] or "" if found is not None else ""
 
 
 class Refused(Exception):

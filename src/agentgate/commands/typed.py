@@ -1,4 +1,4 @@
-"""Times, as people type them."""
+"""Times, ids and principals, as people type them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from agentgate.commands.terminal import EXIT_USAGE, die
+from agentgate.commands.terminal import Status, die
+from agentgate.core.call import is_id
 from agentgate.core.event import rfc3339
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
@@ -22,4 +23,16 @@ def moment(text: str | None) -> str | None:
         time = datetime.fromisoformat(text)
         return rfc3339(time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
-        die(f"{text!r} is no time, such as 2026-11-21, 2026-11-21T08:00:00Z or 15m", EXIT_USAGE)
+        die(f"{text!r} is no time, such as 2026-11-21, 2026-11-21T08:00:00Z or 15m", Status.USAGE)
+
+
+def check_ids(**given: str | None) -> None:
+    """End with a sentence when one of these cannot be an id. They are named by what it is the id of."""
+    for what, name in given.items():
+        if name is not None and not is_id(name):
+            die(f"{name!r} is not the id of a {what}", Status.USAGE)
+
+
+def principal(name: str) -> str:
+    """An agent's id, or a person's where that is said."""
+    return name if name.startswith(("agent:", "person:")) else f"agent:{name}"

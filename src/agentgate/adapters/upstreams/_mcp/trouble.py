@@ -1,0 +1,47 @@
+"""Why there is no session with a server, in a few words for operators: none of an address, a path or a secret."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import ssl
+from contextlib import suppress
+from pathlib import Path
+
+import aiohttp
+
+
+def why(error: BaseException | None) -> str:
+    """What kept a connection from being made, or a command from being started."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError() | ssl.SSLCertVerificationError():
+            return "its certificate is not trusted"
+        case aiohttp.ClientConnectorSSLError() | ssl.SSLError():
+            return "it speaks no TLS there"
+        case aiohttp.ClientConnectorDNSError() | socket.gaierror():
+            return "its name is not known"
+        case TimeoutError():
+            return "it timed out"
+        case OSError(errno=int(number)) if number > 0:
+            return os.strerror(number).lower()
+        case None:
+            return "it is not said why"
+        case _:
+            return type(error).__name__
+
+
+def not_started(error: OSError, folder: str | None) -> str:
+    """Why a command does not run, which would be in `folder`."""
+    if folder is not None and not Path(folder).is_dir():
+        return "its cwd is no folder that it may be in"
+    return "command not found" if isinstance(error, FileNotFoundError) else f"the command does not run: {why(error)}"
+
+
+def ended(status: int) -> str:
+    """How a child ended, by what `returncode` is."""
+    if status >= 0:
+        return f"it exited with status {status}"
+    with suppress(ValueError):
+        return f"it was ended by {signal.Signals(-status).name}"
+    return f"it was ended by signal {-status}"

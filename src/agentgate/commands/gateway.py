@@ -1,0 +1,88 @@
+"""Where the gateway is that a command talks to, with which key, and what is said when it does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.markup import escape
+
+from agentgate import settings as configuration
+from agentgate.commands.remote import ANSWER_S, NotAGateway, Refusal, Remote, Unanswered
+from agentgate.commands.terminal import Status, die, err, settings_of
+from agentgate.commands.words import plain
+from agentgate.settings import Settings
+
+Url = Annotated[
+    str | None, typer.Option("--url", help="The gateway (AGENTGATE_URL; else as configured, http://127.0.0.1:8000)")
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option("--key", help="Your key; better AGENTGATE_KEY. Else AGENTGATE_ADMIN_API_KEY, or DATA_DIR/admin.key"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="What the gateway answered, as JSON")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the record: up to 500 characters")]
+
+_ELSEWHERE: Final = "say where the gateway is with --url or AGENTGATE_URL"
+_NOT_THERE: Final = f"start it with `agentgate serve`, or {_ELSEWHERE}"
+
+
+@contextmanager
+def the_gateway(
+    url: str | None,
+    key: str | None,
+    config: Path | None,
+    data_dir: Path | None,
+    *,
+    needs: str,
+    answer_s: float = ANSWER_S,
+) -> Iterator[Remote]:
+    """The gateway that a command talks to; what it does not get ends in one sentence. `needs` names the role."""
+    given = configuration.environment()
+    url, key = url or given.get("AGENTGATE_URL"), key or given.get("AGENTGATE_KEY")
+    if not url or not key:
+        settings = settings_of(config, {"data_dir": data_dir})
+        url, key = url or _url_of(settings), key or _admin_key_of(settings)
+    try:
+        remote = Remote(url, key, answer_s=answer_s)
+    except ValueError as error:
+        die(str(error), Status.USAGE)
+    if remote.is_clear_text:
+        err.print(f"agentgate: your key goes to {escape(remote.url)} in clear text")
+    try:
+        with remote:
+            yield remote
+    except Unanswered as silence:
+        die(f"the gateway {remote.url} does not answer: {silence}; {_NOT_THERE}", Status.REFUSED)
+    except NotAGateway as error:
+        die(f"{remote.url} answers {error}; {_ELSEWHERE}", Status.REFUSED)
+    except Refusal as refusal:
+        is_told = f"needs {needs}" in refusal.detail
+        also = f"; this wants a key with the role {needs}" if refusal.status in (401, 403) and not is_told else ""
+        die(f"{refusal.status} {refusal.reason}: {plain(refusal.detail)}{also}", Status.REFUSED)
+
+
+def _url_of(settings: Settings) -> str:
+    """Where a gateway with these settings is reached."""
+    server = settings.server
+    if server.base_url is not None:
+        return server.base_url
+    if server.port == 0:
+        die("the configured port is 0: say with --url where the gateway is", Status.USAGE)
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared with
+    return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
+
+
+def _admin_key_of(settings: Settings) -> str:
+    """The configured admin key, or the one that the first start left in the data directory."""
+    if settings.auth.admin_key is not None:
+        return settings.auth.admin_key
+    path = settings.data_dir / "admin.key"
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        hint = "set AGENTGATE_KEY, or say --key, or --data-dir where a gateway of this machine keeps its own"
+        die(f"no key: {hint} ({path}: {error.strerror})", Status.USAGE)

@@ -1,0 +1,163 @@
+"""What a pack's sections say, to the letter: v0.2's readers know these names, and a verifier makes them again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import orjson
+import pytest
+
+from agentgate.core import sections
+from agentgate.core.event import Kind, Record
+
+AT = "2026-11-21T09:00:00.000000Z"
+ACT = {"event_id": "e-1", "timestamp": AT, "actor": "person:ada"}
+
+
+def record(kind: Kind, body: dict[str, Any] | None = None, **fields: Any) -> Record:
+    leaf = {"id": "e-1", "at": AT, "kind": kind.value, "tenant": "t", "session": "s-1", "principal": "person:ada"}
+    return Record(7, 1, 0, leaf | fields, b"{}", b"", orjson.dumps(body or {}))
+
+
+KILL = {"kill_id": "k", "scope": "session", "target": "s-1"}
+KILLED = ACT | KILL | {"reason": None, "drained": None}
+ASKED = {
+    "event_id": "e-1", "timestamp": AT, "approval_id": "a-1", "verdict": None, "approver": None, "requested_by": None,
+    "tool_name": None,
+}  # fmt: skip
+EDITED = {"quorum": 2, "approvers": ["person:bea"], "on_behalf_of": "eve", "edited_from": "a-0", "edited_by": "ada"}
+TOOL = {"tool": "files__read", "server": "files", "pin": "p"}
+TOOL_ROW = ACT | {"tool_name": "files__read", "server": "files", "pin": "p", "found": None, "access": None}
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "body", "section", "row"),
+    [
+        (Kind.KILLED, KILL, {"reason": "loops"}, "kills", KILLED | {"what": "killed", "reason": "loops"}),
+        (Kind.RELEASE_ASKED, KILL, {}, "kills", KILLED | {"what": "release_asked"}),
+        (Kind.DRAINED, KILL | {"drained": False, "excepted": ["m-2"], "attested": ["m-3"]}, {}, "kills",
+         KILLED | {"what": "drained", "drained": False, "drained_except": ["m-2"], "attested": ["m-3"]}),
+        (Kind.RELEASED, KILL | {"why": "release", "forced": True, "asked_by": ["person:bea"]}, {}, "kills",
+         KILLED | {"what": "released", "why": "release", "forced": True, "asked_by": ["person:bea"]}),
+        (Kind.RELEASED, KILL | {"why": "expiry", "forced": False}, {}, "kills",
+         KILLED | {"what": "released", "why": "expiry", "forced": False, "asked_by": []}),
+        (Kind.APPROVAL_REQUESTED, {"approval_id": "a-1", "tool": "x", **EDITED}, {"arguments": {"n": 1}}, "approvals",
+         ASKED | EDITED | {"what": "requested", "requested_by": "person:ada", "tool_name": "x", "arguments": {"n": 1}}),
+        (Kind.APPROVAL_DECIDED, {"approval_id": "a-1", "verdict": "denied"}, {"reason": "no"}, "approvals",
+         ASKED | {"what": "denied", "verdict": "denied", "approver": "person:ada", "reason": "no"}),
+        (Kind.APPROVAL_DECIDED, {"approval_id": "a-1", "verdict": "approved", "ordinal": 1, "quorum": 2}, {},
+         "approvals", ASKED | {"what": "voted", "approver": "person:ada", "ordinal": 1, "quorum": 2}),
+        (Kind.APPROVAL_DECIDED, {"approval_id": "a-1", "verdict": "approved", "ordinal": 2, "quorum": 2}, {},
+         "approvals",
+         ASKED | {"what": "approved", "verdict": "approved", "approver": "person:ada", "ordinal": 2, "quorum": 2}),
+        (Kind.APPROVAL_CLOSED, {"approval_id": "a-1", "state": "void", "why": "edited", "edited_to": "a-2"}, {},
+         "approvals", ASKED | {"what": "void", "why": "edited", "edited_to": "a-2", "actor": "person:ada"}),
+        (Kind.APPROVAL_CLOSED, {"approval_id": "a-1", "state": "void", "kill_id": "k"}, {}, "approvals",
+         ASKED | {"what": "void", "kill_id": "k", "actor": "person:ada"}),
+        (Kind.EXPORTED, {"format": "pdf", "of_session": "s-1", "until": "2027"}, {}, "exports",
+         ACT | {"format": "pdf", "of_session": "s-1", "of_agent": None, "since": None, "until": "2027"}),
+        (Kind.HELD, {"hold_id": "h", "of_session": "s-1"}, {"reason": "court"}, "holds",
+         ACT | {"what": "held", "hold_id": "h", "of_session": "s-1", "reason": "court"}),
+        (Kind.UNHELD, {"hold_id": "h", "of_session": ""}, {}, "holds",
+         ACT | {"what": "unheld", "hold_id": "h", "of_session": None, "reason": None}),
+        (Kind.PRUNED, {"why": "retention", "bodies": 2, "through": 5}, {}, "prunes",
+         ACT | {"session": "s-1", "why": "retention", "bodies": 2, "through": 5}),
+        (Kind.TOOL_ACCEPTED, TOOL | {"access": "read", "trust": "operator"}, {}, "tools",
+         TOOL_ROW | {"what": "tool_accepted", "access": "read", "trust": "operator"}),
+        (Kind.TOOL_QUARANTINED, TOOL | {"found": "q"}, {}, "tools",
+         TOOL_ROW | {"what": "tool_quarantined", "found": "q", "trust": None}),
+    ],
+)  # fmt: skip
+def test_an_act_has_its_row(
+    kind: Kind, fields: dict[str, Any], body: dict[str, Any], section: str, row: dict[str, Any]
+) -> None:
+    assert sections.summary([record(kind, body, **fields)], [])[section] == [row]
+
+
+def test_what_a_clock_has_closed_names_nobody() -> None:
+    closed = record(Kind.APPROVAL_CLOSED, approval_id="a-1", state="expired")
+    of_nobody = replace(closed, fields={name: closed.fields[name] for name in closed.fields if name != "principal"})
+    assert sections.summary([of_nobody], [])["approvals"] == [ASKED | {"what": "expired"}]
+
+
+# --- anomalies --------------------------------------------------------------------------------------------
+
+
+def entry(number: int = 0, **said: Any) -> dict[str, Any]:
+    return {
+        "event_id": f"e-{number}", "timestamp": AT, "tenant": "t", "session_id": "s-1", "agent_id": "agent:bot",
+        "tool_name": "x", "decision": "ALLOW", "reason_code": "ok", "approved_by": None, "policy_version": "r",
+        "outcome": "ok", **said,
+    }  # fmt: skip
+
+
+def found(*entries: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
+    said = sections.anomalies(entries)
+    return [(one["type"], one["description"], [name.removeprefix("e-") for name in one["event_ids"]]) for one in said]
+
+
+def calls_at(*seconds: float) -> list[tuple[str, list[str]]]:
+    entries = [entry(n, timestamp=f"2026-11-21T09:00:{at:09.6f}Z") for n, at in enumerate(seconds)]
+    return [(text, names) for kind, text, names in found(*entries) if kind == "rapid_fire"]
+
+
+def names(first: int, last: int) -> list[str]:
+    return [str(number) for number in range(first, last + 1)]
+
+
+def burst(count: int, start: float = 0.0, apart: float = 0.1) -> list[float]:
+    return [start + apart * number for number in range(count)]
+
+
+TEN = "10 calls, 10 or more of them within 1 s"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "bursts"),
+    [
+        ([], []),
+        (burst(9), []),
+        (burst(10), [(TEN, names(0, 9))]),
+        ([*burst(9), 1.0], [(TEN, names(0, 9))]),
+        ([*burst(9), 1.1], []),
+        (burst(13), [(TEN.replace("10", "13", 1), names(0, 12))]),
+        ([*burst(10, apart=0.0625), 1.0625], [(TEN.replace("10", "11", 1), names(0, 10))]),
+        ([*burst(10, apart=0.0625), 1.09375], [(TEN, names(0, 9))]),
+        ([0.0, *burst(10, 5.0)], [(TEN, names(1, 10))]),
+        ([*burst(10), 3.0, *burst(11, 5.0)], [(TEN, names(0, 9)), (TEN.replace("10", "11", 1), names(11, 21))]),
+    ],
+    ids=str,
+)
+def test_ten_calls_within_a_second_are_a_burst_as_long_as_it_goes_on(
+    seconds: list[float], bursts: list[tuple[str, list[str]]]
+) -> None:
+    assert calls_at(*seconds) == bursts
+
+
+NO = {"decision": "DENY", "outcome": None}
+
+
+@pytest.mark.parametrize(
+    ("entries", "told"),
+    [
+        ([entry()], []),
+        ([entry(1, approved_by="person:ada"), entry(2, **NO), entry(3, tool_name="y", **NO)],
+         [("denied_after_approval", "x was refused after an approved call of it", ["2"])]),
+        ([entry(1, approved_by="person:ada", **NO), entry(2, **NO)], []),
+        ([entry(n, **NO) for n in range(4)], []),
+        ([*[entry(n, **NO) for n in range(5)], entry(5, tool_name="y", **NO)],
+         [("refused_repeatedly", "x was refused 5 times in a row", names(0, 4))]),
+        ([entry(n, reason_code="foreign_session", agent_id=f"agent:{by}", **NO) for n, by in enumerate("cac")],
+         [("foreign_session", "agent:a, agent:c tried to use a session of somebody else", names(0, 2))]),
+        ([entry(1), entry(2, policy_version=""), entry(3), entry(4, policy_version="q"), entry(5, policy_version="q")],
+         [("policy_changed", "another policy revision decided from here on", ["4"])]),
+        ([entry(1, policy_version="q", session_id="s-2"), entry(2), entry(3, policy_version="p", tenant="u")], []),
+        ([entry(n, outcome=end) for n, end in enumerate(["unknown", "ok", "cancelled", "open", "error"])],
+         [("effect_unknown", "3 calls ended without a known upstream effect", ["0", "2", "3"])]),
+    ],
+)  # fmt: skip
+def test_what_somebody_should_look_at_is_told_in_these_words(
+    entries: list[dict[str, Any]], told: list[tuple[str, str, list[str]]]
+) -> None:
+    assert found(*entries) == told
