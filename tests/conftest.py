@@ -10,11 +10,19 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests import scratch
+from tests.stalls import Stalls
+
 settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("house")
 
 # A shell that runs this in the background has it ignore Ctrl-C, and so would every command that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(scratch.root()))
+    config.pluginmanager.register(Stalls())
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -1,4 +1,4 @@
-"""Directories for servers that tests start.
+"""Directories for tests and for servers that they start.
 
 In memory where there is room: a killed process loses nothing of a file there either, the calls that it makes are the
 same, and no other program's writes make a disk that tests wait for stall.
@@ -19,5 +19,10 @@ _ROOM: Final = 2 * 1024**3
 def directory(prefix: str, *, on_disk: bool = False) -> Path:
     """A new one, which the caller removes. Not below pytest's tmp_path: the name of a unix socket may have no more
     than 107 bytes."""
+    return Path(tempfile.mkdtemp(prefix=prefix, dir=None if on_disk else root()))
+
+
+def root() -> Path:
+    """Where they lie, and pytest's `tmp_path`."""
     is_roomy = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _ROOM
-    return Path(tempfile.mkdtemp(prefix=prefix, dir=_MEMORY if is_roomy and not on_disk else None))
+    return _MEMORY if is_roomy else Path(tempfile.gettempdir())

@@ -24,7 +24,7 @@ import pytest
 from tests.attacks.raw_http import CASES, Raw
 from tests.gateway import GatewayProcess, statuses
 
-PATIENCE_S = 1.0
+PATIENCE_S = 2.0
 SESSIONS = ("main", "next", "hide")
 NUMBERS = {case.name: number for number, case in enumerate(CASES, 1)}
 

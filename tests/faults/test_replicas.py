@@ -52,8 +52,9 @@ class Pair:
         return answer.status_code, answer.json()
 
     def seen(self, session: str) -> dict[str, Any]:
-        """That kill, as the healthy one tells of it."""
-        found: dict[str, Any] = self.healthy.admin().get(f"/kills/{session}").json()
+        """That kill, as the healthy one tells of it; on a machine that stalls it may have to be asked again."""
+        answer = until(lambda: got if (got := self.healthy.admin().get(f"/kills/{session}")).is_success else None)
+        found: dict[str, Any] = answer.json()
         return found
 
     def until_drained(self, session: str) -> dict[str, Any]:

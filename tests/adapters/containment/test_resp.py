@@ -110,6 +110,29 @@ def test_a_pause_of_our_own_is_not_taken_for_the_servers(new_loop: Callable[[], 
         assert runner.run(ask()) == b"OK"
 
 
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_the_end_of_the_connection_is_known_in_the_turn_that_hears_of_it(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """The loop says one turn later that the connection is lost: what is asked between the two would be sent into it."""
+    ours, theirs = socket.socketpair()
+
+    async def ask() -> bool:
+        loop = asyncio.get_running_loop()
+        told = asyncio.Event()
+        heard: asyncio.Future[bool] = loop.create_future()
+        _, connection = await loop.create_unix_connection(lambda: Connection(5.0, lambda _, why: told.set()), sock=ours)
+        answer = connection.command("PING")
+        answer.add_done_callback(lambda _: heard.set_result(told.is_set() or connection.is_usable))
+        theirs.shutdown(socket.SHUT_WR)
+        is_late = await heard
+        await told.wait()
+        return is_late
+
+    with theirs, asyncio.Runner(loop_factory=new_loop) as runner:
+        assert not runner.run(ask())
+
+
 @pytest.mark.parametrize(
     ("answer", "why"),
     [

@@ -27,7 +27,7 @@ from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER, RETENTION
 from tests.adapters.log.test_sqlite import KEY, SIGNER, before_stretches, raw
 from tests.contracts.bodies import LIMIT, LONG_AGO, TODAY, BodiesContract, Historian
-from tests.contracts.log import ORIGIN, all_of, opener
+from tests.contracts.log import ORIGIN, all_of, opener, patient
 from tests.postgres_server import PostgresServer
 
 
@@ -39,7 +39,7 @@ def path(tmp_path: Path) -> Path:
 class TestSqliteBodies(BodiesContract):
     @pytest.fixture
     def opened(self, path: Path) -> Any:
-        return opener(lambda: SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=3600))
+        return patient(lambda: SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=3600))
 
     @pytest.fixture
     def audit(self, path: Path) -> Callable[[], Awaitable[Report]]:
@@ -55,7 +55,7 @@ class TestPostgresBodies(BodiesContract):
 
     @pytest.fixture
     def opened(self, guarded: PostgresServer, guarded_database: str) -> Any:
-        return opener(
+        return patient(
             lambda: PostgresLog.open(
                 guarded.url(guarded_database, GATEWAY),
                 SIGNER,

@@ -148,8 +148,12 @@ class Connection(asyncio.Protocol):
                 case answer:
                     return answer
 
+    def eof_received(self) -> None:
+        # `connection_lost` comes a turn of the loop later: what were sent until then would be lost, and refused.
+        self._give_up(_lost())
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self._give_up(f"the connection to the kill store was lost: {exc or 'closed by the other side'}")
+        self._give_up(_lost(exc))
         self._on_lost(self, self._why_closed)
 
     def _give_up(self, why: str) -> None:
@@ -234,6 +238,10 @@ async def connect(
 def _must(what: str, answer: Answer) -> None:
     if isinstance(answer, (NoAnswer, hiredis.ReplyError)):
         raise KillStateUnknown(f"{what}: {explain(answer)}")
+
+
+def _lost(exc: Exception | None = None) -> str:
+    return f"the connection to the kill store was lost: {exc or 'closed by the other side'}"
 
 
 def _unasked(answer: Answer) -> str:

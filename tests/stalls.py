@@ -1,0 +1,73 @@
+"""A machine that stands still: a test that failed meanwhile is run again, and both times are reported.
+
+Where everything stops for half a second, deadlines of milliseconds pass and leases end; a call is refused then, as it
+should be, and a test that expects its answer fails and says nothing of us. Virtual machines do that, and disks that
+others share. A failure while none of it was seen stands.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from typing import Final
+
+import pytest
+
+EVERY_S: Final = 0.2
+LONGEST_S: Final = 0.3
+"""Beyond this a pause is none that a scheduler with more processes than cores makes."""
+AFTERMATH_S: Final = 3.0
+"""A test that begins so shortly after a stall may still meet what it left: a lease that ended, a link that is down."""
+RERUNS: Final = 2
+
+
+class Watch(threading.Thread):
+    """Sleeps, and makes a write durable, again and again; notes when that took far longer than it does."""
+
+    def __init__(self) -> None:
+        super().__init__(name="stalls", daemon=True)
+        self._turn_began = time.monotonic()
+        self._last_seen = float("-inf")
+
+    def run(self) -> None:
+        with tempfile.TemporaryFile() as file:
+            while True:
+                time.sleep(EVERY_S)
+                os.pwrite(file.fileno(), b".", 0)
+                os.fsync(file.fileno())
+                self._look()
+                self._turn_began = time.monotonic()
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._turn_began > EVERY_S + LONGEST_S:
+            self._last_seen = now
+
+    def saw_one_since(self, moment: float) -> bool:
+        """Whether one ended after that moment of `time.monotonic`, or goes on."""
+        self._look()
+        return self._last_seen > moment
+
+
+class Stalls:
+    """The plugin."""
+
+    def __init__(self) -> None:
+        self._watch = Watch()
+        self._began = time.monotonic()
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            item.add_marker(pytest.mark.flaky(reruns=RERUNS, condition=self._is_to_blame))
+
+    def pytest_runtestloop(self) -> None:
+        self._watch.start()
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self) -> None:
+        self._began = time.monotonic()
+
+    def _is_to_blame(self) -> bool:
+        return self._watch.saw_one_since(self._began - AFTERMATH_S)

@@ -1,0 +1,56 @@
+"""Which failures are given a second chance: those of a machine that stood still, and no other."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+CASE = """
+import pathlib, time
+from tests.stalls import Stalls
+
+def test_that_is_in_a_hurry():
+    pathlib.Path("begun").touch()
+    began = time.monotonic()
+    while time.monotonic() - began < {takes}:
+        time.sleep(0.01)
+    assert time.monotonic() - began < 2 and {holds}
+"""
+CONFTEST = "from tests.stalls import Stalls\ndef pytest_configure(config): config.pluginmanager.register(Stalls())\n"
+
+
+def run(folder: Path, *, takes: float, holds: bool, stops_for_s: float) -> str:
+    """What pytest says at last of a test that is stopped once, for so long."""
+    (folder / "conftest.py").write_text(CONFTEST)
+    (folder / "test_it.py").write_text(CASE.format(takes=takes, holds=holds))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(folder), "test_it.py"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    while not (folder / "begun").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(stops_for_s)
+    process.send_signal(signal.SIGCONT)
+    said, _ = process.communicate(timeout=60)
+    return said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("stops_for_s", "holds", "verdict"),
+    [(2.5, True, "1 passed, 1 rerun"), (0.0, False, "1 failed in"), (2.5, False, "1 failed, ")],
+    ids=["stood still", "did not", "stood still, and it fails all the same"],
+)
+def test_a_failure_of_a_machine_that_stood_still_is_tried_again(
+    tmp_path: Path, stops_for_s: float, holds: bool, verdict: str
+) -> None:
+    assert verdict in run(tmp_path, takes=0.3, holds=holds, stops_for_s=stops_for_s)
