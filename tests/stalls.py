@@ -7,10 +7,10 @@ others share. A failure while none of it was seen stands.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import threading
-import time
+from os import fsync, pwrite
+from time import monotonic, sleep
 from typing import Final
 
 import pytest
@@ -24,24 +24,26 @@ RERUNS: Final = 2
 
 
 class Watch(threading.Thread):
-    """Sleeps, and makes a write durable, again and again; notes when that took far longer than it does."""
+    """Sleeps, and makes a write durable, again and again; notes when that took far longer than it does.
+
+    What it calls it has imported by name: tests replace it in the modules."""
 
     def __init__(self) -> None:
         super().__init__(name="stalls", daemon=True)
-        self._turn_began = time.monotonic()
+        self._turn_began = monotonic()
         self._last_seen = float("-inf")
 
     def run(self) -> None:
         with tempfile.TemporaryFile() as file:
             while True:
-                time.sleep(EVERY_S)
-                os.pwrite(file.fileno(), b".", 0)
-                os.fsync(file.fileno())
+                sleep(EVERY_S)
+                pwrite(file.fileno(), b".", 0)
+                fsync(file.fileno())
                 self._look()
-                self._turn_began = time.monotonic()
+                self._turn_began = monotonic()
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = monotonic()
         if now - self._turn_began > EVERY_S + LONGEST_S:
             self._last_seen = now
 
@@ -56,7 +58,7 @@ class Stalls:
 
     def __init__(self) -> None:
         self._watch = Watch()
-        self._began = time.monotonic()
+        self._began = monotonic()
 
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         for item in items:
@@ -67,7 +69,7 @@ class Stalls:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self) -> None:
-        self._began = time.monotonic()
+        self._began = monotonic()
 
     def _is_to_blame(self) -> bool:
         return self._watch.saw_one_since(self._began - AFTERMATH_S)

@@ -341,7 +341,7 @@ def test_a_kill_on_a_locked_database_cuts_what_runs_and_says_503(steady: Gate, v
         assert (said.status, said.reason) == (503, "outcome_unrecorded")
     steady.until_works()
     until(lambda: steady.entry(said, victim)["outcome"] == "cancelled")
-    assert steady.admin().get("/kills").json()["kills"] == []
+    assert victim not in [kill["target"] for kill in steady.admin().get("/kills").json()["kills"]]
 
 
 def test_an_outcome_on_a_locked_database_is_not_released_and_written_later(steady: Gate, victim: str) -> None:

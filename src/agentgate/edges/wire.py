@@ -129,7 +129,9 @@ class Wire:
         except Exception:  # the edge's last handler: nobody gets a traceback, and nothing is answered as allowed
             self._on_fault()
             logger.exception("a request failed", extra={"path": scope["path"]})
-            unforeseen = Problem(503, ReasonCode.INTERNAL, "Internal error; nothing was run because of it")
+            unforeseen = Problem(
+                503, ReasonCode.INTERNAL, "Internal error; if it was a call, the log says whether it ran"
+            )
             await _answer_problem(send, unforeseen, request.correlation_id)
 
     def _read_head(self, request: Request) -> None:

@@ -127,6 +127,21 @@ async def test_who_has_its_share_gives_up_a_quiet_session_of_its_own_and_nobody_
         assert (_is_alive(second), _is_alive(others)) == (True, True)
 
 
+async def test_a_client_is_awaited_once_however_often_its_session_is_opened_anew() -> None:
+    upstream = McpUpstream("s", command=script(), max_sessions_per_caller=1)
+    async with world(upstream) as w:
+        client = FakePeer(session_key="a1")
+        for _ in range(3):
+            await process_of(w, "a2", "busy")
+            answer = await call(w, "spawn", client, agent="busy")
+            assert isinstance(answer, Delivered)
+        (end,) = client.enders
+        await end()
+        await until(lambda: not _is_alive(int(answer.value["structuredContent"]["own"])))
+        assert isinstance(await call(w, "spawn", client, agent="busy"), Delivered)
+        assert len(client.enders) == 2
+
+
 @pytest.mark.parametrize("share", [0, -1, 5])
 def test_a_share_is_one_session_at_least_and_all_of_them_at_most(share: int) -> None:
     with pytest.raises(ValueError, match="max_sessions_per_caller must be from 1 to max_sessions"):

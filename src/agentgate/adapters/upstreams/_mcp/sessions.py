@@ -50,6 +50,8 @@ class Sessions:
         self._of_clients: dict[str, Link] = {}
         self._last_calls: dict[str, Call] = {}
         """Of each of these."""
+        self._awaited: set[str] = set()
+        """The clients whose end we are told of."""
         self._lent: dict[Link, _Whose] = {}
         self._idle: dict[Link, _Whose] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -67,7 +69,9 @@ class Sessions:
             if not self._has_place(_holder(call)):
                 return None
             link = self._of_clients[key] = self._open(peer, capabilities)
-            peer.on_session_end(lambda: self._end(key))
+            if key not in self._awaited:  # once for the client's session, however often ours breaks meanwhile
+                self._awaited.add(key)
+                peer.on_session_end(lambda: self._client_left(key))
         link.relay.peer = peer
         link.last_used = time.monotonic()
         self._last_calls[key] = call
@@ -133,6 +137,10 @@ class Sessions:
         self._lent.clear()
         self._idle.clear()
         await asyncio.gather(*(link.close() for link in links), *self._closing, return_exceptions=True)
+
+    async def _client_left(self, key: str) -> None:
+        self._awaited.discard(key)
+        await self._end(key)
 
     async def _end(self, key: str, link: Link | None = None) -> None:
         """Close the client's session, or only `link` where it is that one."""
