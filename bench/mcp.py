@@ -1,4 +1,5 @@
-"""What the gateway adds to a call over MCP, in both eras, to the same server without it; fastmcp's proxy beside it."""
+"""What the gateway adds to a call over MCP, in both eras, to the same server without it; beside it the least that a
+gateway with a log could add, and fastmcp's proxy."""
 
 from __future__ import annotations
 
@@ -39,6 +40,7 @@ def measure(*, rounds: int, seconds: float) -> list[str]:
         direct = stack.enter_context(_server(18040, [sys.executable, "-m", "bench.mcp_echo", "18040"]))
         subjects = {
             "direct": direct,
+            "floor": stack.enter_context(_floor(direct, 18043, directory / "floor")),
             "agentgate": stack.enter_context(_gateway(directory, direct, 18041)),
             "fastmcp": stack.enter_context(_fastmcp(direct, 18042)),
         }
@@ -62,8 +64,9 @@ def measure(*, rounds: int, seconds: float) -> list[str]:
     return [
         f"{rounds} interleaved rounds, medians. p50: {CALLS} calls of a tool that echoes, in a row, with the SDK's",
         f"client ({FEW_CALLS} of fastmcp). calls/s: {CLIENTS} connections of wrk for {seconds:g} s. `direct` is the",
-        "server alone (the SDK's, over HTTP); `agentgate` decides, counts and twice logs each call on its way there;",
-        "`fastmcp` is its `create_proxy`, which does none of that.",
+        "server alone (the SDK's, over HTTP); `floor` passes on what it is told and does two durable writes for it;",
+        "`agentgate` decides, counts and twice logs each call on its way there; `fastmcp` is its `create_proxy`, which",
+        "does none of that.",
         "",
         *_table(medians_ms, loads),
         "",
@@ -75,7 +78,7 @@ def _table(p50_ms: dict[tuple[str, str], float], loads: dict[tuple[str, str], Su
     yield "| era | subject | p50 ms | added ms | × direct | calls/s | × direct | bad |"
     yield "|---|---|---|---|---|---|---|---|"
     for era, revision in ERAS.items():
-        for name in ("direct", "agentgate", "fastmcp"):
+        for name in ("direct", "floor", "agentgate", "fastmcp"):
             load, own_ms = loads[name, era], p50_ms["direct", era]
             added_ms, rate = p50_ms[name, era] - own_ms, load.median(CLIENTS, "rate")
             added = f"{added_ms:.2f} | {added_ms / own_ms:.2f}" if name != "direct" else "– | –"
@@ -151,6 +154,13 @@ async def _heard(server: Server) -> None:
         if time.monotonic() > ends_at:
             raise SystemExit("bench: the gateway has not heard its upstream")
         await asyncio.sleep(0.05)
+
+
+@contextmanager
+def _floor(upstream: Server, port: int, file: Path) -> Iterator[Server]:
+    command = [sys.executable, "-m", "bench.mcp_floor", upstream.url, str(port), str(file)]
+    with _server(port, command) as server:
+        yield server
 
 
 @contextmanager
