@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, Final
 
 import orjson
@@ -51,6 +52,7 @@ _ENVELOPE: Final[Mapping[str, type]] = {
 }  # fmt: skip
 
 _ENVELOPE_TYPES: Final = tuple(_ENVELOPE.values())
+_envelope_of = itemgetter(*_ENVELOPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,7 @@ class Auditor:
         if misfit is not None:
             self._find(index, misfit)
             return None
-        get = fields.get
-        told = (get("id"), get("kind"), get("at"), get("tenant", ""), get("session", ""))
+        told = (fields["id"], fields["kind"], fields["at"], *_session(fields))
         stored = (event_id, kind, at, tenant, session)
         if told != stored:
             names = ("event_id", "kind", "at", "tenant", "session")
@@ -446,13 +447,20 @@ def _misfit(fields: Any, leaf: bytes) -> str | None:
         return "the leaf is not in its canonical form"
     if len(leaf) > MAX_LEAF_BYTES:
         return f"a leaf of {len(leaf)} bytes"
-    if tuple(map(type, map(fields.get, _ENVELOPE))) != _ENVELOPE_TYPES:
+    if not _has_envelope(fields):
         return f"the leaf has no {next(name for name, kind in _ENVELOPE.items() if type(fields.get(name)) is not kind)}"
     if fields["v"] != LEAF_VERSION:
         return f"a leaf of version {fields['v']}"
     if fields["kind"] not in _KINDS:
         return f"unknown kind {fields['kind']!r}"
     return None
+
+
+def _has_envelope(fields: Mapping[str, Any]) -> bool:
+    try:
+        return tuple(map(type, _envelope_of(fields))) == _ENVELOPE_TYPES
+    except KeyError:
+        return False
 
 
 def _agrees(table: str, column: str, derived: Value, stored: Value) -> bool:

@@ -64,6 +64,19 @@ class PlainCall:
     name: str
     params: Mapping[str, Any]
 
+    def peer(self, session: Any, version: str, scope: Scope, guest: Guest) -> ClientPeer:
+        """Who made it; `session` leads there. It stands before what the SDK's handlers are given. Raises MCPError."""
+        ctx = sdk.Context(
+            session=session,
+            lifespan_context=None,
+            protocol_version=version,
+            method=METHOD,
+            params=self.params,
+            request_id=self.request_id,
+            request=HttpRequest({**scope, CALLER: guest}),
+        )
+        return ClientPeer(ctx)
+
 
 class Judge:
     """The SDK's word on requests. What can be wrong with one is its `_meta`, which is the same in all of a client's."""
@@ -147,17 +160,9 @@ class PlainCalls:
     async def serve(self, plain: PlainCall, scope: Scope, guest: Guest, receive: Receive, send: Send) -> None:
         """Answer it. Nothing is sent to a client that has gone away."""
         reply = Reply(plain.request_id, send)
-        ctx = sdk.Context(
-            session=self._alone.session,
-            lifespan_context=None,
-            protocol_version=_REVISION,
-            method=METHOD,
-            params=plain.params,
-            request_id=plain.request_id,
-            request=HttpRequest({**scope, CALLER: guest}),
-        )
         try:
-            result = await self._watched(ClientPeer(ctx), plain.name, receive, reply)
+            peer = plain.peer(self._alone.session, _REVISION, scope, guest)
+            result = await self._watched(peer, plain.name, receive, reply)
             if result is not None:
                 await reply.result(self._alone.shaped(METHOD, result))
         except MCPError as error:

@@ -20,12 +20,11 @@ from mcp.server.streamable_http import REQUEST_CANCELLED
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError, NoBackChannelError
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
-from starlette.requests import Request as HttpRequest
 
 from agentgate.core.call import Principal
 from agentgate.edges._mcp import sdk
 from agentgate.edges._mcp.calls import Calls
-from agentgate.edges._mcp.parts import CALLER, Guest
+from agentgate.edges._mcp.parts import Guest
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.plain import METHOD, VERSION, Call, PlainCall, accepts_both, plain_call
 from agentgate.edges._mcp.reply import Reply
@@ -129,18 +128,10 @@ class SeatedCalls:
         session_id, version = connection.session_id or "", connection.protocol_version
         reply = Reply(plain.request_id, send, [(_SESSION, session_id.encode("latin-1"))])
         way: Any = _Way(reply)
-        ctx = sdk.Context(
-            session=ServerSession(way, connection),
-            lifespan_context=None,
-            protocol_version=version,
-            method=METHOD,
-            params=plain.params,
-            request_id=plain.request_id,
-            request=HttpRequest({**scope, CALLER: guest}),
-        )
         with sdk.in_use(self._manager, session_id):
             try:
-                result = await self._watched(ClientPeer(ctx), plain.name, (session_id, str(plain.request_id)), reply)
+                peer = plain.peer(ServerSession(way, connection), version, scope, guest)
+                result = await self._watched(peer, plain.name, (session_id, str(plain.request_id)), reply)
                 await reply.result(self._alone[version].shaped(METHOD, result))
             except MCPError as error:
                 await reply.error(error)

@@ -16,13 +16,13 @@ from mcp_types import CONNECTION_CLOSED, REQUEST_TIMEOUT
 from agentgate.adapters.upstreams._mcp.direct import Direct
 from agentgate.adapters.upstreams._mcp.http import Guard, open_client
 from agentgate.adapters.upstreams._mcp.listening import Listening, Wanted
-from agentgate.adapters.upstreams._mcp.listing import EndlessList, KeptList
+from agentgate.adapters.upstreams._mcp.listing import KeptList
 from agentgate.adapters.upstreams._mcp.network import Transport
 from agentgate.adapters.upstreams._mcp.orders import of_error
 from agentgate.adapters.upstreams._mcp.relay import Relay, Running
 from agentgate.adapters.upstreams._mcp.settings import ServerSettings
 from agentgate.adapters.upstreams._mcp.stdio import child_process
-from agentgate.adapters.upstreams._mcp.trouble import ended, not_started
+from agentgate.adapters.upstreams._mcp.trouble import Trouble, ended, not_started
 from agentgate.adapters.upstreams._mcp.wire import Mark, Wire, open_wire
 from agentgate.ports.peer import Peer
 from agentgate.ports.upstreams import Audience, Credential
@@ -145,8 +145,7 @@ class Link:
             return f"{said.detail}: {cause}" if cause else said.detail
         if isinstance(error, OSError) and error.errno is not None:
             return not_started(error, self._settings.cwd)
-        is_ours = type(error) in (OSError, ValueError, EndlessList)  # of a library it may quote the server
-        return str(error) if is_ours else f"its answers make no sense ({type(error).__name__})"
+        return str(error) if isinstance(error, Trouble) else f"its answers make no sense ({type(error).__name__})"
 
     def _error(self) -> BaseException | None:
         if self._owner is None or not self._owner.done() or self._owner.cancelled():
@@ -231,7 +230,7 @@ class Link:
         settings = self._settings
         credential = await self._credential() if self._credential is not None else None
         if self._credential is not None and credential is None:
-            raise OSError("its credential cannot be had")
+            raise Trouble("its credential cannot be had")
         most = settings.max_response_bytes + _LINE_SLACK
         if not settings.url:
             yield child_process(settings, credential, max_line_bytes=most, say=self.mark.say, on_exit=self._has_exited)
@@ -288,7 +287,7 @@ class Link:
                 async with asyncio.timeout(_WITHDRAW_S):
                     await self.wire.withdraw(request_id)
             except TimeoutError:
-                raise OSError("it takes nothing any more") from None
+                raise Trouble("it takes nothing any more") from None
             if self._guard is not None:  # an older server should end the stream now; one that does not, is hung up on
                 asyncio.get_running_loop().call_later(_CUT_AFTER_S, self._guard.cut, request_id)
 

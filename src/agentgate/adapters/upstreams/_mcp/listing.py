@@ -16,6 +16,7 @@ import orjson
 from mcp.shared.exceptions import MCPError
 
 from agentgate.adapters.upstreams._mcp.settings import ServerSettings
+from agentgate.adapters.upstreams._mcp.trouble import Trouble
 from agentgate.adapters.upstreams._mcp.wire import Wire, may_list
 from agentgate.core import strict_json
 from agentgate.core.pin import pin_sha256
@@ -35,7 +36,7 @@ Page = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """Ask for one page with these params."""
 
 
-class EndlessList(ValueError):
+class EndlessList(Trouble):
     """The server's list is longer than anybody reads, or goes round in circles. The text is a sentence."""
 
 

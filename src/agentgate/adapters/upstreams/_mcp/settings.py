@@ -9,6 +9,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from agentgate.adapters.upstreams._http_inject import Injection, is_header_value, read_injection
+from agentgate.adapters.upstreams._mcp.trouble import Trouble
 from agentgate.core.call import Access
 from agentgate.core.hosts import is_loopback
 from agentgate.ports.upstreams import Credential
@@ -50,12 +51,12 @@ class ServerSettings:
         return {"url": self.url} if self.url else {"command": self.command[0]}
 
     def header_of(self, credential: Credential | None) -> tuple[str, str] | None:
-        """The header that carries it. Raises ValueError with a sentence when it cannot be sent."""
+        """The header that carries it. Raises Trouble when it cannot be sent."""
         if credential is None or self.injection is None:
             return None
         value = self.injection.of(credential)
         if value is None:
-            raise ValueError(f"the credential {credential.alias} has characters that cannot be sent")
+            raise Trouble(f"the credential {credential.alias} has characters that cannot be sent")
         return self.injection.name.lower(), value
 
 

@@ -12,6 +12,10 @@ from pathlib import Path
 import aiohttp
 
 
+class Trouble(ValueError):
+    """Why there can be no session, in a sentence of our own: an exception of a library may quote the server."""
+
+
 def why(error: BaseException | None) -> str:
     """What kept a connection from being made, or a command from being started."""
     match error:
