@@ -36,11 +36,11 @@ class Watch(threading.Thread):
     def run(self) -> None:
         with tempfile.TemporaryFile() as file:
             while True:
+                self._turn_began = monotonic()
                 sleep(EVERY_S)
                 pwrite(file.fileno(), b".", 0)
                 fsync(file.fileno())
                 self._look()
-                self._turn_began = monotonic()
 
     def _look(self) -> None:
         now = monotonic()

@@ -404,6 +404,14 @@ async def test_a_source_that_is_down_fills_no_log(world: World, caplog: pytest.L
     assert world.count("credentials_unavailable") == 11
 
 
+async def test_of_each_source_that_is_down_the_log_hears(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_of({name: FakeIssuer(error=CredentialRefused("down")) for name in "ab"}, clock=FakeClock())
+    for name in "abab":
+        assert await broker.credential(name, scope=None, ttl_s=None, call=a_call()) is None
+    assert caplog.messages == ["no credential a: down", "no credential b: down"]
+    await broker.aclose()
+
+
 async def test_a_source_that_is_silent_is_waited_for_no_longer_than_its_time() -> None:
     world = world_of(FakeIssuer(), timeout_s=0.01)
     world.issuer.free.clear()

@@ -8,7 +8,7 @@ import hmac
 import io
 import json
 import zipfile
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,10 +18,11 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core import dsse
 from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
-from agentgate.core.event import Kind
+from agentgate.core.event import Kind, Record
 from agentgate.core.evidence import Pack, Scope, key_id
 from agentgate.core.merkle import leaf_hash, root
 from agentgate.core.note import Checkpoint, NoteKey, sign
+from agentgate.core.query import Query
 from agentgate.core.verification.findings import Standing
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify
@@ -317,6 +318,13 @@ async def test_a_log_does_not_continue_one_that_was_longer(office: Office) -> No
     assert refused.reason is ReasonCode.INVALID_REQUEST
 
 
+async def test_a_log_continues_itself_and_none_that_is_an_event_longer(office: Office) -> None:
+    await office.zip()  # the key is announced
+    size = len(office.house.log.events) + 1  # the export is on record first
+    assert f"consistency/{size}" in files_of(await office.zip(earlier_size=size))
+    assert isinstance(await office.desk.export(ADMIN, SESSION, "zip", earlier_size=size + 2), Refused)
+
+
 # --- on record --------------------------------------------------------------------------------------------------
 
 
@@ -361,6 +369,22 @@ async def test_the_envelope_key_is_announced_in_the_log_once_and_before_it_signs
 
 
 # --- when something fails ---------------------------------------------------------------------------------------
+
+
+async def test_whether_the_key_is_announced_is_looked_up_once(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    log, looks = office.house.log, list[Query]()
+    search = log.search
+
+    def watched(query: Query, **more: Any) -> AsyncIterator[Record]:
+        if more.get("newest"):
+            looks.append(query)
+        return search(query, **more)
+
+    monkeypatch.setattr(log, "search", watched)
+    for desk in (office, Office(office.house)):
+        await desk.zip()
+        await desk.zip()
+    assert looks == [Query(kinds={Kind.KEYED})] * 2
 
 
 async def test_nothing_is_given_out_that_could_not_be_recorded(office: Office) -> None:

@@ -390,6 +390,12 @@ async def test_all_who_wait_for_one_count_wait_for_one_reading(counting: House) 
     assert readings == 1
 
 
+async def test_each_session_has_a_count_of_its_own(counting: House) -> None:
+    made = await budgeted(counting, per("session", calls=5))
+    answers = await asyncio.gather(*(made.call(session=session) for session in ("s-1", "s-2", "s-3")))
+    assert [answer.reason_code.value for answer in answers] == ["ok"] * 3
+
+
 async def test_a_call_that_took_too_long_to_decide_is_not_sent(counting: House) -> None:
     """What was used may have been lost and counted again meanwhile, without it (UNDECIDED_S)."""
     made = await budgeted(counting, per("session", calls=5))

@@ -14,8 +14,9 @@ import pytest
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import rfc3339
+from agentgate.core.event import Record, rfc3339
 from agentgate.core.notice import Notice
+from agentgate.pipeline import notices as module
 from agentgate.pipeline.notices import NoticeDesk, Rules, Standing, Subscription
 from agentgate.pipeline.orders import Order
 from agentgate.ports.containment import LimitState, NotAdmitted
@@ -141,6 +142,41 @@ async def test_what_nobody_foresaw_in_one_notice_costs_that_one_alone(
         await until(lambda: courier.got)
         assert (await desk.standings())[0].counts["skipped"] == 1
     assert (traces_told[0], traces(courier)) == (first, [second])
+
+
+async def test_an_event_of_another_version_is_counted_and_the_next_is_told(
+    house: House, post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read, odd = module.notice_of, 1
+
+    def reads_all_but_one(record: Record) -> Notice | None:
+        if record.index == odd:
+            raise KeyError("decision")
+        return read(record)
+
+    monkeypatch.setattr(module, "notice_of", reads_all_but_one)
+    courier = FakeCourier()
+    async with post.running(to(courier)) as desk:
+        trace_ids = await denied(house, 3)
+        await until(lambda: len(courier.got) == 2)
+        assert (await desk.standings())[0].counts["skipped"] == 1
+    assert traces(courier) == [trace_ids[0], trace_ids[2]]
+    assert caplog.messages == ["event 1 cannot be told: KeyError: 'decision'"]
+
+
+async def test_who_is_quick_is_told_until_the_end_of_a_turn(house: House, post: Post) -> None:
+    courier, began = FakeCourier(), list[float]()
+
+    def takes_a_second(_: Notice) -> None:
+        began.append(house.clock.boot_s())
+        house.clock.move(1)
+
+    courier.on_deliver = takes_a_second
+    started = house.clock.boot_s()
+    async with post.running(to(courier)):
+        await denied(house, 30)
+        await until(lambda: len(courier.got) == 30)
+    assert max(at - started for at in began if at - started < SLOW.round_s) >= SLOW.round_s - 2
 
 
 async def test_who_is_slow_begins_nothing_at_the_end_of_a_turn_for_which_all_would_wait(
@@ -417,6 +453,28 @@ async def test_of_what_is_in_no_log_only_so_much_waits(post: Post) -> None:
     for _ in range(150):
         desk.tell("health.degraded", {})
     assert post.meter.counts[("webhook_deliveries", "skipped")] == 50
+
+
+async def test_of_what_was_never_told_the_log_says_which_and_why(post: Post, caplog: pytest.LogCaptureFixture) -> None:
+    desk = post.desk(to(FakeCourier()))
+    desk.tell("health.degraded", {})
+    lost = desk._lines[0].told[0].id
+    for _ in range(100):
+        desk.tell("health.degraded", {})
+    assert caplog.messages == [f"webhook one never heard of health.degraded {lost}: too many wait"]
+
+
+async def test_endpoints_get_their_place_later_while_the_log_is_down(
+    post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
+    post.bookmarks.is_down = True
+    await post.desk(to(FakeCourier())).start()
+    assert caplog.messages == ["webhooks get their place in the log later: told to fail"]
+
+
+async def test_without_endpoints_the_log_is_not_asked(house: House, post: Post) -> None:
+    house.log.is_down = True
+    assert await post.desk().standings() == []
 
 
 async def test_standings_say_how_far_each_is_and_what_went_wrong(house: House, post: Post) -> None:

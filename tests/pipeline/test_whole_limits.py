@@ -307,6 +307,7 @@ async def test_a_count_that_fails_by_a_fault_of_ours_is_logged_and_by_the_logs_i
     counting.log.size = explode  # type: ignore[method-assign]
     assert (await counting.gate.pass_through(a_call())).reason_code is ReasonCode.BUDGET_UNKNOWN
     assert caplog.messages == ["a budget could not be counted"]
+    assert caplog.records[0].exc_info is not None
     assert counting.meter.counts["budget_recount_failures", ""] == 1
 
 
