@@ -22,7 +22,8 @@ from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.call import MemberId
 from agentgate.core.decision import Receipt, Ruling, read_ruling
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Outcome, decided, finished
+from agentgate.core.event import Outcome
+from agentgate.core.events.calls import decided, finished
 from agentgate.core.note import NoteKey
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.log import Log

@@ -17,24 +17,10 @@ from agentgate.core.call import Access, Tool, ToolName
 from agentgate.core.containment import Kill, KillId, Progress, Scope
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import (
-    Event,
-    Kind,
-    Origin,
-    Outcome,
-    Record,
-    decided,
-    drained,
-    exported,
-    finished,
-    held,
-    killed,
-    make,
-    pruned,
-    release_asked,
-    released,
-    rfc3339,
-)
+from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make, rfc3339
+from agentgate.core.events.calls import decided, finished
+from agentgate.core.events.keeping import exported, held, pruned
+from agentgate.core.events.kills import drained, killed, release_asked, released
 from agentgate.core.evidence import About, Pack, Seals, build, seal
 from agentgate.core.evidence import Scope as PackScope
 from tests.core.events import allow, numbered

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agentgate import settings
+from agentgate import life, settings
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.app import running
 from agentgate.core.errors import UnsafeConfiguration
@@ -28,7 +29,7 @@ async def test_a_gateway_whose_upkeep_dies_takes_no_more_calls_and_ends(tmp_path
             raise ZeroDivisionError
 
         upkeep = asyncio.create_task(dies())
-        upkeep.add_done_callback(gateway.stop_unless_asked)
+        upkeep.add_done_callback(partial(life.stop_unless_asked, gateway))
         await asyncio.wait_for(told.wait(), 5)
         assert gateway.gate.closing
         with pytest.raises(ZeroDivisionError):

@@ -49,7 +49,8 @@ ROOMS = {
         "health core ports pipeline adapters edges settings keyfile identity toolservers kinds logs notices", "*"
     ),
     "doors": room("ports adapters edges gateway"),
-    "app": room("core ports pipeline adapters edges settings toolservers kinds logs credentials gateway doors", "*"),
+    "life": room("core pipeline adapters settings gateway"),
+    "app": room("core ports pipeline adapters edges settings kinds logs credentials gateway life doors", "*"),
     "whereabouts": room(),
     "offline": room("core pipeline adapters settings kinds logs notices", "*"),
     "rulings": room("core ports pipeline adapters settings toolservers kinds"),

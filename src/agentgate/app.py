@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncIterator, Mapping
@@ -10,11 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from urllib.parse import urlsplit
 
-from agentgate import __version__
+from agentgate import __version__, life
 from agentgate import settings as configuration
 from agentgate.adapters.ambient.slot import Slot
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.core.call import MemberId
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
@@ -78,29 +76,11 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
 
         gateway.membership.on_new_name = rename
         with log.patient():
-            await gateway.start(slot.predecessors if log.is_shared else None)
+            await life.begin(gateway, slot.predecessors if log.is_shared else None)
         slot.settle()
-        stack.push_async_callback(gateway.stop)
-        async with _alive(gateway):
+        stack.push_async_callback(life.end, gateway)
+        async with life.alive(gateway):
             yield gateway
-
-
-@contextlib.asynccontextmanager
-async def _alive(gateway: Gateway) -> AsyncIterator[None]:
-    """With all that runs beside the calls. From the end on nothing new is let through."""
-    tasks = [asyncio.create_task(one) for one in gateway.life()]
-    for task in tasks:
-        task.add_done_callback(gateway.stop_unless_asked)
-    if isinstance(gateway.engine, OpaPolicyEngine):
-        tasks.append(asyncio.create_task(gateway.enforce_remote()))
-    try:
-        await gateway.hear_servers()
-        yield
-    finally:
-        gateway.gate.closing = True
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 @dataclass(slots=True)

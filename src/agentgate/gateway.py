@@ -1,18 +1,13 @@
-"""One process's gateway: every part, put together, and its life."""
+"""One process's gateway: every part, put together."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import logging
-import signal
-from collections.abc import Coroutine, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, cast
 
 from agentgate import __version__, keyfile
-from agentgate import settings as configuration
 from agentgate.adapters.ambient.steady import SteadyClock
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
 from agentgate.adapters.ambient.worker import ThreadWorker
@@ -25,7 +20,7 @@ from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.sealers.chacha import ChaChaSealer
 from agentgate.core.call import Call, MemberId
 from agentgate.core.dsse import PublicKey
-from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced, UnsafeConfiguration
+from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.retention import Rule
 from agentgate.edges._mcp.parts import Parts
 from agentgate.edges._mcp.parts import Rules as McpRules
@@ -86,8 +81,6 @@ from agentgate.toolservers import names as names_of_servers
 
 logger = logging.getLogger("agentgate")
 
-SERVERS_WITHIN_S: Final = 2.0
-
 
 class Gateway:
     """Everything that runs in one process, put together by `running`."""
@@ -139,7 +132,7 @@ class Gateway:
         self.notices = make_notices(config, log, clock, self.entropy, self.meter)
         self.meter.active_sessions.set_function(self._active_sessions)
         self.keyring = Keyring((), admin_key=admin_key(config), now=steady.now)
-        self._key_book = KeyBook(self.recorder)
+        self.key_book = KeyBook(self.recorder)
         self._keys = keyfile.FollowedKeys(keyfile.key_file(config.data_dir), config.auth.keys)
         self.read_keys()
         if self._keys.trouble is not None:
@@ -426,122 +419,7 @@ class Gateway:
             known = known_keys(keys)
             self.keyring.replace(known, is_whole=trouble is None)
             if trouble is None:  # the keys of a file that cannot be read are still given to whom they were
-                self._key_book.take(known, self._keys.version)
+                self.key_book.take(known, self._keys.version)
             if trouble != told:
                 logger.error("the key file: %s", f"{trouble}; the keys in it are refused" if trouble else "whole again")
         self.meter.health("key_file", is_well=trouble is None)
-
-    async def start(self, predecessors: Sequence[str] | None) -> None:
-        """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.
-
-        Raises:
-            UnsafeConfiguration, LogUnavailable, PolicyInvalid
-        """
-        configuration.refuse_public_without_keys(self.config, has_agent_keys=not self.callers.takes_local)
-        newest = await self.log.record(await self.log.size() - 1)
-        if newest is not None:
-            self.steady.not_before(datetime.fromisoformat(newest.fields["at"]))
-        await self.admission.start()
-        self.admission.listen(self.replica.woken)
-        closed = await self.membership.join(predecessors)
-        if closed:
-            logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
-        await self.answers.recount()
-        if self.log.is_newly_keyed:
-            await Books(self.recorder).checkpoints_keyed(self.log.keys[0])
-        await self.notices.start()
-        await self.pins.start()
-        if isinstance(self.engine, WasmPolicyEngine):
-            await self.policy.start()
-            await self.pins.settle()
-        else:
-            await self.policy.prepare()
-        if self.tokens is not None:
-            await self.tokens.verifier.start()
-
-    async def hear_servers(self) -> None:
-        """Have the tools of servers that are up before the first client asks. One that is down holds nobody up long."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SERVERS_WITHIN_S):
-                while not all(server.state().is_up for server in self.tool_servers.values()):  # noqa: ASYNC110 - no event
-                    await asyncio.sleep(0.02)
-
-    async def enforce_remote(self) -> None:
-        """An OPA server pulls its bundle from this very process, so it can only be waited for once we serve."""
-        while True:
-            try:
-                await self.policy.start()
-            except (PolicyNotEnforced, LogUnavailable) as error:
-                logger.warning("%s; trying again", error)
-                await asyncio.sleep(1)
-            except PolicyInvalid as error:
-                logger.error("the policy is not enforced: %s", error)
-                await asyncio.sleep(5)
-            else:
-                return
-
-    async def stop(self) -> None:
-        """Say everything that is left to say, and leave the log."""
-        await self.deferred.aclose()
-        await self.limits.aclose()
-        await self.runner.write_unrecorded()
-        await self.acknowledger.aclose()
-        await self.notices.stop()
-        await self.membership.leave()
-        self.meter.publish()
-        await self.worker.aclose()
-        if self.timestamps is not None:
-            await self.timestamps.aclose()
-        if self.tokens is not None:
-            await self.tokens.verifier.aclose()
-
-    def life(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs beside the calls for as long as the process lives."""
-        return [
-            self.membership.look_after(),
-            self.membership.watch_lease(),
-            self.look_after(),
-            self.follow_keys(),
-            self.keep_policy(),
-            self.deferred.look_after(lambda: self.membership.is_eldest),
-            self.voids.look_after(lambda: self.membership.is_eldest),
-            self.notices.run(),
-            self.mcp_door.run(),
-            self.pins.announce(),
-            *(server.run(self.pins) for server in self.tool_servers.values()),
-            self.retention.look_after(lambda: self.membership.is_eldest),
-        ]
-
-    async def look_after(self) -> None:
-        """Once a second, until cancelled."""
-        while True:
-            await asyncio.sleep(1)
-            await self.upkeep.tick()
-            await self.health.tell()
-            self.meter.webhooks_wait(self.notices.lags())
-            self.meter.publish()
-            with contextlib.suppress(LogUnavailable):  # the next round tries again
-                await self._key_book.tell()
-
-    async def follow_keys(self) -> None:
-        """Once a second, until cancelled; by itself: a disabled key must not live on because a log does not answer."""
-        while True:
-            await asyncio.sleep(1)
-            self.read_keys()
-
-    async def keep_policy(self) -> None:
-        """Once a second, until cancelled; by itself, because an OPA may let it wait."""
-        while True:
-            await asyncio.sleep(1)
-            with contextlib.suppress(LogUnavailable):  # the next round tries again
-                await self.pins.settle()  # first: what another member has accepted is in the policy that it enforces
-                await self.policy.settle()
-
-    def stop_unless_asked(self, task: asyncio.Task[None]) -> None:
-        """Without its heartbeat a member hears no kill that nobody wakes it for, and without upkeep no kill expires:
-        better no gateway, and a restart."""
-        if task.cancelled() or task.exception() is None:
-            return
-        logger.critical("heartbeat or upkeep ended, so the gateway ends too", exc_info=task.exception())
-        self.gate.closing = True
-        signal.raise_signal(signal.SIGTERM)

@@ -15,7 +15,8 @@ from agentgate.core.audit import Report
 from agentgate.core.containment import Kill, KillId, Scope
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable
-from agentgate.core.event import Event, Origin, held, pruned, rfc3339, unheld
+from agentgate.core.event import Event, Origin, rfc3339
+from agentgate.core.events.keeping import held, pruned, unheld
 from agentgate.core.note import NoteKey, open_checkpoint
 from agentgate.core.query import Query
 from agentgate.core.retention import Around, Kept, Quiet

@@ -34,28 +34,11 @@ from agentgate.core.containment import (
 )
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken
-from agentgate.core.event import (
-    Event,
-    Kind,
-    OfTool,
-    Origin,
-    Outcome,
-    Record,
-    acked,
-    answers_closed,
-    closed,
-    drained,
-    gone,
-    keys_changed,
-    killed,
-    make,
-    release_asked,
-    released,
-    rfc3339,
-    tool_accepted,
-    tool_quarantined,
-    tool_rejected,
-)
+from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make, rfc3339
+from agentgate.core.events.calls import answers_closed, closed
+from agentgate.core.events.keeping import keys_changed
+from agentgate.core.events.kills import acked, drained, gone, killed, release_asked, released
+from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
 from agentgate.core.pin import PinState, Unpinned, pin_from_row
 from agentgate.core.projection import Tables, effects

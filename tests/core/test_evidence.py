@@ -15,17 +15,9 @@ from hypothesis import strategies as st
 
 from agentgate.core.containment import Progress
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import (
-    Kind,
-    Outcome,
-    Record,
-    closed,
-    decided,
-    drained,
-    finished,
-    killed,
-    release_asked,
-)
+from agentgate.core.event import Kind, Outcome, Record
+from agentgate.core.events.calls import closed, decided, finished
+from agentgate.core.events.kills import drained, killed, release_asked
 from agentgate.core.evidence import (
     SECTIONS,
     About,

@@ -14,31 +14,11 @@ from agentgate.core.call import Door
 from agentgate.core.containment import Acknowledgement, Progress
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import (
-    Event,
-    KeptAnswer,
-    Outcome,
-    acked,
-    answered,
-    answers_closed,
-    closed,
-    decided,
-    drained,
-    exported,
-    finished,
-    gone,
-    held,
-    keyed,
-    keys_changed,
-    killed,
-    pruned,
-    release_asked,
-    released,
-    tool_accepted,
-    tool_quarantined,
-    tool_rejected,
-    unheld,
-)
+from agentgate.core.event import Event, Outcome
+from agentgate.core.events.calls import KeptAnswer, answered, answers_closed, closed, decided, finished
+from agentgate.core.events.keeping import exported, held, keyed, keys_changed, pruned, unheld
+from agentgate.core.events.kills import acked, drained, gone, killed, release_asked, released
+from agentgate.core.events.tools import tool_accepted, tool_quarantined, tool_rejected
 from tests.core.events import READ, START, allow, origin, record_of
 from tests.fakes import REVISION, TOOL, a_call, a_kill, principal
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from agentgate.core.approval import State, from_row
 from agentgate.core.call import Access
 from agentgate.core.containment import Presence, Progress, Scope
-from agentgate.core.event import Event, Kind, drained, make
+from agentgate.core.event import Event, Kind, make
+from agentgate.core.events.kills import drained
 from agentgate.core.pin import PinState, Unpinned, pin_from_row
 from agentgate.core.projection import KEYS, Tables, effects, kill_change_from_row, kill_from_row, presence, spendings
 from agentgate.core.retention import Hold, hold_from_row

@@ -10,24 +10,11 @@ import pytest
 from agentgate.core.containment import Scope as KillScope
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import (
-    Event,
-    Kind,
-    OfTool,
-    Outcome,
-    Record,
-    decided,
-    exported,
-    finished,
-    held,
-    killed,
-    make,
-    pruned,
-    released,
-    tool_accepted,
-    tool_quarantined,
-    unheld,
-)
+from agentgate.core.event import Event, Kind, Outcome, Record, make
+from agentgate.core.events.calls import decided, finished
+from agentgate.core.events.keeping import exported, held, pruned, unheld
+from agentgate.core.events.kills import killed, released
+from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined
 from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.seals import Trust

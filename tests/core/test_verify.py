@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.event import Kind, Record, make, pruned
+from agentgate.core.event import Kind, Record, make
+from agentgate.core.events.keeping import pruned
 from agentgate.core.evidence import Scope
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical

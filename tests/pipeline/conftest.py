@@ -14,7 +14,8 @@ from agentgate.core.call import Call, MemberId, Tool
 from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope, flags_over
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, ReasonCode
-from agentgate.core.event import Origin, killed, released
+from agentgate.core.event import Origin
+from agentgate.core.events.kills import killed, released
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.answers import AnswerBook
@@ -23,10 +24,11 @@ from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.control import Containment, Rules
 from agentgate.pipeline.drains import Drain, Drains
-from agentgate.pipeline.gate import Answer, Gate
+from agentgate.pipeline.gate import Gate
 from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.orders import Order
+from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.replica import Replica

@@ -13,8 +13,9 @@ from agentgate.core.approval import State
 from agentgate.core.call import Access, Call, Role, SessionId, Tool, ToolName
 from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import Event, Kind, Outcome, closed
-from agentgate.pipeline.gate import Answer
+from agentgate.core.event import Event, Kind, Outcome
+from agentgate.core.events.calls import closed
+from agentgate.pipeline.passage import Answer
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
 from tests.pipeline.conftest import House

@@ -16,7 +16,8 @@ from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
-from agentgate.pipeline.approvals import MOST_PENDING, CannotDecide, Verdict
+from agentgate.pipeline.approval_book import CannotDecide
+from agentgate.pipeline.approvals import MOST_PENDING, Verdict
 from agentgate.pipeline.edits import EditDesk
 from agentgate.ports.containment import LimitState
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, REVISION, TOOL, a_call, a_kill, principal
@@ -155,7 +156,7 @@ async def test_who_waits_for_what_is_edited_looks_when_the_new_question_is_there
     approval = await asked_for(house, call)
     waiting = asyncio.create_task(house.approvals.answered(call, approval.id, 30))
     await a_moment()
-    (heard,) = house.approvals._awaited[approval.id]
+    (heard,) = house.approvals.waiting._awaited[approval.id]
     seen: list[tuple[Kind, bool]] = []
     house.log.on_append = lambda event: seen.append((event.kind, heard.is_set()))
     edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)

@@ -15,8 +15,8 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make
 from agentgate.pipeline.control import Rules
 from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, REDACTOR, FakeUpstream, a_call, a_kill, principal

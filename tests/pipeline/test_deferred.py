@@ -13,9 +13,10 @@ from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal, Role
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Kind, Outcome, closed
+from agentgate.core.event import Kind, Outcome
+from agentgate.core.events.calls import closed
 from agentgate.pipeline.deferred import DeferredDesk, Elsewhere, Over, Progress, Underway
-from agentgate.pipeline.gate import Answer
+from agentgate.pipeline.passage import Answer
 from tests.fakes import ALLOW_WRITE, ASK, DENY, TOOL, a_call, principal
 from tests.pipeline.conftest import House, until
 

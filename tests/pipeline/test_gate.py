@@ -16,7 +16,7 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approvals import CannotDecide
+from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.ports.upstreams import Delivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given
@@ -310,7 +310,7 @@ async def test_who_waits_for_an_answer_waits_no_longer_than_it_said(house: House
     house.engine.answer = _write_policy
     approval_id = await _pending(house)
     assert not await house.approvals.answered(a_call(), approval_id, 0.01)
-    assert house.approvals._awaited == {}
+    assert house.approvals.waiting._awaited == {}
 
 
 async def test_approved_call_may_be_repeated_without_its_token(house: House) -> None:

@@ -20,10 +20,10 @@ from agentgate.core.event import Kind, Outcome
 from agentgate.core.facts import Facts
 from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline.approvals import CannotDecide
+from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.pipeline.edits import EditDesk
-from agentgate.pipeline.gate import Answer
 from agentgate.pipeline.limits import UNNOTED, RateLimits, Recount
+from agentgate.pipeline.passage import Answer
 from agentgate.ports.containment import (
     UNDECIDED_S,
     Admitted,

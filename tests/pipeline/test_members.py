@@ -11,7 +11,8 @@ import pytest
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillChanges, KillState, Presence
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import Event, Kind, Outcome, killed
+from agentgate.core.event import Event, Kind, Outcome
+from agentgate.core.events.kills import killed
 from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Refused
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota

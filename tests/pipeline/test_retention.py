@@ -11,7 +11,8 @@ import pytest
 
 from agentgate.core.call import MemberId, Principal, Role
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import Event, Kind, killed, make
+from agentgate.core.event import Event, Kind, make
+from agentgate.core.events.kills import killed
 from agentgate.core.retention import Hold, Rule
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder

@@ -18,7 +18,7 @@ from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome, body_sha256
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.gate import Answer, PendingApproval
+from agentgate.pipeline.passage import Answer, PendingApproval
 from agentgate.pipeline.run import Route
 from agentgate.ports.containment import (
     Admitted,

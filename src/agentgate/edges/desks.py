@@ -18,7 +18,8 @@ from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
 from agentgate.edges.resource import ProtectedResource
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
+from agentgate.pipeline.approval_book import CannotDecide
+from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.audit import AuditDesk
 from agentgate.pipeline.control import Containment
 from agentgate.pipeline.deferred import DeferredDesk

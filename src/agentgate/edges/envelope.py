@@ -26,10 +26,12 @@ from agentgate.edges.desks import Approver, TheDesks, refused
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN, Responses, answers
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
-from agentgate.pipeline.approvals import MAX_REASON_CHARS, CannotDecide
+from agentgate.pipeline.approval_book import CannotDecide
+from agentgate.pipeline.approvals import MAX_REASON_CHARS
 from agentgate.pipeline.deferred import Elsewhere, Over, Underway
 from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
-from agentgate.pipeline.gate import Answer, Gate
+from agentgate.pipeline.gate import Gate
+from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import new_trace_id
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.ports.ambient import Entropy

@@ -21,7 +21,8 @@ from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
 from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.gate import Answer, Gate, PendingApproval
+from agentgate.pipeline.gate import Gate
+from agentgate.pipeline.passage import Answer, PendingApproval
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import new_trace_id
 from agentgate.pipeline.refusals import RefusalLimiter

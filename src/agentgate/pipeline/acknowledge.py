@@ -9,7 +9,8 @@ import asyncio
 
 from agentgate.core.containment import Acknowledgement
 from agentgate.core.errors import LogUnavailable
-from agentgate.core.event import Outcome, acked
+from agentgate.core.event import Outcome
+from agentgate.core.events.kills import acked
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Cutting, Replica
 from agentgate.ports.ambient import Clock

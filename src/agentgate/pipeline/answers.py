@@ -15,7 +15,8 @@ from typing import Any, Final
 from agentgate.core.call import Call, Principal, TraceId
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import KeptAnswer, Outcome, Record, answered, answers_closed, rfc3339
+from agentgate.core.event import Outcome, Record, rfc3339
+from agentgate.core.events.calls import KeptAnswer, answered, answers_closed
 from agentgate.core.strict_json import canonical, reread
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.run import UNKNOWN_EFFECT, Ending, Keep

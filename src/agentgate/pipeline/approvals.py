@@ -6,42 +6,34 @@ import asyncio
 import contextlib
 import hashlib
 import hmac
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from agentgate.core import kept
-from agentgate.core.approval import Approval, ApprovalId, State, Void, Vote, Why, carries, from_row, may_not_answer
-from agentgate.core.call import Call, Principal, Tool, TraceId
+from agentgate.core.approval import Approval, ApprovalId, State, Void, Why, carries, from_row
+from agentgate.core.call import Call, Principal
 from agentgate.core.decision import Decision, Receipt, Terms, refusal
 from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make, rfc3339
-from agentgate.core.strict_json import canonical_plain, reread
+from agentgate.core.strict_json import canonical_plain
+from agentgate.pipeline.approval_book import SEALED, ApprovalBook, CannotDecide
 from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.waiting import Waiting
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.keys import Sealer
 from agentgate.ports.log import AlreadySpent, LogReader
 
-_LOOK_AGAIN_S: Final = 0.5
-"""Another member's answer is found by looking."""
-_MOST_WAITING: Final = 1_000
-"""Callers that wait for an answer in this process; any more are told at once that it is pending."""
-_MOST_WAITING_OF_ONE: Final = 100
-"""Of these one caller's, so that none is in all the others' way."""
 _TRIES: Final = 20
 """Of so many people who say yes at the same moment the last one is not heard, and may say it again."""
 MAX_REASON_CHARS: Final = 500
 MOST_PENDING: Final = 200
 """Questions of one caller that nobody has answered yet. Each is kept with its arguments and looked at every second, and
 people have to read them."""
-_SEALED: Final = "sealed"
-"""The column that is not read where many approvals are: it may be a megabyte each."""
-
 
 Opinion = Callable[[Call], Awaitable[Decision]]
 """What would be decided on a call that has no approval; nothing is recorded."""
@@ -70,14 +62,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class CannotDecide:
-    """Why an approver's answer was not taken."""
-
-    reason: ReasonCode
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
 class Edit:
     """Whose edit a new approval comes from, and of what."""
 
@@ -87,7 +71,7 @@ class Edit:
     reason: str
 
 
-class ApprovalDesk:
+class ApprovalDesk(ApprovalBook):
     """Keeps approvals. It never decides: an approval only lets policy decide again."""
 
     def __init__(
@@ -102,17 +86,14 @@ class ApprovalDesk:
         ttl_s: float,
         static_token: str | None,
     ) -> None:
-        self._reader = reader
+        super().__init__(reader, sealer, clock)
         self._recorder = recorder
-        self._sealer = sealer
-        self._clock = clock
         self._entropy = entropy
         self._circumstances = circumstances
         self._ttl = timedelta(seconds=ttl_s)
         self._static_token = static_token.encode() if static_token else None
-        self._awaited: dict[str, list[asyncio.Event]] = {}
+        self.waiting = Waiting()
         self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
-        self._waiting: Counter[tuple[str, str]] = Counter()
         self.is_over: Callable[[Call], bool] = lambda _: False
         """Whether a call that waits need not wait any longer: it is killed, or the process ends."""
         self.on_approved: Callable[[Approval], None] = lambda _: None
@@ -167,7 +148,7 @@ class ApprovalDesk:
 
     async def _has_too_many(self, caller: Principal) -> bool:
         of = {"tenant": str(caller.tenant), "requested_by": caller.id, "state": State.PENDING.value}
-        rows = await self._reader.projection("approvals", without=_SEALED, **of)
+        rows = await self._reader.projection("approvals", without=SEALED, **of)
         return sum(self.state_now(from_row(row)) is State.PENDING for row in rows) >= MOST_PENDING
 
     async def _carrying(self, call: Call, approval_id: str, asked: Decision) -> Found:
@@ -277,129 +258,26 @@ class ApprovalDesk:
         Raises:
             LogUnavailable
         """
-        who = call.tenant, call.caller.id
-        if self._waiting[who] >= _MOST_WAITING_OF_ONE or self._waiting.total() >= _MOST_WAITING:
-            return False
-        self._waiting[who] += 1
-        heard = asyncio.Event()
-        self._awaited.setdefault(approval_id, []).append(heard)
-        time = asyncio.get_running_loop().time
-        until = time() + within_s
-        try:
-            while not self.is_over(call) and await self._is_pending(call, approval_id):
-                left = until - time()
-                if left <= 0:
-                    return False
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(heard.wait(), min(left, _LOOK_AGAIN_S))
-                heard.clear()
-        finally:
-            self._waiting[who] -= 1
-            if not self._waiting[who]:
-                del self._waiting[who]
-            waiting = self._awaited[approval_id]
-            waiting.remove(heard)
-            if not waiting:
-                del self._awaited[approval_id]
-        return True
+
+        async def is_pending() -> bool:
+            return not self.is_over(call) and await self._is_pending(call, approval_id)
+
+        return await self.waiting.until_not(is_pending, call.caller, approval_id, within_s)
 
     async def _is_pending(self, call: Call, approval_id: str) -> bool:
-        rows = await self._reader.projection("approvals", without=_SEALED, id=approval_id)
+        rows = await self._reader.projection("approvals", without=SEALED, id=approval_id)
         return any(one.is_of(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
 
     async def withdrawn(self, call: Call, approval_id: str) -> Decision | None:
         """The refusal of a call that waited for what a person has taken back: it asks nobody anew by itself. None where
         that is not so, or the log does not say."""
         with contextlib.suppress(LogUnavailable):  # the gate will say so
-            rows = await self._reader.projection("approvals", without=_SEALED, id=approval_id)
+            rows = await self._reader.projection("approvals", without=SEALED, id=approval_id)
             if any(one.is_of(call) and one.why == Why.WITHDRAWN for one in map(from_row, rows)):
                 return refusal(ReasonCode.APPROVAL_DENIED, "The approval was taken back")
         return None
 
-    def stir(self) -> None:
-        """Have everybody who waits look again."""
-        for approval_id in self._awaited:
-            self._wake(approval_id)
-
-    def _wake(self, approval_id: str) -> None:
-        for heard in self._awaited.get(approval_id, ()):
-            heard.set()
-
     # --- the approver's side ---
-
-    async def list(self, viewer: Principal, state: State | None = None, *, prefix: str = "") -> list[Approval]:
-        """Approvals of the viewer's tenant whose id begins so, oldest first, without what is sealed. Raises
-        LogUnavailable."""
-        match = {} if viewer.tenants_all else {"tenant": str(viewer.tenant)}
-        if state in (State.PENDING, State.APPROVED, State.SPENT, State.VOID):  # what is expired may not say so yet
-            match["state"] = state.value
-        found = [from_row(row) for row in await self._reader.projection("approvals", without=_SEALED, **match)]
-        wanted = [approval for approval in found if approval.id.startswith(prefix)]
-        return [approval for approval in wanted if state is None or self.state_now(approval) is state]
-
-    async def get(self, viewer: Principal, approval_id: str) -> Approval | None:
-        """None for another tenant's too: its existence is not the viewer's business."""
-        approval = await self.approval(approval_id)
-        return approval if approval is not None and viewer.sees(approval.tenant) else None
-
-    async def approval(self, approval_id: str) -> Approval | None:
-        """For the gateway itself. Raises LogUnavailable."""
-        rows = await self._reader.projection("approvals", id=approval_id)
-        return from_row(rows[0]) if rows else None
-
-    async def votes(self, approval: Approval) -> tuple[Vote, ...]:
-        """Who has said yes, the first one first. Raises LogUnavailable."""
-        if not approval.votes:
-            return ()
-        rows = await self._reader.projection("votes", approval=approval.id)
-        return tuple(Vote(row["person"], row["at"]) for row in sorted(rows, key=lambda row: row["ordinal"]))
-
-    def question(self, approval: Approval) -> Any:
-        """`{arguments, context}` as the agent sent them or an approver edited them, while they are kept; None after."""
-        value = self._value(approval)
-        return {name: value[name] for name in ("arguments", "context")} if value is not None else None
-
-    def original(self, approval: Approval) -> Any:
-        """`{arguments, context}` as the agent sent them, where they were edited; None otherwise."""
-        value = self._value(approval)
-        return value.get("original") if value is not None else None
-
-    def kept(self, approval: Approval, tool: Tool | None, trace_id: TraceId) -> Call | None:
-        """The call itself, with `tool` as it is now; None when it is not kept, or is another one with that tool."""
-        plain = self._plain(approval)
-        if plain is None:
-            return None
-        try:
-            call = kept.unpack(plain, tool, trace_id)
-        except kept.NotKept:
-            return None
-        return call if approval.is_about(call) else None
-
-    def _plain(self, approval: Approval) -> bytes | None:
-        return self._sealer.unseal(approval.sealed, approval.id.encode()) if approval.sealed is not None else None
-
-    def _value(self, approval: Approval) -> Any:
-        plain = self._plain(approval)
-        return reread(plain) if plain is not None else None
-
-    def state_now(self, approval: Approval) -> State:
-        return approval.state_at(self._clock.now())
-
-    async def answerable(
-        self, person: Principal, approval_id: str, states: Sequence[State] = (State.PENDING,)
-    ) -> Approval | CannotDecide:
-        """An approval in one of `states` that `person` may answer. Raises LogUnavailable."""
-        approval = await self.get(person, approval_id)
-        if approval is None:
-            return CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
-        forbidden = may_not_answer(approval, person)
-        if forbidden is not None:
-            return CannotDecide(ReasonCode.FORBIDDEN, forbidden)
-        state = self.state_now(approval)
-        if state not in states:
-            reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
-            return CannotDecide(reason, approval.said_to_be(state))
-        return approval
 
     async def decide(
         self, approver: Principal, approval_id: str, state: State, reason: str = ""
@@ -451,7 +329,7 @@ class ApprovalDesk:
         return event, token
 
     async def _decided(self, before: Approval, token: str | None) -> Verdict:
-        self._wake(before.id)
+        self.waiting.wake(before.id)
         approval = await self.approval(before.id) or before
         state = self.state_now(approval)
         if state is State.APPROVED and approval.executes:
@@ -468,7 +346,7 @@ class ApprovalDesk:
         try:
             return await self._request(approval_id, call, revision, terms, edit)
         finally:
-            self._wake(edit.of.id)
+            self.waiting.wake(edit.of.id)
 
     async def withdraw(self, person: Principal, approval_id: str, reason: str = "") -> Approval | CannotDecide:
         """Take back what is pending, or approved and not used: it carries nothing any more. Of a withdrawal and a
@@ -488,13 +366,6 @@ class ApprovalDesk:
 
     # --- closing ---
 
-    async def open(self) -> tuple[Approval, ...]:
-        """All that wait, or that wait to be used, without what is sealed. Raises LogUnavailable."""
-        rows: tuple[Mapping[str, Any], ...] = ()
-        for state in (State.PENDING, State.APPROVED):
-            rows += tuple(await self._reader.projection("approvals", without=_SEALED, state=state.value))
-        return tuple(one for one in map(from_row, rows) if self.state_now(one) is one.state)
-
     async def close_expired(self) -> int:
         """Record expiries, so that sealed arguments go; how many. Raises LogUnavailable.
 
@@ -502,7 +373,7 @@ class ApprovalDesk:
         """
         closed = 0
         for state in (State.PENDING, State.APPROVED):
-            rows = await self._reader.projection("approvals", without=_SEALED, state=state.value)
+            rows = await self._reader.projection("approvals", without=SEALED, state=state.value)
             for approval in map(from_row, rows):
                 if self.state_now(approval) is State.EXPIRED:
                     closed += await self.close(approval, State.EXPIRED, Void(Why.EXPIRED))
@@ -529,7 +400,7 @@ class ApprovalDesk:
         event = self._event(Kind.APPROVAL_CLOSED, approval, fields, actor, reason)
         receipt = await self._recorder.write(event)
         if void.why is not Why.EDITED:  # who waits must not look before the edited call's approval is there
-            self._wake(approval.id)
+            self.waiting.wake(approval.id)
         return isinstance(receipt, Receipt)
 
     def _event(

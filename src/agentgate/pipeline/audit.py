@@ -13,7 +13,8 @@ from typing import Final
 
 from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Record, exported
+from agentgate.core.event import Record
+from agentgate.core.events.keeping import exported
 from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.orders import Refused

@@ -26,7 +26,9 @@ from agentgate.core.containment import (
 from agentgate.core.decision import Receipt
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.core.event import Kind, exported, keyed, killed, make, release_asked, released
+from agentgate.core.event import Kind, make
+from agentgate.core.events.keeping import exported, keyed
+from agentgate.core.events.kills import killed, release_asked, released
 from agentgate.core.evidence import Scope as EvidenceScope
 from agentgate.core.note import NoteKey
 from agentgate.pipeline.drains import Drain, Drains

@@ -20,7 +20,8 @@ from agentgate.core.decision import refusal
 from agentgate.core.errors import OUTAGE, LogUnavailable, ReasonCode
 from agentgate.pipeline.answers import AnswerBook, Kept, Row
 from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.gate import Answer, Gate
+from agentgate.pipeline.gate import Gate
+from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import new_trace_id
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.log import LogReader

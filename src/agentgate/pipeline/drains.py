@@ -15,7 +15,7 @@ from typing import Any
 from agentgate.core.containment import Acknowledgement, Kill, Presence, Progress, flags_of, progress
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
-from agentgate.core.event import drained
+from agentgate.core.events.kills import drained
 from agentgate.core.projection import kill_from_row, presence
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.record import Recorder

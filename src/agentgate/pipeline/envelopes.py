@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from agentgate.core.approval import Approval, State, may_not_answer
 from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
-from agentgate.pipeline.approvals import ApprovalDesk, CannotDecide
+from agentgate.pipeline.approval_book import CannotDecide
+from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.deferred import DeferredDesk, Fetched, Over
 
 

@@ -7,129 +7,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
-from agentgate.core.approval import ApprovalId
 from agentgate.core.call import Call
 from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, refusal
-from agentgate.core.errors import OUTAGE, KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.core.event import Outcome, decided, rfc3339
+from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.core.event import Outcome
+from agentgate.core.events.calls import decided
 from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.answers import AnswerBook, Kept
-from agentgate.pipeline.approvals import MOST_PENDING, ApprovalDesk, Found
+from agentgate.pipeline.approvals import MOST_PENDING, ApprovalDesk
 from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.checks import first_refusal
 from agentgate.pipeline.limits import LATE, UNNOTED, RateLimits, Toll, budget_of, not_admitted, retry_after_s
+from agentgate.pipeline.passage import Answer, Passage, pending_approval
 from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.replica import Flight, Replica
+from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.run import Ending, Runner
 from agentgate.ports.ambient import Clock
-from agentgate.ports.containment import Admission, BudgetState, LimitState, NotAdmitted
+from agentgate.ports.containment import Admission, NotAdmitted
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
 from agentgate.ports.notices import Meter
 
 logger = logging.getLogger("agentgate.gate")
 
-_WAS_ALLOWED = refusal(ReasonCode.POLICY_ALLOW, "")._replace(verdict=Verdict.ALLOW)
-"""The decision on a call that was run before, as far as it is told again."""
-
 _Step = Literal["admission", "policy", "append", "upstream"]
-
-
-@dataclass(frozen=True, slots=True)
-class PendingApproval:
-    """What a caller needs to get its call approved."""
-
-    id: ApprovalId
-    state: str
-    expires_at: str
-    trace_id: str = ""
-    """Of the call that asked first."""
-    quorum: int = 1
-    votes: int = 0
-    """How many have said yes by now."""
-    executes: bool = False
-    """Whether the gateway makes the call itself once it is approved."""
-    arguments: Mapping[str, Any] | None = None
-    """What an approver has made of the arguments that were sent; None where nobody edited them."""
-
-
-def pending_approval(found: Found) -> PendingApproval:
-    approval = found.approval
-    return PendingApproval(
-        approval.id,
-        "pending" if found.approved_by is None else "spent",
-        rfc3339(approval.expires_at),
-        approval.trace_id,
-        approval.quorum,
-        approval.votes,
-        approval.executes,
-        found.edited.arguments if found.edited is not None else None,
-    )
-
-
-@dataclass(slots=True)
-class Answer:
-    """What a door tells its caller. `result_json` is None unless the call was run and succeeded."""
-
-    call: Call
-    decision: Decision
-    reason_code: ReasonCode
-    """Why the answer is as it is: the decision's code, or how the allowed call ended."""
-    error: str | None = None
-    result_json: bytes | None = None
-    outcome: Outcome | None = None
-    limit: LimitState | None = None
-    approval: PendingApproval | None = None
-    fault_json: bytes | None = None
-    """The upstream's own error object, where it answered with one."""
-    edited: PendingApproval | None = None
-    """The approval that carried it, where that was of other arguments than those that were sent."""
-    is_replayed: bool = False
-    """It was given before, and is only told again."""
-    retry_after_s: int | None = None
-    """When a limit or a budget that refused the call has room again; None where waiting does not help."""
-
-    @property
-    def success(self) -> bool:
-        return self.outcome is Outcome.OK
-
-    @property
-    def is_outage(self) -> bool:
-        """Whether the gateway itself could not serve, so that the caller should try again later (503)."""
-        return self.reason_code in OUTAGE and not self.is_replayed
-
-
-@dataclass(slots=True)
-class _Passage:
-    """A call on its way, with what was learnt so far."""
-
-    call: Call
-    flight: Flight
-    admitted: bool = False
-    position: int = -1
-    limit: LimitState | None = None
-    budget: BudgetState | None = None
-    """The one that refused the call."""
-    toll: Toll | None = None
-    """What budgets have to do with it; None where there are none."""
-    spends: tuple[Spend, ...] = ()
-    approval: PendingApproval | None = None
-    edited: PendingApproval | None = None
-    arguments: bytes = FAILED
-    context: bytes = FAILED
-    """Both redacted."""
-    latency_us: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def facts(self) -> Facts | None:
-        """What the session did before, where policy wants to know."""
-        return self.toll.facts if self.toll is not None else None
 
 
 def _refused_by(kill: Kill | None) -> Decision:
@@ -179,17 +85,17 @@ class Gate:
         if task is None:
             raise RuntimeError("calls run in tasks: without one a kill could not cut them")
         flight = self._replica.enter(call, task)
-        passage = _Passage(call, flight)
+        passage = Passage(call, flight)
         try:
             answer = await self._pass(passage, refused, kept)
         except LogUnavailable:
             self._meter.count("log_unavailable")
-            answer = self._outage(passage, ReasonCode.LOG_UNAVAILABLE, "The log cannot be written; nothing runs")
+            answer = passage.outage(ReasonCode.LOG_UNAVAILABLE, "The log cannot be written; nothing runs")
         except KillStateUnknown:
-            answer = self._outage(passage, ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
+            answer = passage.outage(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
         except Exception:  # promise 1: whatever goes wrong in here, the call is refused
             logger.exception("a call failed inside the gate", extra={"trace_id": call.trace_id})
-            answer = self._outage(passage, ReasonCode.INTERNAL, "Internal error")
+            answer = passage.outage(ReasonCode.INTERNAL, "Internal error")
         finally:
             self._replica.leave(flight)
             if passage.admitted:
@@ -197,7 +103,7 @@ class Gate:
         self._tell(answer, started_ns)
         return answer
 
-    async def _pass(self, passage: _Passage, refused: Decision | None, kept: Kept | None) -> Answer:
+    async def _pass(self, passage: Passage, refused: Decision | None, kept: Kept | None) -> Answer:
         if refused is not None and refused.allowed:
             raise ValueError("a door decides on nothing but refusals")
         decision = await self._admit(passage) or refused
@@ -236,9 +142,9 @@ class Gate:
         if passage.toll is not None:
             passage.toll.ended(ending.outcome, ending.recorded_at, len(ending.result_json or b""), ending.labels)
             ending = await self._noted(passage, passage.toll, ending)
-        return self._ended(passage, decision, ending)
+        return passage.ended(decision, ending)
 
-    async def _noted(self, passage: _Passage, toll: Toll, ending: Ending) -> Ending:
+    async def _noted(self, passage: Passage, toll: Toll, ending: Ending) -> Ending:
         """The ending, once whoever calls next is judged by the labels that it brought, wherever that is; it is withheld
         where that is not certain."""
         if not toll.brings_labels or toll.spent is None or await self._admission.settle(passage.call, toll.spent):
@@ -248,7 +154,7 @@ class Gate:
 
     # --- 1 admit ---
 
-    async def _admit(self, passage: _Passage, *, is_free: bool = False) -> Decision | None:
+    async def _admit(self, passage: Passage, *, is_free: bool = False) -> Decision | None:
         """`is_free`: nothing will be run, so no budget is asked."""
         if self.closing:
             return refusal(ReasonCode.SHUTTING_DOWN, "The gateway is shutting down")
@@ -297,7 +203,7 @@ class Gate:
 
     # --- 2 decide, 3 approve ---
 
-    async def _decide(self, passage: _Passage) -> Decision:
+    async def _decide(self, passage: Passage) -> Decision:
         static = self._approvals.is_static_token(passage.call.approval_token)
         decision = await self._ask(passage, has_approval_token=static)
         if passage.toll is not None:
@@ -311,7 +217,7 @@ class Gate:
             return decision
         return await self._approve(passage, decision)
 
-    async def _approve(self, passage: _Passage, asked: Decision) -> Decision:
+    async def _approve(self, passage: Passage, asked: Decision) -> Decision:
         """Let an approval of exactly this call make policy decide again; else leave a pending one."""
         sent = passage.call
         found = await self._approvals.find(sent, asked, partial(self._opinion, facts=passage.facts))
@@ -354,11 +260,11 @@ class Gate:
             call, has_approval_token=False, now=self._clock.now(), facts=facts
         )
 
-    async def _needs_approval(self, passage: _Passage) -> bool:
+    async def _needs_approval(self, passage: Passage) -> bool:
         """Whether policy allowed a call because it was approved."""
         return not (await self._opinion(passage.call, passage.facts)).allowed
 
-    async def _ask(self, passage: _Passage, *, has_approval_token: bool) -> Decision:
+    async def _ask(self, passage: Passage, *, has_approval_token: bool) -> Decision:
         before = self._clock.ticks_ns()
         decision = await self._questions.ask(
             passage.call, has_approval_token=has_approval_token, now=self._clock.now(), facts=passage.facts
@@ -380,7 +286,7 @@ class Gate:
             return None
         return arguments, context
 
-    async def _record(self, passage: _Passage, decision: Decision) -> Appended:
+    async def _record(self, passage: Passage, decision: Decision) -> Appended:
         call = passage.call
         before = self._clock.ticks_ns()
         event = decided(
@@ -405,7 +311,7 @@ class Gate:
             passage.toll.allowed(receipt.index)
         return receipt
 
-    async def _record_and_grant(self, passage: _Passage, decision: Decision) -> Grant | Answer:
+    async def _record_and_grant(self, passage: Passage, decision: Decision) -> Grant | Answer:
         """Record the ALLOW; a grant if no kill came between, else the answer to give."""
         edited = asdict(passage.edited) if passage.edited is not None else None
         passage.flight.keep = self._answers.keeper(passage.flight.call, edited)
@@ -430,10 +336,10 @@ class Gate:
         else:
             return granted
         await self._runner.not_sent(passage.flight, passage.call, ending)
-        return self._ended(passage, decision, ending)
+        return passage.ended(decision, ending)
 
     async def _claim_refused(
-        self, passage: _Passage, decision: Decision, claim: AlreadySpent | ForeignSession | MemberGone | OnHold
+        self, passage: Passage, decision: Decision, claim: AlreadySpent | ForeignSession | MemberGone | OnHold
     ) -> Answer:
         """Somebody else spent the approval first, or opened the session, or gave this replica up: a refusal, recorded
         as one."""
@@ -453,67 +359,28 @@ class Gate:
         await self._record(passage, refused._replace(approval_id=decision.approval_id))
         return self._refused(passage, refused)
 
-    async def _again(self, passage: _Passage, kept: Kept) -> Answer:
+    async def _again(self, passage: Passage, kept: Kept) -> Answer:
         """What a call was answered that was run before: recorded, and only if no kill has come by then."""
         call = passage.flight.call
         await self._answers.handed_out(call.caller, call, kept)
         if passage.flight.is_cut() or not self._replica.may_grant():
             killed = self._killed(passage)
             return self._refused(passage, killed or refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown"))
-        edited = PendingApproval(**kept.edited) if kept.edited is not None else None
-        return Answer(
-            replace(call, trace_id=kept.trace_id),
-            _WAS_ALLOWED,
-            kept.reason,
-            kept.error,
-            kept.result_json,
-            kept.outcome,
-            passage.limit,
-            fault_json=kept.fault_json,
-            edited=edited,
-            is_replayed=True,
-        )
+        return passage.again(kept)
 
-    def _killed(self, passage: _Passage) -> Decision | None:
+    def _killed(self, passage: Passage) -> Decision | None:
         kill = passage.flight.kill
         return _refused_by(kill) if kill is not None else None
 
     # --- answers ---
 
-    def _refused(self, passage: _Passage, decision: Decision) -> Answer:
-        prefix = "Approval required" if decision.verdict is Verdict.REQUIRE_APPROVAL else "Policy denied"
-        return Answer(
-            passage.call,
-            decision,
-            decision.reason_code,
-            f"{prefix}: {decision.reason}",
-            limit=passage.limit,
-            approval=passage.approval,
-            retry_after_s=self._retry_after_s(passage, decision),
-        )
+    def _refused(self, passage: Passage, decision: Decision) -> Answer:
+        wait_s: int | None = None
+        if decision.reason_code in (ReasonCode.RATE_LIMITED, ReasonCode.BUDGET_SPENT):
+            wait_s = retry_after_s(passage.limit, passage.budget, self._clock.now().timestamp())
+        return passage.refused(decision, wait_s)
 
-    def _retry_after_s(self, passage: _Passage, decision: Decision) -> int | None:
-        if decision.reason_code not in (ReasonCode.RATE_LIMITED, ReasonCode.BUDGET_SPENT):
-            return None
-        return retry_after_s(passage.limit, passage.budget, self._clock.now().timestamp())
-
-    def _ended(self, passage: _Passage, decision: Decision, ending: Ending) -> Answer:
-        return Answer(
-            passage.call,
-            decision,
-            ending.reason,
-            ending.error,
-            ending.result_json,
-            ending.outcome,
-            passage.limit,
-            fault_json=ending.fault_json,
-            edited=passage.edited,
-        )
-
-    def _outage(self, passage: _Passage, reason: ReasonCode, text: str) -> Answer:
-        return Answer(passage.call, refusal(reason, text), reason, f"Policy denied: {text}", limit=passage.limit)
-
-    def _took(self, passage: _Passage, step: _Step, before_ns: int) -> None:
+    def _took(self, passage: Passage, step: _Step, before_ns: int) -> None:
         took_ns = self._clock.ticks_ns() - before_ns
         passage.latency_us[step] = passage.latency_us.get(step, 0) + took_ns // 1000
         self._meter.step(step, took_ns / 1e9)

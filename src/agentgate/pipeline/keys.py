@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from agentgate.core.call import KnownKey
-from agentgate.core.event import keys_changed
+from agentgate.core.events.keeping import keys_changed
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.log import Spend

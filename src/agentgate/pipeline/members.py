@@ -16,7 +16,9 @@ from agentgate.core.call import MemberId, Principal
 from agentgate.core.containment import Hearing, Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.core.event import Kind, Outcome, closed, gone, make
+from agentgate.core.event import Kind, Outcome, make
+from agentgate.core.events.calls import closed
+from agentgate.core.events.kills import gone
 from agentgate.core.projection import presence
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder

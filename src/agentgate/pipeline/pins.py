@@ -18,7 +18,8 @@ from agentgate.core import strict_json
 from agentgate.core.call import Access, Principal, Tool
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
-from agentgate.core.event import Event, Kind, OfTool, tool_accepted, tool_quarantined, tool_rejected
+from agentgate.core.event import Event, Kind
+from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.pin import Pin, PinState, changes, pin_from_row
 from agentgate.pipeline.offers import MAX_TOOLS, Found, Offer, Offers, ServerRules, State, Workshop, read_listing
 from agentgate.pipeline.orders import Refused

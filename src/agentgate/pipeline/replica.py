@@ -16,7 +16,7 @@ from typing import Any
 from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import FlagChange, Kill, KillChanges, KillState, Lease, covering, flags_over
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
-from agentgate.core.event import KeptAnswer
+from agentgate.core.events.calls import KeptAnswer
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission
 from agentgate.ports.log import Log

@@ -17,7 +17,8 @@ from typing import Final
 from agentgate.core.call import Principal
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import held, pruned, rfc3339, unheld
+from agentgate.core.event import rfc3339
+from agentgate.core.events.keeping import held, pruned, unheld
 from agentgate.core.retention import (
     FLOOR_DAYS,
     LEAP_DAYS,

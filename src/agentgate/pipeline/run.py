@@ -15,7 +15,8 @@ from agentgate.core import strict_json
 from agentgate.core.call import Call, Clean
 from agentgate.core.decision import Grant, Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.event import Event, KeptAnswer, Outcome, finished
+from agentgate.core.event import Event, Outcome
+from agentgate.core.events.calls import KeptAnswer, finished
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.asking import Questions

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 
 from agentgate.core.errors import LogUnavailable
-from agentgate.core.event import Outcome, closed
+from agentgate.core.event import Outcome
+from agentgate.core.events.calls import closed
 from agentgate.pipeline.answers import AnswerBook
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.control import Containment

@@ -40,7 +40,7 @@ class Voids:
     def stir(self) -> None:
         """A kill was applied: look now."""
         self._stirred.set()
-        self._approvals.stir()
+        self._approvals.waiting.stir()
 
     async def look_after(self, is_wanted: Callable[[], bool]) -> None:
         """Once a second and whenever a kill was applied, until cancelled; `is_wanted` says whether it is this member

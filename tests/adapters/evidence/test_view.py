@@ -21,7 +21,8 @@ from agentgate.adapters.evidence._view import view
 from agentgate.adapters.evidence._words import REASONS, count, duration, listed, reason
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Kind, OfTool, make, tool_accepted, tool_quarantined, tool_rejected
+from agentgate.core.event import Kind, make
+from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.evidence import Pack
 from agentgate.core.strict_json import parse
 from agentgate.core.visible import visible

@@ -20,7 +20,8 @@ from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
-from agentgate.core.event import Origin, pruned, rfc3339
+from agentgate.core.event import Origin, rfc3339
+from agentgate.core.events.keeping import pruned
 from agentgate.core.retention import Quiet
 from agentgate.ports.log import Log
 from tests.contracts.log import ORIGIN, Author, a_kill

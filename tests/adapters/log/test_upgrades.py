@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._upgrade import UPGRADES, upgrade
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
-from agentgate.core.event import OfTool
+from agentgate.core.events.tools import OfTool
 from agentgate.core.projection import STRETCH_BITS
 from agentgate.core.query import Query
 from tests.adapters.log.test_sqlite import (

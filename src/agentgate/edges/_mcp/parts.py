@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from agentgate.core.call import Call, Principal, Tool
 from agentgate.core.decision import Decision
 from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.gate import Answer
+from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.ports.ambient import Clock, Entropy
