@@ -12,7 +12,8 @@ from typing import Any
 
 import orjson
 
-from agentgate.core.redaction.redactor import Marks, Mode, Redactor
+from agentgate.core.redaction.marks import Marks, Mode
+from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import canonical
 from agentgate.kinds import make_redactor
 from agentgate.settings import Settings

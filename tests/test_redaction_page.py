@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from agentgate.adapters.detectors._makers import PLUGINS
-from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, MARK, Marks, Mode, Redactor
+from agentgate.core.redaction.marks import MARK, Marks, Mode
+from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, Redactor
 from agentgate.core.strict_json import canonical
 from tests.fakes import REDACTOR
 

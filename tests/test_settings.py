@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from agentgate.core.call import PrincipalKind, Role
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.hosts import is_loopback
-from agentgate.core.redaction.redactor import Mode
+from agentgate.core.redaction.marks import Mode
 from agentgate.keyfile import add_key, key_file, read_keys
 from agentgate.settings import (
     DEFAULT_SECRETS,

@@ -37,7 +37,8 @@ from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
 from agentgate.core.call import MemberId, Tool, ToolName
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.redaction.redactor import Marks, Redactor
+from agentgate.core.redaction.marks import Marks
+from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Detector
 from agentgate.credentials import OfProcess
 from agentgate.logs import log_keys

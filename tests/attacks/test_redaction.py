@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from agentgate.core.redaction.redactor import MARK
+from agentgate.core.redaction.marks import MARK
 from agentgate.core.strict_json import canonical, parse
 from tests.fakes import REDACTOR
 from tests.gateway import GatewayProcess, call, until

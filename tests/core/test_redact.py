@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from agentgate.adapters.detectors.known import KnownData
 from agentgate.adapters.detectors.patterns import OwnPatterns
-from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, MARK, Marks, Mode, Redactor
+from agentgate.core.redaction.marks import MARK, Marks, Mode
+from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS, TEXT

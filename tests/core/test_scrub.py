@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.redaction.layers import unescaped, unquoted
-from agentgate.core.redaction.redactor import MARK
+from agentgate.core.redaction.marks import MARK
 from agentgate.core.redaction.scrub import _scrubber, scrub, scrub_text
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS

@@ -7,7 +7,7 @@ from typing import Final
 
 from agentgate.core.call import key_sha256
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.redaction.redactor import MIN_KEY_BYTES, Mode
+from agentgate.core.redaction.marks import MIN_KEY_BYTES, Mode
 from agentgate.core.retention import BelowFloor, Rule
 from agentgate.settings.identity import Auth
 from agentgate.settings.tree import Settings

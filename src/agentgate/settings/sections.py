@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from agentgate.core.redaction.redactor import Mode
+from agentgate.core.redaction.marks import Mode
 from agentgate.core.retention import DEFAULT_DAYS
 from agentgate.settings.part import EnvRef, FileRef, Part
 

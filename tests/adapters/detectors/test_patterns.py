@@ -7,7 +7,8 @@ import pytest
 from agentgate.adapters.detectors.known import KINDS
 from agentgate.adapters.detectors.patterns import OwnPatterns
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.redaction.redactor import Marks, Mode, Redactor
+from agentgate.core.redaction.marks import Marks, Mode
+from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Detector
 from agentgate.core.strict_json import canonical
 from agentgate.kinds import make_redactor

@@ -14,6 +14,8 @@ MAX_CALLS: Final = 2_000
 """Rows of the table of calls and of the table of leaves; what is beyond them is in the JSON only, and said to be."""
 MAX_ROWS: Final = 300
 """Rows of every other table."""
+FIRST_FEW: Final = 8
+"""Calls that a row names of those that it is about."""
 
 T = TypeVar("T")
 

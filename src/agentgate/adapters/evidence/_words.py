@@ -127,3 +127,8 @@ def duration(span: timedelta) -> str:
     if hours < 48:
         return count(hours, "hour") + (f" {count(rest, 'minute')}" if rest else "")
     return count(round(minutes / 1440), "day")
+
+
+def text_of(value: object) -> str:
+    """Empty for what is not there."""
+    return "" if value is None else visible(value)

@@ -6,59 +6,24 @@ of JSON in strings, base64, hex, URL encoding and escapes. `docs/redaction.md` s
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from enum import StrEnum
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from agentgate.core.redaction import layers, sensitive
+from agentgate.core.redaction import layers, reading, sensitive
+from agentgate.core.redaction.marks import Marks, Mode
 from agentgate.core.redaction.sensitive import CARD, SECRET, Detector, Span
-from agentgate.core.strict_json import NotStrictJson, canonical, parse
+from agentgate.core.strict_json import canonical, parse
 
-MARK: Final = "[redacted]"
 FAILED_TEXT: Final = "[redaction failed]"
 FAILED: Final = b'{"redaction":"failed"}'
 """What is recorded instead of what could not be redacted: nothing of it."""
-MIN_KEY_BYTES: Final = 32
 
 _REMEMBERED: Final = 1024
 _MAX_REMEMBERED_CHARS: Final = 256
 _MAX_RUNS: Final = 64
-_OPENING: Final = '{["'
 _LOOK_CHARS: Final = 4096
 """Parts of a document up to this size are looked at as one before each of their texts is."""
-
-
-class Mode(StrEnum):
-    """What stands where something was."""
-
-    REDACT = "redact"
-    HASH = "hash"
-    TOKENIZE = "tokenize"
-
-
-class Marks:
-    """Writes what stands where something was. Equal values get equal marks under the same key; none leads back."""
-
-    def __init__(self, mode: Mode, key: bytes = b"") -> None:
-        """Raises ValueError: the mode needs a key of at least 32 bytes."""
-        if mode is not Mode.REDACT and len(key) < MIN_KEY_BYTES:
-            raise ValueError(f"redaction.mode {mode} needs a redaction.key of at least {MIN_KEY_BYTES} bytes")
-        self.mode = mode
-        self._key = key
-        self._token_key = hmac.digest(key, b"agentgate redaction token", hashlib.sha256)
-
-    def mark(self, kind: str, value: str) -> str:
-        if self.mode is Mode.REDACT:
-            return MARK
-        plain = sensitive.plain_value(kind, value).encode()
-        if self.mode is Mode.HASH:
-            return f"[{kind}:hmac:{hmac.digest(self._key, plain, hashlib.sha256).hex()[:16]}]"
-        token = hmac.digest(self._token_key, kind.encode() + b"\0" + plain, hashlib.sha256).hex()
-        return f"[{kind}-{token[:12]}]"
 
 
 class Seen(NamedTuple):
@@ -136,13 +101,13 @@ class Redactor:
             if b"\\" not in raw:
                 text = raw.decode()
                 in_one = "%" not in text and (text.isascii() or len(text) <= _LOOK_CHARS)
-                seen = self.look([text] if in_one else _strings(text), text=text, is_whole=True)
+                seen = self.look([text] if in_one else reading.strings(text), text=text, is_whole=True)
                 if seen is NOTHING:
                     return raw
                 value = parse(raw)
             else:  # what is escaped in it has to be seen as it is
                 value = parse(raw)
-                seen = self.look(_texts(value, layers.MAX_LAYERS) or [], is_whole=True)
+                seen = self.look(reading.of_value(value, layers.MAX_LAYERS) or [], is_whole=True)
                 if seen is NOTHING:
                     return raw
             clean = _Pass(self).value(value, layers.MAX_LAYERS, seen)
@@ -154,11 +119,11 @@ class Redactor:
         """The classes of data that are found in canonical JSON; None when a detector failed."""
         try:
             value = parse(raw)
-            if self.look(_texts(value, layers.MAX_LAYERS) or [], is_whole=True) is NOTHING:
+            if self.look(reading.of_value(value, layers.MAX_LAYERS) or [], is_whole=True) is NOTHING:
                 return frozenset()
-            reading = _Pass(self)
-            reading.value(value, layers.MAX_LAYERS, self.everything)
-            return reading.classes
+            one = _Pass(self)
+            one.value(value, layers.MAX_LAYERS, self.everything)
+            return one.classes
         except Exception:  # noqa: BLE001 - whatever a detector raises, what it did not read may hold anything
             return None
 
@@ -192,7 +157,7 @@ class Redactor:
         both, shown, known = text, "", within.plain
         if within.folds and not text.isascii():
             foreign = [one for one in texts if not one.isascii()]
-            plain = _folded(foreign, known)
+            plain = reading.folded(foreign, known)
             if plain != foreign:
                 shown = "\n".join(plain)
                 both = f"{text}\n{shown}"
@@ -217,7 +182,7 @@ class Redactor:
     ) -> tuple[Seen, tuple[str, ...] | None]:
         """What may be in what is encoded in a text, and the runs that may hold it, where `Seen.runs` can name them."""
         found = layers.runs(text)
-        opened = [inside for run in found for inside in run.texts] + _rewritten(texts, text)
+        opened = [inside for run in found for inside in run.texts] + reading.rewritten(texts, text)
         inner = self._look_at(opened, depth, within) if opened else NOTHING
         if inner is NOTHING or any("\n" in text[run.start : run.end] for run in found):
             return inner, None  # of lines, one's end may be another's
@@ -226,7 +191,7 @@ class Redactor:
         return inner, tuple([text[run.start : run.end] for run in found]) if len(found) <= _MAX_RUNS else None
 
     def _look_at(self, opened: list[str], depth: int, within: Seen | None) -> Seen:
-        return self.look(opened + _escaped(opened, depth), depth, within)
+        return self.look(opened + reading.escaped(opened, depth), depth, within)
 
     def names_secret(self, name: str) -> bool | None:
         """Whether a member of this name is secret; None if the name was not seen before, or holds something."""
@@ -263,7 +228,7 @@ class _Pass:
         if kind is str:
             return self.text(value, depth, seen)
         if (kind is dict or kind is list) and not seen.closely:
-            texts = _texts(value, depth, _LOOK_CHARS)
+            texts = reading.of_value(value, depth, _LOOK_CHARS)
             if texts is not None:
                 seen = self._redactor.look(texts, depth, seen, closely=True)
                 if seen is NOTHING:
@@ -310,7 +275,7 @@ class _Pass:
         if len(text) < self._shortest:
             return text
         seen = seen or self._everything
-        if depth and (nested := _nested(text)) is not None:
+        if depth and (nested := reading.document(text)) is not None:
             clean = self.value(nested, depth - 1, seen)
             said = text if clean == nested else canonical(clean).decode()
             return self._replace(SECRET, text) if self._is_left(text, seen, said) else said
@@ -370,7 +335,7 @@ class _Pass:
 
     def _folded(self, text: str, seen: Seen) -> list[_Place]:
         """Where something can be seen by who takes letters for those that they look like."""
-        [plain] = _folded([text], seen.plain)
+        [plain] = reading.folded([text], seen.plain)
         spans = self._spans(plain, self._everything) if plain != text else []
         if not spans:
             return []
@@ -392,88 +357,6 @@ class _Pass:
     def _replace(self, kind: str, value: str) -> str:
         self._found.append((kind, value))
         return self._mark(kind, value)
-
-
-def _strings(document: str) -> list[str]:
-    """What is between the quotes of a document without escapes in it, and besides. Names that are not in ASCII are as
-    JSON has them."""
-    parts = document.split('"')
-    for number, (part, after) in enumerate(pairwise(parts)):
-        if not part.isascii() and after.lstrip().startswith(":"):
-            parts[number] = f'"{part}":'
-    return parts
-
-
-def _folded(texts: list[str], known: Mapping[str, str]) -> list[str]:
-    """Texts as their reader sees them, those that are not known all in one go."""
-    if known or len(texts) == 1:
-        return [known[one] if one in known else sensitive.folded(one) for one in texts]
-    plain = sensitive.folded("\n".join(texts)).split("\n")
-    return plain if len(plain) == len(texts) else [sensitive.folded(one) for one in texts]
-
-
-def _rewritten(texts: list[str], text: str) -> list[str]:
-    """Texts without their URL encoding or escapes, where they have any; `text` is all of them in one."""
-    opened: list[str] = []
-    if "%" in text:
-        opened += [plain for one in texts if "%" in one and (plain := layers.unquoted(one)) != one]
-    if "\\" in text:
-        opened += [plain for one in texts if "\\" in one and (plain := layers.unescaped(one)) != one]
-    return opened
-
-
-def _escaped(texts: list[str], depth: int) -> list[str]:
-    """What is in those texts that are JSON with escapes in it, as who parses it sees it: not all of it can be seen in
-    the text."""
-    if not depth:
-        return []
-    trees = [nested for text in texts if "\\" in text and (nested := _nested(text)) is not None]
-    return _texts(trees, depth - 1) or []
-
-
-def _texts(value: Any, depth: int, most: int | None = None) -> list[str] | None:
-    """The texts, numbers and names in a value, and of a text that is JSON what is in it; None if that is more than
-    `most` characters. Names are as JSON has them."""
-    lines: list[str] = []
-    left = most
-    stack = [(value, depth)]
-    while stack:
-        item, depth = stack.pop()
-        kind = type(item)
-        if kind is str:
-            if left is not None and len(item) > left:
-                return None
-            first = item[:1]
-            if depth and (first in _OPENING or first.isspace()) and (nested := _nested(item)) is not None:
-                stack.append((nested, depth - 1))
-                continue
-            lines.append(item)
-        elif kind is dict:
-            lines += [f'"{name}":' for name in item]
-            stack += [(inner, depth) for inner in item.values()]
-        elif kind is list:
-            stack += [(inner, depth) for inner in item]
-        elif kind is int or kind is float:
-            lines.append(str(item))
-        if left is not None and lines:
-            left -= len(lines[-1]) + len(stack)
-            if left < 0:
-                return None
-    return lines
-
-
-def _nested(text: str) -> Any:
-    """The object, array or string that a text is the JSON of; None if it is none."""
-    first = text[:1]
-    if first not in _OPENING and not first.isspace():
-        return None
-    stripped = text.strip()
-    if stripped[:1] + stripped[-1:] not in ("{}", "[]", '""'):
-        return None
-    try:
-        return parse(stripped.encode())
-    except NotStrictJson:
-        return None
 
 
 def _merged(places: Iterable[_Place], text: str) -> list[_Place]:

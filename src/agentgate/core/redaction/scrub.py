@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from agentgate.core.redaction.redactor import FAILED, MARK, Redactor
+from agentgate.core.redaction.marks import MARK
+from agentgate.core.redaction.redactor import FAILED, Redactor
 from agentgate.core.redaction.sensitive import SECRET, Span
 from agentgate.core.strict_json import canonical, parse
 

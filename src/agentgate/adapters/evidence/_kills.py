@@ -1,0 +1,111 @@
+"""Kills as people read them: what each stopped, and whether it was final."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from agentgate.adapters.evidence._model import Kill, Mark
+from agentgate.adapters.evidence._picture import Entry, Marked
+from agentgate.adapters.evidence._words import listed, moment, text_of
+from agentgate.core.containment import Scope
+from agentgate.core.errors import ReasonCode
+from agentgate.core.strict_json import parse
+from agentgate.core.visible import visible
+
+
+class Stopped:
+    """What kills did to the calls of the pack."""
+
+    def __init__(self, calls: Iterable[Marked]) -> None:
+        self.cut = Counter(entry["kill_id"] for entry, _ in calls if entry["kill_id"] is not None)
+        self._refused = [e for e, mark in calls if mark is Mark.REFUSED and e["reason_code"] == ReasonCode.KILLED]
+
+    def refused(self, order: Entry, until: str | None) -> int:
+        """How many calls in the scope of `order` were refused for a kill before `until`."""
+        return sum(
+            1
+            for entry in self._refused
+            if order["timestamp"] <= entry["timestamp"] <= (until or entry["timestamp"]) and _covers(order, entry)
+        )
+
+
+def expiries(body: Entry, by_kill: Mapping[str, Sequence[Entry]]) -> dict[str, str]:
+    """When kills end by themselves, by the id of the order's event. Only its leaf says so."""
+    orders = {row["event_id"] for rows in by_kill.values() for row in rows if row["what"] == "killed"}
+    leaves = {e["event_id"]: e["leaf"] for e in body["integrity"]["events"] if e["event_id"] in orders}
+    return {event_id: parse(leaf.encode()).get("expires_at", "") for event_id, leaf in leaves.items()}
+
+
+def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mapping[str, str]) -> Kill:
+    """One kill from its rows: the order, its receipts, what was asked, its release."""
+    order = next((row for row in rows if row["what"] == "killed"), rows[0])
+    release = next((row for row in rows if row["what"] == "released"), None)
+    asks = [row for row in rows if row["what"] == "release_asked"]
+    receipts = [row for row in rows if row["what"] == "drained"]
+    whole = next((row for row in receipts if row["drained"]), None)
+    receipt = whole or (receipts[-1] if receipts else None)
+    excepted = () if receipt is None else tuple(map(visible, receipt["drained_except"]))
+    until = None if release is None else release["timestamp"]
+    return Kill(
+        label=label,
+        kill_id=visible(order["kill_id"]),
+        target=_target(order),
+        ordered_by=text_of(order["actor"]),
+        at=moment(order["timestamp"]),
+        reason="(pruned)" if order["reason"] is None else visible(order["reason"]),
+        standing=_standing(receipt, excepted),
+        is_drained=whole is not None,
+        drained_at="" if receipt is None else moment(receipt["timestamp"]),
+        expires_at=moment(expiries.get(order["event_id"])),
+        excepted=excepted,
+        attested=() if receipt is None else tuple(map(visible, receipt["attested"])),
+        asks=tuple(f"{text_of(row['actor'])}, {moment(row['timestamp'])}" for row in asks),
+        released_by="" if release is None else _releaser(release),
+        released_at=moment(until),
+        cut=stopped.cut[order["kill_id"]],
+        refused=stopped.refused(order, until),
+    )
+
+
+def _target(order: Entry) -> str:
+    scope = order["scope"]
+    return "everything" if scope == Scope.GLOBAL else f"{visible(scope)} {visible(order['target'])}"
+
+
+_FIELD_OF: Final = {
+    Scope.SESSION: "session_id",
+    Scope.AGENT: "agent_id",
+    Scope.TOOL: "tool_name",
+    Scope.SERVER: "server",
+    Scope.TENANT: "tenant",
+}
+
+
+def _covers(order: Entry, entry: Entry) -> bool:
+    scope = order["scope"]
+    return scope == Scope.GLOBAL or bool(scope in _FIELD_OF and entry[_FIELD_OF[scope]] == order["target"])
+
+
+def _standing(receipt: Entry | None, excepted: Sequence[str]) -> str:
+    if receipt is None:
+        return "No receipt: it is not recorded that all calls in its scope had ended."
+    if receipt["drained"]:
+        by_word = " For some members an admin attested that they are destroyed." if receipt["attested"] else ""
+        return f"Drained: every member confirmed that no call in its scope was left.{by_word}"
+    return f"Drained except for {listed(excepted) or 'some'}: what ran there is not known."
+
+
+def _releaser(release: Entry) -> str:
+    if release["why"] == "expiry":
+        return "its own expiry"
+    asked = [visible(person) for person in release["asked_by"]]
+    both = f" (asked for by {listed(asked)})" if asked else ""
+    forced = ", forced before it had drained" if release["forced"] else ""
+    return f"{text_of(release['actor'])}{both}{forced}"
+
+
+def ordered_and_released(rows: Sequence[Entry]) -> tuple[str, str]:
+    released = next((row["timestamp"] for row in rows if row["what"] == "released"), "")
+    return rows[0]["timestamp"], released
