@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]  # see _postgres_connection
@@ -111,11 +112,13 @@ class PostgresReader(Reader):
         super().__init__(log_id)
         self.lines = lines
 
-    async def ask(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
-        values = [compiled.params[name] for name in compiled.positiontup or ()]
+    async def ask(
+        self, statement: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        sql, names, own = (_compiled if values is None else _compiled_once)(statement)
+        given = {**own, **(values or {})}
         async with self.lines.line() as line:
-            return [tuple(row) for row in await line.fetch(str(compiled), *values)]
+            return [tuple(row) for row in await line.fetch(sql, *(given[name] for name in names))]
 
     async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
         """All in one value: a row for each would cost the event loop ten times as much."""
@@ -133,3 +136,13 @@ class PostgresReader(Reader):
 
     async def aclose(self) -> None:
         await self.lines.aclose()
+
+
+def _compiled(statement: Select[*tuple[Any, ...]]) -> tuple[str, Sequence[str], Mapping[str, Any]]:
+    """The text, its parameters' names in their order, and the values of those that are not asked for."""
+    compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})
+    return str(compiled), compiled.positiontup or (), compiled.params
+
+
+_compiled_once: Final = lru_cache(maxsize=512)(_compiled)
+"""Of `_statements`, of which each is one object for good."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, select
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log import _statements as statements
 from agentgate.adapters.log._bodies import filled
 from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
@@ -39,8 +40,11 @@ class Reader(ABC):
         self.log_id = log_id
 
     @abstractmethod
-    async def ask(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """All rows of a statement, of one moment. Raises LogUnavailable."""
+    async def ask(
+        self, statement: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """All rows of a statement, of one moment. With `values` for its parameters it is one of `_statements`. Raises
+        LogUnavailable."""
 
     @abstractmethod
     async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
@@ -153,45 +157,27 @@ class Reader(ABC):
         """
         if any(isinstance(value, str) and "\0" in value for value in match.values()):
             return []  # no store's text can hold one: it names nothing, and PostgreSQL would not be asked
-        table = schema.DERIVED[name]
-        columns = [column for column in schema.columns_of(table) if column.name != without]
-        statement = select(*columns).where(table.c.log_id == self.log_id)
-        for column, value in match.items():
-            statement = statement.where(table.c[column] == value)  # None: IS NULL
-        statement = statement.order_by(*(table.c[column] for column in schema.OLDEST_FIRST[name]))
-        names = [column.name for column in columns]
+        given = {column: value for column, value in match.items() if value is not None}
+        null = tuple(column for column, value in match.items() if value is None)
+        statement, names = statements.derived(name, without, tuple(given), null)
         left_out = {} if without is None else {without: None}
-        return [dict(zip(names, row, strict=True)) | left_out for row in await self.ask(statement)]
+        rows = await self.ask(statement, {"log_id": self.log_id, **given})
+        return [dict(zip(names, row, strict=True)) | left_out for row in rows]
 
     async def kills_since(self, position: int) -> KillChanges:
         """See `ports.Log`: one statement, so one snapshot."""
-        head, kills = schema.head.c, schema.kills.c
-        columns = schema.columns_of(schema.kills)
-        if position < 0:
-            changed: ColumnElement[bool] = kills.released_position.is_(None)
-        else:
-            changed = or_(kills.position > position, kills.released_position > position)
-        joined = schema.head.outerjoin(schema.kills, and_(kills.log_id == head.log_id, changed))
-        statement = select(head.kill_position, *columns).select_from(joined).where(head.log_id == self.log_id)
-        rows = await self.ask(statement.order_by(kills.position))
+        statement = statements.KILLS_IN_FORCE if position < 0 else statements.KILLS_SINCE
+        given = {} if position < 0 else {"position": position}
+        rows = await self.ask(statement, {"log_id": self.log_id, **given})
         if not rows:
             raise LogBroken("the log has no head row; run `log verify`")
-        names = [column.name for column in columns]
+        names = [column.name for column in schema.columns_of(schema.kills)]
         found = [dict(zip(names, row[1:], strict=True)) for row in rows if row[1] is not None]
         return KillChanges(position, int(rows[0][0]), tuple(map(kill_change_from_row, found)))
 
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
         """See `ports.LogReader`."""
-        acks = schema.acks.c
-        enough = select(acks.member, func.min(acks.position).label("position"))
-        first = enough.where(acks.log_id == self.log_id, acks.position >= position).group_by(acks.member).subquery()
-        statement = (
-            select(acks.member, acks.position, acks.cancelled, acks.finished, acks.unknown, acks.took_us)
-            .join(first, and_(acks.member == first.c.member, acks.position == first.c.position))
-            .where(acks.log_id == self.log_id)
-            .order_by(acks.idx)
-        )
-        rows = await self.ask(statement)
+        rows = await self.ask(statements.ACKNOWLEDGED, {"log_id": self.log_id, "position": position})
         return [
             Acknowledgement(member, position, cancelled, finished, unknown, took_us / 1000)
             for member, position, cancelled, finished, unknown, took_us in rows

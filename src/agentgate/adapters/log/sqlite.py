@@ -155,10 +155,12 @@ class _SqliteReader(Reader):
         super().__init__(log_id)
         self._engine = engine
 
-    async def ask(self, statement: Select[*tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    async def ask(
+        self, statement: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
         try:
             async with self._engine.connect() as connection:
-                return [tuple(row) for row in await connection.execute(statement)]
+                return [tuple(row) for row in await connection.execute(statement, values)]
         except (SQLAlchemyError, OSError) as error:
             raise LogUnavailable(f"the log cannot be read: {_why(error)}") from error
 
