@@ -24,7 +24,7 @@ from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission, InFlight
 from agentgate.ports.log import LogReader, Spend
 
-FIRST_LOOK_S = 0.002
+FIRST_LOOK_S = 0.0015
 LONGEST_LOOK_S = 0.05
 """Between two looks at the log while an operator waits."""
 
@@ -135,7 +135,7 @@ class Drains:
                 await asyncio.wait({mine}, timeout=LONGEST_LOOK_S)
                 continue
             await asyncio.sleep(pause_s)
-            pause_s = min(1.5 * pause_s, LONGEST_LOOK_S)
+            pause_s = min(1.2 * pause_s, LONGEST_LOOK_S)
 
     async def _acknowledged(self, drain: Drain) -> Drain:
         """`drain` as it stands now; the log is not asked while only this member is waited for."""

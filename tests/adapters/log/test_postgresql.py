@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy.sql.elements import ClauseElement
 
 from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
@@ -168,6 +169,24 @@ async def test_of_two_replicas_one_follows_the_log_at_a_time(url: str) -> None:
         async with other.bookmarks.turn("webhooks") as now:
             assert now
         assert await other.bookmarks.load("webhooks") == 3
+
+
+async def test_what_is_asked_on_a_kills_way_is_compiled_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[str] = []
+    compile_ = ClauseElement.compile
+
+    def counted(statement: ClauseElement, *args: Any, **more: Any) -> Any:
+        compiled.append(str(type(statement)))
+        return compile_(statement, *args, **more)
+
+    async with replicas(url, 1) as [log]:
+        for position in (1, 2):
+            await log.kills_since(position)
+            await log.acknowledged(position)
+            await log.projection("members", left_idx=None)
+            await log.projection("kills", id=f"kill-{position}")
+            monkeypatch.setattr(ClauseElement, "compile", counted)
+    assert not compiled
 
 
 async def test_heartbeats_are_heard_at_the_other_replica(url: str) -> None:
