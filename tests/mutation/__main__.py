@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
+import hashlib
 import json
 import os
 import random
@@ -32,6 +34,8 @@ LEAST: Final = 0.9
 """To reach, of the mutants of each room."""
 Verdicts = dict[str, str]
 """killed, timeout, survived or no test, by the mutant's module and name."""
+Mutants = Mapping[str, Sequence[str]]
+"""Their names, by the module that they are of."""
 
 
 def main() -> None:
@@ -39,16 +43,15 @@ def main() -> None:
     verdicts: Verdicts = {}
     with tempfile.TemporaryDirectory(prefix="agentgate-mutants-") as name:
         copy = Path(name)
+        kept = asked.out or copy / "verdicts"
         for room in ROOMS:
             paths = [path for path in _modules(room) if not asked.modules or path.stem in asked.modules]
             if paths:
-                mutants = _generated(copy, paths)
-                chosen = _chosen(mutants, asked)
-                judged = _judged(copy, room, chosen, asked.jobs)
+                mutants = _chosen(_generated(copy, paths), asked)
+                _judge(copy, room, mutants, kept, asked.jobs)
+                judged = {name: verdict for name, verdict in _known(kept).items() if name in _names(mutants)}
                 _show(copy, judged, is_terse=asked.terse)
                 verdicts |= judged
-    if asked.out:
-        asked.out.write_text(json.dumps(verdicts, indent=0), encoding="utf-8")
     sys.exit(not _table(verdicts))
 
 
@@ -59,7 +62,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="of that chance")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--of", type=Path, help="only what did not die by this file, which --out has written")
-    parser.add_argument("--out", type=Path, help="verdicts as JSON")
+    parser.add_argument("--out", type=Path, help="verdicts, a line each; what is there is not judged again")
     parser.add_argument("--terse", action="store_true", help="do not show what survived")
     return parser.parse_args()
 
@@ -80,26 +83,48 @@ def _generated(copy: Path, paths: Sequence[Path]) -> dict[str, list[str]]:
     return dict(json.loads(made.stdout))
 
 
-def _chosen(mutants: Mapping[str, list[str]], asked: argparse.Namespace) -> dict[str, list[str]]:
+def _chosen(mutants: Mutants, asked: argparse.Namespace) -> Mutants:
     if asked.of:
-        left = {name for name, verdict in json.loads(asked.of.read_text(encoding="utf-8")).items() if _lives(verdict)}
+        left = {name for name, verdict in _known(asked.of).items() if _lives(verdict)}
         mutants = {module: [one for one in names if f"{module}.{one}" in left] for module, names in mutants.items()}
     if asked.sample:
         chance = random.Random(asked.seed)
         mutants = {module: chance.sample(names, min(asked.sample, len(names))) for module, names in mutants.items()}
-    return dict(mutants)
+    return mutants
+
+
+def _names(mutants: Mutants) -> set[str]:
+    return {f"{module}.{name}" for module, names in mutants.items() for name in names}
 
 
 def _lives(verdict: str) -> bool:
     return verdict in ("survived", "no test")
 
 
-def _judged(copy: Path, room: str, mutants: Mapping[str, Sequence[str]], jobs: int) -> Verdicts:
-    count = sum(map(len, mutants.values()))
-    verdicts = copy / f"{room}.verdicts"
-    verdicts.touch()
+def _known(kept: Path) -> Verdicts:
+    """What was found out before, of modules that are as they were then."""
+    if not kept.exists():
+        return {}
+    lines = [json.loads(line) for line in kept.read_text(encoding="utf-8").splitlines()]
+    return {f"{module}.{name}": verdict for module, name, verdict, sha256 in lines if sha256 == _sha256(module)}
+
+
+@functools.cache
+def _sha256(module: str) -> str:
+    path = (ROOT / "src" / module.replace(".", "/")).with_suffix(".py")
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
+def _judge(copy: Path, room: str, mutants: Mutants, kept: Path, jobs: int) -> None:
+    """Have the verdicts on all of these in `kept`."""
+    known = _known(kept)
+    left = {module: [one for one in names if f"{module}.{one}" not in known] for module, names in mutants.items()}
+    if not _names(left):
+        return
+    sources = {module: _sha256(module) for module in left}
     order = copy / f"{room}.order"
-    order.write_text(json.dumps({"mutants": mutants, "jobs": jobs, "verdicts": str(verdicts)}), encoding="utf-8")
+    what = {"mutants": left, "jobs": jobs, "verdicts": str(kept.absolute()), "sources": sources}
+    order.write_text(json.dumps(what), encoding="utf-8")
     command = [sys.executable, "-m", "pytest", "-q", "-p", plugin.__name__, "-p", "no:cacheprovider", "--timeout=0"]
     command += ["-m", "not torture", f"tests/{room}"]
     env = os.environ | {plugin.ORDER: str(order), "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
@@ -108,13 +133,12 @@ def _judged(copy: Path, room: str, mutants: Mapping[str, Sequence[str]], jobs: i
         running = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT)
         while running.poll() is None:
             time.sleep(1)
-            done = verdicts.read_text(encoding="utf-8").count("\n")
-            print(f"\r{room}: {done:,} of {count:,} mutants", end="", file=sys.stderr, flush=True)
+            done = len(_known(kept).keys() & _names(mutants))
+            print(f"\r{room}: {done:,} of {len(_names(mutants)):,} mutants", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    found = {f"{module}.{name}": verdict for module, name, verdict in map(json.loads, verdicts.open(encoding="utf-8"))}
-    if len(found) != count:
-        sys.exit(f"{room}: {count - len(found)} mutants were not looked at:\n{log.read_text(encoding='utf-8')[-2000:]}")
-    return found
+    missing = len(_names(mutants) - _known(kept).keys())
+    if missing:
+        sys.exit(f"{room}: {missing} mutants were not looked at:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 # --- what is shown -----------------------------------------------------------------------------------------

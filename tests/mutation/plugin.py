@@ -23,7 +23,7 @@ from hypothesis import Phase, settings
 from tests.mutation import switch
 
 ORDER: Final = "AGENTGATE_MUTANTS"
-"""Names the file with what is to be done: `mutants` by module, `jobs`, and where `verdicts` go."""
+"""Names the file with what is to be done: `mutants` by module, `sources`' digests, `jobs`, where `verdicts` go."""
 LONGEST_S: Final = 5.0
 ALL_S: Final = 20.0
 """Of all that one mutant is shown to."""
@@ -50,15 +50,15 @@ def pytest_configure() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop(session: pytest.Session) -> bool:
     order = json.loads(Path(os.environ[ORDER]).read_text(encoding="utf-8"))
-    verdicts = Path(order["verdicts"])
-    learnt = _learn(session, verdicts.with_suffix(".learnt"))
+    verdicts, sources = Path(order["verdicts"]), order["sources"]
+    learnt = _learn(session, Path(os.environ[ORDER]).with_suffix(".learnt"))
     mutants = [(module, name) for module, names in order["mutants"].items() for name in names]
     jobs = order["jobs"]
     for job in range(jobs):
         if os.fork() == 0:
             with verdicts.open("a", buffering=1, encoding="utf-8") as out:
-                for verdict in _judged(session, mutants[job::jobs], learnt):
-                    out.write(json.dumps(verdict) + "\n")
+                for module, name, verdict in _judged(session, mutants[job::jobs], learnt):
+                    out.write(json.dumps([module, name, verdict, sources[module]]) + "\n")
             os._exit(0)
     for _ in range(jobs):
         os.wait()
