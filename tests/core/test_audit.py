@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead, Stretch
+from agentgate.core.containment import Scope
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier, TileHash
 from agentgate.core.note import Checkpoint, NoteKey, sign
@@ -484,6 +485,42 @@ def test_events_that_no_gateway_appends_are_found(second: Any, what: str) -> Non
     log.rows.append(a_row(1, event, 2 if event.session else 0, 0))
     log.head = StoredHead(2, 0, 0)
     assert f"event 1: {what}" in map(str, log.report().findings)
+
+
+def test_an_idempotency_key_is_used_once_in_a_log() -> None:
+    author = Author()
+    log = Stored([author.joined(), author.decided(idempotency_sha256="k-1"), author.decided(idempotency_sha256="k-2")])
+    assert log.report().ok
+    again = author.decided(idempotency_sha256="k-1")
+    log.rows.append(a_row(3, again, 3, 0))
+    log.head = StoredHead(4, 0, 0)
+    assert "event 3: spends the idempotency that event 1 has spent" in map(str, log.report().findings)
+
+
+def test_a_refusal_in_another_s_session_is_no_finding() -> None:
+    author = Author()
+    assert Stored([author.decided(), author.decided(by="agent:other", verdict="DENY")]).report().ok
+
+
+def test_why_a_kill_or_a_hold_was_ordered_is_not_missed_where_its_body_was_pruned() -> None:
+    author, kill = Historian(), replace(a_kill(), scope=Scope.SESSION, target="s-1", tenant="acme")
+    log = Stored([author.kill(kill), author.pruned("s-1", 0), author.held("h-1")])
+    log.set(0, "salt", None)
+    log.set(0, "body", None)
+    assert log.tables["kills"][0]["reason"]
+    assert log.report().findings == []
+    log.tables["holds"][0]["reason"] = "another"
+    assert [str(one) for one in log.report().findings] == ["event 2: holds: reason of h-1 is not what the events say"]
+
+
+def test_an_answer_that_is_not_kept_although_its_outcome_says_so_is_found() -> None:
+    author = Author()
+    log = Stored([author.joined(), author.answered("k-1")])
+    assert log.report().ok
+    log.tables["answers"].clear()
+    (finding,) = log.report().findings
+    assert finding.index == 1
+    assert finding.what.startswith("answers: ")
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,72 @@ def test_exports_and_holds_of_the_scope_are_in_its_pack() -> None:
     assert _holds(SESSION, [*OWN, *found])
 
 
+AGENT = Scope("default", agent=f"agent:{BOT}")
+TENANT = Scope("default")
+
+
+@pytest.mark.parametrize(
+    ("scope", "tenant", "session", "concerns"),
+    [
+        (SESSION, "default", "s-1", True),
+        (SESSION, "default", "s-2", False),
+        (SESSION, "default", "", True),
+        (SESSION, "other", "s-1", False),
+        (SESSION, "", "", False),
+        (AGENT, "default", "", True),
+        (AGENT, "default", "s-1", False),
+        (AGENT, "other", "", False),
+        (TENANT, "default", "s-1", True),
+        (TENANT, "other", "", False),
+        (TENANT, "", "", False),
+    ],
+)
+def test_a_hold_is_in_the_packs_of_its_tenant_that_it_names_or_where_it_names_no_session(
+    scope: Scope, tenant: str, session: str, concerns: bool
+) -> None:
+    event = held(
+        origin(7), hold_id="h-1", actor="person:ivy", auth="api_key", tenant=tenant, session=session, reason="court"
+    )
+    hold = record_of(event, index=210, number=0)
+    assert concerning(scope, OWN, [hold]) == ([hold] if concerns else [])
+
+
+@pytest.mark.parametrize(
+    ("scope", "tenant", "what", "concerns"),
+    [
+        (AGENT, "default", {"of_agent": f"agent:{BOT}"}, True),
+        (AGENT, "default", {"of_agent": "agent:other"}, False),
+        (AGENT, "other", {"of_agent": f"agent:{BOT}"}, False),
+        (SESSION, "default", {"of_agent": f"agent:{BOT}"}, False),
+        (TENANT, "default", {"of_agent": "agent:other"}, True),
+        (TENANT, "other", {}, False),
+    ],
+)
+def test_an_export_is_in_the_packs_of_what_was_exported(
+    scope: Scope, tenant: str, what: dict[str, str], concerns: bool
+) -> None:
+    event = exported(origin(8), actor="person:ivy", tenant=tenant, form="pdf", what=what)
+    export = record_of(event, index=211, number=0)
+    assert concerning(scope, OWN, [export]) == ([export] if concerns else [])
+
+
+def test_what_happened_at_the_very_time_of_the_last_event_is_in_and_at_that_of_the_end_is_not() -> None:
+    kill = _kill_record(KillScope.GLOBAL, "", at=6.0)
+    own = [*OWN, record_of(_decided(3, second=6.0), index=2, number=3)]
+    at = own[-1].fields["at"]
+    assert kill.fields["at"] == at
+    assert concerning(SESSION, own, [kill]) == [kill]
+    later = _kill_record(KillScope.TOOL, OWN[0].fields["tool"], index=101, at=5.0)
+    assert concerning(replace(SESSION, until=at), own, [kill, later]) == [later]
+
+
+@pytest.mark.parametrize("server", ["", "XXXX", "None"])
+def test_a_call_of_a_tool_that_nobody_has_is_covered_by_no_kill_of_a_server(server: str) -> None:
+    [unknown] = numbered([_decided(1, tool=None, reason=ReasonCode.UNKNOWN_TOOL)])
+    assert "server" not in unknown.fields
+    assert concerning(SESSION, [unknown], [_kill_record(KillScope.SERVER, server)]) == []
+
+
 def test_wider_event_that_is_the_scopes_own_is_there_once() -> None:
     assert concerning(Scope("default"), OWN, OWN) == []
 
