@@ -115,7 +115,10 @@ class Passage:
         """What the session did before, where policy wants to know."""
         return self.toll.facts if self.toll is not None else None
 
+    # --- what its door is told ---
+
     def refused(self, decision: Decision, retry_after_s: int | None) -> Answer:
+        """It is not run; or not yet, where an approval is missing."""
         prefix = "Approval required" if decision.verdict is Verdict.REQUIRE_APPROVAL else "Policy denied"
         return Answer(
             self.call,
@@ -128,9 +131,11 @@ class Passage:
         )
 
     def outage(self, reason: ReasonCode, text: str) -> Answer:
+        """It is not run, for the gateway could not serve it."""
         return Answer(self.call, refusal(reason, text), reason, f"Policy denied: {text}", limit=self.limit)
 
     def ended(self, decision: Decision, ending: Ending) -> Answer:
+        """It was allowed, and this is what came of it."""
         return Answer(
             self.call,
             decision,
@@ -144,7 +149,7 @@ class Passage:
         )
 
     def again(self, kept: Kept) -> Answer:
-        """What the call was answered when it was run."""
+        """It was run before, and was answered so."""
         return Answer(
             replace(self.flight.call, trace_id=kept.trace_id),
             _WAS_ALLOWED,
