@@ -27,7 +27,7 @@ def gateway() -> Iterator[GatewayProcess]:
     config = {
         "auth": {"keys": keys},
         "server": {"refusals_per_second": 1_000_000, "log_level": "DEBUG"},
-        "containment": {"rate_window_s": 0.01},
+        "containment": {"rate_window_s": 0.001},
         "approvals": {"static_token": STATIC_TOKEN},
     }
     with GatewayProcess(config=config) as process:
