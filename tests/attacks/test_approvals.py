@@ -20,7 +20,7 @@ from tests.gateway import GatewayProcess, run_cli, until
 CONFIG = {
     "auth": {"keys": approving.KEYS},
     "server": {"refusals_per_second": 1_000_000},
-    "containment": {"rate_window_s": 0.01},
+    "containment": {"rate_window_s": 0.001},
 }
 HIDING = "pay\u202eevil\u202c \u200b\u2066x\u2069 \u0007\ufeff"
 

@@ -293,7 +293,7 @@ def configuration(where: Mapping[str, str], folder: Path) -> dict[str, Any]:
             "keys": key_entries(),
             "oauth": {"issuer": where["issuer"], "audience": RESOURCE},
         },
-        "containment": {"url": where["redis"], "rate_window_s": 0.01},
+        "containment": {"url": where["redis"], "rate_window_s": 0.001},
         "evidence": {"hmac_key": {"env": "HMAC_KEY"}, "signing": {"kind": "ecdsa", "key": {"env": "ENVELOPE_KEY"}}},
         "redaction": {"mode": "tokenize", "key": {"env": "REDACTION_KEY"}},
         "credentials": {

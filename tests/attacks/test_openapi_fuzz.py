@@ -40,7 +40,7 @@ CONFIG: Final[dict[str, Any]] = {
         ]
     },
     "server": {"refusals_per_second": 1_000_000},
-    "containment": {"rate_window_s": 0.01},
+    "containment": {"rate_window_s": 0.001},
     "webhooks": [{"name": "deaf", "url": "https://127.0.0.1:9/", "secret": {"env": "DEAF_SECRET"}}],
 }
 SETTINGS: Final = """\

@@ -50,7 +50,7 @@ def answers(said: bytes) -> tuple[int, ...]:
 def gateway() -> Iterator[GatewayProcess]:
     config = {
         "server": {"refusals_per_second": 1_000_000, "request_timeout_s": PATIENCE_S},
-        "containment": {"rate_window_s": 0.01},
+        "containment": {"rate_window_s": 0.001},
     }
     with GatewayProcess(config=config) as process:
         yield process

@@ -175,7 +175,7 @@ def world() -> Iterator[World]:
     config = {
         "auth": {"keys": _entries()},
         "server": {"refusals_per_second": 1_000_000},
-        "containment": {"rate_window_s": 0.01},
+        "containment": {"rate_window_s": 0.001},
     }
     with GatewayProcess(config=config) as gateway, ThreadPoolExecutor(1) as pool:
         world = World(gateway, Owned(f"{ASKED}-session", f"{ASKED}-agent", f"{ASKED}-a", "", "", "", ""))

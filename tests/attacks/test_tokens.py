@@ -79,7 +79,7 @@ def house() -> Iterator[House]:
                 "oauth": {"issuer": issuer.url, "audience": AUDIENCE, "required_scopes": ["tools:call"]},
             },
             "server": {"refusals_per_second": 1_000_000, "log_level": "DEBUG"},
-            "containment": {"rate_window_s": 0.01},
+            "containment": {"rate_window_s": 0.001},
         }
         with GatewayProcess(config=config) as gateway:
             yield House(gateway, issuer, evil, ("ec-key", keys[0]), ("ed-key", keys[1]))

@@ -18,7 +18,7 @@ from tests.approving import ADA, BOB, BOT, EVE, OLGA, body, prices, write
 from tests.e2e.conftest import MANY_REFUSALS
 from tests.gateway import GatewayProcess, run_cli, until
 
-CONFIG = {**MANY_REFUSALS, "auth": {"keys": approving.KEYS}, "containment": {"rate_window_s": 0.01}}
+CONFIG = {**MANY_REFUSALS, "auth": {"keys": approving.KEYS}, "containment": {"rate_window_s": 0.001}}
 
 
 @pytest.fixture(scope="module")

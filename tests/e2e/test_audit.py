@@ -32,7 +32,7 @@ def audited() -> Iterator[GatewayProcess]:
     config = {
         "auth": {"keys": keys},
         "server": {"refusals_per_second": 1_000_000},
-        "containment": {"rate_window_s": 0.01},
+        "containment": {"rate_window_s": 0.001},
     }
     with GatewayProcess(config=config) as process:
         with ThreadPoolExecutor(3) as pool:
