@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from agentgate import settings as configuration
-from agentgate.adapters.log._anchor_http import Webhook, Witness
-from agentgate.adapters.log._anchors import Places, Standing
-from agentgate.adapters.log._integrator import CheckpointSigner, Lag
-from agentgate.adapters.log._reader import Reader
+from agentgate.adapters.log._checkpoints.anchors import Places, Standing
+from agentgate.adapters.log._checkpoints.exchange import Webhook, Witness
+from agentgate.adapters.log._checkpoints.integrator import CheckpointSigner, Lag
+from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.log.sqlite import open_reader as read_sqlite
 from agentgate.adapters.log.sqlite import verify as verify_sqlite
@@ -196,7 +196,7 @@ async def migrate_log(config: Settings, *, to: str, drop_events: bool) -> list[s
         raise UnsafeConfiguration(
             "only a log in PostgreSQL is migrated (SQLite makes its schema itself); name the database: --database-url postgresql://…"
         )
-    from agentgate.adapters.log._migrate import migrate  # as in `make_log`
+    from agentgate.adapters.log._postgres.migrate import migrate  # as in `make_log`
 
     return await migrate(config.log.url or "", to=to, drop_events=drop_events)
 

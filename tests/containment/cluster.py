@@ -39,7 +39,7 @@ import asyncpg
 from aiohttp import ClientTimeout
 
 from agentgate.adapters.log import postgresql
-from agentgate.adapters.log._migrate import migrate
+from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit import Report
 from agentgate.core.note import NoteKey

@@ -28,7 +28,7 @@ from typing import Any
 import httpx
 import pytest
 
-from agentgate.adapters.log._migrate import migrate
+from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.core.call import key_sha256
 from tests.containment.cluster import missing
 from tests.containment.toxiproxy import Link, Toxiproxy

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agentgate.adapters.log._migrate import migrate
+from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.core.errors import ReasonCode
 from agentgate.pipeline.replica import LEASE_S
 from tests.containment.toxiproxy import Link

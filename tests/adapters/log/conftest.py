@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agentgate.adapters.log._migrate import migrate
+from agentgate.adapters.log._postgres.migrate import migrate
 from tests.contracts.log import Author
 from tests.postgres_server import PostgresServer, is_installed
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from agentgate.adapters.log._anchor_http import Webhook, Witness
-from agentgate.adapters.log._anchors import Places, Standing
+from agentgate.adapters.log._checkpoints.anchors import Places, Standing
+from agentgate.adapters.log._checkpoints.exchange import Webhook, Witness
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.postgresql import verify as verify_postgres
 from agentgate.adapters.log.sqlite import SqliteLog, verify

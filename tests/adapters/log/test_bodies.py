@@ -15,7 +15,7 @@ import pytest
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log import postgresql, sqlite
 from agentgate.adapters.log._bodies import CODEC, pack, unpack
-from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.core.audit import Report

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agentgate.adapters.log._migrate import migrate
+from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.adapters.log.postgresql import PostgresLog, verify
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration

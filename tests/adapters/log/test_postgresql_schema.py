@@ -16,9 +16,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from typer.testing import CliRunner
 
-from agentgate.adapters.log import _migrate, _schema
-from agentgate.adapters.log._migrate import migrate
-from agentgate.adapters.log._postgres_bodies import PostgresBodies
+from agentgate.adapters.log import _schema
+from agentgate.adapters.log._postgres import migrate as migrating
+from agentgate.adapters.log._postgres.bodies import PostgresBodies
+from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.adapters.log.postgresql import PostgresLog, verify
 from agentgate.cli import cli
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
@@ -259,7 +260,7 @@ async def differences(url: str) -> list[object]:
     """What the tables in the database and those that the code knows do not have in common."""
 
     def compare(connection: Connection) -> list[object]:
-        options = {"version_table": _migrate.VERSION_TABLE, "compare_type": True}
+        options = {"version_table": migrating.VERSION_TABLE, "compare_type": True}
         return list(compare_metadata(MigrationContext.configure(connection, opts=options), _schema.metadata))
 
     engine = create_async_engine(
@@ -384,7 +385,7 @@ async def test_a_log_with_a_second_key_does_not_go_back_to_a_revision_that_knows
 
 def test_the_code_is_at_the_newest_revision() -> None:
     config = Config()
-    config.set_main_option("script_location", str(_migrate._SCRIPTS))
+    config.set_main_option("script_location", str(migrating._SCRIPTS))
     assert ScriptDirectory.from_config(config).get_heads() == [_schema.SCHEMA_REVISION]
 
 

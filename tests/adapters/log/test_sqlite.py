@@ -20,14 +20,14 @@ from sqlalchemy import select
 from sqlalchemy.dialects import sqlite as sqlite_dialect
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._checkpoints.integrator import Lag
 from agentgate.adapters.log._intake import ANSWER_WITHIN_S, MAX_WAITING, in_time
-from agentgate.adapters.log._integrator import Lag
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
-from agentgate.adapters.log._reader import Reader
+from agentgate.adapters.log._reading.reader import Reader
+from agentgate.adapters.log._reading.stretches import in_its_order, of_session
 from agentgate.adapters.log._schema import SQLITE_TRIGGERS
-from agentgate.adapters.log._store import SqliteStore
-from agentgate.adapters.log._stretches import in_its_order, of_session
-from agentgate.adapters.log._writer import Writer
+from agentgate.adapters.log._sqlite.store import SqliteStore
+from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit import Report
@@ -233,7 +233,7 @@ async def test_what_is_not_of_calls_is_found_by_an_index_however_many_calls_ther
     log: SqliteLog, path: Path, author: Author, read: Callable[[Reader], AsyncIterator[Record]], monkeypatch: Any
 ) -> None:
     """Every pack asks for kills and holds, and every member once a second for policies."""
-    monkeypatch.setattr("agentgate.adapters.log._search._EVENTS_AT_ONCE", 1)
+    monkeypatch.setattr("agentgate.adapters.log._reading.search._EVENTS_AT_ONCE", 1)
     for number in range(3):
         await log.append(author.decided(f"s-{number}"))
         await log.append(author.kill(a_kill(f"k-{number}", f"s-{number}")))

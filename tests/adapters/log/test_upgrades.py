@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._upgrade import UPGRADES, upgrade
+from agentgate.adapters.log._sqlite.upgrade import UPGRADES, upgrade
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.core.events.tools import OfTool
 from agentgate.core.projection import STRETCH_BITS

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Select, exists, func, select, tuple_
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._stretches import in_its_order, of_session
+from agentgate.adapters.log._reading.stretches import in_its_order, of_session
 from agentgate.core.errors import LogBroken
 from agentgate.core.retention import Around, Kept, Place, Quiet, first_young
 

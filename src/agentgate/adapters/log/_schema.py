@@ -1,4 +1,4 @@
-"""The tables of every store, and what SQLite needs besides them to be append-only (PostgreSQL: `migrations/`).
+"""The tables of every store, and what SQLite needs besides them to be append-only (PostgreSQL: its migrations).
 
 `events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection.py),
 and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).
@@ -275,7 +275,7 @@ stretches: Final = _table(
 )
 """In which stretches of a SQLite log each session has events. An index over sessions would have a place of its own for
 each, and a commit of a hundred sessions' events write a hundred pages of it; `EVENTS_STRETCH` is written in one place,
-and this once for a session and a stretch. `_stretches.py` reads by both."""
+and this once for a session and a stretch. `_reading/stretches.py` reads by both."""
 EVENTS_STRETCH: Final = f"""CREATE UNIQUE INDEX events_stretch
        ON events (log_id, idx >> {STRETCH_BITS}, tenant, session, session_number) WHERE {_IN_A_SESSION}"""
 STRETCHES_OF_OLD: Final = f"""CREATE TEMPORARY VIEW stretches AS

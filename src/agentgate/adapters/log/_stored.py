@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Protocol
 
-from agentgate.adapters.log._anchors import Anchors, Standing
+from agentgate.adapters.log._checkpoints.anchors import Anchors, Standing
+from agentgate.adapters.log._checkpoints.integrator import Integrator, Lag
 from agentgate.adapters.log._intake import Intake
-from agentgate.adapters.log._integrator import Integrator, Lag
-from agentgate.adapters.log._reader import Derived, Reader
+from agentgate.adapters.log._reading.reader import Derived, Reader
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.containment import Acknowledgement
 from agentgate.core.event import Event, Record

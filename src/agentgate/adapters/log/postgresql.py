@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Final
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._anchors import Anchors, Places
-from agentgate.adapters.log._integrator import (
+from agentgate.adapters.log._checkpoints.anchors import Anchors, Places
+from agentgate.adapters.log._checkpoints.integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
     Integrator,
     resume,
 )
-from agentgate.adapters.log._postgres_audit import verify
-from agentgate.adapters.log._postgres_bodies import PostgresBodies
-from agentgate.adapters.log._postgres_bookmarks import PostgresBookmarks
-from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
-from agentgate.adapters.log._postgres_tree import PostgresTree
-from agentgate.adapters.log._postgres_writer import PostgresWriter
-from agentgate.adapters.log._reader import Reader
+from agentgate.adapters.log._postgres.audit import verify
+from agentgate.adapters.log._postgres.bodies import PostgresBodies
+from agentgate.adapters.log._postgres.bookmarks import PostgresBookmarks
+from agentgate.adapters.log._postgres.lines import Lines, PostgresReader
+from agentgate.adapters.log._postgres.tree import PostgresTree
+from agentgate.adapters.log._postgres.writer import PostgresWriter
+from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._stored import StoredLog, all_or_nothing
 from agentgate.core.containment import KillChanges
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration

@@ -18,20 +18,20 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._anchors import Anchors, Places, read_file
-from agentgate.adapters.log._integrator import (
+from agentgate.adapters.log._checkpoints.anchors import Anchors, Places, read_file
+from agentgate.adapters.log._checkpoints.integrator import (
     CHECKPOINT_EVERY_S,
     CheckpointSigner,
     Integrator,
     resume,
 )
-from agentgate.adapters.log._reader import Reader
-from agentgate.adapters.log._sqlite_audit import audit
-from agentgate.adapters.log._sqlite_bodies import SqliteBodies
-from agentgate.adapters.log._sqlite_bookmarks import SqliteBookmarks
-from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._reading.reader import Reader
+from agentgate.adapters.log._sqlite.audit import audit
+from agentgate.adapters.log._sqlite.bodies import SqliteBodies
+from agentgate.adapters.log._sqlite.bookmarks import SqliteBookmarks
+from agentgate.adapters.log._sqlite.store import SqliteStore
+from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log._stored import StoredLog, all_or_nothing
-from agentgate.adapters.log._writer import Writer
 from agentgate.core.audit import Report, StoredCheckpoint
 from agentgate.core.containment import KillChanges
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
@@ -187,7 +187,7 @@ _LEAF_HASHES: Final = """
 
 
 class _Tree:
-    """`_integrator.TreeStore` and `_anchors.Ground`: reads beside the writer, writes through it."""
+    """`integrator.TreeStore` and `anchors.Ground`: reads beside the writer, writes through it."""
 
     def __init__(self, writer: Writer, reader: Reader) -> None:
         self._writer = writer

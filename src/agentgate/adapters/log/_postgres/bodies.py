@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import asyncpg  # type: ignore[import-untyped]  # see _postgres_connection
+import asyncpg  # type: ignore[import-untyped]  # see connection.py
 
 from agentgate.adapters.log._bodies import CODEC, Ask, BodyStore, Segment
-from agentgate.adapters.log._postgres_lines import Lines
+from agentgate.adapters.log._postgres.lines import Lines
 from agentgate.core.errors import LogUnavailable
 
 NO_ROLE: Final = (

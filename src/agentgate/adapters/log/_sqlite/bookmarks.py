@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from agentgate.adapters.log._writer import Writer
+from agentgate.adapters.log._sqlite.writer import Writer
 
 
 class SqliteBookmarks:

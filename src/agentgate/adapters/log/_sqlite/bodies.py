@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentgate.adapters.log._bodies import CODEC, Ask, BodyStore, Segment
-from agentgate.adapters.log._store import SqliteStore
-from agentgate.adapters.log._writer import Writer
+from agentgate.adapters.log._sqlite.store import SqliteStore
+from agentgate.adapters.log._sqlite.writer import Writer
 
 
 class SqliteBodies(BodyStore):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Final
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._postgres_lines import Lines
+from agentgate.adapters.log._postgres.lines import Lines
 
 _WITHIN_S: Final = 60.0
 _SETTINGS: Final = {"statement_timeout": "2000", "lock_timeout": "800", "idle_session_timeout": "90000"}

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from agentgate.adapters.log._intake import MAX_BATCH, REOPEN_AFTER_S, Answer, again, in_time, refuse_all
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
-from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-import asyncpg  # type: ignore[import-untyped]  # see _postgres_connection
+import asyncpg  # type: ignore[import-untyped]  # see connection.py
 
 from agentgate.adapters.log._intake import REOPEN_AFTER_S, Answer, refuse_all, told
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
-from agentgate.adapters.log._postgres_connection import FAULTS, deadline, unavailable
-from agentgate.adapters.log._postgres_store import Found, PostgresStore, Questions
+from agentgate.adapters.log._postgres.connection import FAULTS, deadline, unavailable
+from agentgate.adapters.log._postgres.store import Found, PostgresStore, Questions
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
 

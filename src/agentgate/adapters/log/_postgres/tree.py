@@ -9,8 +9,8 @@ from typing import Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import open_intents
-from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
-from agentgate.adapters.log._postgres_writer import PostgresWriter
+from agentgate.adapters.log._postgres.lines import Lines, PostgresReader
+from agentgate.adapters.log._postgres.writer import PostgresWriter
 from agentgate.core import merkle
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
@@ -23,7 +23,7 @@ _CALLS_AT_ONCE: Final = 2_000
 
 
 class PostgresTree:
-    """`_integrator.TreeStore` and `_anchors.Ground`. An advisory lock says whose turn it is; the server frees it with
+    """`integrator.TreeStore` and `anchors.Ground`. An advisory lock says whose turn it is; the server frees it with
     the connection."""
 
     def __init__(self, writer: PostgresWriter, lines: Lines, reader: PostgresReader, log_id: str) -> None:

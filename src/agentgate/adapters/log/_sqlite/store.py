@@ -15,7 +15,7 @@ from sqlalchemy.dialects import sqlite as dialect
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey, open_intents
-from agentgate.adapters.log._upgrade import UPGRADES, make, upgrade
+from agentgate.adapters.log._sqlite.upgrade import UPGRADES, make, upgrade
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-import asyncpg  # type: ignore[import-untyped]  # see _postgres_connection
+import asyncpg  # type: ignore[import-untyped]  # see connection.py
 from sqlalchemy import Select
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
 
-from agentgate.adapters.log._postgres_connection import FAULTS, Connection, check_server, connect, deadline, unavailable
-from agentgate.adapters.log._reader import Reader
+from agentgate.adapters.log._postgres.connection import FAULTS, Connection, check_server, connect, deadline, unavailable
+from agentgate.adapters.log._reading.reader import Reader
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 
 _DIALECT: Final = dialect.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy has not typed it
@@ -145,4 +145,4 @@ def _compiled(statement: Select[*tuple[Any, ...]]) -> tuple[str, Sequence[str], 
 
 
 _compiled_once: Final = lru_cache(maxsize=512)(_compiled)
-"""Of `_statements`, of which each is one object for good."""
+"""Of `_reading.statements`, of which each is one object for good."""

@@ -7,10 +7,10 @@ import contextlib
 from collections.abc import Callable
 from typing import TypeVar, cast
 
-from agentgate.adapters.log._committer import Committer, Job
 from agentgate.adapters.log._intake import CLOSE_WITHIN_S, Intake
 from agentgate.adapters.log._ledger import Item
-from agentgate.adapters.log._store import SqliteStore
+from agentgate.adapters.log._sqlite.committer import Committer, Job
+from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.core.errors import AgentGateError, LogUnavailable
 
 T = TypeVar("T")

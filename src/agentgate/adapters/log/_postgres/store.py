@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from agentgate.adapters.log._ledger import Item, Ledger, Plan, Session, SessionKey
-from agentgate.adapters.log._postgres_connection import (
+from agentgate.adapters.log._postgres.connection import (
     CONNECT_WITHIN_S,
     UNSAFE,
     Connection,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from alembic import context
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._postgres_connection import VERSION_TABLE
+from agentgate.adapters.log._postgres.connection import VERSION_TABLE
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from agentgate.adapters.log._anchor_http import (
+from agentgate.adapters.log._checkpoints.exchange import (
     Conflict,
     Exchange,
     NotKnown,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Final
 
-import asyncpg  # type: ignore[import-untyped]  # see _postgres_connection
+import asyncpg  # type: ignore[import-untyped]  # see connection.py
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from agentgate.adapters.log._intake import told
-from agentgate.adapters.log._postgres_connection import FAULTS, VERSION_TABLE, shown
+from agentgate.adapters.log._postgres.connection import FAULTS, VERSION_TABLE, shown
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 
 _SCRIPTS: Final = Path(__file__).parent / "migrations"

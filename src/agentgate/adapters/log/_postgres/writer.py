@@ -8,7 +8,7 @@ from collections import deque
 
 from agentgate.adapters.log._intake import CLOSE_WITHIN_S, MAX_BATCH, Intake, again, in_time
 from agentgate.adapters.log._ledger import Item
-from agentgate.adapters.log._postgres_committer import Committer
+from agentgate.adapters.log._postgres.committer import Committer
 from agentgate.core.errors import AgentGateError, LogBroken
 
 

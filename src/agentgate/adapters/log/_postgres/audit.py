@@ -14,7 +14,7 @@ from typing import Any, Final
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import Unfolding
 from agentgate.adapters.log._intake import told
-from agentgate.adapters.log._postgres_connection import (
+from agentgate.adapters.log._postgres.connection import (
     FAULTS,
     VERSION_TABLE,
     Connection,

@@ -9,12 +9,12 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, select
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log import _statements as statements
 from agentgate.adapters.log._bodies import filled
 from agentgate.adapters.log._ledger import open_intents
-from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
-from agentgate.adapters.log._search import of_kinds, search, size
-from agentgate.adapters.log._stretches import of_session
+from agentgate.adapters.log._reading import statements
+from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, record
+from agentgate.adapters.log._reading.search import of_kinds, search, size
+from agentgate.adapters.log._reading.stretches import of_session
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
@@ -43,7 +43,7 @@ class Reader(ABC):
     async def ask(
         self, statement: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
-        """All rows of a statement, of one moment. With `values` for its parameters it is one of `_statements`. Raises
+        """All rows of a statement, of one moment. With `values` for its parameters it is one of `statements`. Raises
         LogUnavailable."""
 
     @abstractmethod
