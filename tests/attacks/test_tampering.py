@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agentgate.adapters.log._schema import SQLITE_TRIGGERS
+from agentgate.adapters.log._sqlite.schema import TRIGGERS
 from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit import Report
@@ -72,7 +72,7 @@ class Case:
                 db.execute(f"DROP TRIGGER {name}")
             for statement in statements.split(";"):
                 db.execute(statement)
-            for trigger in SQLITE_TRIGGERS:
+            for trigger in TRIGGERS:
                 db.execute(trigger)
 
     async def anew(self, events: list[Event], signer: Ed25519Signer = THIEF, *, keep_checkpoints: bool = True) -> None:

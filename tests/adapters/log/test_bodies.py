@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log import postgresql, sqlite
 from agentgate.adapters.log._bodies import CODEC, pack, unpack
+from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.sqlite import SqliteLog
@@ -245,7 +245,7 @@ async def test_a_log_of_version_2_is_brought_up_to_date(path: Path, author: Hist
     with raw(path) as db:
         db.execute("DROP TRIGGER bodies_delete")
         before_stretches(db)
-        for table in (*schema.NEW_IN_3, *schema.NEW_IN_4):
+        for table in (*NEW_IN[3], *NEW_IN[4]):
             db.execute(f"DROP TABLE {table.name}")
         db.execute("PRAGMA user_version = 2")
     log = await SqliteLog.open(path, SIGNER, ORIGIN)

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from agentgate.adapters.log import _schema
 from agentgate.adapters.log._postgres import migrate as migrating
 from agentgate.adapters.log._postgres.bodies import PostgresBodies
+from agentgate.adapters.log._postgres.connection import REVISION
 from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.adapters.log.postgresql import PostgresLog, verify
 from agentgate.cli import cli
@@ -386,7 +387,7 @@ async def test_a_log_with_a_second_key_does_not_go_back_to_a_revision_that_knows
 def test_the_code_is_at_the_newest_revision() -> None:
     config = Config()
     config.set_main_option("script_location", str(migrating._SCRIPTS))
-    assert ScriptDirectory.from_config(config).get_heads() == [_schema.SCHEMA_REVISION]
+    assert ScriptDirectory.from_config(config).get_heads() == [REVISION]
 
 
 async def test_a_log_is_not_destroyed_by_going_back_unless_that_is_said(url: str, author: Author) -> None:

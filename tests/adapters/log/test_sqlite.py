@@ -25,7 +25,8 @@ from agentgate.adapters.log._intake import ANSWER_WITHIN_S, MAX_WAITING, in_time
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
-from agentgate.adapters.log._schema import SQLITE_TRIGGERS
+from agentgate.adapters.log._sqlite.earlier import NEW_IN
+from agentgate.adapters.log._sqlite.schema import TRIGGERS
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
@@ -130,7 +131,7 @@ def before_the_index_beside_calls(db: sqlite3.Connection) -> None:
 def before_answers(db: sqlite3.Connection) -> None:
     """Make it a log of version 5, for which one yes was an approval, and which kept no answers."""
     before_the_index_beside_calls(db)
-    for table in schema.NEW_IN_6:
+    for table in NEW_IN[6]:
         db.execute(f"DROP TABLE {table.name}")
     db.execute("DROP INDEX approvals_trace")
     for column in OF_ONE_YES:
@@ -521,7 +522,7 @@ def tamper(path: Path, statements: str) -> None:
             db.execute(f"DROP TRIGGER {name}")
         for statement in statements.split(";"):
             db.execute(statement)
-        for trigger in SQLITE_TRIGGERS:
+        for trigger in TRIGGERS:
             db.execute(trigger)
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.upgrade import UPGRADES, upgrade
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.core.events.tools import OfTool
@@ -48,7 +48,7 @@ def make_older(db: sqlite3.Connection, version: int) -> None:
         (before_answers if version == 5 else before_the_index_beside_calls)(db)
         return
     before_stretches(db)
-    later = (*(schema.NEW_IN_3 if version < 3 else ()), *(schema.NEW_IN_4 if version < 4 else ()))
+    later = (*(NEW_IN[3] if version < 3 else ()), *(NEW_IN[4] if version < 4 else ()))
     for table in later:
         db.execute(f"DROP TABLE {table.name}")
     if version < 3:

@@ -13,9 +13,10 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from agentgate.adapters.log._ledger import Item, check
+from agentgate.adapters.log._ledger import Item
 from agentgate.core.errors import AgentGateError, LogUnavailable
-from agentgate.core.event import Event
+from agentgate.core.event import Event, Kind
+from agentgate.core.projection import WITHOUT_EFFECT, effects, spendings
 from agentgate.ports.log import Appended, Spend
 
 Answer = Appended | AgentGateError
@@ -78,7 +79,7 @@ class Intake(ABC):
             self._within_s = ANSWER_WITHIN_S
 
     def append(self, event: Event, spends: Sequence[Spend]) -> asyncio.Future[Appended]:
-        check(event, spends)
+        _check(event, spends)
         future: asyncio.Future[Appended] = self._loop.create_future()
         refusal = self.refusal()
         if refusal is not None:
@@ -155,6 +156,28 @@ class Intake(ABC):
         for sent in self._sent:
             sent.give_up("the log was closed first")
         self._sent.clear()
+
+
+def _check(event: Event, spends: Sequence[Spend]) -> None:
+    """Raise in the face of who made a malformed event, not in the writer.
+
+    Raises:
+        KeyError, ValueError: a field is missing, or `spends` names what the leaf does not.
+    """
+    fields = event.fields
+    kind = event.kind
+    if kind is Kind.FINISHED:
+        fields["trace_id"]
+    elif kind is Kind.DECIDED:
+        fields["trace_id"], fields["decision"], fields["call_sha256"]
+    elif kind not in WITHOUT_EFFECT:
+        for _ in effects(fields, 0, 0, event.body, event.projected):
+            pass
+    if spends:
+        carried = spendings(fields)
+        for spend in spends:
+            if (spend.kind, spend.key) not in carried:
+                raise ValueError(f"the leaf of a {kind} event does not say that it spends {spend.kind} {spend.key!r}")
 
 
 def in_time(items: list[Item]) -> tuple[list[Item], list[tuple[Item, Answer]]]:

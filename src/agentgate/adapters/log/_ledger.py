@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import orjson
 
 from agentgate.core.call import Digest
 from agentgate.core.containment import Presence
@@ -68,28 +66,6 @@ class Plan:
     effects: list[Effect] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)
     outcomes: list[tuple[Item, Appended]] = field(default_factory=list)
-
-
-def check(event: Event, spends: Sequence[Spend]) -> None:
-    """Raise in the face of who made a malformed event, not in the writer.
-
-    Raises:
-        KeyError, ValueError: a field is missing, or `spends` names what the leaf does not.
-    """
-    fields = event.fields
-    kind = event.kind
-    if kind is Kind.FINISHED:
-        fields["trace_id"]
-    elif kind is Kind.DECIDED:
-        fields["trace_id"], fields["decision"], fields["call_sha256"]
-    elif kind not in WITHOUT_EFFECT:
-        for _ in effects(fields, 0, 0, event.body, event.projected):
-            pass
-    if spends:
-        carried = spendings(fields)
-        for spend in spends:
-            if (spend.kind, spend.key) not in carried:
-                raise ValueError(f"the leaf of a {kind} event does not say that it spends {spend.kind} {spend.key!r}")
 
 
 class Ledger:
@@ -300,16 +276,3 @@ def _closes(event: Event) -> bool:
 def _wants_presence(event: Event) -> bool:
     """A refusal is recorded whoever refuses; anything else is for members in good standing."""
     return event.kind is Kind.DECIDED and event.fields["decision"] != "DENY"
-
-
-def open_intents(rows: Iterable[tuple[int, str, bytes]], before: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Trace ids of ALLOW decisions without an outcome, oldest first, from `(index, kind, leaf)` of calls' events.
-    `before`: those that were open before these."""
-    found = dict(before or {})
-    for index, kind, leaf in rows:
-        fields: Mapping[str, Any] = orjson.loads(leaf)
-        if kind == "finished":
-            found.pop(fields["trace_id"], None)
-        elif fields["decision"] == "ALLOW":
-            found[fields["trace_id"]] = index
-    return found

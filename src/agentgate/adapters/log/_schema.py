@@ -1,4 +1,4 @@
-"""The tables of every store, and what SQLite needs besides them to be append-only (PostgreSQL: its migrations).
+"""The tables of every store. What keeps them append-only is each store's own: `_sqlite/schema.py`, and the migrations.
 
 `events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection.py),
 and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).
@@ -24,12 +24,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-from agentgate.core.projection import STRETCH_BITS
-
-SCHEMA_VERSION: Final = 7
-"""SQLite's `user_version`."""
-SCHEMA_REVISION: Final = "0005"
-"""The migration that PostgreSQL must be at."""
 APPLICATION_ID: Final = 0x41474154
 """`AGAT`: what `file` and SQLite tell our databases by."""
 
@@ -75,7 +69,7 @@ def _blob(name: str, *, null: bool = False) -> Column[object]:
     return Column(name, LargeBinary, nullable=null)
 
 
-_IN_A_SESSION: Final = text("session <> ''")
+IN_A_SESSION: Final = text("session <> ''")
 OF_CALLS: Final = ("decided", "finished")
 """The kinds of nearly all events."""
 BESIDE_CALLS: Final[ColumnElement[bool]] = literal_column("kind NOT IN ('decided', 'finished')")
@@ -101,7 +95,7 @@ events: Final = _table(
         "session",
         "session_number",
         unique=True,
-        postgresql_where=_IN_A_SESSION,
+        postgresql_where=IN_A_SESSION,
     ),  # SQLite has `EVENTS_STRETCH` instead
     # Packs name every kill and hold, and every member asks once a second for a new policy: among millions of calls.
     Index("events_beside_calls", "log_id", "idx", "kind", sqlite_where=BESIDE_CALLS, postgresql_where=BESIDE_CALLS),
@@ -276,14 +270,6 @@ stretches: Final = _table(
 """In which stretches of a SQLite log each session has events. An index over sessions would have a place of its own for
 each, and a commit of a hundred sessions' events write a hundred pages of it; `EVENTS_STRETCH` is written in one place,
 and this once for a session and a stretch. `_reading/stretches.py` reads by both."""
-EVENTS_STRETCH: Final = f"""CREATE UNIQUE INDEX events_stretch
-       ON events (log_id, idx >> {STRETCH_BITS}, tenant, session, session_number) WHERE {_IN_A_SESSION}"""
-STRETCHES_OF_OLD: Final = f"""CREATE TEMPORARY VIEW stretches AS
-       SELECT log_id, tenant, session, idx >> {STRETCH_BITS} AS stretch FROM events WHERE {_IN_A_SESSION}"""  # noqa: S608  # a number
-"""For reading a log of an earlier version, which has the index over sessions."""
-STRETCHES_SINCE: Final = 5
-NOT_IN_SQLITE: Final = frozenset({"events_session"})
-"""Indexes that PostgreSQL alone has."""
 
 DERIVED: Final = {
     table.name: table
@@ -291,95 +277,11 @@ DERIVED: Final = {
         sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes, pins, votes, answers,
     )
 }  # fmt: skip
-OLDEST_FIRST: Final = {
-    "sessions": ("idx",),
-    "spent": ("idx",),
-    "kills": ("position",),
-    "approvals": ("requested_at", "id"),
-    "members": ("joined_idx",),
-    "acks": ("idx",),
-    "release_asks": ("idx",),
-    "holds": ("idx",),
-    "prunes": ("idx",),
-    "pins": ("idx",),
-    "votes": ("idx",),
-    "answers": ("idx",),
-}
-"""The order in which each derived table is read."""
+OLDEST_FIRST: Final = {"kills": ("position",), "approvals": ("requested_at", "id"), "members": ("joined_idx",)}
+"""The order in which a derived table is read; all others are by `idx`."""
 
 # For a log that several processes write to. A SQLite log is one process's: it needs neither.
 identity: Final = _table("identity", _int("number", key=True), _text("origin"), _blob("public_key"))
 """What the log is signed as, and with which key: a row for each key, the newest last, which every replica must have."""
 beats: Final = _table("beats", _text("member", key=True), _int("beat"))
 """Heartbeat counters. Neither the log nor derived from it: they only tell who might be gone."""
-IN_SQLITE: Final = (
-    events, bodies, body_segments, head, checkpoints, subtrees, cosignatures, stretches, cursors, *DERIVED.values(),
-)  # fmt: skip
-NEW_IN_3: Final = (subtrees, cosignatures, body_segments, holds, prunes)
-"""What a SQLite log of schema version 2 lacks."""
-NEW_IN_4: Final = (pins,)
-NEW_IN_6: Final = (votes, answers, cursors)
-APPROVALS_SINCE: Final = 6
-_OF_THE_REQUEST: Final = """
-    SELECT {of} FROM events e WHERE e.log_id = a.log_id AND e.kind = 'approval_requested'
-      AND json_extract(CAST(e.leaf AS TEXT), '$.approval_id') = a.id ORDER BY e.idx LIMIT 1"""
-APPROVALS_OF_OLD: Final = f"""
-    SELECT a.log_id, a.id, a.tenant, a.session, a.requested_by, a.tool, a.trace_id, a.digest, a.policy_revision,
-      a.requested_at, a.expires_at, a.state, a.decided_by, a.token_sha256, a.sealed, 1 AS quorum, '[]' AS approvers,
-      CASE WHEN a.token_sha256 IS NOT NULL THEN 1 ELSE 0 END AS votes, NULL AS on_behalf_of,
-      '' AS server, '' AS tool_sha256, coalesce(({_OF_THE_REQUEST.format(of="e.kill_position")}), 0) AS position,
-      NULL AS edited_from, NULL AS edited_to, 0 AS executes, NULL AS why,
-      coalesce(({_OF_THE_REQUEST.format(of="e.idx")}), 0) AS idx"""
-"""What the approvals of an earlier version are now: one yes was enough for each, and nobody could edit one."""
-
-BODIES_DELETE: Final = """CREATE TRIGGER bodies_delete BEFORE DELETE ON bodies
-       WHEN NOT EXISTS (SELECT 1 FROM events e JOIN prunes p
-                          ON p.log_id = e.log_id AND p.tenant = e.tenant AND p.session = e.session
-                        WHERE e.log_id = OLD.log_id AND e.idx = OLD.idx AND e.session <> '' AND p.through >= OLD.idx)
-        AND coalesce((SELECT last_idx FROM body_segments WHERE log_id = OLD.log_id AND first_idx <= OLD.idx
-                      ORDER BY first_idx DESC LIMIT 1), -1) < OLD.idx
-       BEGIN SELECT RAISE(ABORT, 'a body goes by a prune event, or into a segment'); END"""
-"""That the segment has the body is for `log verify` to see."""
-
-SQLITE_TRIGGERS: Final = (
-    # The index must be the next one. This also refuses INSERT OR REPLACE, upserts and gaps, whatever the pragmas say.
-    """CREATE TRIGGER events_next BEFORE INSERT ON events
-       WHEN NEW.idx IS NOT (SELECT coalesce(max(idx), -1) + 1 FROM events)
-       BEGIN SELECT RAISE(ABORT, 'events are appended, one index after the other'); END""",
-    "CREATE TRIGGER events_update BEFORE UPDATE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
-    "CREATE TRIGGER events_delete BEFORE DELETE ON events BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
-    """CREATE TRIGGER bodies_once BEFORE INSERT ON bodies
-       WHEN EXISTS (SELECT 1 FROM bodies WHERE idx = NEW.idx)
-       BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END""",
-    "CREATE TRIGGER bodies_update BEFORE UPDATE ON bodies BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END",
-    BODIES_DELETE,
-    """CREATE TRIGGER body_segments_next BEFORE INSERT ON body_segments
-       WHEN NEW.first_idx <= (SELECT coalesce(max(last_idx), -1) FROM body_segments WHERE log_id = NEW.log_id)
-         OR NEW.last_idx < NEW.first_idx
-       BEGIN SELECT RAISE(ABORT, 'segments of bodies follow one another'); END""",
-    """CREATE TRIGGER body_segments_update BEFORE UPDATE ON body_segments
-       WHEN (NEW.log_id, NEW.first_idx, NEW.last_idx, NEW.newest) IS NOT
-            (OLD.log_id, OLD.first_idx, OLD.last_idx, OLD.newest) OR NEW.bodies >= OLD.bodies
-       BEGIN SELECT RAISE(ABORT, 'bodies are written once'); END""",
-    """CREATE TRIGGER body_segments_delete BEFORE DELETE ON body_segments
-       BEGIN SELECT RAISE(ABORT, 'segments of bodies are append-only'); END""",
-    """CREATE TRIGGER checkpoints_next BEFORE INSERT ON checkpoints
-       WHEN NEW.size <= (SELECT coalesce(max(size), 0) FROM checkpoints WHERE log_id = NEW.log_id)
-       BEGIN SELECT RAISE(ABORT, 'checkpoints only grow'); END""",
-    """CREATE TRIGGER checkpoints_update BEFORE UPDATE ON checkpoints
-       BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END""",
-    """CREATE TRIGGER checkpoints_delete BEFORE DELETE ON checkpoints
-       BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END""",
-    """CREATE TRIGGER subtrees_next BEFORE INSERT ON subtrees
-       WHEN NEW.idx IS NOT (SELECT coalesce(max(idx), -1) + 1 FROM subtrees
-                            WHERE log_id = NEW.log_id AND level = NEW.level)
-       BEGIN SELECT RAISE(ABORT, 'subtrees are appended, one index after the other'); END""",
-    """CREATE TRIGGER subtrees_update BEFORE UPDATE ON subtrees
-       BEGIN SELECT RAISE(ABORT, 'subtrees are append-only'); END""",
-    """CREATE TRIGGER stretches_update BEFORE UPDATE ON stretches
-       BEGIN SELECT RAISE(ABORT, 'stretches are append-only'); END""",
-    """CREATE TRIGGER stretches_delete BEFORE DELETE ON stretches
-       BEGIN SELECT RAISE(ABORT, 'stretches are append-only'); END""",
-    """CREATE TRIGGER subtrees_delete BEFORE DELETE ON subtrees
-       BEGIN SELECT RAISE(ABORT, 'subtrees are append-only'); END""",
-)

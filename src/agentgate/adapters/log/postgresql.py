@@ -8,12 +8,7 @@ from typing import Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._checkpoints.anchors import Anchors, Places
-from agentgate.adapters.log._checkpoints.integrator import (
-    CHECKPOINT_EVERY_S,
-    CheckpointSigner,
-    Integrator,
-    resume,
-)
+from agentgate.adapters.log._checkpoints.integrator import CHECKPOINT_EVERY_S, CheckpointSigner, Integrator, resume
 from agentgate.adapters.log._postgres.audit import verify
 from agentgate.adapters.log._postgres.bodies import PostgresBodies
 from agentgate.adapters.log._postgres.bookmarks import PostgresBookmarks

@@ -19,16 +19,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._checkpoints.anchors import Anchors, Places, read_file
-from agentgate.adapters.log._checkpoints.integrator import (
-    CHECKPOINT_EVERY_S,
-    CheckpointSigner,
-    Integrator,
-    resume,
-)
+from agentgate.adapters.log._checkpoints.integrator import CHECKPOINT_EVERY_S, CheckpointSigner, Integrator, resume
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._sqlite.audit import audit
 from agentgate.adapters.log._sqlite.bodies import SqliteBodies
 from agentgate.adapters.log._sqlite.bookmarks import SqliteBookmarks
+from agentgate.adapters.log._sqlite.earlier import views
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log._stored import StoredLog, all_or_nothing
@@ -237,12 +233,8 @@ def _engine(path: Path) -> AsyncEngine:
         connection._thread.daemon = True  # as SQLAlchemy does for connections of its own
         await connection
         found = await (await connection.execute("PRAGMA user_version")).fetchone()
-        if found is not None and found[0] < schema.STRETCHES_SINCE:  # a log that nobody has opened since
-            await connection.execute(schema.STRETCHES_OF_OLD)
-        if found is not None and found[0] < schema.APPROVALS_SINCE:
-            await connection.execute(
-                f"CREATE TEMPORARY VIEW approvals AS {schema.APPROVALS_OF_OLD} FROM main.approvals a"
-            )
+        for view in () if found is None else views(found[0]):
+            await connection.execute(view)
         return connection
 
     # Each reader on a connection of its own: SQLAlchemy ends the connection of one that is cancelled, and whoever else

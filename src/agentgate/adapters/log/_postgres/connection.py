@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from typing import Any, Final, Protocol, cast
 from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]  # it has no types; `Connection` below is what we use of it
 
-from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._intake import told
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 
 FAULTS: Final = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
 """What goes wrong with a connection or a statement. `TimeoutError` is an OSError; it is named because it matters."""
 VERSION_TABLE: Final = "agentgate_revision"
+REVISION: Final = "0005"
+"""The migration that the database must be at."""
 CONNECT_WITHIN_S: Final = 1.0
 _OLDEST_SERVER: Final = 140_000
 
@@ -78,10 +79,7 @@ class Connection(Protocol):
     async def close(self, *, timeout: float | None = None) -> None: ...
 
 
-Connect = Callable[[], Awaitable[Connection]]
-
-
-async def connect(url: str, purpose: str, settings: Mapping[str, str], *, timeout_s: float | None = None) -> Connection:
+async def connect(url: str, purpose: str, settings: Mapping[str, str]) -> Connection:
     """A connection for `purpose`, which the server's own views show.
 
     Raises:
@@ -92,7 +90,6 @@ async def connect(url: str, purpose: str, settings: Mapping[str, str], *, timeou
         connection = await asyncpg.connect(
             url,
             timeout=CONNECT_WITHIN_S,
-            command_timeout=timeout_s,
             server_settings={**_COMMON, **settings, "application_name": f"agentgate {purpose}"},
         )
     except asyncpg.ClientConfigurationError as error:
@@ -125,9 +122,9 @@ async def check_server(connection: Connection) -> None:
 def check_revision(revision: str | None) -> None:
     if revision is None:
         raise UnsafeConfiguration("the database has no log yet: make one with `agentgate log migrate --database-url …`")
-    if revision != schema.SCHEMA_REVISION:
+    if revision != REVISION:
         raise UnsafeConfiguration(
-            f"the log is at schema revision {revision}, this gateway needs {schema.SCHEMA_REVISION}: migrate it with "
+            f"the log is at schema revision {revision}, this gateway needs {REVISION}: migrate it with "
             "`agentgate log migrate --database-url …`, or start the version that it belongs to"
         )
 

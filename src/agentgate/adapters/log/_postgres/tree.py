@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._postgres.lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres.writer import PostgresWriter
+from agentgate.adapters.log._reading.rows import open_intents
 from agentgate.core import merkle
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable

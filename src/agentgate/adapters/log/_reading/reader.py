@@ -10,9 +10,8 @@ from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, select
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import filled
-from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._reading import statements
-from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, record
+from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, open_intents, record
 from agentgate.adapters.log._reading.search import of_kinds, search, size
 from agentgate.adapters.log._reading.stretches import of_session
 from agentgate.core.containment import Acknowledgement, KillChanges
@@ -139,7 +138,7 @@ class Reader(ABC):
         of_calls: list[tuple[int, str, bytes]] = []
         while True:
             statement = select(_events.idx, _events.kind, _events.leaf).where(
-                _events.log_id == self.log_id, _events.idx >= first, _events.kind.in_(("decided", "finished"))
+                _events.log_id == self.log_id, _events.idx >= first, _events.kind.in_(schema.OF_CALLS)
             )
             chunk = await self.ask(statement.order_by(_events.idx).limit(_INTENTS_AT_ONCE))
             of_calls += [(row[0], row[1], row[2]) for row in chunk]

@@ -1,7 +1,8 @@
-"""How an event's row and its body's become a record again."""
+"""How an event's row and its body's become a record again, and what the rows of many say together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
@@ -34,3 +35,16 @@ def record(row: tuple[Any, ...]) -> Record:
         salt=salt,
         raw_body=body,
     )
+
+
+def open_intents(rows: Iterable[tuple[int, str, bytes]], before: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Trace ids of ALLOW decisions without an outcome, oldest first, from `(index, kind, leaf)` of calls' events.
+    `before`: those that were open before these."""
+    found = dict(before or {})
+    for index, kind, leaf in rows:
+        fields: Mapping[str, Any] = orjson.loads(leaf)
+        if kind == "finished":
+            found.pop(fields["trace_id"], None)
+        elif fields["decision"] == "ALLOW":
+            found[fields["trace_id"]] = index
+    return found

@@ -34,7 +34,7 @@ def derived(
     wanted = [table.c[column] == bindparam(column) for column in given]
     wanted += [table.c[column].is_(None) for column in null]
     statement = select(*columns).where(table.c.log_id == _log_id, *wanted)
-    oldest_first = (table.c[column] for column in schema.OLDEST_FIRST[name])
+    oldest_first = (table.c[column] for column in schema.OLDEST_FIRST.get(name, ("idx",)))
     return statement.order_by(*oldest_first), tuple(column.name for column in columns)
 
 

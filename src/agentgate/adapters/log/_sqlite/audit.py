@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from sqlalchemy import Select, Table, and_, bindparam, select
-from sqlalchemy.dialects import sqlite as dialect
-from sqlalchemy.schema import CreateTable
+from sqlalchemy import Select, Table, bindparam, select
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import Unfolding
+from agentgate.adapters.log._reading.rows import WITH_BODIES
+from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, tables
+from agentgate.adapters.log._sqlite.statements import DIALECT
 from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
 from agentgate.core.note import NoteKey
 from agentgate.core.projection import Row
@@ -23,8 +24,6 @@ _ROWS_AT_ONCE: Final = 1_000
 _events = schema.events.c
 _bodies = schema.bodies.c
 _segments = schema.body_segments.c
-
-
 _SEGMENTS: Final = (
     select(_segments.first_idx, _segments.last_idx, _segments.codec, _segments.content)
     .where(_segments.log_id == bindparam("log_id"))
@@ -38,33 +37,21 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as db:
         db.execute("BEGIN")  # everything below is of one moment
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        is_old = version < 3
-        for table in _lacked(version):  # by a log that nobody has opened since: nothing is in them
-            make = str(CreateTable(table).compile(dialect=dialect.dialect()))
-            db.execute(make.replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1))
-        if version < schema.APPROVALS_SINCE:
-            db.execute(f"CREATE TEMPORARY TABLE approvals AS {schema.APPROVALS_OF_OLD} FROM main.approvals a")
-        tile_hashes = None if is_old else _rows(db, _of(schema.subtrees), log_id)
+        for make in tables(version):
+            db.execute(make)
+        tile_hashes = None if version < SUBTREES_SINCE else _rows(db, _of(schema.subtrees), log_id)
         checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]
-        stretches = None if version < schema.STRETCHES_SINCE else _rows(db, _of(schema.stretches), log_id)
+        stretches = None if version < STRETCHES_SINCE else _rows(db, _of(schema.stretches), log_id)
         auditor = Auditor(origin, keys, checkpoints, kept, tile_hashes=tile_hashes, stretches=stretches)
         for chunk in _events_in(db, log_id):
             auditor.feed(chunk)
         heads = [StoredHead(*row) for row in _rows(db, _of(schema.head), log_id)]
-        tables = {name: _named(db, name, log_id) for name in schema.DERIVED}
-        return auditor.finish(heads[0] if heads else None, tables)
-
-
-def _lacked(version: int) -> tuple[Table, ...]:
-    since = {3: schema.NEW_IN_3, 4: schema.NEW_IN_4, 6: schema.NEW_IN_6}
-    return tuple(table for number, tables in since.items() if version < number for table in tables)
+        derived = {name: _named(db, name, log_id) for name in schema.DERIVED}
+        return auditor.finish(heads[0] if heads else None, derived)
 
 
 def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:
-    of_event = and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
-    statement = select(*schema.columns_of(schema.events), _bodies.salt, _bodies.body).select_from(
-        schema.events.outerjoin(schema.bodies, of_event)
-    )
+    statement = select(*schema.columns_of(schema.events), _bodies.salt, _bodies.body).select_from(WITH_BODIES)
     cursor = _rows(db, statement.where(_events.log_id == bindparam("log_id")).order_by(_events.idx), log_id)
     unfolding = Unfolding(_rows(db, _SEGMENTS, log_id))
     while chunk := cursor.fetchmany(_ROWS_AT_ONCE):
@@ -81,4 +68,4 @@ def _named(db: sqlite3.Connection, name: str, log_id: str) -> Iterator[Row]:
 
 
 def _rows(db: sqlite3.Connection, statement: Select[Any], log_id: str) -> sqlite3.Cursor:
-    return db.execute(str(statement.compile(dialect=dialect.dialect())), (log_id,))
+    return db.execute(str(statement.compile(dialect=DIALECT)), (log_id,))

@@ -1,42 +1,31 @@
-"""The one SQLite connection that writes, and what it is not allowed to do. Used by the writer's thread alone."""
+"""The log in a SQLite file for who writes it: what is there, and a transaction for each plan. One thread's alone."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import Executable, Insert, Table, and_, bindparam, insert, select, update
-from sqlalchemy.dialects import sqlite as dialect
+from sqlalchemy import Executable, Table, and_, select, update
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey, open_intents
-from agentgate.adapters.log._sqlite.upgrade import UPGRADES, make, upgrade
+from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey
+from agentgate.adapters.log._reading.rows import open_intents
+from agentgate.adapters.log._sqlite import connection, statements
+from agentgate.adapters.log._sqlite.upgrade import create_or_upgrade
 from agentgate.core.audit import StoredCheckpoint
 from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import LogBroken, UnsafeConfiguration
+from agentgate.core.errors import LogBroken
 from agentgate.core.event import Event
 from agentgate.core.merkle import TileHash, last_leaf
-from agentgate.core.projection import KEYS, STRETCH_BITS, Drop, Effect, Put, Spending, presence
+from agentgate.core.projection import Drop, Effect, Put, Spending, presence
 
-_DIALECT: Final = dialect.dialect()
-_CHUNKS: Final = (256, 64, 16, 4, 1)
-"""Rows in one INSERT. sqlite3 lets go of the interpreter lock once per statement, so few statements are fast;
-a handful of sizes keeps them all prepared."""
-_CHECKPOINT_EVERY_PAGES: Final = 2_000
-_PAGE_BYTES: Final = 4_096
-_WAL_LIMIT_BYTES: Final = 2 * _CHECKPOINT_EVERY_PAGES * _PAGE_BYTES
-"""What the file of the write-ahead log is cut down to once all of it is in the database."""
 _PAGES_PER_COMMIT: Final = 7
 _EVENTS_PER_PAGE: Final = 2
 _PAGES_TO_FORGET: Final = 100
-_BUSY_MS: Final = 700
-"""How long a commit waits for a stranger's lock: within the second that an append may take."""
 _PROBE_BUSY_MS: Final = 50
 
 
@@ -46,35 +35,20 @@ class SqliteStore:
     def __init__(self, path: Path, log_id: str) -> None:
         self.log_id = log_id
         self._path = path
-        self._pages = _pages_left(path)
+        self._pages = connection.pages_left(path)
         """About how many pages the write-ahead log has grown by since it was last moved into the database."""
-        self._db = _connect(path)
+        self._db = connection.connect(path)
         try:
-            self._create_or_check()
-            self._db.set_authorizer(_authorize)
-            self._file = _identity(path)
+            create_or_upgrade(self._db, path, log_id)
+            self._db.set_authorizer(connection.authorize)
+            self._file = connection.identity(path)
         except BaseException:
             self._db.close()
             raise
 
-    def _create_or_check(self) -> None:
-        run = self._db.execute
-        application, version = run("PRAGMA application_id").fetchone()[0], run("PRAGMA user_version").fetchone()[0]
-        if (application, version) == (0, 0) and run("SELECT count(*) FROM sqlite_master").fetchone()[0] == 0:
-            _create(self._db, self.log_id)
-        elif application != schema.APPLICATION_ID:
-            raise UnsafeConfiguration(f"{self._path} is not a log of AgentGate; name another file")
-        elif version in UPGRADES:
-            upgrade(self._db, version)
-        elif version != schema.SCHEMA_VERSION:
-            raise UnsafeConfiguration(
-                f"{self._path} has schema version {version}, this gateway writes {schema.SCHEMA_VERSION}; "
-                "start the version that made it"
-            )
-
     def check_in_place(self) -> None:
         """Raise LogBroken if what is written here is not what the next start will read."""
-        if _identity(self._path) != self._file:
+        if connection.identity(self._path) != self._file:
             raise LogBroken(f"{self._path} was replaced or removed while it was open; what was written since is lost")
 
     def close(self) -> None:
@@ -89,7 +63,7 @@ class SqliteStore:
     # --- what is there ------------------------------------------------------------------------------------
 
     def _query(self, statement: Executable) -> sqlite3.Cursor:
-        compiled = statement.compile(dialect=_DIALECT, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
+        compiled = statement.compile(dialect=statements.DIALECT, compile_kwargs={"render_postcompile": True})  # type: ignore[attr-defined]
         return self._db.execute(str(compiled), [compiled.params[name] for name in compiled.positiontup])
 
     def load(self) -> Ledger:
@@ -123,15 +97,16 @@ class SqliteStore:
 
     def _open_intents(self, first: int) -> dict[str, int]:
         events = schema.events.c
-        of_calls = and_(events.log_id == self.log_id, events.idx >= first, events.kind.in_(("decided", "finished")))
+        of_calls = and_(events.log_id == self.log_id, events.idx >= first, events.kind.in_(schema.OF_CALLS))
         rows = self._query(select(events.idx, events.kind, events.leaf).where(of_calls).order_by(events.idx))
         return open_intents(rows)
 
     def sessions(self, keys: Sequence[SessionKey]) -> Iterator[tuple[SessionKey, Session]]:
         """Owner, last number and last stretch of each; sessions that nobody has seen yet too."""
-        for first, size in _chunks(len(keys)):
+        for first, size in statements.chunks(len(keys)):
             flat = [part for key in keys[first : first + size] for part in key]
-            for tenant, session, owner, stretch, number in self._db.execute(_lookup(size), [self.log_id, *flat]):
+            found = self._db.execute(statements.lookup(size), [self.log_id, *flat])
+            for tenant, session, owner, stretch, number in found:
                 yield (tenant, session), Session(owner, number or 0, -1 if stretch is None else stretch)
 
     def spent(self, wanted: Iterable[Spending]) -> set[Spending]:
@@ -188,25 +163,25 @@ class SqliteStore:
         self._insert(schema.stretches, plan.stretches)
         for effect in plan.effects:
             self._apply(effect)
-        run(_HEAD, (ledger.size, ledger.position, ledger.open_from, self.log_id))
+        run(statements.HEAD, (ledger.size, ledger.position, ledger.open_from, self.log_id))
         run("COMMIT")
         self._pages += _PAGES_PER_COMMIT + len(plan.ids) // _EVENTS_PER_PAGE
 
     def _insert(self, table: Table, flat: list[Any]) -> None:
         width = len(table.columns)
-        for first, size in _chunks(len(flat) // width):
-            self._db.execute(_insert_rows(table, size), flat[first * width : (first + size) * width])
+        for first, size in statements.chunks(len(flat) // width):
+            self._db.execute(statements.insert_rows(table, size), flat[first * width : (first + size) * width])
 
     def _apply(self, effect: Effect) -> None:
         if isinstance(effect, Put):
-            self._db.execute(_put(effect.table), [self.log_id, *effect.row.values()])
+            self._db.execute(statements.put(effect.table), [self.log_id, *effect.row.values()])
             return
         if isinstance(effect, Drop):
             drop = f"DELETE FROM {effect.table} WHERE log_id = ? AND idx <= ?"  # noqa: S608  # a name of ours
             self._db.execute(drop, (self.log_id, effect.through))
             return
         columns, key = effect.columns, effect.key
-        sql = _change(effect.table, tuple(columns), len(effect.states))
+        sql = statements.change(effect.table, tuple(columns), len(effect.states))
         self._db.execute(sql, [*columns.values(), self.log_id, *key, *effect.states])
 
     @contextlib.contextmanager
@@ -217,14 +192,14 @@ class SqliteStore:
         """
         self.check_in_place()
         run = self._db.execute
-        self._db.set_authorizer(_authorize_forgetting)
+        self._db.set_authorizer(connection.authorize_forgetting)
         try:
             run("PRAGMA secure_delete=ON")
             with self._transaction():
                 yield self._db
             run("PRAGMA secure_delete=OFF")
         finally:
-            self._db.set_authorizer(_authorize)
+            self._db.set_authorizer(connection.authorize)
         self._pages += _PAGES_TO_FORGET
 
     def put_checkpoint(self, checkpoint: StoredCheckpoint, completed: Sequence[TileHash]) -> None:
@@ -235,12 +210,12 @@ class SqliteStore:
         values = (self.log_id, checkpoint.size, checkpoint.root, checkpoint.note, checkpoint.frontier)
         with self._transaction():
             if checkpoint.size > known:
-                self._db.execute(_insert_rows(schema.checkpoints, 1), values)
+                self._db.execute(statements.insert_rows(schema.checkpoints, 1), values)
             self._insert(schema.subtrees, [value for row in rows for value in row])
 
     def put_cosignature(self, witness: str, size: int, line: str) -> None:
         """Keep it if it is for a newer checkpoint than that witness's last one."""
-        self._db.execute(_COSIGNED, (self.log_id, witness, size, line))
+        self._db.execute(statements.COSIGNED, (self.log_id, witness, size, line))
 
     def cursor(self, name: str) -> int | None:
         """How far a follower of the log has come; None if it never said."""
@@ -250,7 +225,7 @@ class SqliteStore:
         return None if row is None else row[0]
 
     def put_cursor(self, name: str, index: int) -> None:
-        self._db.execute(_CURSOR, (self.log_id, name, index))
+        self._db.execute(statements.CURSOR, (self.log_id, name, index))
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -276,158 +251,10 @@ class SqliteStore:
         for step in (1, -1):
             self._query(update(head).where(head.c.log_id == self.log_id).values(size=head.c.size + step))
         run("COMMIT")
-        run(f"PRAGMA busy_timeout={_BUSY_MS}")
+        run(f"PRAGMA busy_timeout={connection.BUSY_MS}")
 
     def tidy(self) -> None:
         """Move the write-ahead log into the database once it has grown: between commits, where nobody waits."""
-        if self._pages >= _CHECKPOINT_EVERY_PAGES:
+        if self._pages >= connection.CHECKPOINT_EVERY_PAGES:
             self._pages = 0
             self._db.execute("PRAGMA wal_checkpoint(PASSIVE)")
-
-
-# --- connecting -------------------------------------------------------------------------------------------
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite gives its -wal and -shm files the mode of the database: so make that, private, before it does.
-    # Never open one that is there: closing it would drop this process's locks on it (that is how POSIX has it), and
-    # the next program that closes the database would take itself for the last and delete the write-ahead log.
-    with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-    path.chmod(0o600)
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
-    try:
-        for pragma in (f"busy_timeout={_BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
-            db.execute(f"PRAGMA {pragma}")
-        db.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}")
-        db.execute("PRAGMA trusted_schema=OFF")
-        db.execute("PRAGMA temp_store=MEMORY")  # an INSERT of many rows on a table with triggers goes through one
-    except BaseException:
-        db.close()
-        raise
-    return db
-
-
-def _pages_left(path: Path) -> int:
-    """What earlier processes have left in the write-ahead log: one that is killed before long moves nothing itself."""
-    try:
-        return path.with_name(f"{path.name}-wal").stat().st_size // _PAGE_BYTES
-    except FileNotFoundError:
-        return 0
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _create(db: sqlite3.Connection, log_id: str) -> None:
-    """All of the schema, or nothing."""
-    db.execute("BEGIN IMMEDIATE")
-    make(db, schema.IN_SQLITE)
-    db.execute(_insert_rows(schema.head, 1), (log_id, 0, 0, 0))
-    db.execute(f"PRAGMA application_id={schema.APPLICATION_ID}")
-    db.execute(f"PRAGMA user_version={schema.SCHEMA_VERSION}")
-    db.execute("COMMIT")
-
-
-_INSERTABLE: Final = frozenset(table.name for table in schema.IN_SQLITE)
-_UPDATABLE: Final = frozenset(
-    {"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes", "pins", "cursors"}
-)
-_HARMLESS: Final = frozenset(
-    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
-)
-_PRAGMAS: Final = frozenset({"wal_checkpoint", "busy_timeout"})
-
-
-def _authorize(action: int, first: str | None, _second: str | None, _database: str | None, _inner: str | None) -> int:
-    """The whole of what this connection may do once the schema stands: append, and keep derived rows current."""
-    allowed = (
-        action in _HARMLESS
-        or (action == sqlite3.SQLITE_INSERT and first in _INSERTABLE)
-        or (action == sqlite3.SQLITE_UPDATE and first in _UPDATABLE)
-        or (action == sqlite3.SQLITE_DELETE and first == "answers")
-        or (action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS)
-    )
-    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
-
-
-def _authorize_forgetting(
-    action: int, first: str | None, second: str | None, database: str | None, inner: str | None
-) -> int:
-    """What this connection may do besides while it prunes or compresses; triggers still have their say."""
-    allowed = (
-        (action == sqlite3.SQLITE_DELETE and first == "bodies")
-        or (action == sqlite3.SQLITE_UPDATE and first == "body_segments" and second in ("bodies", "content"))
-        or (action == sqlite3.SQLITE_PRAGMA and first == "secure_delete")
-    )
-    return sqlite3.SQLITE_OK if allowed else _authorize(action, first, second, database, inner)
-
-
-# --- statements -------------------------------------------------------------------------------------------
-
-
-def _chunks(rows: int) -> Iterator[tuple[int, int]]:
-    """Where each chunk of so many rows starts, and its size."""
-    first = 0
-    for size in _CHUNKS:
-        while rows - first >= size:
-            yield first, size
-            first += size
-
-
-@lru_cache(maxsize=64)
-def _insert_rows(table: Table, rows: int) -> str:
-    """An INSERT of that many rows, with a parameter for each column in the table's order."""
-    one = str(insert(table).compile(dialect=_DIALECT))
-    before, values, row = one.rpartition(" VALUES ")
-    return before + values + ", ".join([row] * rows)
-
-
-@lru_cache
-def _put(name: str) -> str:
-    table = schema.DERIVED[name]
-    statement: Insert = dialect.insert(table).on_conflict_do_nothing(index_elements=["log_id", *KEYS[name]])
-    return str(statement.compile(dialect=_DIALECT))
-
-
-@lru_cache
-def _change(name: str, columns: tuple[str, ...], states: int) -> str:
-    table = schema.DERIVED[name]
-    where = [table.c[key] == bindparam(f"key_{key}") for key in ("log_id", *KEYS[name])]
-    if states:
-        where.append(table.c.state.in_([bindparam(f"state_{number}") for number in range(states)]))
-    values: list[Any] = [(table.c[column], bindparam(f"to_{column}")) for column in columns]
-    statement = update(table).where(*where).ordered_values(*values)  # `values` would follow the table's own order
-    return str(statement.compile(dialect=_DIALECT))
-
-
-@lru_cache
-def _lookup(keys: int) -> str:
-    """Owner, last stretch and last number of so many sessions, in one statement."""
-    wanted = ", ".join(["(?, ?)"] * keys)
-    return f"""
-        WITH log(id) AS (VALUES (?)), wanted(tenant, session) AS (VALUES {wanted}), found AS MATERIALIZED (
-          SELECT log.id, tenant, session, (SELECT max(stretch) FROM stretches s WHERE s.log_id = log.id
-            AND s.tenant = wanted.tenant AND s.session = wanted.session) AS stretch FROM wanted, log)
-        SELECT tenant, session,
-          (SELECT principal FROM sessions s WHERE s.log_id = found.id AND s.tenant = found.tenant
-             AND s.session = found.session),
-          stretch,
-          (SELECT max(session_number) FROM events e WHERE e.log_id = found.id AND e.idx >> {STRETCH_BITS} = +stretch
-             AND e.tenant = found.tenant AND e.session = found.session AND e.session <> '')
-        FROM found"""  # noqa: S608  # nothing but question marks and a number is put in
-
-
-_HEAD: Final = "UPDATE head SET size = ?, kill_position = ?, open_from = ? WHERE log_id = ?"
-_COSIGNED: Final = """
-    INSERT INTO cosignatures (log_id, witness, size, line) VALUES (?, ?, ?, ?)
-    ON CONFLICT (log_id, witness) DO UPDATE SET size = excluded.size, line = excluded.line WHERE excluded.size > size"""
-_CURSOR: Final = """
-    INSERT INTO cursors (log_id, name, idx) VALUES (?, ?, ?)
-    ON CONFLICT (log_id, name) DO UPDATE SET idx = max(idx, excluded.idx)"""

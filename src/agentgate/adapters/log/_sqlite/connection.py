@@ -1,0 +1,89 @@
+"""The one SQLite connection that writes: how it is made, and what it is not allowed to do."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from agentgate.adapters.log._sqlite.schema import TABLES
+
+CHECKPOINT_EVERY_PAGES: Final = 2_000
+BUSY_MS: Final = 700
+"""How long a commit waits for a stranger's lock: within the second that an append may take."""
+_PAGE_BYTES: Final = 4_096
+_WAL_LIMIT_BYTES: Final = 2 * CHECKPOINT_EVERY_PAGES * _PAGE_BYTES
+"""What the file of the write-ahead log is cut down to once all of it is in the database."""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # SQLite gives its -wal and -shm files the mode of the database: so make that, private, before it does.
+    # Never open one that is there: closing it would drop this process's locks on it (that is how POSIX has it), and
+    # the next program that closes the database would take itself for the last and delete the write-ahead log.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    path.chmod(0o600)
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=256)
+    try:
+        for pragma in (f"busy_timeout={BUSY_MS}", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
+            db.execute(f"PRAGMA {pragma}")
+        db.execute(f"PRAGMA journal_size_limit={_WAL_LIMIT_BYTES}")
+        db.execute("PRAGMA trusted_schema=OFF")
+        db.execute("PRAGMA temp_store=MEMORY")  # an INSERT of many rows on a table with triggers goes through one
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def pages_left(path: Path) -> int:
+    """What earlier processes have left in the write-ahead log: one that is killed before long moves nothing itself."""
+    try:
+        return path.with_name(f"{path.name}-wal").stat().st_size // _PAGE_BYTES
+    except FileNotFoundError:
+        return 0
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+_INSERTABLE: Final = frozenset(table.name for table in TABLES)
+_UPDATABLE: Final = frozenset(
+    {"head", "kills", "approvals", "members", "cosignatures", "holds", "prunes", "pins", "cursors"}
+)
+_HARMLESS: Final = frozenset(
+    {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_TRANSACTION}
+)
+_PRAGMAS: Final = frozenset({"wal_checkpoint", "busy_timeout"})
+
+
+def authorize(action: int, first: str | None, _second: str | None, _database: str | None, _inner: str | None) -> int:
+    """The whole of what this connection may do once the schema stands: append, and keep derived rows current."""
+    allowed = (
+        action in _HARMLESS
+        or (action == sqlite3.SQLITE_INSERT and first in _INSERTABLE)
+        or (action == sqlite3.SQLITE_UPDATE and first in _UPDATABLE)
+        or (action == sqlite3.SQLITE_DELETE and first == "answers")
+        or (action == sqlite3.SQLITE_PRAGMA and first in _PRAGMAS)
+    )
+    return sqlite3.SQLITE_OK if allowed else sqlite3.SQLITE_DENY
+
+
+def authorize_forgetting(
+    action: int, first: str | None, second: str | None, database: str | None, inner: str | None
+) -> int:
+    """What this connection may do besides while it prunes or compresses; triggers still have their say."""
+    allowed = (
+        (action == sqlite3.SQLITE_DELETE and first == "bodies")
+        or (action == sqlite3.SQLITE_UPDATE and first == "body_segments" and second in ("bodies", "content"))
+        or (action == sqlite3.SQLITE_PRAGMA and first == "secure_delete")
+    )
+    return sqlite3.SQLITE_OK if allowed else authorize(action, first, second, database, inner)
