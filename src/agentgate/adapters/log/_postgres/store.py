@@ -1,16 +1,15 @@
-"""The one PostgreSQL connection that appends, and its few statements."""
+"""The one PostgreSQL connection that appends: what it finds there, and one transaction for each plan."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, Final
 
 from agentgate.adapters.log._ledger import Item, Ledger, Plan, Session, SessionKey
+from agentgate.adapters.log._postgres import statements
 from agentgate.adapters.log._postgres.connection import (
     CONNECT_WITHIN_S,
-    UNSAFE,
     Connection,
     Statement,
     check_server,
@@ -21,7 +20,7 @@ from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import KEYS, Drop, Effect, Put, Spending, effects, presence
+from agentgate.core.projection import Drop, Effect, Put, Spending, effects, presence
 
 _SETTINGS: Final = {
     "lock_timeout": "800",  # within the second that an append may take
@@ -73,7 +72,7 @@ class PostgresStore:
     def __init__(self, connection: Connection, log_id: str) -> None:
         self.connection = connection
         self._log_id = log_id
-        self._statements: dict[str, Statement] = {}
+        self._prepared: dict[str, Statement] = {}
 
     @classmethod
     async def open(cls, url: str, log_id: str) -> PostgresStore:
@@ -83,7 +82,7 @@ class PostgresStore:
         try:
             with deadline(connection, CONNECT_WITHIN_S):
                 await check_server(connection)
-                for sql in (_LOOK, _APPEND, _IDS, _COUNT, _RECEIPT, _LEAF_HASH):
+                for sql in statements.OFTEN:
                     await store._prepare(sql)
         except BaseException:
             connection.terminate()
@@ -93,8 +92,8 @@ class PostgresStore:
     async def _prepare(self, sql: str) -> None:
         """Before a transaction, never in one: between preparing a statement and running it the server waits without any
         of its timeouts, and a process that is frozen there would keep the head row locked for as long."""
-        if sql not in self._statements:
-            self._statements[sql] = await self.connection.prepare(sql)
+        if sql not in self._prepared:
+            self._prepared[sql] = await self.connection.prepare(sql)
 
     async def prepare_for(self, items: Iterable[Item]) -> None:
         """Have the statements ready that the rare kinds among these events will need."""
@@ -105,8 +104,8 @@ class PostgresStore:
             if event.kind is Kind.DECIDED and "approval_id" not in event.fields:
                 continue
             for effect in effects(event.fields, 0, 0, event.body, event.projected):
-                if not _is_bulk(effect):
-                    await self._prepare(_statement(effect))
+                if not statements.is_bulk(effect):
+                    await self._prepare(statements.of_effect(effect))
 
     @property
     def is_closed(self) -> bool:
@@ -134,7 +133,7 @@ class PostgresStore:
         Raises:
             LogBroken: there is no head row.
         """
-        rows = await self._statements[_LOOK].fetch(
+        rows = await self._prepared[statements.LOOK].fetch(
             self._log_id,
             [tenant for tenant, _ in questions.sessions],
             [session for _, session in questions.sessions],
@@ -144,39 +143,39 @@ class PostgresStore:
             list(questions.deciders or ()),
             questions.holds,
         )
-        head = next((row for row in rows if row[0] == _HEAD), None)
+        head = next((row for row in rows if row[0] == statements.HEAD), None)
         if head is None:
             raise LogBroken("the log has no head row; run `log verify`")
         found = Found(size=head[4], position=head[5], unsafe=head[3])
         for what, a, b, c, n, _, standing in rows:
-            if what == _SESSION:
+            if what == statements.SESSION:
                 found.sessions.append(((a, b), Session(c, n or 0)))
-            elif what == _SPENT:
+            elif what == statements.SPENT:
                 found.spent.add((a, b))
-            elif what == _MEMBER:
-                found.members.append((n, a, presence(dict(zip(_STANDING, standing, strict=True)))))
-            elif what == _HOLD:
+            elif what == statements.MEMBER:
+                found.members.append((n, a, presence(dict(zip(statements.STANDING, standing, strict=True)))))
+            elif what == statements.HOLD:
                 found.holds[a] = (b, c)
         found.members.sort(key=lambda member: member[0])
         return found
 
     async def has(self, plan: Plan) -> bool:
         """Whether a plan whose commit failed is in the log after all. Ask under the lock: then it is for good."""
-        rows = await self._statements[_IDS].fetch(self._log_id, plan.first, plan.first + len(plan.ids))
+        rows = await self._prepared[statements.IDS].fetch(self._log_id, plan.first, plan.first + len(plan.ids))
         return [row[0] for row in rows] == plan.ids
 
     async def next_index(self) -> int:
         """How many events there are, by the events themselves."""
-        found = await self._statements[_COUNT].fetchval(self._log_id)
+        found = await self._prepared[statements.COUNT].fetchval(self._log_id)
         return 0 if found is None else int(found) + 1
 
     async def receipt(self, event: Event) -> Receipt | None:
         """Of an event that is in the log already, by an append that only seemed to fail."""
-        row = await self._statements[_RECEIPT].fetchrow(self._log_id, event.id, event.leaf_hash)
+        row = await self._prepared[statements.RECEIPT].fetchrow(self._log_id, event.id, event.leaf_hash)
         return None if row is None else Receipt(event.id, row[0], row[1])
 
     async def leaf_hash(self, index: int) -> bytes | None:
-        found = await self._statements[_LEAF_HASH].fetchval(self._log_id, index)
+        found = await self._prepared[statements.LEAF_HASH].fetchval(self._log_id, index)
         return None if found is None else bytes(found)
 
     # --- writing ------------------------------------------------------------------------------------------
@@ -189,10 +188,10 @@ class PostgresStore:
         Raises:
             LogUnavailable: nothing was appended; the server has become one that must not be written to.
         """
-        rare = [effect for effect in plan.effects if not _is_bulk(effect)]
+        rare = [effect for effect in plan.effects if not statements.is_bulk(effect)]
         if rare and not locked:
             await self.connection.execute("BEGIN")
-        append = self._statements[_APPEND]
+        append = self._prepared[statements.APPEND]
         await append.fetch(*self._columns(plan, ledger))
         if append.get_statusmsg() == "INSERT 0 0":
             if rare or locked:
@@ -207,7 +206,7 @@ class PostgresStore:
         return True
 
     def _columns(self, plan: Plan, ledger: Ledger) -> list[Any]:
-        """The parameters of `_APPEND`: of each table a list for each column."""
+        """The parameters of `statements.APPEND`: of each table a list for each column."""
         bulk = [effect.row for effect in plan.effects if isinstance(effect, Put) and effect.table == "spent"]
         return [
             self._log_id,
@@ -227,88 +226,4 @@ class PostgresStore:
             values = [effect.through]
         else:
             values = [*effect.key, *effect.columns.values(), *([list(effect.states)] if effect.states else ())]
-        await self._statements[_statement(effect)].fetch(self._log_id, *values)
-
-
-def _is_bulk(effect: Effect) -> bool:
-    """Whether `_APPEND` carries it: rows that are only ever added."""
-    return isinstance(effect, Put) and effect.table in ("spent", "sessions")
-
-
-# --- statements -------------------------------------------------------------------------------------------
-
-_HEAD, _SESSION, _SPENT, _MEMBER, _HOLD = range(5)
-_STANDING: Final = ("left_idx", "gone_idx", "attested_idx")
-
-_LOOK: Final = f"""
-    SELECT {_HEAD}, NULL::text, NULL::text, {UNSAFE}, size, kill_position, NULL::bigint[] FROM head WHERE log_id = $1
-    UNION ALL
-    SELECT {_SESSION}, w.tenant, w.session,
-      (SELECT s.principal FROM sessions s WHERE s.log_id = $1 AND s.tenant = w.tenant AND s.session = w.session),
-      (SELECT max(e.session_number) FROM events e
-       WHERE e.log_id = $1 AND e.tenant = w.tenant AND e.session = w.session AND e.session <> ''),
-      NULL, NULL
-    FROM unnest($2::text[], $3::text[]) AS w(tenant, session)
-    UNION ALL
-    SELECT {_SPENT}, w.kind, w.key, NULL, NULL, NULL, NULL FROM unnest($4::text[], $5::text[]) AS w(kind, key)
-    WHERE EXISTS (SELECT FROM spent s WHERE s.log_id = $1 AND s.kind = w.kind AND s.key = w.key)
-    UNION ALL
-    SELECT {_MEMBER}, member, NULL, NULL, joined_idx, NULL, ARRAY[left_idx, gone_idx, attested_idx] FROM members
-    WHERE $6::boolean AND log_id = $1 AND (left_idx IS NULL OR member = ANY ($7::text[]))
-    UNION ALL
-    SELECT {_HOLD}, id, tenant, session, NULL, NULL, NULL FROM holds
-    WHERE $8::boolean AND log_id = $1 AND released_idx IS NULL
-"""  # noqa: S608  # constants of this package
-
-_APPEND: Final = f"""
-    WITH moved AS (
-      UPDATE head SET size = $3, kill_position = $4
-      WHERE log_id = $1 AND size = $2::bigint AND ({UNSAFE}) IS NULL RETURNING 1
-    ), added_bodies AS (
-      INSERT INTO bodies (log_id, idx, salt, body)
-      SELECT $1, r.* FROM unnest($5::bigint[], $15::bytea[], $16::bytea[]) r WHERE EXISTS (SELECT FROM moved)
-    ), added_sessions AS (
-      INSERT INTO sessions (log_id, tenant, session, principal, first_at, idx)
-      SELECT $1, r.* FROM unnest($17::text[], $18::text[], $19::text[], $20::text[], $21::bigint[]) r
-      WHERE EXISTS (SELECT FROM moved)
-    ), added_spent AS (
-      INSERT INTO spent (log_id, kind, key, idx)
-      SELECT $1, r.* FROM unnest($22::text[], $23::text[], $24::bigint[]) r WHERE EXISTS (SELECT FROM moved)
-    )
-    INSERT INTO events
-      (log_id, idx, event_id, kind, tenant, session, session_number, at, kill_position, leaf, leaf_hash)
-    SELECT $1, r.* FROM unnest($5::bigint[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[],
-                               $11::text[], $12::bigint[], $13::bytea[], $14::bytea[]) r
-    WHERE EXISTS (SELECT FROM moved)
-"""  # noqa: S608  # as above
-"""Everything in one message. Without a transaction around it, it commits by itself."""
-
-
-_IDS: Final = "SELECT event_id FROM events WHERE log_id = $1 AND idx >= $2 AND idx < $3 ORDER BY idx"
-_COUNT: Final = "SELECT max(idx) FROM events WHERE log_id = $1"
-_RECEIPT: Final = "SELECT idx, kill_position FROM events WHERE log_id = $1 AND event_id = $2 AND leaf_hash = $3"
-_LEAF_HASH: Final = "SELECT leaf_hash FROM events WHERE log_id = $1 AND idx = $2"
-
-
-def _statement(effect: Effect) -> str:
-    if isinstance(effect, Put):
-        return _put(effect.table, tuple(effect.row))
-    if isinstance(effect, Drop):
-        return f"DELETE FROM {effect.table} WHERE log_id = $1 AND idx <= $2"  # noqa: S608  # a name of ours
-    return _change(effect.table, tuple(effect.columns), bool(effect.states))
-
-
-@lru_cache
-def _put(table: str, columns: tuple[str, ...]) -> str:
-    values = ", ".join(f"${number}" for number in range(1, len(columns) + 2))
-    return f"INSERT INTO {table} (log_id, {', '.join(columns)}) VALUES ({values}) ON CONFLICT DO NOTHING"  # noqa: S608  # names of ours
-
-
-@lru_cache
-def _change(table: str, columns: tuple[str, ...], states: bool) -> str:
-    keys = ("log_id", *KEYS[table])
-    where = [f"{key} = ${number}" for number, key in enumerate(keys, 1)]
-    to = [f"{column} = ${number}" for number, column in enumerate(columns, len(keys) + 1)]
-    if states:
-        where.append(f"state = ANY (${len(keys) + len(columns) + 1})")
-    return f"UPDATE {table} SET {', '.join(to)} WHERE {' AND '.join(where)}"  # noqa: S608  # names of ours
+        await self._prepared[statements.of_effect(effect)].fetch(self._log_id, *values)
