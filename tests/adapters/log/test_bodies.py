@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agentgate.adapters.log import postgresql, sqlite
-from agentgate.adapters.log._bodies import CODEC, pack, unpack
+from agentgate.adapters.log._segments import CODEC, pack, unpack
 from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log.postgresql import PostgresLog

@@ -1,162 +1,30 @@
-"""Bodies: compressed in segments once they are older, and deleted where a prune event says so.
-
-A segment has the bodies of a run of events in one compressed row; its content is `pack`'s. Readers look into segments
-for what is not in `bodies`: first at the single ones, then at the segments, because bodies only ever move that way.
-"""
+"""Bodies: compressed in segments once they are older, and deleted where a prune event says so."""
 
 from __future__ import annotations
 
 import asyncio
-import struct
-import zlib
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 from sqlalchemy import Select, exists, func, select, tuple_
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
-from agentgate.core.errors import LogBroken
+from agentgate.adapters.log._segments import INDEXES_AT_ONCE, Ask, Body, Segment, compressed, pack, starts, unpack
 from agentgate.core.retention import Around, Kept, Place, Quiet, first_young
 
-CODEC: Final = "zlib"
 SEGMENT_EVENTS: Final = 256
 """Few enough that reading one body out of a segment takes about a millisecond."""
 SEGMENT_BYTES: Final = 1_048_576
 """A segment ends once its bodies have so many bytes before compression."""
 DELETED_AT_ONCE: Final = 128
 """Bodies in one transaction, which an append may have to wait for."""
-_SEGMENTS_AT_ONCE: Final = 16
 _TIMES_AT_ONCE: Final = 8_192
 _SESSIONS_AT_ONCE: Final = 256
-_INDEXES_AT_ONCE: Final = 512
-_HEAD: Final = struct.Struct(">QBI")
 
 _events, _bodies, _segments = schema.events.c, schema.bodies.c, schema.body_segments.c
 _sessions, _kills, _prunes = schema.sessions.c, schema.kills.c, schema.prunes.c
-
-Ask = Callable[[Select[*tuple[Any, ...]]], Awaitable[list[tuple[Any, ...]]]]
-"""Runs a statement: all its rows, of one moment. Raises LogUnavailable."""
-Body = tuple[bytes, bytes]
-"""Salt and body."""
-
-
-# --- segments -----------------------------------------------------------------------------------------------
-
-
-def pack(bodies: Mapping[int, Body]) -> bytes:
-    """Bodies by their index, compressed: their count, index and two lengths of each, all salts, all bodies."""
-    heads = b"".join(_HEAD.pack(index, len(salt), len(body)) for index, (salt, body) in bodies.items())
-    salts = b"".join(salt for salt, _ in bodies.values())
-    texts = b"".join(body for _, body in bodies.values())
-    return zlib.compress(struct.pack(">I", len(bodies)) + heads + salts + texts, 6)
-
-
-def unpack(first: int, codec: str, content: bytes) -> dict[int, Body]:
-    """What `pack` packed. Raises LogBroken."""
-    try:
-        if codec != CODEC:
-            raise ValueError(f"the codec {codec!r} is unknown")
-        raw = zlib.decompress(content)
-        count = int.from_bytes(raw[:4], "big")
-        heads = [_HEAD.unpack_from(raw, 4 + number * _HEAD.size) for number in range(count)]
-        salt_at = 4 + count * _HEAD.size
-        body_at = salt_at + sum(salt_size for _, salt_size, _ in heads)
-        if len(raw) != body_at + sum(body_size for _, _, body_size in heads):
-            raise ValueError("it is not as long as it says")
-        bodies: dict[int, Body] = {}
-        for index, salt_size, body_size in heads:
-            bodies[index] = (raw[salt_at : salt_at + salt_size], raw[body_at : body_at + body_size])
-            salt_at, body_at = salt_at + salt_size, body_at + body_size
-    except (zlib.error, struct.error, ValueError) as error:
-        raise LogBroken(f"the segment of bodies from event {first} on is damaged: {error}; run `log verify`") from error
-    return bodies
-
-
-class Segment(NamedTuple):
-    """A run of events whose bodies are to be compressed."""
-
-    first: int
-    last: int
-    newest: str
-    bodies: Mapping[int, Body]
-    content: bytes
-
-
-async def filled(ask: Ask, log_id: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Rows that begin with an index and end with salt and body, with those bodies too that are in segments."""
-    missing = [row[0] for row in rows if row[-1] is None]
-    if not missing:
-        return rows
-    found: dict[int, Body] = {}
-    async for bodies in _compressed(ask, log_id, missing):
-        found |= bodies
-    return [(*row[:-2], *found[row[0]]) if row[0] in found else row for row in rows]
-
-
-async def _compressed(ask: Ask, log_id: str, indexes: Sequence[int]) -> AsyncIterator[dict[int, Body]]:
-    """Those of the bodies of `indexes` that are in segments."""
-    wanted = frozenset(indexes)
-    starts = await _starts(ask, log_id, indexes)
-    for at in range(0, len(starts), _SEGMENTS_AT_ONCE):
-        some = starts[at : at + _SEGMENTS_AT_ONCE]
-        statement = select(_segments.first_idx, _segments.codec, _segments.content)
-        rows = await ask(statement.where(_segments.log_id == log_id, _segments.first_idx.in_(some)))
-        yield await asyncio.to_thread(_unpacked, rows, wanted)
-
-
-async def _starts(ask: Ask, log_id: str, indexes: Sequence[int]) -> list[int]:
-    """Where the segments begin that may have the bodies of `indexes`."""
-    own = schema.body_segments.alias()
-    start = (
-        select(func.max(own.c.first_idx))
-        .where(own.c.log_id == log_id, own.c.first_idx <= _events.idx)
-        .scalar_subquery()
-        .label("start")
-    )
-    found: set[int] = set()
-    for at in range(0, len(indexes), _INDEXES_AT_ONCE):
-        some = indexes[at : at + _INDEXES_AT_ONCE]
-        rows = await ask(select(start).where(_events.log_id == log_id, _events.idx.in_(some)).distinct())
-        found |= {row[0] for row in rows if row[0] is not None}
-    return sorted(found)
-
-
-def _unpacked(rows: Iterable[tuple[Any, ...]], wanted: Collection[int]) -> dict[int, Body]:
-    found: dict[int, Body] = {}
-    for first, codec, content in rows:
-        found |= {index: body for index, body in unpack(first, codec, content).items() if index in wanted}
-    return found
-
-
-class Unfolding:
-    """Fills rows with the bodies from segments, for an audit that reads everything in order."""
-
-    def __init__(self, segments: Iterator[tuple[Any, ...]]) -> None:
-        """`segments`: first and last index, codec and content of all, in order."""
-        self._segments = segments
-        self._last = -1
-        self._bodies: dict[int, Body] = {}
-
-    def fill(self, rows: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-        """A damaged segment has no bodies: the audit says which are gone."""
-        return [row if row[-1] is not None else (*row[:-2], *self._body(row[0])) for row in rows]
-
-    def _body(self, index: int) -> tuple[bytes | None, bytes | None]:
-        while self._last < index:
-            following = next(self._segments, None)
-            if following is None:
-                break
-            first, self._last, codec, content = following
-            try:
-                self._bodies = unpack(first, codec, content)
-            except LogBroken:
-                self._bodies = {}
-        return self._bodies.get(index, (None, None))
-
-
-# --- what a store keeps, and what may go ----------------------------------------------------------------------
 
 
 class BodyStore(ABC):
@@ -188,7 +56,6 @@ class BodyStore(ABC):
     # --- ages ---
 
     async def around(self, moment: str, now: str) -> Around:
-        """See `ports.Bodies`."""
         index = await self._first_young(moment, now)
         times = await self._times([index - 1, index])
         return Around(index, times.get(index - 1), times.get(index))
@@ -229,7 +96,7 @@ class BodyStore(ABC):
     # --- sessions ---
 
     async def quiet(self, below: int, after: Place | None) -> tuple[list[Quiet], Place | None]:
-        """See `ports.Bodies`. Sessions that decisions opened first, then those that only a kill names."""
+        """Sessions that decisions opened first, then those that only a kill names."""
         part, *names = after or (0, "", "")
         rows = await self._ask((self._killed_after if part else self._decided_after)(*names))
         following: Place | None = (part, *rows[-1][:2]) if len(rows) == _SESSIONS_AT_ONCE else None
@@ -278,14 +145,13 @@ class BodyStore(ABC):
         return newest.limit(1).scalar_subquery().label("last")
 
     async def count(self, session: Quiet) -> int:
-        """See `ports.Bodies`."""
         indexes = await self._indexes(session)
         there = 0
-        for at in range(0, len(indexes), _INDEXES_AT_ONCE):
-            some = indexes[at : at + _INDEXES_AT_ONCE]
+        for at in range(0, len(indexes), INDEXES_AT_ONCE):
+            some = indexes[at : at + INDEXES_AT_ONCE]
             counted = select(func.count()).where(_bodies.log_id == self._log_id, _bodies.idx.in_(some))
             there += (await self._ask(counted))[0][0]
-        async for bodies in _compressed(self._ask, self._log_id, indexes):
+        async for bodies in compressed(self._ask, self._log_id, indexes):
             there += len(bodies)
         return there
 
@@ -296,12 +162,10 @@ class BodyStore(ABC):
         return [row[0] for row in await self._ask(statement.order_by(*in_its_order(_events)))]
 
     async def pruned_lately(self, count: int) -> list[Quiet]:
-        """See `ports.Bodies`."""
         newest = select(_prunes.tenant, _prunes.session, _prunes.through).where(_prunes.log_id == self._log_id)
         return [Quiet(*row) for row in await self._ask(newest.order_by(_prunes.idx.desc()).limit(count))]
 
     async def oldest(self, tenant: str | None) -> str | None:
-        """See `ports.Bodies`."""
         of = (_prunes.log_id == self._log_id, _prunes.tenant == _sessions.tenant, _prunes.session == _sessions.session)
         first = select(func.min(_sessions.first_at)).where(_sessions.log_id == self._log_id, ~exists().where(*of))
         if tenant is not None:
@@ -310,11 +174,9 @@ class BodyStore(ABC):
         return found
 
     async def session_count(self) -> int:
-        """See `ports.Bodies`."""
         return int((await self._ask(select(func.count()).where(_sessions.log_id == self._log_id)))[0][0])
 
     async def kept(self) -> Kept:
-        """See `ports.Bodies`."""
         single = select(func.count()).where(_bodies.log_id == self._log_id)
         packed = select(func.coalesce(func.sum(_segments.bodies), 0), func.count()).where(
             _segments.log_id == self._log_id
@@ -325,14 +187,13 @@ class BodyStore(ABC):
     # --- changes ---
 
     async def forget(self, sessions: Sequence[Quiet]) -> int:
-        """See `ports.Bodies`."""
         indexes = sorted({index for session in sessions for index in await self._indexes(session)})
         gone = 0
         async with self._busy:
             for at in range(0, len(indexes), DELETED_AT_ONCE):
                 gone += await self._delete(indexes[at : at + DELETED_AT_ONCE])
             # after the single ones: whatever another process compressed before we came to it, is in a segment now
-            for start in await _starts(self._ask, self._log_id, indexes):
+            for start in await starts(self._ask, self._log_id, indexes):
                 gone += await self._thin(start, frozenset(indexes))
         return gone
 
@@ -349,7 +210,7 @@ class BodyStore(ABC):
                 return gone  # else another process has taken something out of it meanwhile
 
     async def compress(self, moment: str, now: str) -> bool:
-        """See `ports.Bodies`. Only full segments are made."""
+        """Only full segments are made."""
         async with self._busy:
             last = select(_segments.last_idx, _segments.newest).where(_segments.log_id == self._log_id)
             before = await self._ask(last.order_by(_segments.first_idx.desc()).limit(1))

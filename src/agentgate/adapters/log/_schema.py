@@ -112,7 +112,7 @@ body_segments: Final = _table(
     _blob("content"),
     rowid="first_idx",
 )
-"""Bodies of a run of older events, compressed (`_bodies.py`): how many are left of them, and the newest time that any
+"""Bodies of a run of older events, compressed (`_segments.py`): how many are left of them, and the newest time that any
 event up to the last one says. A segment stays when nothing is left in it: its time is what later ages go by."""
 head: Final = _table("head", _int("size"), _int("kill_position"), _int("open_from"))
 """One row. `open_from`: no intent before this index is open, so a start need not scan from 0."""

@@ -12,7 +12,6 @@ from itertools import chain
 from typing import Any, Final
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._bodies import Unfolding
 from agentgate.adapters.log._intake import told
 from agentgate.adapters.log._postgres.connection import (
     FAULTS,
@@ -22,6 +21,7 @@ from agentgate.adapters.log._postgres.connection import (
     connect,
     shown,
 )
+from agentgate.adapters.log._segments import Unfolding
 from agentgate.core.audit import Auditor, Report, StoredCheckpoint, StoredHead
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.merkle import TileHash

@@ -7,8 +7,9 @@ from typing import Final
 
 import asyncpg  # type: ignore[import-untyped]  # see connection.py
 
-from agentgate.adapters.log._bodies import CODEC, Ask, BodyStore, Segment
+from agentgate.adapters.log._bodies import BodyStore
 from agentgate.adapters.log._postgres.lines import Lines
+from agentgate.adapters.log._segments import CODEC, Ask, Segment
 from agentgate.core.errors import LogUnavailable
 
 NO_ROLE: Final = (

@@ -9,11 +9,11 @@ from typing import Any, Final, Literal
 from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, select
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._bodies import filled
 from agentgate.adapters.log._reading import statements
 from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, open_intents, record
 from agentgate.adapters.log._reading.search import of_kinds, search, size
 from agentgate.adapters.log._reading.stretches import of_session
+from agentgate.adapters.log._segments import filled
 from agentgate.core.containment import Acknowledgement, KillChanges
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
@@ -33,7 +33,10 @@ _events = schema.events.c
 
 
 class Reader(ABC):
-    """Queries on connections that cannot write. A read transaction lasts one chunk, so readers hold nobody up."""
+    """`ports.LogReader` and `ports.Tree`, on connections that cannot write.
+
+    A read transaction lasts one chunk, so readers hold nobody up.
+    """
 
     def __init__(self, log_id: str) -> None:
         self.log_id = log_id
@@ -61,7 +64,6 @@ class Reader(ABC):
         first: int = 0,
         kinds: Sequence[str] = (),
     ) -> AsyncIterator[Record]:
-        """See `ports.LogReader`."""
         wanted = [_events.log_id == self.log_id]
         if tenant is not None and session is not None:
             wanted += of_session(_events, self.log_id, tenant, session)
@@ -82,26 +84,22 @@ class Reader(ABC):
     def search(
         self, query: Query, *, first: int = 0, below: int | None = None, newest: bool = False
     ) -> AsyncIterator[Record]:
-        """See `ports.LogReader`."""
         return search(self.ask, self.log_id, query, first=first, below=below, newest=newest)
 
     async def size(self) -> int:
         return await size(self.ask, self.log_id)
 
     async def record(self, index: int) -> Record | None:
-        """See `ports.LogReader`."""
         rows = await self._chunk([_events.log_id == self.log_id, _events.idx == index])
         return record(rows[0]) if rows else None
 
     async def answers_until(self, moment: str) -> int | None:
-        """See `ports.LogReader`."""
         answers = schema.answers.c
         newest = select(func.max(answers.idx)).where(answers.log_id == self.log_id, answers.at <= moment)
         (row,) = await self.ask(newest)
         return None if row[0] is None else int(row[0])
 
     async def answers_held(self) -> dict[tuple[str, str], int]:
-        """See `ports.LogReader`."""
         answers = schema.answers.c
         held = select(answers.tenant, answers.principal, func.sum(func.length(answers.sealed)))
         held = held.where(answers.log_id == self.log_id, answers.sealed.is_not(None))
@@ -122,7 +120,6 @@ class Reader(ABC):
         return [SessionRow(*row) for row in await self.ask(statement)]
 
     async def open_intents(self) -> list[Record]:
-        """See `ports.LogReader`."""
         found = sorted((await self._open_indexes()).values())
         records: list[Record] = []
         for start in range(0, len(found), _RECORDS_AT_ONCE):
@@ -149,11 +146,7 @@ class Reader(ABC):
     async def projection(
         self, name: Derived, *, without: str | None = None, **match: str | int | None
     ) -> list[dict[str, Any]]:
-        """See `ports.LogReader`.
-
-        Raises:
-            KeyError: no such table or column.
-        """
+        """Raises KeyError when there is no such table or column."""
         if any(isinstance(value, str) and "\0" in value for value in match.values()):
             return []  # no store's text can hold one: it names nothing, and PostgreSQL would not be asked
         given = {column: value for column, value in match.items() if value is not None}
@@ -164,7 +157,7 @@ class Reader(ABC):
         return [dict(zip(names, row, strict=True)) | left_out for row in rows]
 
     async def kills_since(self, position: int) -> KillChanges:
-        """See `ports.Log`: one statement, so one snapshot."""
+        """One statement, so one snapshot."""
         statement = statements.KILLS_IN_FORCE if position < 0 else statements.KILLS_SINCE
         given = {} if position < 0 else {"position": position}
         rows = await self.ask(statement, {"log_id": self.log_id, **given})
@@ -175,7 +168,6 @@ class Reader(ABC):
         return KillChanges(position, int(rows[0][0]), tuple(map(kill_change_from_row, found)))
 
     async def acknowledged(self, position: int) -> list[Acknowledgement]:
-        """See `ports.LogReader`."""
         rows = await self.ask(statements.ACKNOWLEDGED, {"log_id": self.log_id, "position": position})
         return [
             Acknowledgement(member, position, cancelled, finished, unknown, took_us / 1000)
@@ -183,7 +175,6 @@ class Reader(ABC):
         ]
 
     async def checkpoint(self) -> bytes | None:
-        """See `ports.Tree`."""
         table, cosigned = schema.checkpoints.c, schema.cosignatures.c
         of_it = and_(cosigned.log_id == table.log_id, cosigned.size == table.size)
         joined = schema.checkpoints.outerjoin(schema.cosignatures, of_it)
@@ -194,7 +185,6 @@ class Reader(ABC):
         return bytes(rows[0][0]) + "".join(f"{line}\n" for _, line in rows if line is not None).encode()
 
     async def hashes(self, level: int, first: int, count: int) -> list[bytes]:
-        """See `ports.Tree`."""
         if first + count > _MOST_EVENTS:
             return []
         if level == 0:

@@ -18,9 +18,9 @@ from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import Boolean
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._bodies import Ask, filled
 from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, record
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
+from agentgate.adapters.log._segments import Ask, filled
 from agentgate.core.event import Record, rfc3339
 from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain

@@ -12,8 +12,8 @@ from urllib.parse import quote
 from sqlalchemy import Select, Table, bindparam, select
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._bodies import Unfolding
 from agentgate.adapters.log._reading.rows import WITH_BODIES
+from agentgate.adapters.log._segments import Unfolding
 from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, tables
 from agentgate.adapters.log._sqlite.statements import DIALECT
 from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead

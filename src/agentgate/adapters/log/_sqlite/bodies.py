@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentgate.adapters.log._bodies import CODEC, Ask, BodyStore, Segment
+from agentgate.adapters.log._bodies import BodyStore
+from agentgate.adapters.log._segments import CODEC, Ask, Segment
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 
