@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 from agentgate import settings as configuration
-from agentgate.adapters.log._checkpoints.anchors import Places, Standing
+from agentgate.adapters.log._checkpoints.anchors import Places
 from agentgate.adapters.log._checkpoints.exchange import Webhook, Witness
+from agentgate.adapters.log._checkpoints.followers import Standing
 from agentgate.adapters.log._checkpoints.integrator import CheckpointSigner, Lag
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log.sqlite import SqliteLog

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from agentgate.adapters.log._checkpoints.anchors import Places, Standing
+from agentgate.adapters.log._checkpoints.anchors import Places
 from agentgate.adapters.log._checkpoints.exchange import Webhook, Witness
+from agentgate.adapters.log._checkpoints.followers import Standing
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.postgresql import verify as verify_postgres
 from agentgate.adapters.log.sqlite import SqliteLog, verify

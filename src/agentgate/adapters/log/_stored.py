@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Protocol
 
-from agentgate.adapters.log._checkpoints.anchors import Anchors, Standing
+from agentgate.adapters.log._checkpoints.anchors import Anchors
+from agentgate.adapters.log._checkpoints.followers import Standing
 from agentgate.adapters.log._checkpoints.integrator import Integrator, Lag
 from agentgate.adapters.log._intake import Intake
 from agentgate.adapters.log._reading.reader import Derived, Reader

@@ -183,7 +183,7 @@ _LEAF_HASHES: Final = """
 
 
 class _Tree:
-    """`integrator.TreeStore` and `anchors.Ground`: reads beside the writer, writes through it."""
+    """`integrator.TreeStore` and `ground.Ground`: reads beside the writer, writes through it."""
 
     def __init__(self, writer: Writer, reader: Reader) -> None:
         self._writer = writer

@@ -8,37 +8,21 @@ At the start all of them are asked what they know, and the log must continue it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import Final
 
-from agentgate.adapters.log._checkpoints.exchange import (
-    Conflict,
-    Exchange,
-    NotKnown,
-    Unproven,
-    Webhook,
-    Witness,
-)
-from agentgate.adapters.log._intake import told
+from agentgate.adapters.log._checkpoints.exchange import Exchange, Webhook, Witness
+from agentgate.adapters.log._checkpoints.followers import Follower, Signed, Standing, WebhookFollower, WitnessFollower
+from agentgate.adapters.log._checkpoints.ground import Ground, is_continued
 from agentgate.core.errors import LogBroken, LogUnavailable
-from agentgate.core.merkle import Frontier, Range, consistency_ranges, continues
-from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, open_checkpoint
-from agentgate.core.tiles import HashMissing, Subtrees, consistency_body
-
-logger = logging.getLogger("agentgate.checkpoints")
+from agentgate.core.merkle import Frontier
+from agentgate.core.note import NoteInvalid, NoteKey, open_checkpoint
 
 _WRITE_WITHIN_S: Final = 2.0
 _ASK_WITHIN_S: Final = 5.0
-_PAUSES_S: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
-_LEAVES_AT_ONCE: Final = 4_096
-
-ReadHashes = Callable[[int, int, int], Awaitable[list[bytes]]]
-"""`ports.Tree.hashes`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +37,6 @@ class Places:
         return self if path is None else Places((path, *self.files), self.webhook, self.witnesses)
 
 
-@dataclass(slots=True)
-class Standing:
-    """How it stands with the files, the webhook or one witness. `failures` only grows."""
-
-    kind: Literal["file", "webhook", "witness"]
-    name: str
-    size: int = 0
-    """Of the newest checkpoint that it has taken."""
-    failures: int = 0
-    trouble: str | None = None
-
-    def fail(self, error: BaseException) -> None:
-        why = told(error)
-        if self.trouble != why:
-            logger.warning("%s %s: %s", self.kind, self.name, why)
-        self.failures += 1
-        self.trouble = why
-
-
-class Ground(Protocol):
-    """What anchors need of the log. Raises LogUnavailable."""
-
-    async def hashes(self, level: int, first: int, count: int) -> list[bytes]: ...
-
-    async def leaf_hashes(self, first: int, limit: int) -> list[bytes]: ...
-
-    async def durable(self) -> int:
-        """How many events are durable now."""
-        ...
-
-    async def put_cosignature(self, witness: str, size: int, line: str) -> None: ...
-
-
 class Anchors:
     """All places, and what each is told. `check` once, then `keep` and `tell` each checkpoint."""
 
@@ -98,10 +49,10 @@ class Anchors:
         self._write: asyncio.Task[None] | None = None
         self._files = Standing("file", ", ".join(map(str, places.files)))
         self._exchange = Exchange(_ASK_WITHIN_S)
-        self._followers: list[_Follower] = []
+        self._followers: list[Follower] = []
         if places.webhook is not None:
-            self._followers.append(_WebhookFollower(places.webhook, self._exchange))
-        self._followers += [_WitnessFollower(witness, self._exchange, ground) for witness in places.witnesses]
+            self._followers.append(WebhookFollower(places.webhook, self._exchange))
+        self._followers += [WitnessFollower(witness, self._exchange, ground) for witness in places.witnesses]
 
     @property
     def standings(self) -> list[Standing]:
@@ -135,7 +86,7 @@ class Anchors:
             known = open_checkpoint(note, self.keys, self.keys[0].name)
         except NoteInvalid as error:
             raise LogBroken(f"the checkpoint kept outside of the database does not hold: {error}. {hint}") from error
-        if not await _continues(known, frontier, size, self._ground):
+        if not await is_continued(known, frontier, size, self._ground):
             raise LogBroken(
                 f"a checkpoint of {known.size} events is known that this database does not have: "
                 f"it was rolled back or replaced. {hint}"
@@ -166,186 +117,6 @@ class Anchors:
         """Give everybody a moment to hear of the last checkpoint."""
         await asyncio.gather(*(follower.aclose() for follower in self._followers))
         await self._exchange.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class Signed:
-    """A checkpoint and its note."""
-
-    size: int
-    root: bytes
-    note: bytes
-
-
-class _Follower:
-    """Takes the newest checkpoint that there is, one at a time, and again after a pause when that failed."""
-
-    def __init__(self, standing: Standing, every_s: float) -> None:
-        self.standing = standing
-        self._every_s = every_s
-        self._newest: Signed | None = None
-        self._news = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    async def newest(self) -> bytes | None:
-        """The newest checkpoint that it can show."""
-        return None
-
-    async def recognise(self, signed: Signed) -> None:
-        """Raise LogBroken if it has seen what `signed` does not continue."""
-
-    async def take(self, signed: Signed) -> None:
-        """Raises OSError, LogUnavailable, or what `Exchange` raises."""
-        raise NotImplementedError
-
-    def tell(self, signed: Signed) -> None:
-        self._newest = signed
-        self._news.set()
-        if self._task is None:
-            self._task = asyncio.create_task(self._follow(), name=f"agentgate-{self.standing.kind}")
-
-    async def _follow(self) -> None:
-        failed = 0
-        while True:
-            await self._news.wait()
-            self._news.clear()
-            if await self._try():
-                failed = 0
-                await asyncio.sleep(self._every_s)
-            else:
-                self._news.set()
-                await asyncio.sleep(_PAUSES_S[min(failed, len(_PAUSES_S) - 1)])
-                failed += 1
-
-    async def _try(self) -> bool:
-        signed = self._newest
-        if signed is None or signed.size <= self.standing.size:
-            return True
-        try:
-            await self.take(signed)
-        except FAULTS as error:
-            self.standing.fail(error)
-            return False
-        self.standing.size, self.standing.trouble = signed.size, None
-        return True
-
-    async def aclose(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_WRITE_WITHIN_S):
-                    await self._try()
-
-
-class _WebhookFollower(_Follower):
-    def __init__(self, webhook: Webhook, exchange: Exchange) -> None:
-        super().__init__(Standing("webhook", webhook.shown), webhook.every_s)
-        self._webhook = webhook
-        self._exchange = exchange
-
-    async def newest(self) -> bytes | None:
-        """Raises LogUnavailable when it must be asked and does not answer."""
-        try:
-            return await self._exchange.fetch(self._webhook)
-        except FAULTS as error:
-            if not self._webhook.optional:
-                raise LogUnavailable(
-                    f"log.checkpoint_webhook {self._webhook.shown} cannot say which checkpoint is the newest: "
-                    f"{told(error)}; make it answer, or set its `optional: true`"
-                ) from error
-            self.standing.fail(error)
-            return None
-
-    async def take(self, signed: Signed) -> None:
-        await self._exchange.post(self._webhook, signed.note)
-
-
-class _WitnessFollower(_Follower):
-    def __init__(self, witness: Witness, exchange: Exchange, ground: Ground) -> None:
-        super().__init__(Standing("witness", witness.key.name), 0.0)
-        self._witness = witness
-        self._exchange = exchange
-        self._ground = ground
-        self._old = 0
-        """The size that the witness has cosigned last, as far as is known."""
-
-    async def recognise(self, signed: Signed) -> None:
-        try:
-            await self.take(signed)
-        except Conflict as error:
-            raise LogBroken(
-                f"witness {self.standing.name} has cosigned {error.size} events, and this database has signed "
-                f"{signed.size}: it was rolled back or replaced"
-            ) from error
-        except Unproven as error:
-            raise LogBroken(
-                f"witness {self.standing.name} has cosigned another tree of {self._old} events: "
-                "the database was replaced, or somebody else signs with its key"
-            ) from error
-        except FAULTS as error:
-            self.standing.fail(error)
-        else:
-            self.standing.size = signed.size
-
-    async def take(self, signed: Signed) -> None:
-        for _ in range(2):
-            try:
-                lines = await self._exchange.add_checkpoint(self._witness, await self._body(signed))
-            except Conflict as error:
-                if error.size > signed.size:
-                    if error.size > await self._ground.durable():
-                        raise
-                    self._old = error.size  # another replica was quicker
-                    return
-                if error.size == self._old == signed.size:
-                    raise Unproven("it has cosigned another tree of the same size") from error
-                self._old = error.size
-                continue
-            except Unproven as error:
-                if self._old == 0:  # nothing had to be proven
-                    raise NotKnown("it does not accept a first checkpoint") from error
-                raise
-            self._old = signed.size
-            for line in self._witness.verified(signed.note, lines):
-                await self._ground.put_cosignature(self._witness.id, signed.size, line)
-            return
-        raise NotKnown("it keeps naming another size")
-
-    async def _body(self, signed: Signed) -> bytes:
-        ranges = [] if self._old == 0 else consistency_ranges(self._old, signed.size)
-        proof = await prove(self._ground.hashes, ranges)
-        return consistency_body(self._old, proof, signed.note)
-
-
-FAULTS: Final = (OSError, TimeoutError, LogUnavailable, NotKnown, Conflict, Unproven)
-
-
-async def prove(hashes: ReadHashes, ranges: Sequence[Range]) -> list[bytes]:
-    """The roots of ranges of the signed tree. Raises LogUnavailable, LogBroken."""
-    subtrees = Subtrees(ranges)
-    for level, first, count in subtrees.reads():
-        subtrees.feed(level, first, await hashes(level, first, count))
-    try:
-        return [subtrees.root(leaves) for leaves in ranges]
-    except HashMissing as error:
-        raise LogBroken(f"{error}; run `log verify`") from error
-
-
-async def _continues(known: Checkpoint, frontier: Frontier, size: int, ground: Ground) -> bool:
-    """Whether the log continues a checkpoint, which may be newer than the newest that is stored."""
-    if known.size > size:
-        return False
-    if known.size <= frontier.size:
-        proof = await prove(ground.hashes, consistency_ranges(known.size, frontier.size))
-        return continues(known.root, known.size, frontier.root(), frontier.size, proof)
-    grown = frontier.copy()  # it was kept, and the process ended before it was stored
-    while grown.size < known.size:
-        leaves = await ground.leaf_hashes(grown.size, min(_LEAVES_AT_ONCE, known.size - grown.size))
-        if not leaves:
-            return False
-        grown.extend(leaves)
-    return grown.root() == known.root
 
 
 # --- files ------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ _CALLS_AT_ONCE: Final = 2_000
 
 
 class PostgresTree:
-    """`integrator.TreeStore` and `anchors.Ground`. An advisory lock says whose turn it is; the server frees it with
+    """`integrator.TreeStore` and `ground.Ground`. An advisory lock says whose turn it is; the server frees it with
     the connection."""
 
     def __init__(self, writer: PostgresWriter, lines: Lines, reader: PostgresReader, log_id: str) -> None:
