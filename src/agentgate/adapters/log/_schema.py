@@ -89,13 +89,7 @@ events: Final = _table(
     _blob("leaf_hash"),
     Index("events_id", "event_id", unique=True),
     Index(
-        "events_session",
-        "log_id",
-        "tenant",
-        "session",
-        "session_number",
-        unique=True,
-        postgresql_where=IN_A_SESSION,
+        "events_session", "log_id", "tenant", "session", "session_number", unique=True, postgresql_where=IN_A_SESSION
     ),  # SQLite has `EVENTS_STRETCH` instead
     # Packs name every kill and hold, and every member asks once a second for a new policy: among millions of calls.
     Index("events_beside_calls", "log_id", "idx", "kind", sqlite_where=BESIDE_CALLS, postgresql_where=BESIDE_CALLS),

@@ -68,6 +68,9 @@ class Segment(NamedTuple):
     bodies: Mapping[int, Body]
     content: bytes
 
+    def row(self, log_id: str) -> tuple[Any, ...]:
+        return log_id, self.first, self.last, self.newest, len(self.bodies), CODEC, self.content
+
 
 async def filled(ask: Ask, log_id: str, rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
     """Rows that begin with an index and end with salt and body, with those bodies too that are in segments."""

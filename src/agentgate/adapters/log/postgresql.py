@@ -93,8 +93,6 @@ class PostgresLog(StoredLog):
         await self._far.aclose()
         await self._near.aclose()
 
-    # --- ports.Log ----------------------------------------------------------------------------------------
-
     async def kills_since(self, position: int) -> KillChanges:
         self._writer.raise_refusal()
         known = self._writer.position

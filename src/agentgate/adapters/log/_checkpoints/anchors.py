@@ -58,8 +58,6 @@ class Anchors:
     def standings(self) -> list[Standing]:
         return [self._files, *(follower.standing for follower in self._followers)]
 
-    # --- the start ----------------------------------------------------------------------------------------
-
     async def check(self, frontier: Frontier, size: int, note: bytes | None) -> None:
         """Raise LogBroken if anybody knows a checkpoint that the log does not continue.
 
@@ -92,8 +90,6 @@ class Anchors:
                 f"it was rolled back or replaced. {hint}"
             )
 
-    # --- afterwards ---------------------------------------------------------------------------------------
-
     async def keep(self, note: bytes) -> None:
         """Write the files. Raises LogUnavailable when one cannot be written."""
         if self._write is None or self._write.done():
@@ -117,9 +113,6 @@ class Anchors:
         """Give everybody a moment to hear of the last checkpoint."""
         await asyncio.gather(*(follower.aclose() for follower in self._followers))
         await self._exchange.aclose()
-
-
-# --- files ------------------------------------------------------------------------------------------------
 
 
 def read_file(path: Path) -> bytes | None:

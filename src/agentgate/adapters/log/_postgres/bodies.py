@@ -9,7 +9,7 @@ import asyncpg  # type: ignore[import-untyped]  # see connection.py
 
 from agentgate.adapters.log._bodies import BodyStore
 from agentgate.adapters.log._postgres.lines import Lines
-from agentgate.adapters.log._segments import CODEC, Ask, Segment
+from agentgate.adapters.log._segments import Ask, Segment
 from agentgate.core.errors import LogUnavailable
 
 NO_ROLE: Final = (
@@ -40,46 +40,19 @@ class PostgresBodies(BodyStore):
 
     async def _delete(self, indexes: Sequence[int]) -> int:
         async with self._line().line() as line:
-            return _count(
-                await line.execute(
-                    "DELETE FROM bodies WHERE log_id = $1 AND idx = ANY ($2::bigint[])", self._log_id, list(indexes)
-                )
-            )
+            return _count(await line.execute(_DELETE, self._log_id, list(indexes)))
 
     async def _replace(self, first: int, bodies: int, left: int, content: bytes) -> bool:
         async with self._line().line() as line:
-            done = await line.execute(
-                """UPDATE body_segments SET bodies = $4, content = $5
-                   WHERE log_id = $1 AND first_idx = $2 AND bodies = $3""",
-                self._log_id,
-                first,
-                bodies,
-                left,
-                content,
-            )
-        return _count(done) == 1
+            return _count(await line.execute(_REPLACE, self._log_id, first, bodies, left, content)) == 1
 
     async def _put(self, segment: Segment) -> bool:
         """False too when another process compresses the same events at this moment."""
         async with self._line().line() as line:
             await line.execute("BEGIN")
             try:
-                await line.execute(
-                    "INSERT INTO body_segments VALUES ($1, $2, $3, $4, $5, $6, $7)",
-                    self._log_id,
-                    segment.first,
-                    segment.last,
-                    segment.newest,
-                    len(segment.bodies),
-                    CODEC,
-                    segment.content,
-                )
-                deleted = await line.execute(
-                    "DELETE FROM bodies WHERE log_id = $1 AND idx BETWEEN $2 AND $3",
-                    self._log_id,
-                    segment.first,
-                    segment.last,
-                )
+                await line.execute(_PUT, *segment.row(self._log_id))
+                deleted = await line.execute(_DELETE_RUN, self._log_id, segment.first, segment.last)
                 is_all = _count(deleted) == len(segment.bodies)  # else a prune has come in between
             except (asyncpg.UniqueViolationError, asyncpg.RestrictViolationError):
                 is_all = False
@@ -97,3 +70,10 @@ class PostgresBodies(BodyStore):
 def _count(status: str) -> int:
     """How many rows a command tag speaks of."""
     return int(status.rpartition(" ")[2])
+
+
+_DELETE: Final = "DELETE FROM bodies WHERE log_id = $1 AND idx = ANY ($2::bigint[])"
+_DELETE_RUN: Final = "DELETE FROM bodies WHERE log_id = $1 AND idx BETWEEN $2 AND $3"
+_PUT: Final = "INSERT INTO body_segments VALUES ($1, $2, $3, $4, $5, $6, $7)"
+_REPLACE: Final = """
+    UPDATE body_segments SET bodies = $4, content = $5 WHERE log_id = $1 AND first_idx = $2 AND bodies = $3"""

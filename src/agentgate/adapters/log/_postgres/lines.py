@@ -123,19 +123,17 @@ class PostgresReader(Reader):
     async def leaf_hashes(self, first: int, limit: int, *, signed: bool = False) -> list[bytes]:
         """All in one value: a row for each would cost the event loop ten times as much."""
         async with self.lines.line() as line:
-            joined = await line.fetchval(
-                """SELECT string_agg(leaf_hash, ''::bytea ORDER BY idx) FROM events
-                   WHERE log_id = $1 AND idx >= $2 AND idx < $3
-                     AND (NOT $4 OR idx < (SELECT max(size) FROM checkpoints WHERE log_id = $1))""",
-                self.log_id,
-                first,
-                first + limit,
-                signed,
-            )
+            joined = await line.fetchval(_LEAF_HASHES, self.log_id, first, first + limit, signed)
         return [joined[at : at + 32] for at in range(0, len(joined or b""), 32)]
 
     async def aclose(self) -> None:
         await self.lines.aclose()
+
+
+_LEAF_HASHES: Final = """
+    SELECT string_agg(leaf_hash, ''::bytea ORDER BY idx) FROM events
+    WHERE log_id = $1 AND idx >= $2 AND idx < $3
+      AND (NOT $4 OR idx < (SELECT max(size) FROM checkpoints WHERE log_id = $1))"""
 
 
 def _compiled(statement: Select[*tuple[Any, ...]]) -> tuple[str, Sequence[str], Mapping[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentgate.adapters.log._bodies import BodyStore
-from agentgate.adapters.log._segments import CODEC, Ask, Segment
+from agentgate.adapters.log._segments import Ask, Segment
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 
@@ -42,13 +42,9 @@ class SqliteBodies(BodyStore):
         return await self._writer.call(replace)
 
     async def _put(self, segment: Segment) -> bool:
-        row = (
-            self._log_id, segment.first, segment.last, segment.newest, len(segment.bodies), CODEC, segment.content,
-        )  # fmt: skip
-
         def put(store: SqliteStore) -> bool:
             with store.forgetting() as db:
-                db.execute("INSERT INTO body_segments VALUES (?, ?, ?, ?, ?, ?, ?)", row)
+                db.execute("INSERT INTO body_segments VALUES (?, ?, ?, ?, ?, ?, ?)", segment.row(self._log_id))
                 db.execute(
                     "DELETE FROM bodies WHERE log_id = ? AND idx BETWEEN ? AND ?",
                     (self._log_id, segment.first, segment.last),
