@@ -17,7 +17,7 @@ from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, Url
 from agentgate.commands.pictures.events import Event, Lines
 from agentgate.commands.pushing import Collector, NotTaken
-from agentgate.commands.sources import LogDir, LogUrl, Source, source_of
+from agentgate.commands.sources import USUAL, LogDir, LogUrl, Source, source_of
 from agentgate.commands.terminal import Config, Status, die, err, out
 from agentgate.commands.typed import Since, Until, check_ids, moment, principal
 from agentgate.core.decision import Verdict
@@ -27,8 +27,6 @@ from agentgate.core.query import Query
 
 cli = typer.Typer()
 
-USUAL: Final = 100
-"""So many events a table shows unless it is told otherwise."""
 FOLLOW_EVERY_S: Final = 1.0
 FIRST_FOLLOWED: Final = 10
 

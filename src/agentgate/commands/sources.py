@@ -23,8 +23,8 @@ LogUrl = Annotated[
     str | None, typer.Option("--database-url", help="Read the log in this database instead of asking a gateway")
 ]
 
-_FIRST_PAGE: Final = 100
-"""As many as a table shows, unless it is told otherwise."""
+USUAL: Final = 100
+"""So many events a table shows unless it is told otherwise: a first page has them."""
 _PAGE: Final = 1_000
 
 
@@ -58,7 +58,7 @@ class GatewaySource:
             yield from page["events"]
 
     def _pages(self, *, newest: bool, first: int) -> Iterator[Any]:
-        asked = {**self._asked, "first": first, "order": "desc" if newest else "asc", "limit": _FIRST_PAGE}
+        asked = {**self._asked, "first": first, "order": "desc" if newest else "asc", "limit": USUAL}
         while True:
             page = self._remote.events(asked)
             yield page

@@ -14,14 +14,7 @@ from rich.markup import escape
 
 from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
-from agentgate.commands.pictures.containment import (
-    drain_state,
-    is_under_way,
-    kills_table,
-    outcome_of,
-    verdict_on,
-    what_it_stops,
-)
+from agentgate.commands.pictures import containment
 from agentgate.commands.remote import Remote
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, wide
 from agentgate.commands.typed import check_ids, seconds
@@ -150,13 +143,13 @@ def _follow(remote: Remote, kill: Answer) -> Answer:
         err.print("in force, waiting until it has drained")
     with err.status("in force") as status:
         try:
-            while is_under_way(kill):
+            while containment.is_under_way(kill):
                 for_s, silent_s = time.monotonic() - began, time.monotonic() - heard
                 if silent_s > GIVE_UP_S:
                     err.print(f"the gateway has not answered for {duration(silent_s)}; the kill stays in force")
                     break
                 silence = ", the gateway does not answer now" if silent_s > SILENT_S else ""
-                status.update(f"in force, draining for {for_s:.0f} s: {drain_state(kill)}{silence}")
+                status.update(f"in force, draining for {for_s:.0f} s: {containment.drain_state(kill)}{silence}")
                 time.sleep(FOLLOW_EVERY_S)
                 if (now := _looked_at(remote, kill["id"])) is not None:
                     kill, heard = now, time.monotonic()
@@ -180,8 +173,9 @@ def _looked_at(remote: Remote, kill_id: str) -> Answer | None:
 def _say_kill(kill: Answer) -> None:
     reason = f" ({plain(kill['reason'])})" if kill["reason"] else ""
     standing = "is in force" if kill.get("active", True) else "was in force"
-    out.print(f"kill [bold]{escape(kill['id'])}[/] {standing}: {escape(what_it_stops(kill))}{escape(reason)}")
-    for line in (*outcome_of(kill), *verdict_on(kill)):
+    what = escape(containment.what_it_stops(kill) + reason)
+    out.print(f"kill [bold]{escape(kill['id'])}[/] {standing}: {what}")
+    for line in (*containment.outcome_of(kill), *containment.verdict_on(kill)):
         out.print(line)
 
 
@@ -199,7 +193,7 @@ def list_kills(
         say_json({"kills": kills})
     elif kills:
         width = out.width if out.is_terminal else 0
-        wide().print(kills_table(kills, datetime.now(UTC), width=width))
+        wide().print(containment.kills_table(kills, datetime.now(UTC), width=width))
     else:
         out.print("no kill is in force")
 
@@ -278,7 +272,7 @@ def _say_release(remote: Remote, answer: Answer) -> None:
             if left := remote.kills(1).total:
                 out.print(f"{counted(left, 'other kill')} in force: agentgate kills")
     elif answer["status"] != "refused":
-        out.print(f"released {escape(answer['id'])}, which stopped {escape(what_it_stops(answer))}")
+        out.print(f"released {escape(answer['id'])}, which stopped {escape(containment.what_it_stops(answer))}")
 
 
 def _say_pending(answer: Answer) -> None:
