@@ -22,10 +22,7 @@ _TOLD_APPROVAL: Final = record(
         "votes": said(COUNT, "How many have"),
         "url": TEXT,
     },
-    {
-        "edited": said(BOOL, "An approver has changed the arguments"),
-        "arguments": said(OBJECT, "To these"),
-    },
+    {"edited": said(BOOL, "An approver has changed the arguments"), "arguments": said(OBJECT, "To these")},
 )
 _REQUESTABLE: Final = record(
     {},
@@ -85,11 +82,7 @@ CALLS: Final[dict[str, Schema]] = {
         },
     },
     "EnvelopeResponse": record(
-        {
-            "success": BOOL,
-            "audit_id": said(_TRACE, "The trace id: GET /audit?trace_id="),
-            "reason_code": _REASON,
-        },
+        {"success": BOOL, "audit_id": said(_TRACE, "The trace id: GET /audit?trace_id="), "reason_code": _REASON},
         {
             "result": {"description": "What the tool answered; only with success"},
             "status": {"enum": ["pending_approval", "denied", "failed", "running"]},
@@ -101,21 +94,11 @@ CALLS: Final[dict[str, Schema]] = {
         },
     ),
     "CallUnderway": record(
-        {
-            "trace_id": _TRACE,
-            "state": {"enum": ["pending_approval", "approved", "running"]},
-            "approval": _TOLD_APPROVAL,
-        }
+        {"trace_id": _TRACE, "state": {"enum": ["pending_approval", "approved", "running"]}, "approval": _TOLD_APPROVAL}
     ),
     "CallsInFlight": record({"calls": list_of(_CALL_IN_FLIGHT)}),
     "Problem": record(
-        {
-            "type": TEXT,
-            "title": TEXT,
-            "status": {"type": "integer"},
-            "detail": TEXT,
-            "reason_code": _REASON,
-        },
+        {"type": TEXT, "title": TEXT, "status": {"type": "integer"}, "detail": TEXT, "reason_code": _REASON},
         {
             "error": perhaps(TEXT),
             "message": TEXT,

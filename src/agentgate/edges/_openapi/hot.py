@@ -91,10 +91,7 @@ _CALL: Final[dict[str, Any]] = {
     ],
     "requestBody": {"required": True, "content": _json("ToolCallRequest", _CALL_EXAMPLES)},
     "responses": {
-        "200": {
-            "description": "The verdict and its result",
-            "content": _json("ToolCallResponse", _ANSWER_EXAMPLES),
-        },
+        "200": {"description": "The verdict and its result", "content": _json("ToolCallResponse", _ANSWER_EXAMPLES)},
         "202": answers(
             "It waits for an approval, after which the gateway makes it; `Location` has its answer then",
             "ToolCallResponse",
@@ -129,10 +126,7 @@ _CALL_ENVELOPE: Final[dict[str, Any]] = {
         _header("Signature", "RFC 9421: Ed25519 or HMAC-SHA-256"),
         _header("Content-Digest", "RFC 9530: sha-256 or sha-512 of the body"),
     ],
-    "requestBody": {
-        "required": True,
-        "content": _json("EnvelopeRequest", {"read": {"value": _ENVELOPE_EXAMPLE}}),
-    },
+    "requestBody": {"required": True, "content": _json("EnvelopeRequest", {"read": {"value": _ENVELOPE_EXAMPLE}})},
     "responses": {
         "200": answers("The verdict and its result", "EnvelopeResponse"),
         "401": problem("No signature that counts, or no valid key"),
