@@ -17,12 +17,14 @@ from agentgate.commands import (
     credentials,
     exporting,
     keys,
+    members,
     monitoring,
     policing,
     retaining,
     stopping,
     telling,
     verifying,
+    watching,
 )
 from agentgate.commands.terminal import Config, DataDir, Status, die, out
 from agentgate.starting import Host, Port, command_line, serve
@@ -31,7 +33,8 @@ cli = command_line()
 cli.command()(serve)
 # in the order in which `--help` lists them: stop, approve, connect, look, prove, keep, set up
 cli.add_typer(stopping.cli)
-cli.add_typer(stopping.members_cli, name="members")
+cli.add_typer(watching.cli)
+cli.add_typer(members.cli, name="members")
 cli.add_typer(approving.cli, name="approvals")
 cli.add_typer(approving.answers_cli)
 cli.add_typer(accepting.cli, name="tools")

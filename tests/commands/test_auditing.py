@@ -16,10 +16,11 @@ import pytest
 from rich.console import Console
 
 from agentgate.commands import auditing, pushing
-from agentgate.commands.auditing import Form, GatewaySource
-from agentgate.commands.picture import Lines
+from agentgate.commands.auditing import Form
+from agentgate.commands.pictures.events import Lines
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.remote import Remote
+from agentgate.commands.sources import GatewaySource
 from agentgate.core.query import Query
 from tests.commands.test_stopping import run
 from tests.scripted_gateway import HANG_UP, Said, ScriptedGateway, problem

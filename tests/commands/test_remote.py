@@ -8,7 +8,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from agentgate.commands.remote import NotAGateway, Refusal, Remote, Unanswered
+from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
+from agentgate.commands.remote import Remote
 from tests.scripted_gateway import HANG_UP, SILENCE, ScriptedGateway, problem
 
 URL = "http://127.0.0.1:8000"

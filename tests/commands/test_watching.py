@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from agentgate.commands import watching
-from agentgate.commands.remote import Refusal, Remote
+from agentgate.commands.answers import Refusal
+from agentgate.commands.pictures import containment
+from agentgate.commands.remote import Remote
 from agentgate.commands.words import duration
 from tests.scripted_gateway import problem
 
@@ -90,7 +92,7 @@ def test_a_length_of_time_is_said_as_people_do(seconds: float, said: str) -> Non
     "hostile", ["\x1b[2J\x1b]0;owned\x07", "a\nb", "\x9b31m", "a\u202eb", "\x00", "[bold]x[/bold]", "[/]", "\u2028"]
 )
 def test_nothing_that_people_wrote_obeys_the_terminal_or_is_markup(hostile: str) -> None:
-    said = shown(watching.kills_table([kill(reason=hostile, target=hostile, actor=hostile, id=hostile)], NOW))
+    said = shown(containment.kills_table([kill(reason=hostile, target=hostile, actor=hostile, id=hostile)], NOW))
     assert len(said.splitlines()) == 2
     assert all(char.isprintable() for line in said.split("\n") for char in line)
     if "[" in hostile and hostile.isprintable():
@@ -107,7 +109,7 @@ def test_nothing_that_people_wrote_obeys_the_terminal_or_is_markup(hostile: str)
     ],
 )
 def test_a_kill_says_what_it_stops(one: dict[str, Any], said: str) -> None:
-    assert watching.what_it_stops(one) == said
+    assert containment.what_it_stops(one) == said
 
 
 @pytest.mark.parametrize(
@@ -125,7 +127,7 @@ def test_a_kill_says_what_it_stops(one: dict[str, Any], said: str) -> None:
     ],
 )
 def test_how_far_a_kill_has_come_is_said_in_words(one: dict[str, Any], said: str) -> None:
-    assert watching.drain_state(one).plain == said
+    assert containment.drain_state(one).plain == said
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_how_far_a_kill_has_come_is_said_in_words(one: dict[str, Any], said: str
     ],
 )
 def test_a_kill_is_followed_while_somebody_may_still_acknowledge(one: dict[str, Any], *, waits: bool) -> None:
-    assert watching.is_under_way(one) is waits
+    assert containment.is_under_way(one) is waits
 
 
 def test_what_a_kill_did_is_said_replica_by_replica() -> None:
@@ -150,7 +152,7 @@ def test_what_a_kill_did_is_said_replica_by_replica() -> None:
         attested=["e" * 16],
         running=["trace-1"],
     )
-    said = shown(*watching.outcome_of(one)).splitlines()
+    said = shown(*containment.outcome_of(one)).splitlines()
     assert f"{A}  2 cancelled, 1 unknown, in 3.2 ms" in said[0]
     assert f"{B}  nothing of it ran here, in 3.2 ms" in said[1]
     assert "has not answered" in said[2]
@@ -169,22 +171,22 @@ def test_what_a_kill_did_is_said_replica_by_replica() -> None:
     ],
 )
 def test_what_follows_from_a_kill_is_said(one: dict[str, Any], said: str) -> None:
-    assert said in shown(*watching.verdict_on(one))
+    assert said in shown(*containment.verdict_on(one))
 
 
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_ids_are_whole_in_a_narrow_terminal(width: int) -> None:
     one = kill(id="incident-2026-03-01-order-table-again", reason="a long reason " * 30)
-    said = shown(watching.kills_table([one], NOW, width=width), width=width).splitlines()
+    said = shown(containment.kills_table([one], NOW, width=width), width=width).splitlines()
     assert max(len(line) for line in said) <= width
     assert "".join(line[: said[0].index("STOPS")].strip() for line in said[1:]) == one["id"]
     assert "…" in said[-1], "a long reason is cut where there are people"
-    assert A in shown(watching.members_table([member(A)]), width=width)
+    assert A in shown(containment.members_table([member(A)]), width=width)
 
 
 def test_into_a_pipe_every_kill_is_one_whole_line() -> None:
     one = kill(id="i" * 128, reason="a long reason " * 30)
-    said = shown(watching.kills_table([one, kill()], NOW), width=1_000).splitlines()
+    said = shown(containment.kills_table([one, kill()], NOW), width=1_000).splitlines()
     assert len(said) == 3
     assert one["reason"].strip() in said[1]
 
@@ -192,8 +194,8 @@ def test_into_a_pipe_every_kill_is_one_whole_line() -> None:
 @pytest.mark.parametrize("width", [60, 80, 200])
 def test_in_the_live_view_every_kill_and_every_call_is_one_line(width: int) -> None:
     one = kill(reason="a long reason " * 30, target="s" * 200)
-    said = shown(watching.kills_in_brief([one], NOW), width=width).splitlines()
-    calls = shown(watching.calls_table([a_call(session="s" * 200, agent="a" * 200)], NOW), width=width).splitlines()
+    said = shown(containment.kills_in_brief([one], NOW), width=width).splitlines()
+    calls = shown(containment.calls_table([a_call(session="s" * 200, agent="a" * 200)], NOW), width=width).splitlines()
     assert (len(said), len(calls)) == (2, 2)
     assert max(len(line) for line in said + calls) <= width
     assert "drained" in said[1]
@@ -203,8 +205,8 @@ def test_in_the_live_view_every_kill_and_every_call_is_one_line(width: int) -> N
 def test_a_kill_that_expires_says_when() -> None:
     soon = kill(expires_at=(NOW + timedelta(minutes=12)).isoformat())
     over = kill(expires_at=(NOW - timedelta(seconds=1)).isoformat())
-    assert "in 12 min" in shown(watching.kills_table([soon], NOW))
-    assert "when drained" in shown(watching.kills_table([over], NOW))
+    assert "in 12 min" in shown(containment.kills_table([soon], NOW))
+    assert "when drained" in shown(containment.kills_table([over], NOW))
 
 
 # --- the board ------------------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
+from agentgate.commands.answers import Answer
 from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
-from agentgate.commands.remote import Answer, Remote
+from agentgate.commands.remote import Remote
 from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, safe, say_json, wide
 from agentgate.core.call import Access
 from agentgate.core.pin import shown

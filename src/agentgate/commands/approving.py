@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Mapping
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,19 +13,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
-from agentgate.commands.remote import Answer, Refusal, Remote, Unanswered
+from agentgate.commands.pictures.approvals import approvals_table, in_full, in_short, standing
+from agentgate.commands.remote import Remote
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, wide
-from agentgate.commands.words import ago, duration, seconds_since
 from agentgate.core.strict_json import NotStrictJson, parse
-from agentgate.core.visible import visible
 
 cli = typer.Typer(invoke_without_command=True)
 answers_cli = typer.Typer()
 
 WATCH_EVERY_S: Final = 1.0
-_MOST_SHOWN: Final = 60
-"""Characters of arguments in the table."""
 
 Which = Annotated[str, typer.Argument(metavar="ID", help="From `agentgate approvals`; its beginning is enough")]
 
@@ -80,7 +75,7 @@ def list_approvals(
     if as_json:
         say_json({"approvals": found})
     elif found:
-        wide().print(_table(found))
+        wide().print(approvals_table(found))
     else:
         out.print("nothing waits" if state is Shown.PENDING else "there are none")
     raise typer.Exit(Status.NOT_YET if any(one["state"] == "pending" for one in found) else 0)
@@ -103,38 +98,13 @@ def _watch(remote: Remote, state: Shown) -> None:
         try:
             while True:
                 try:
-                    shown: Table | Text = _table(_all(remote, state))
+                    shown: Table | Text = approvals_table(_all(remote, state))
                 except Unanswered as silence:
                     shown = Text(f"the gateway does not answer: {silence}", "yellow")
                 live.update(shown, refresh=True)
                 time.sleep(WATCH_EVERY_S)
         except KeyboardInterrupt:
             return
-
-
-def _table(found: list[Answer]) -> Table:
-    now = datetime.now(UTC)
-    table = Table("ID", "STATE", "TOOL", "ARGUMENTS", "BY", "AGE", "EXPIRES", box=None, pad_edge=False)
-    for one in found:
-        left_s = -seconds_since(one["expires_at"], now)
-        is_open = one["state"] in ("pending", "approved") and left_s > 0
-        text = visible(one["arguments_text"] or "")
-        table.add_row(
-            safe(one["id"]),
-            _standing(one),
-            safe(one["tool_name"]),
-            Text(text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"),
-            safe(one["requested_by"]),
-            ago(seconds_since(one["requested_at"], now)),
-            f"in {duration(left_s)}" if is_open else "–",
-        )
-    return table
-
-
-def _standing(one: Answer) -> str:
-    if one["state"] == "pending" and one["quorum"] > 1:
-        return f"pending {len(one['votes'])}/{one['quorum']}"
-    return safe(f"{one['state']} ({one['why']})" if one["state"] == "void" and one["why"] else one["state"])
 
 
 @cli.command("show")
@@ -156,49 +126,8 @@ def show(
 
 
 def _say(one: Answer) -> None:
-    wanted = f"{one['quorum']} of " + (", ".join(one["approvers"]) or "whoever has the role approver")
-    votes = ", ".join(f"{vote['by']} ({vote['at']})" for vote in one["votes"]) or "nobody yet"
-    rows: dict[str, object] = {
-        "approval": one["id"],
-        "state": _plain_state(one),
-        "asked by": one["requested_by"] + (f" for {one['on_behalf_of']}" if one["on_behalf_of"] else ""),
-        "asked at": one["requested_at"],
-        "expires": one["expires_at"],
-        "session": one["session_id"],
-        "tool": one["tool_name"],
-        "definition": one["tool_sha256"],
-        "policy": one["policy_revision"],
-        "wants": wanted,
-        "said yes": votes,
-        "decided by": one["decided_by"] or "–",
-        "trace": one["trace_id"],
-        "edited from": one["edited_from"],
-        "edited to": one["edited_to"],
-    }
-    for name, value in rows.items():
-        if value is not None:
-            out.print(f"{name:<12} {safe(value)}", soft_wrap=True)
-    if one["executes"]:
-        out.print("             the gateway makes the call itself once it is approved")
-    _say_call("arguments", one["call"], "arguments")
-    if one["call"] is not None and one["call"]["context"]:
-        _say_call("context", one["call"], "context")
-    if one.get("original") is not None:
-        _say_call("as the agent sent it", one["original"], "arguments")
-
-
-def _plain_state(one: Answer) -> str:
-    return f"{one['state']}, {one['why']}" if one["why"] else str(one["state"])
-
-
-def _say_call(title: str, call: Mapping[str, Any] | None, member: str) -> None:
-    if call is None:
-        out.print(f"{title}: not kept any more")
-        return
-    out.print(f"{title}:")
-    # line by line: what is to be read is JSON, and what hides in it is written out
-    for line in json.dumps(call[member], indent=2, ensure_ascii=False, sort_keys=True).split("\n"):
-        out.print(f"  {safe(line)}", soft_wrap=True)
+    for line in in_full(one):
+        out.print(line, soft_wrap=True)
 
 
 @cli.command("edit")
@@ -222,7 +151,7 @@ def edit(
     order: dict[str, Any] = {"arguments": _arguments(arguments), "reason": reason, "approve": approve_it}
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "edit", order)
-    out.print(f"edited: [bold]{safe(done['id'])}[/] is about the call now, and {_standing(done)}")
+    out.print(f"edited: [bold]{safe(done['id'])}[/] is about the call now, and {standing(done)}")
     if done.get("approval_token"):
         _say_token(done)
     raise typer.Exit(0 if done["state"] == "approved" else Status.NOT_YET)
@@ -247,7 +176,7 @@ def void(
     if as_json:
         say_json(done)
     else:
-        out.print(f"void [bold]{safe(done['id'])}[/]: {_what(done)}")
+        out.print(f"void [bold]{safe(done['id'])}[/]: {in_short(done)}")
 
 
 def _arguments(given: str) -> dict[str, Any]:
@@ -289,7 +218,7 @@ def approve(
     if as_json:
         say_json(done)
     elif done["state"] == "approved":
-        out.print(f"approved [bold]{safe(done['id'])}[/]: {_what(done)}")
+        out.print(f"approved [bold]{safe(done['id'])}[/]: {in_short(done)}")
         _say_token(done)
     else:
         out.print(f"noted: {safe(done['id'])} has {len(done['votes'])} of {done['quorum']} persons' yes")
@@ -315,11 +244,7 @@ def deny(
     if as_json:
         say_json(done)
     else:
-        out.print(f"denied {safe(done['id'])}: {_what(done)}")
-
-
-def _what(one: Answer) -> str:
-    return safe(f"{one['tool_name']}, asked by {one['requested_by']}")
+        out.print(f"denied {safe(done['id'])}: {in_short(done)}")
 
 
 def _say_token(done: Answer) -> None:

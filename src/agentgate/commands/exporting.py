@@ -16,7 +16,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeE
 from agentgate.commands.gateway import ApiKey, Url, the_gateway
 from agentgate.commands.remote import Download, Remote
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, out, settings_of
-from agentgate.commands.typed import check_ids, moment, principal
+from agentgate.commands.typed import Since, Until, check_ids, moment, principal
 from agentgate.commands.words import counted
 from agentgate.core.dsse import PublicKey
 from agentgate.core.event import Kind
@@ -44,8 +44,8 @@ def pull(
     ] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="What this agent did; a person is `person:NAME`")] = None,
     tenant: Annotated[str | None, typer.Option("--tenant", help="Another tenant than the key's own")] = None,
-    since: Annotated[str | None, typer.Option("--since", help="A time, or how long ago: 15m, 2h, 7d")] = None,
-    until: Annotated[str | None, typer.Option("--until", help="A time, or how long ago; not itself included")] = None,
+    since: Since = None,
+    until: Until = None,
     form: Annotated[Form, typer.Option("--format", help="Only a zip convinces who has no key of yours")] = Form.ZIP,
     file: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where it goes; default evidence-NAME.FORMAT")
@@ -75,9 +75,7 @@ def pull(
     if session is not None and agent is not None:
         die("a pack is of a session or of an agent: name one of them", Status.USAGE)
     asked = {"session": session, "agent": agent, "tenant": tenant, "format": form.value}
-    asked |= {"since": moment(since), "until": moment(until)}
-    if checkpoint is not None:
-        asked["checkpoint_size"] = str(_size_of(checkpoint))
+    asked |= {"since": moment(since), "until": moment(until), "checkpoint_size": _size_of(checkpoint)}
     named = (session or agent or tenant or "tenant").replace(":", "-")
     path = file or Path(f"evidence-{named}.{form}")
     if path.exists() and not force:
@@ -85,16 +83,10 @@ def pull(
     wanted = {name: value for name, value in asked.items() if value is not None}
     with the_gateway(url, key, config, data_dir, needs="auditor", answer_s=ANSWER_S) as remote:
         if not allow_empty and not _is_on_record(remote, wanted):
-            die(
-                f"nothing is on record of {named} in this time; --allow-empty takes a pack that says so", Status.REFUSED
-            )
+            nothing = f"nothing is on record of {named} in this time; --allow-empty takes a pack that says so"
+            die(nothing, Status.REFUSED)
         said = _take(remote, wanted, path)
-    if said.hmac is not None:
-        with _replacing(path.with_name(f"{path.name}.hmac")) as beside:
-            beside.write(f"{said.hmac}\n".encode())
-    out.print(f"{escape(str(path))}: {counted(said.events, 'event')}, {said.size} bytes")
-    out.print(f"pack {escape(said.pack_id)}")
-    _say_how_to_verify(path, form, is_signed=said.hmac is not None)
+    _say(path, form, said)
 
 
 def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:
@@ -108,21 +100,24 @@ def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:
     return bool(remote.events({**query, "kind": kinds, "limit": 1})["events"])
 
 
-def _say_how_to_verify(path: Path, form: Form, *, is_signed: bool) -> None:
+def _say(path: Path, form: Form, said: Download) -> None:
+    """What was taken, and how it is verified."""
+    out.print(f"{escape(str(path))}: {counted(said.events, 'event')}, {said.size} bytes")
+    out.print(f"pack {escape(said.pack_id)}")
     check = f"[bold]agentgate verify {escape(str(path))}"
     if form is Form.ZIP:
         out.print(f"{check} --trust log.vkey --trust envelope.pub.pem[/]")
         out.print("the two keys, from who runs the gateway: agentgate evidence keys --out .")
-    elif is_signed or (form is Form.JSON and _SEALED in path.read_bytes()):
+    elif said.hmac is not None or (form is Form.JSON and _SEALED in path.read_bytes()):
         out.print(f"{check} --key KEY[/], with the gateway's AGENTGATE_SIGNING_KEY for KEY")
     else:
         out.print("[yellow]nothing vouches for it: the gateway has no AGENTGATE_SIGNING_KEY; --format zip is signed[/]")
 
 
-def _size_of(path: Path) -> int:
+def _size_of(path: Path | None) -> str | None:
     """The size of a log when a checkpoint of it was kept."""
     try:
-        return checkpoint_of(path.read_bytes()).size
+        return None if path is None else str(checkpoint_of(path.read_bytes()).size)
     except OSError as error:
         die(f"{path} cannot be read: {error.strerror}", Status.USAGE)
     except NoteInvalid as error:
@@ -130,7 +125,7 @@ def _size_of(path: Path) -> int:
 
 
 def _take(remote: Remote, asked: Mapping[str, str], path: Path) -> Download:
-    """Write what comes beside `path`, and put it there when it is whole."""
+    """Write what comes beside `path`, and put it there when it is whole; then its HMAC, if it has one, beside it."""
     with ExitStack() as stack:
         with err.status("the gateway makes the pack"):
             said = stack.enter_context(remote.pack(asked))
@@ -141,6 +136,9 @@ def _take(remote: Remote, asked: Mapping[str, str], path: Path) -> Download:
         for part in said.parts:
             file.write(part)
             bar.advance(task, len(part))
+    if said.hmac is not None:
+        with _replacing(path.with_name(f"{path.name}.hmac")) as beside:
+            beside.write(f"{said.hmac}\n".encode())
     return said
 
 

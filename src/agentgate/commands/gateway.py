@@ -11,7 +11,8 @@ import typer
 from rich.markup import escape
 
 from agentgate import settings as configuration
-from agentgate.commands.remote import ANSWER_S, NotAGateway, Refusal, Remote, Unanswered
+from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
+from agentgate.commands.remote import ANSWER_S, Remote
 from agentgate.commands.terminal import Status, die, err, settings_of
 from agentgate.commands.words import plain
 from agentgate.settings import Settings

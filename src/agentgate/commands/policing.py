@@ -24,6 +24,9 @@ cli = typer.Typer(help="What a policy directory says, without a gateway.", no_ar
 
 PolicyPath = Annotated[Path | None, typer.Option("--path", help="The policy directory (default: the configured one)")]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON")]
+SessionFacts = Annotated[
+    str | None, typer.Option("--session-facts", help='What its session did: {"labels": ["private"], "calls": 3, …}')
+]
 
 EXITS: Final = {Verdict.ALLOW: 0, Verdict.DENY: Status.REFUSED, Verdict.REQUIRE_APPROVAL: Status.NOT_YET}
 
@@ -55,10 +58,7 @@ def try_call(
     role: Annotated[list[Role] | None, typer.Option("--role", help="May be repeated; default agent")] = None,
     tenant: Annotated[str, typer.Option("--tenant")] = "default",
     tier: Annotated[str, typer.Option("--tier")] = "",
-    session_facts: Annotated[
-        str | None,
-        typer.Option("--session-facts", help='What its session did: {"labels": ["private"], "calls": 3, …}'),
-    ] = None,
+    session_facts: SessionFacts = None,
     approved: Annotated[bool, typer.Option("--approved", help="As if somebody had approved the call")] = False,
     path: PolicyPath = None,
     as_json: AsJson = False,

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from agentgate.commands.answers import Answer, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
-from agentgate.commands.remote import Answer, Remote, Unanswered
+from agentgate.commands.remote import Remote
 from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, wide
 from agentgate.commands.typed import check_ids, moment
 from agentgate.commands.words import counted, named, plain

@@ -1,9 +1,7 @@
-"""Commands that stop and release, and that show what is stopped: kill, kills, release, resume, members, watch."""
+"""Commands that stop and release, and that show what is stopped: kill, kills, release, resume."""
 
 from __future__ import annotations
 
-import math
-import re
 import secrets
 import time
 from contextlib import suppress
@@ -14,21 +12,18 @@ from typing import Annotated, Any, Final
 import typer
 from rich.markup import escape
 
-from agentgate.commands import watching
+from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
-from agentgate.commands.remote import Answer, Refusal, Remote, Unanswered
-from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, wide
-from agentgate.commands.typed import check_ids
+from agentgate.commands.pictures import containment
+from agentgate.commands.remote import Remote
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, wide
+from agentgate.commands.typed import check_ids, seconds
 from agentgate.commands.words import counted, duration, plain
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
 
 cli = typer.Typer()
-members_cli = typer.Typer(invoke_without_command=True)
 
 Force = Annotated[bool, typer.Option("--force", help="Even if it has not drained; its event says so")]
-
-
-# --- kills ------------------------------------------------------------------------------------------------
 
 FOLLOW_EVERY_S: Final = 0.2
 SILENT_S: Final = 2.0
@@ -112,7 +107,7 @@ def _order(
     if tenant is not None:
         order["tenant"] = tenant
     if expires is not None:
-        order["expires_in_s"] = _seconds(expires)
+        order["expires_in_s"] = seconds(expires)
     return order
 
 
@@ -138,19 +133,6 @@ def _given(remote: Remote, order: dict[str, Any]) -> Answer:
         )
 
 
-_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
-
-
-def _seconds(text: str) -> float:
-    """`90s`, `15m`, `1h30m`; seconds where no unit is said."""
-    whole = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
-    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", whole)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if not parts or "".join(number + unit for number, unit in parts) != whole or not math.isfinite(seconds):
-        die(f"{text!r} is not a length of time, such as 90s, 15m, 2h or 1d", Status.USAGE)
-    return seconds
-
-
 def _follow(remote: Remote, kill: Answer) -> Answer:
     """The kill once it has drained as far as it can; as far as it is with Ctrl-C, or when nobody answers any more.
 
@@ -161,13 +143,13 @@ def _follow(remote: Remote, kill: Answer) -> Answer:
         err.print("in force, waiting until it has drained")
     with err.status("in force") as status:
         try:
-            while watching.is_under_way(kill):
+            while containment.is_under_way(kill):
                 for_s, silent_s = time.monotonic() - began, time.monotonic() - heard
                 if silent_s > GIVE_UP_S:
                     err.print(f"the gateway has not answered for {duration(silent_s)}; the kill stays in force")
                     break
                 silence = ", the gateway does not answer now" if silent_s > SILENT_S else ""
-                status.update(f"in force, draining for {for_s:.0f} s: {watching.drain_state(kill)}{silence}")
+                status.update(f"in force, draining for {for_s:.0f} s: {containment.drain_state(kill)}{silence}")
                 time.sleep(FOLLOW_EVERY_S)
                 if (now := _looked_at(remote, kill["id"])) is not None:
                     kill, heard = now, time.monotonic()
@@ -191,8 +173,9 @@ def _looked_at(remote: Remote, kill_id: str) -> Answer | None:
 def _say_kill(kill: Answer) -> None:
     reason = f" ({plain(kill['reason'])})" if kill["reason"] else ""
     standing = "is in force" if kill.get("active", True) else "was in force"
-    out.print(f"kill [bold]{escape(kill['id'])}[/] {standing}: {escape(watching.what_it_stops(kill))}{escape(reason)}")
-    for line in (*watching.outcome_of(kill), *watching.verdict_on(kill)):
+    what = escape(containment.what_it_stops(kill) + reason)
+    out.print(f"kill [bold]{escape(kill['id'])}[/] {standing}: {what}")
+    for line in (*containment.outcome_of(kill), *containment.verdict_on(kill)):
         out.print(line)
 
 
@@ -210,7 +193,7 @@ def list_kills(
         say_json({"kills": kills})
     elif kills:
         width = out.width if out.is_terminal else 0
-        wide().print(watching.kills_table(kills, datetime.now(UTC), width=width))
+        wide().print(containment.kills_table(kills, datetime.now(UTC), width=width))
     else:
         out.print("no kill is in force")
 
@@ -289,7 +272,7 @@ def _say_release(remote: Remote, answer: Answer) -> None:
             if left := remote.kills(1).total:
                 out.print(f"{counted(left, 'other kill')} in force: agentgate kills")
     elif answer["status"] != "refused":
-        out.print(f"released {escape(answer['id'])}, which stopped {escape(watching.what_it_stops(answer))}")
+        out.print(f"released {escape(answer['id'])}, which stopped {escape(containment.what_it_stops(answer))}")
 
 
 def _say_pending(answer: Answer) -> None:
@@ -298,77 +281,3 @@ def _say_pending(answer: Answer) -> None:
         f"[yellow]not released yet[/]: {escape(answer['id'])} needs {answer['quorum']} persons, "
         f"and {len(answer['asked_by'])} asked so far ({escape(asked)})"
     )
-
-
-# --- members and the live view ------------------------------------------------------------------------------
-
-
-@members_cli.callback()
-def list_members(
-    context: typer.Context,
-    as_json: AsJson = False,
-    url: Url = None,
-    key: ApiKey = None,
-    config: Config = None,
-    data_dir: DataDir = None,
-) -> None:
-    """The processes that carry out calls and kills. Also who of them was not heard for how long. Needs an operator."""
-    if context.invoked_subcommand is not None:
-        if as_json or any(option is not None for option in (url, key, config, data_dir)):
-            die(f"options of `members {context.invoked_subcommand}` go behind its name", Status.USAGE)
-        return
-    with the_gateway(url, key, config, data_dir, needs="operator") as remote:
-        members = remote.members()
-    if as_json:
-        say_json({"members": members})
-    else:
-        wide().print(watching.members_table(members))
-        if any(member["presence"] == "gone" for member in members):
-            out.print("gone: not heard for too long. Once its host is destroyed: agentgate members gone MEMBER")
-
-
-@members_cli.command("gone")
-def attest_gone(
-    member: Annotated[str, typer.Argument(metavar="MEMBER", help="Its id from `agentgate members`")],
-    yes: Annotated[bool, typer.Option("--yes", help="Attest without being asked")] = False,
-    url: Url = None,
-    key: ApiKey = None,
-    config: Config = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Attest that a member's host is destroyed, so that kills need not wait for it. Needs an admin of all tenants."""
-    check_ids(member=member)
-    if not yes:
-        err.print(
-            f"You attest that the process of member [bold]{escape(member)}[/] has ended for good: its host is switched "
-            "off or destroyed. Kills then count as drained without it. If it still runs somewhere, calls that were "
-            "killed may run on there, and nobody will be told. The log keeps that it was you who said so.",
-            soft_wrap=False,
-        )
-        ask("Do you know that?")
-    with the_gateway(url, key, config, data_dir, needs="admin") as remote:
-        answer = remote.attest_gone(member)
-    out.print(f"{escape(answer['member'])} is {escape(answer['presence'])}: kills no longer wait for it")
-
-
-@cli.command("watch")
-def watch(
-    as_json: Annotated[bool, typer.Option("--json", help="One snapshot as JSON")] = False,
-    url: Url = None,
-    key: ApiKey = None,
-    config: Config = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Calls in flight, kills and members, live; Ctrl-C ends it. Into a file or a pipe: one snapshot."""
-    with the_gateway(url, key, config, data_dir, needs="operator", answer_s=watching.ANSWER_S) as remote:
-        if out.is_terminal and not as_json:
-            watching.watch(remote, out)
-            return
-        board = watching.Board(remote)
-        board.look()
-        if not board.is_answered:
-            raise Unanswered(board.silence, may_have_arrived=False)
-        if as_json:
-            say_json(board.as_json())
-        else:
-            wide().print(board.picture())

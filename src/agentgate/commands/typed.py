@@ -1,16 +1,22 @@
-"""Times, ids and principals, as people type them."""
+"""Times, lengths of time, ids and principals, as people type them."""
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
+
+import typer
 
 from agentgate.commands.terminal import Status, die
 from agentgate.core.call import is_id
 from agentgate.core.event import rfc3339
 
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+Since = Annotated[str | None, typer.Option("--since", help="A time, or how long ago: 15m, 2h, 7d")]
+Until = Annotated[str | None, typer.Option("--until", help="A time, or how long ago; not itself included")]
+
+_UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 
 
 def moment(text: str | None) -> str | None:
@@ -19,11 +25,21 @@ def moment(text: str | None) -> str | None:
         return None
     try:
         if ago := re.fullmatch(r"(\d{1,6})([smhd])", text):
-            return rfc3339(datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])}))
+            return rfc3339(datetime.now(UTC) - timedelta(seconds=int(ago[1]) * _UNITS[ago[2]]))
         time = datetime.fromisoformat(text)
         return rfc3339(time.astimezone(UTC) if time.tzinfo else time.replace(tzinfo=UTC))
     except (ValueError, OverflowError):
         die(f"{text!r} is no time, such as 2026-11-21, 2026-11-21T08:00:00Z or 15m", Status.USAGE)
+
+
+def seconds(text: str) -> float:
+    """`90s`, `15m`, `1h30m`; seconds where no unit is said."""
+    whole = f"{text}s" if re.fullmatch(r"\d+(\.\d+)?", text) else text
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhd])", whole)
+    found = sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if not parts or "".join(number + unit for number, unit in parts) != whole or not math.isfinite(found):
+        die(f"{text!r} is not a length of time, such as 90s, 15m, 2h or 1d", Status.USAGE)
+    return found
 
 
 def check_ids(**given: str | None) -> None:

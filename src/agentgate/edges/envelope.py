@@ -1,4 +1,4 @@
-"""The envelope door: `POST /api/tools/call`, signed (RFC 9421), and `POST /approve`, which tells the call's answer.
+"""The envelope door: `POST /api/tools/call`, signed (RFC 9421).
 
 Who calls is whose key has signed; `agent_id` is compared with that and never believed. `request_id` is the idempotency
 key, and whatever needs an approval is the gateway's to make once it is approved (docs/envelope.md).
@@ -11,10 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import orjson
-from fastapi import APIRouter, Response
-from pydantic import BaseModel, ConfigDict, Field
 
-from agentgate.core.approval import Approval, State
 from agentgate.core.call import Call, Door, Principal, SessionId, Tool, ToolName, is_id, is_tool_name
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
@@ -22,14 +19,9 @@ from agentgate.core.signature import NotSigned, SignatureKey
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.edges import idempotency, tools
 from agentgate.edges.caller import Caller, Callers, Keyring
-from agentgate.edges.desks import Approver, TheDesks, refused
 from agentgate.edges.problem import PROBLEM_JSON, Problem
-from agentgate.edges.schemas import ID_PATTERN, Responses, answers
+from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approvals import MAX_REASON_CHARS
-from agentgate.pipeline.deferred import Elsewhere, Over, Underway
-from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
 from agentgate.pipeline.gate import Gate
 from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import new_trace_id
@@ -38,12 +30,9 @@ from agentgate.ports.ambient import Entropy
 from agentgate.ports.identity import SignatureVerifier, SignedRequest
 from agentgate.ports.notices import Meter
 
-router = APIRouter(tags=["envelope"])
-
 PATH: Final = "/api/tools/call"
 APPROVAL_NEEDED: Final = "Human approval required"
 MAX_VERSION_CHARS: Final = 64
-LOOK_AGAIN_S: Final = 2
 _JSON: Final = (b"content-type", b"application/json")
 _NEEDED: Final = ("agent_id", "agent_version", "request_id", "tool", "arguments")
 _FIELDS: Final = frozenset({*_NEEDED, "session_id", "context"})
@@ -291,74 +280,3 @@ def _status(answer: Answer) -> int:
     if answer.outcome is None and answer.reason_code is ReasonCode.FORBIDDEN:
         return 403
     return tools.STATUS.get(answer.reason_code, 200) if answer.outcome is None else 200
-
-
-# --- POST /approve ---
-
-
-class ApproveBody(BaseModel):
-    """A person's answer."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        json_schema_extra={"examples": [{"approval_id": "apr-3f9c0a51d2b94e6688aa17c4", "approved": True}]},
-    )
-    approval_id: str = Field(max_length=64)
-    approved: bool
-    reason: str = Field("", max_length=MAX_REASON_CHARS)
-
-
-_RESPONSES: Final[Responses] = {
-    200: answers("What became of the call, in the envelope's words; or that it is denied", "EnvelopeResponse"),
-    202: answers("More persons must say yes, or the call is running", "EnvelopeResponse"),
-    403: {"description": "Not a person who may answer this one: the requester and whom it acts for never may"},
-    404: {"description": "No such approval in your tenant"},
-    409: {"description": "It is answered otherwise, void or expired; its caller makes the call; or its answer is gone"},
-    503: {"description": "Log or kill state unavailable"},
-}
-
-
-@router.post("/approve", operation_id="answer_call", response_class=Response, responses=_RESPONSES)
-async def approve(desks: TheDesks, approver: Approver, body: ApproveBody) -> Response:
-    """Say yes or no, and hear what became of the call: the yes that completes the quorum has the gateway make it.
-
-    The same again is answered the same, and runs nothing twice.
-    """
-    desk = EnvelopeDesk(desks.approvals, desks.deferred)
-    found = await desk.answer(approver, body.approval_id, approved=body.approved, reason=body.reason)
-    match found:
-        case CannotDecide():
-            raise refused(found)
-        case Denied():
-            return _told(200, found.approval, "denied", "Approval denied", ReasonCode.APPROVAL_DENIED)
-        case Incomplete():
-            text = f"{APPROVAL_NEEDED}: {found.approval.votes} of {found.approval.quorum} have said yes"
-            return _told(202, found.approval, "pending_approval", text, ReasonCode.APPROVAL_REQUIRED)
-        case Underway():
-            return _told(202, found.approval, "running", "The call is running", ReasonCode.APPROVAL_SPENT)
-        case Over():
-            raise Problem(409, found.reason, found.detail, success=False, audit_id=found.trace_id)
-        case Elsewhere():
-            text = "The caller has made the call itself; its answer is not kept"
-            raise Problem(409, ReasonCode.APPROVAL_SPENT, text, success=False, audit_id=found.trace_id)
-        case Answer():
-            status, fields, content = say(found)
-            response = Response(content, status)
-            response.raw_headers += fields
-            return response
-
-
-def _told(status: int, approval: Approval, word: str, error: str, reason: ReasonCode) -> Response:
-    told: dict[str, Any] = {
-        "success": False,
-        "status": word,
-        "approval_id": approval.id,
-        "error": error,
-        "audit_id": approval.trace_id,
-        "reason_code": reason.value,
-    }
-    if approval.state is State.PENDING:
-        told |= {"quorum": approval.quorum, "votes": approval.votes}
-    headers = {"Retry-After": str(LOOK_AGAIN_S)} if word == "running" else {}
-    return Response(orjson.dumps(told), status, headers, "application/json")

@@ -20,13 +20,14 @@ from starlette.routing import Match
 from agentgate.core.call import Role
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.edges import (
+    answering,
     approvals,
     audit,
     calls,
     documentation,
-    envelope,
     evidence,
     kills,
+    members,
     oauth,
     openapi,
     operator,
@@ -39,10 +40,11 @@ from agentgate.edges.problem import PROBLEM_JSON, Problem, method_not_allowed
 
 _ROUTERS: Final = (
     kills.router,
+    members.router,
     operator.router,
     approvals.router,
     calls.router,
-    envelope.router,
+    answering.router,
     evidence.router,
     audit.router,
     retention.router,

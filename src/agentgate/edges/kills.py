@@ -1,4 +1,4 @@
-"""Control routes of containment: kills and their release, the members that carry them out, the calls in flight."""
+"""Control routes of containment: kills and their release."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from agentgate.core.call import Principal, is_id, is_tool_name
 from agentgate.core.containment import MAX_REASON_CHARS, Kill, KillId, Presence, Scope
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import rfc3339
-from agentgate.edges.desks import Admin, Desks, EmptyBody, Id, Operator, TheDesks, unless_refused
+from agentgate.edges.desks import Admin, Desks, Id, Operator, TheDesks, unless_refused
 from agentgate.edges.problem import Problem, unfit
 from agentgate.edges.schemas import ID_PATTERN, TOOL_PATTERN, Responses, answers
 from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Order, ReleasePending
 
 MOST_DETAILED = 100
@@ -79,12 +78,9 @@ _RESUME_RESPONSES: Responses = {status: said for status, said in _RELEASE_RESPON
     200: answers("Released: every kill of scope `global`", "Resumed")
 }
 _Name = Annotated[str, Path(json_schema_extra={"pattern": TOOL_PATTERN})]
-_NO_LOG: Responses = {503: {"description": "The log cannot be read"}}
 _KILLS = answers("Those that the viewer may see", "Kills") | {
     "headers": {"X-Total-Count": {"description": "How many are in force", "schema": {"type": "integer"}}}
 }
-
-# --- kills ------------------------------------------------------------------------------------------------
 
 
 @router.get("/kills", responses={200: _KILLS})
@@ -128,7 +124,7 @@ async def create_kill(desks: TheDesks, actor: Operator, body: AnyKillRequest) ->
     responses={
         200: answers("The kill", "Kill"),
         404: {"description": "No such kill, or not for this viewer"},
-        **_NO_LOG,
+        503: {"description": "The log cannot be read"},
     },
 )
 async def get_kill(desks: TheDesks, viewer: Operator, kill_id: str) -> dict[str, Any]:
@@ -287,65 +283,3 @@ def _ack_view(drain: Drain, member: str) -> dict[str, Any]:
 def _pending(pending: ReleasePending) -> JSONResponse:
     view = {"status": "pending", "asked_by": list(pending.asked_by), "quorum": pending.quorum}
     return JSONResponse(_kill_view(pending.kill) | view, 202)
-
-
-# --- members and calls ----------------------------------------------------------------------------------------
-
-
-@router.get("/members", responses={200: answers("All of them", "Members"), **_NO_LOG})
-async def list_members(desks: TheDesks, _viewer: Operator) -> dict[str, Any]:
-    """The processes that carry out calls and kills and have not left, the eldest first; how long each was not heard."""
-    return {"members": [_member_view(member) for member in await desks.membership.members()]}
-
-
-@router.post(
-    "/members/{member}/gone",
-    responses={
-        200: answers("Attested", "Member"),
-        404: {"description": "No such member, or it has left"},
-        409: {"description": "It was heard a moment ago: it is alive"},
-        503: {"description": "The log cannot be written: nothing was attested"},
-    },
-)
-async def attest_gone(desks: TheDesks, actor: Admin, member: str, body: EmptyBody | None = None) -> dict[str, Any]:
-    """Attest that a member's host is destroyed: kills no longer wait for it, and say so. Needs an admin of all tenants.
-
-    What still ran there would run on unseen, so attest only what you know.
-    """
-    return _member_view(unless_refused(await desks.membership.attest(actor, member)))
-
-
-def _member_view(member: Member) -> dict[str, Any]:
-    return {
-        "member": member.id,
-        "presence": member.presence.value,
-        "silent_s": round(member.silent_s, 3),
-        "is_me": member.is_me,
-    }
-
-
-@router.get(
-    "/calls",
-    responses={
-        200: answers("Those that the viewer may see", "CallsInFlight"),
-        503: {"description": "The kill store, which knows all members' calls, is silent"},
-    },
-)
-async def list_calls(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
-    """Calls in flight in any member, between admission and their end, the oldest first. For display: not evidence."""
-    calls = await desks.containment.in_flight(viewer)
-    return {
-        "calls": [
-            {
-                "trace_id": call.trace_id,
-                "tenant": call.tenant,
-                "session": call.session,
-                "agent": call.agent,
-                "tool": call.tool,
-                "server": call.server,
-                "member": call.member,
-                "since": call.since,
-            }
-            for call in calls
-        ]
-    }

@@ -81,7 +81,7 @@ class Wire:
         app: ASGIApp,
         lifespan: ASGIApp,
         hot: dict[tuple[str, str], HotRoute],
-        mounted: dict[str, Mounted] | None = None,
+        mounted: dict[str, Mounted],
         *,
         hosts: frozenset[str],
         origins: frozenset[str],
@@ -92,7 +92,7 @@ class Wire:
         self._app = app
         self._lifespan = lifespan
         self._hot = hot
-        self._mounted = mounted if mounted is not None else {}
+        self._mounted = mounted
         self._hosts = hosts
         self._origins = origins
         self._max_body_bytes = max_body_bytes
@@ -117,22 +117,20 @@ class Wire:
             if scope["method"] == "HEAD":  # answered as GET; the server leaves the body out
                 request.scope = scope = {**scope, "method": "GET"}
             hot = self._hot.get((scope["method"], scope["path"]))
-            if hot is None and (methods := [method for method, path in self._hot if path == scope["path"]]):
-                raise method_not_allowed(methods)
             if hot is not None:
                 status, headers, body = await hot(request, receive)
                 await _answer(send, status, [*headers, (b"x-correlation-id", request.correlation_id)], body)
-                return
-            await self._framework(request, receive, send)
+            elif methods := [method for method, path in self._hot if path == scope["path"]]:
+                raise method_not_allowed(methods)
+            else:
+                await self._framework(request, receive, send)
         except Problem as problem:
             await _answer_problem(send, problem, request.correlation_id)
         except Exception:  # the edge's last handler: nobody gets a traceback, and nothing is answered as allowed
             self._on_fault()
             logger.exception("a request failed", extra={"path": scope["path"]})
-            unforeseen = Problem(
-                503, ReasonCode.INTERNAL, "Internal error; if it was a call, the log says whether it ran"
-            )
-            await _answer_problem(send, unforeseen, request.correlation_id)
+            text = "Internal error; if it was a call, the log says whether it ran"
+            await _answer_problem(send, Problem(503, ReasonCode.INTERNAL, text), request.correlation_id)
 
     def _read_head(self, request: Request) -> None:
         headers = request.headers
@@ -142,10 +140,7 @@ class Wire:
                 twice = name
             headers[name] = value
         given = headers.get(b"x-correlation-id")
-        if given is not None and _CORRELATION.fullmatch(given):
-            request.correlation_id = given
-        else:
-            request.correlation_id = self._new_id().encode()
+        request.correlation_id = given if given and _CORRELATION.fullmatch(given) else self._new_id().encode()
         if twice:
             raise _two_readings(f"Header {twice.decode('latin-1')} was sent twice")
         if b"transfer-encoding" in headers:
@@ -156,9 +151,8 @@ class Wire:
             raise Problem(421, ReasonCode.HOST_NOT_ALLOWED, "This host name is not served here (server.hosts)")
         origin = headers.get(b"origin")
         if origin is not None and not self._is_own_origin(origin.decode("latin-1").lower(), host):
-            raise Problem(
-                403, ReasonCode.ORIGIN_NOT_ALLOWED, "This web origin may not call the gateway (server.origins)"
-            )
+            text = "This web origin may not call the gateway (server.origins)"
+            raise Problem(403, ReasonCode.ORIGIN_NOT_ALLOWED, text)
 
     @staticmethod
     def _require_plain_chunks(request: Request) -> None:
@@ -203,11 +197,8 @@ def _require_plain_path(scope: Scope) -> None:
         Problem: 404.
     """
     raw: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]  # some servers leave the query
-    if b"%" in raw:
-        escapes = (found[1] for found in _ESCAPE.finditer(raw))
-        is_plain = all(escape is not None and int(escape, 16) not in _NEVER_ESCAPED for escape in escapes)
-    else:
-        is_plain = True
+    escapes = (found[1] for found in _ESCAPE.finditer(raw)) if b"%" in raw else ()
+    is_plain = all(escape is not None and int(escape, 16) not in _NEVER_ESCAPED for escape in escapes)
     if not is_plain or b"//" in raw or _DOTS.search(raw) is not None:
         text = "This path is written in a way that proxies read differently: dots, slashes, or needless escapes"
         raise Problem(404, ReasonCode.NOT_FOUND, text)
@@ -254,13 +245,12 @@ async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
 async def read_json_body(request: Request, receive: Receive, limit: int) -> bytes:
     """A body that is empty or strict JSON, still as bytes."""
     body = await read_body(request, receive, limit)
-    if not body:
-        return body
-    require_json_type(request)
-    try:
-        parse(body)
-    except NotStrictJson as error:
-        raise malformed(error) from None
+    if body:
+        require_json_type(request)
+        try:
+            parse(body)
+        except NotStrictJson as error:
+            raise malformed(error) from None
     return body
 
 
@@ -278,13 +268,8 @@ def malformed(error: NotStrictJson) -> Problem:
 
 
 def _too_large(limit: int) -> Problem:
-    return Problem(
-        413,
-        ReasonCode.BODY_TOO_LARGE,
-        f"The body is over {limit} bytes",
-        error="Request body too large",
-        headers={"Connection": "close"},
-    )
+    text, headers = f"The body is over {limit} bytes", {"Connection": "close"}
+    return Problem(413, ReasonCode.BODY_TOO_LARGE, text, error="Request body too large", headers=headers)
 
 
 def replay(body: bytes, receive: Receive) -> Receive:
