@@ -28,7 +28,8 @@ from agentgate.adapters.log._intake import told
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier, Range, consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, open_checkpoint
-from agentgate.core.tiles import HashMissing, Subtrees, consistency_body
+from agentgate.core.subtrees import HashMissing, Subtrees
+from agentgate.core.tiles import consistency_body
 
 logger = logging.getLogger("agentgate.checkpoints")
 
