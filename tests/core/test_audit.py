@@ -17,7 +17,8 @@ from agentgate.core.containment import Scope
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier, TileHash
 from agentgate.core.note import Checkpoint, NoteKey, sign
-from agentgate.core.projection import KEYS, Row, Tables, effects
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.tables import KEYS, Row, Tables
 from agentgate.core.strict_json import canonical_plain
 from tests.contracts.bodies import Historian
 from tests.contracts.log import ORIGIN, Author, a_kill

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgate.core.containment import Progress
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, Record
 from agentgate.core.events.calls import closed, decided, finished
@@ -28,6 +27,7 @@ from agentgate.core.evidence import (
     seal,
     signed_bytes,
 )
+from agentgate.core.members import Progress
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.findings import Report, Standing

@@ -15,22 +15,12 @@ from typing import Any, Final
 import orjson
 
 from agentgate.core import note as signed_note
-from agentgate.core.containment import Presence
 from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
+from agentgate.core.members import Presence, presence
 from agentgate.core.merkle import Frontier, TileHash, last_leaf
-from agentgate.core.projection import (
-    KEYS,
-    STRETCH_BITS,
-    UNDERIVED,
-    WITHOUT_EFFECT,
-    Row,
-    Tables,
-    Value,
-    effects,
-    key_of,
-    presence,
-    spendings,
-)
+from agentgate.core.projection.effects import WITHOUT_EFFECT, effects
+from agentgate.core.projection.spendings import spendings
+from agentgate.core.projection.tables import KEYS, STRETCH_BITS, UNDERIVED, Row, Tables, Value, key_of
 from agentgate.core.retention import covers
 from agentgate.core.strict_json import canonical_plain
 

@@ -12,9 +12,10 @@ from typing import Any, Final
 from agentgate.core.approval import State as ApprovalState
 from agentgate.core.approval import Why
 from agentgate.core.call import Access
-from agentgate.core.containment import Presence, Scope
+from agentgate.core.containment import Scope
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
+from agentgate.core.members import Presence
 from agentgate.pipeline.offers import State as OfferState
 
 Schema = dict[str, Any]

@@ -35,7 +35,7 @@ from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Kind, Record
 from agentgate.core.note import NoteKey
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 from agentgate.core.query import Query
 from agentgate.ports.log import Appended
 from tests.adapters.log import crash_child

@@ -26,7 +26,7 @@ from agentgate.core.audit import Auditor, Report, StoredCheckpoint, StoredHead
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey
-from agentgate.core.projection import Row
+from agentgate.core.projection.tables import Row
 
 _ROWS_AT_ONCE: Final = 1_000
 _SEGMENTS_AT_ONCE: Final = 8

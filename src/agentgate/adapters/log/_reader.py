@@ -15,10 +15,10 @@ from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._rows import COLUMNS, WITH_BODIES, record
 from agentgate.adapters.log._search import of_kinds, search, size
 from agentgate.adapters.log._stretches import of_session
-from agentgate.core.containment import Acknowledgement, KillChanges
+from agentgate.core.containment import KillChanges, kill_change_from_row
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
-from agentgate.core.projection import kill_change_from_row
+from agentgate.core.members import Acknowledgement
 from agentgate.core.query import Query
 from agentgate.ports import log as ports
 from agentgate.ports.log import SessionRow

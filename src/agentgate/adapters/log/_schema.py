@@ -1,6 +1,6 @@
 """The tables of every store, and what SQLite needs besides them to be append-only (PostgreSQL: `migrations/`).
 
-`events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection.py),
+`events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection/),
 and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).
 """
 
@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 
 SCHEMA_VERSION: Final = 7
 """SQLite's `user_version`."""

@@ -17,7 +17,7 @@ from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import Unfolding
 from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
 from agentgate.core.note import NoteKey
-from agentgate.core.projection import Row
+from agentgate.core.projection.tables import Row
 
 _ROWS_AT_ONCE: Final = 1_000
 _events = schema.events.c

@@ -17,12 +17,13 @@ from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey, open_intents
 from agentgate.adapters.log._upgrade import UPGRADES, make, upgrade
 from agentgate.core.audit import StoredCheckpoint
-from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, UnsafeConfiguration
 from agentgate.core.event import Event
+from agentgate.core.members import Presence, presence
 from agentgate.core.merkle import TileHash, last_leaf
-from agentgate.core.projection import KEYS, STRETCH_BITS, Drop, Effect, Put, Spending, presence
+from agentgate.core.projection.spendings import Spending
+from agentgate.core.projection.tables import KEYS, STRETCH_BITS, Drop, Effect, Put
 
 _DIALECT: Final = dialect.dialect()
 _CHUNKS: Final = (256, 64, 16, 4, 1)

@@ -12,7 +12,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.core.merkle import Frontier
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 
 _LEAVES_AT_ONCE: Final = 65_536
 
