@@ -21,8 +21,8 @@ from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make, rfc
 from agentgate.core.events.calls import decided, finished
 from agentgate.core.events.keeping import exported, held, pruned
 from agentgate.core.events.kills import drained, killed, release_asked, released
-from agentgate.core.evidence import About, Pack, Seals, build, seal
-from agentgate.core.evidence import Scope as PackScope
+from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
+from agentgate.core.evidence.scope import Scope as PackScope
 from agentgate.core.members import Progress
 from tests.core.events import allow, numbered
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal

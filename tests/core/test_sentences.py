@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core import dsse, merkle, note, subtrees, tiles
-from agentgate.core.evidence import key_id
+from agentgate.core.evidence.pack import key_id
 from agentgate.core.strict_json import canonical
 from agentgate.core.verification.findings import Fault, Finding, Standing
 from agentgate.core.verification.seals import NoKey, Trust, history_finding, hmac_finding, open_checkpoint, read_trust

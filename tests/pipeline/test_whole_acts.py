@@ -19,7 +19,7 @@ from agentgate.core.containment import MAX_REASON_CHARS, KillId, KillState, Scop
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import SALT_BYTES, Event, Kind, Outcome, make
-from agentgate.core.evidence import Scope as EvidenceScope
+from agentgate.core.evidence.scope import Scope as EvidenceScope
 from agentgate.core.members import Acknowledgement, Presence
 from agentgate.core.strict_json import parse
 from agentgate.pipeline import acknowledge

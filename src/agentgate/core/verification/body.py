@@ -11,15 +11,8 @@ from typing import Any, Final
 
 from agentgate.core.decision import Verdict
 from agentgate.core.event import Kind, body_sha256
-from agentgate.core.evidence import (
-    CHECKPOINT,
-    ENVELOPE,
-    HMAC_ALGORITHM,
-    PACK_VERSION,
-    SECTIONS,
-    WIDER,
-    Scope,
-)
+from agentgate.core.evidence.pack import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM, PACK_VERSION, SECTIONS
+from agentgate.core.evidence.scope import WIDER, Scope
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.core.verification.findings import Fault, Finding, broken, holds, not_checked

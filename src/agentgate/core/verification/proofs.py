@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from agentgate.core.evidence import CHECKPOINT
+from agentgate.core.evidence.pack import CHECKPOINT
 from agentgate.core.merkle import includes, leaf_hash
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, parse_key
 from agentgate.core.tiles import TileInvalid, parse_tlog_proof

@@ -22,7 +22,7 @@ from agentgate.core.dsse import (
     parse_envelope,
     parse_statement,
 )
-from agentgate.core.evidence import ENVELOPE, signed_bytes
+from agentgate.core.evidence.pack import ENVELOPE, signed_bytes
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.core.verification import body as verify_body
 from agentgate.core.verification.findings import Fault, Finding, Report, Standing, broken, first, holds, not_checked

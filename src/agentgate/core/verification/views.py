@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentgate.core.event import Record
-from agentgate.core.evidence import SECTIONS, About, Scope, build, proves
+from agentgate.core.evidence.pack import SECTIONS, About, build, proves
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.strict_json import canonical
 from agentgate.core.verification.body import Leaf
 from agentgate.core.verification.findings import Fault, Finding, broken, holds
