@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.query import Query

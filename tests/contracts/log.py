@@ -21,7 +21,7 @@ import pytest
 
 from agentgate.core import merkle
 from agentgate.core.approval import State, from_row
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.containment import Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken

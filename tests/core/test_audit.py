@@ -12,7 +12,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead, Stretch
+from agentgate.core.audit.auditor import Auditor
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead, Stretch
 from agentgate.core.containment import Scope
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier, TileHash

@@ -30,7 +30,7 @@ from agentgate.adapters.log._stretches import in_its_order, of_session
 from agentgate.adapters.log._writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Kind, Record

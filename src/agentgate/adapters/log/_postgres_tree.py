@@ -12,7 +12,7 @@ from agentgate.adapters.log._ledger import open_intents
 from agentgate.adapters.log._postgres_lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres_writer import PostgresWriter
 from agentgate.core import merkle
-from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import TileHash
 

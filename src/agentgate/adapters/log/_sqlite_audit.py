@@ -1,4 +1,4 @@
-"""Feeds core/audit.py from a SQLite file: read-only, one snapshot, whole chunks; nothing is decided here."""
+"""Feeds core/audit/ from a SQLite file: read-only, one snapshot, whole chunks; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from sqlalchemy.schema import CreateTable
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._bodies import Unfolding
-from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
+from agentgate.core.audit.auditor import Auditor
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead
 from agentgate.core.note import NoteKey
 from agentgate.core.projection.tables import Row
 

@@ -16,7 +16,7 @@ from sqlalchemy.dialects import sqlite as dialect
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey, open_intents
 from agentgate.adapters.log._upgrade import UPGRADES, make, upgrade
-from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, UnsafeConfiguration
 from agentgate.core.event import Event

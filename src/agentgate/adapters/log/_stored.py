@@ -10,7 +10,7 @@ from agentgate.adapters.log._anchors import Anchors, Standing
 from agentgate.adapters.log._intake import Intake
 from agentgate.adapters.log._integrator import Integrator, Lag
 from agentgate.adapters.log._reader import Derived, Reader
-from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.event import Event, Record
 from agentgate.core.members import Acknowledgement
 from agentgate.core.note import is_signed_by

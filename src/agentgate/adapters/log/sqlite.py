@@ -32,7 +32,8 @@ from agentgate.adapters.log._sqlite_bookmarks import SqliteBookmarks
 from agentgate.adapters.log._store import SqliteStore
 from agentgate.adapters.log._stored import StoredLog, all_or_nothing
 from agentgate.adapters.log._writer import Writer
-from agentgate.core.audit import Report, StoredCheckpoint
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.containment import KillChanges
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.merkle import TileHash
