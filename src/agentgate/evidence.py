@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from agentgate import settings as configuration
 from agentgate.adapters.evidence.bundle import Bundle
@@ -21,17 +22,15 @@ from agentgate.ports.evidence import TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner
 from agentgate.settings import Settings
 
+_SIGNERS: Final[Mapping[str, type[EcdsaSigner | Ed25519Signer]]] = {"ecdsa": EcdsaSigner, "ed25519": Ed25519Signer}
+
 
 def make_envelope_signer(config: Settings) -> EnvelopeSigner:
     """The key that `evidence.signing` names; without one, what the first start makes. Raises UnsafeConfiguration."""
     part = config.evidence.signing
-    match part.kind:
-        case "ecdsa":
-            signer: type[EcdsaSigner | Ed25519Signer] = EcdsaSigner
-        case "ed25519":
-            signer = Ed25519Signer
-        case _:
-            raise configuration.unknown_kind("evidence.signing", part.kind, ("ecdsa", "ed25519"))
+    signer = _SIGNERS.get(part.kind)
+    if signer is None:
+        raise configuration.unknown_kind("evidence.signing", part.kind, tuple(_SIGNERS))
     if part.key is None:
         return signer.from_file_or_new(envelope_key_path(config))
     if isinstance(part.key, configuration.FileRef):

@@ -32,9 +32,6 @@ class TileInvalid(ValueError):
     """The path, bundle, proof or request is none."""
 
 
-# --- paths ------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Tile:
     """Which tile: its level (None: an entry bundle), its index there, and how many of its 256 places are filled."""
@@ -95,9 +92,6 @@ def _ungrouped(text: str) -> int:
     return number
 
 
-# --- entry bundles ----------------------------------------------------------------------------------------
-
-
 def bundle(leaves: Iterable[bytes]) -> bytes:
     """Leaves, each after its length. Raises ValueError for a leaf of more than 65,535 bytes."""
     parts: list[bytes] = []
@@ -128,9 +122,6 @@ def parse_hashes(raw: bytes, width: int) -> list[bytes]:
     if len(raw) != width * HASH_BYTES:
         raise TileInvalid(f"a tile of {width} hashes has {width * HASH_BYTES} bytes, not {len(raw)}")
     return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
-
-
-# --- proofs -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ class AuditedTree:
         """The next leaf, and the hash that is stored of it."""
         if index != self.frontier.size:
             self._findings.add(self.frontier.size, f"missing: the next event stored is {index}")
-            self.frontier = _unknown_up_to(index)
+            # nobody knows the leaves before it any more: numbering goes on, and no root can be right
+            self.frontier = Frontier.from_bytes(index.to_bytes(8, "big") + bytes(32) * index.bit_count())
         leaf_hash = hashlib.sha256(b"\x00" + leaf).digest()
         for completed in self.frontier.append(leaf_hash):
             self._tile(completed)
@@ -109,8 +110,3 @@ class AuditedTree:
         """Hashes of tiles that no events made."""
         for level, at in sorted(self._tiles or ()):
             self._findings.add(None, f"subtrees: hash {at} of tile level {level} is of events that are not there")
-
-
-def _unknown_up_to(size: int) -> Frontier:
-    """A tree whose first leaves nobody knows any more: numbering goes on, and no root of it can be right."""
-    return Frontier.from_bytes(size.to_bytes(8, "big") + bytes(32) * size.bit_count())

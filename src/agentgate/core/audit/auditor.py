@@ -75,8 +75,6 @@ class Auditor:
         """Of each stretch that a session has events in, the first of those."""
         self._counters: dict[str, _Counter] = {}
 
-    # --- events -------------------------------------------------------------------------------------------
-
     def feed(self, rows: Iterable[RawRow]) -> None:
         """The next rows. Reading on after the first finding is cheap and shows how far the damage goes."""
         for row in rows:
@@ -182,8 +180,6 @@ class Auditor:
         if oldest <= through and self._oldest_body.pop(session, None) is not None:
             what = f"its body is there, although event {index} pruned it: a prune did not end"
             self._undone.append(f"event {oldest}: {what}")
-
-    # --- the end ------------------------------------------------------------------------------------------
 
     def finish(self, head: StoredHead | None, tables: Mapping[str, Iterable[Row]]) -> Report:
         """Compare what was derived with the head row and the derived tables as they are stored."""

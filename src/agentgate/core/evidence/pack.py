@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -112,17 +112,13 @@ def _integrity(records: Sequence[Record], checkpoint: bytes | None) -> dict[str,
     ]
     return {
         "event_count": len(records),
-        "hash": _hash(events),
+        # in order: it covers every field of every event, not just their names
+        "hash": hashlib.sha256(b"".join(bytes.fromhex(event["leaf_hash"]) for event in events)).hexdigest(),
         "hash_algorithm": "sha256",
         "events": events,
         "checkpoint": _checkpoint(checkpoint),
         "signed_by": [],
     }
-
-
-def _hash(events: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 over the leaf hashes in order: it covers every field of every event, not just their names."""
-    return hashlib.sha256(b"".join(bytes.fromhex(event["leaf_hash"]) for event in events)).hexdigest()
 
 
 def _checkpoint(note: bytes | None) -> dict[str, Any] | None:
@@ -131,9 +127,6 @@ def _checkpoint(note: bytes | None) -> dict[str, Any] | None:
     found = checkpoint_of(note)
     root = base64_text.encoded(found.root)
     return {"origin": found.origin, "size": found.size, "root": root, "note": note.decode()}
-
-
-# --- signing ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,20 +169,17 @@ def seal(body: Mapping[str, Any], seals: Seals, *, signed_at: str) -> Pack:
     return Pack(body, raw, signature)
 
 
-def _each(count: int) -> str:
-    return "The one event is" if count == 1 else f"Each of the {count:,} events is"
-
-
 def proves(integrity: Mapping[str, Any]) -> list[dict[str, str]]:
     """What is proven, by what, and whom it convinces: no more than that."""
     count = integrity["event_count"]
     signed_by = integrity["signed_by"]
     found = []
     if CHECKPOINT in signed_by and count:
+        each = "The one event is" if count == 1 else f"Each of the {count:,} events is"
         size = integrity["checkpoint"]["size"]
         found.append(
             {
-                "claim": f"{_each(count)} in the log of {size} events that the checkpoint signs, "
+                "claim": f"{each} in the log of {size} events that the checkpoint signs, "
                 "unaltered and at the index that is given.",
                 "by": "one RFC 6962 inclusion proof for each event, and the log's Ed25519 signature on the checkpoint",
                 "convinces": "whoever knows the log's public key; that the log was not forked, whoever also holds an "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -57,7 +57,7 @@ def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> 
     A kill concerns whoever it covered while it was in force, whether or not it cut anything.
     """
     known = {record.fields["id"] for record in own}
-    covers, tools = _covering(scope, own), called(own)
+    flags, tools = _flags(scope, own), called(own)
     last = max((record.fields["at"] for record in own), default="")
     chosen: dict[str, bool] = {}
     kept: list[Record] = []
@@ -67,7 +67,8 @@ def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> 
             continue
         if record.kind in OF_KILLS:
             if record.kind is Kind.KILLED:
-                chosen[fields["kill_id"]] = covers(fields) and (scope.session is None or fields["at"] <= last)
+                is_over = flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
+                chosen[fields["kill_id"]] = is_over and (scope.session is None or fields["at"] <= last)
             if chosen.get(fields["kill_id"]):
                 kept.append(record)
         elif record.kind in OF_TOOLS:
@@ -83,8 +84,8 @@ def called(own: Iterable[Record]) -> frozenset[str]:
     return frozenset(record.fields["tool"] for record in own if record.kind is Kind.DECIDED)
 
 
-def _covering(scope: Scope, own: Sequence[Record]) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a kill's flag covers one of the calls, or what the scope itself is of."""
+def _flags(scope: Scope, own: Sequence[Record]) -> set[str]:
+    """Of all kills that would cover one of the calls, or what the scope itself is of."""
     flags: set[str] = set()
     for record in own:
         if record.kind is Kind.DECIDED:
@@ -102,11 +103,7 @@ def _covering(scope: Scope, own: Sequence[Record]) -> Callable[[Mapping[str, Any
         flags.add(flag(KillScope.SESSION, scope.tenant, scope.session))
     if scope.agent is not None:
         flags.add(flag(KillScope.AGENT, scope.tenant, _name(scope.agent)))
-
-    def covers(fields: Mapping[str, Any]) -> bool:
-        return flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
-
-    return covers
+    return flags
 
 
 def _name(principal: str) -> str:

@@ -31,9 +31,6 @@ def outcomes(records: Iterable[Record]) -> dict[str, Record]:
     return found
 
 
-# --- the timeline -----------------------------------------------------------------------------------------
-
-
 def timeline(records: Sequence[Record]) -> list[dict[str, Any]]:
     """Every answered call, in log order."""
     ends = outcomes(records)
@@ -87,9 +84,6 @@ def _end(finished: Record) -> dict[str, Any]:
         "outcome_event_id": fields["id"],
         **{name: fields.get(name) for name in _OF_ENDS},
     }
-
-
-# --- the summary ------------------------------------------------------------------------------------------
 
 
 def summary(records: Sequence[Record], calls: Sequence[Entry]) -> dict[str, Any]:
@@ -205,9 +199,6 @@ def _prune(record: Record) -> dict[str, Any]:
     return _act(record) | {name: record.fields.get(name) for name in ("session", "why", "bodies", "through")}
 
 
-# --- policy and writes ------------------------------------------------------------------------------------
-
-
 def policy_analysis(calls: Sequence[Entry]) -> dict[str, Any]:
     rules: dict[str, dict[str, Any]] = {}
     for entry in calls:
@@ -221,20 +212,13 @@ def policy_analysis(calls: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
+_OF_WRITES: Final = ("event_id", "timestamp", "session_id", "agent_id", "tool_name", "outcome", "approved_by")
+
+
 def write_action_log(calls: Iterable[Entry]) -> list[dict[str, Any]]:
     """Writes that went out: whatever their end, their effect may stand."""
     return [
-        {
-            "event_id": entry["event_id"],
-            "timestamp": entry["timestamp"],
-            "session_id": entry["session_id"],
-            "agent_id": entry["agent_id"],
-            "tool_name": entry["tool_name"],
-            "reversible": False,
-            "pre_state_ref": None,
-            "outcome": entry["outcome"],
-            "approved_by": entry["approved_by"],
-        }
+        {name: entry[name] for name in _OF_WRITES} | {"reversible": False, "pre_state_ref": None}
         for entry in calls
         if entry["is_write_action"] and entry["decision"] == "ALLOW" and entry["outcome"] != Outcome.NOT_SENT
     ]

@@ -50,12 +50,6 @@ class Redactor:
         self._names: dict[str, bool] = {}
         """Member names that hold nothing, and whether what they name is secret."""
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The classes of data that are found."""
-        own = (SECRET, CARD) if self.own else ()
-        return tuple(dict.fromkeys((*own, *(kind for detector in self.detectors for kind in detector.kinds))))
-
     def json(self, raw: bytes) -> bytes:
         """Canonical JSON redacted; the very same bytes when there is nothing to redact. `FAILED` when a detector
         failed."""

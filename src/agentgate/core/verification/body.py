@@ -44,9 +44,6 @@ class Leaf:
         return self.fields.get("tenant", ""), self.fields.get("session", "")
 
 
-# --- shape ------------------------------------------------------------------------------------------------
-
-
 def shape(body: Any) -> Finding:
     """Whether this is a pack at all, in a version that is known here, so that other checks need not ask."""
     flaw = _misshapen(body)
@@ -89,9 +86,6 @@ def _is_event(event: Any) -> bool:
         all(type(event[name]) in kinds for name, kinds in _OF_EVENT.items())
         and min(event["index"], event["number"]) >= 0
     )
-
-
-# --- events -----------------------------------------------------------------------------------------------
 
 
 def leaves(body: Mapping[str, Any]) -> list[Leaf] | Finding:
@@ -221,9 +215,6 @@ def _whole_sessions(scope: Scope, found: Sequence[Leaf]) -> set[tuple[str, str]]
         and leaf.fields.get("principal") == scope.agent
         and (leaf.number == 1 or leaf.fields.get("decision") != Verdict.DENY)
     }
-
-
-# --- bodies -----------------------------------------------------------------------------------------------
 
 
 def bodies(found: Sequence[Leaf], files: Mapping[int, bytes]) -> Iterator[Finding]:

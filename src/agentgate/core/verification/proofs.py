@@ -51,10 +51,9 @@ def of_log(
 def _own_key(raw: bytes | None) -> NoteKey | Finding:
     """The log key that the pack brings along."""
     try:
-        key = parse_key((raw or b"").decode().removesuffix("\n"))
+        return parse_key((raw or b"").decode().removesuffix("\n"))
     except (NoteInvalid, UnicodeDecodeError):
         return broken("checkpoint", Fault.CHANGED, "keys/log.vkey is not a verifier key of a log")
-    return key
 
 
 def _checkpoint(note: bytes, keys: Sequence[NoteKey], own: NoteKey) -> Checkpoint | Finding:
