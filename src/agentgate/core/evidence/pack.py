@@ -22,15 +22,7 @@ from agentgate.core.note import checkpoint_of
 from agentgate.core.strict_json import canonical
 
 PACK_VERSION: Final = "1.2.0"
-SECTIONS: Final = (
-    "metadata",
-    "summary",
-    "timeline",
-    "policy_analysis",
-    "write_action_log",
-    "anomalies",
-    "integrity",
-)
+SECTIONS: Final = ("metadata", "summary", "timeline", "policy_analysis", "write_action_log", "anomalies", "integrity")
 HMAC_ALGORITHM: Final = "hmac-sha256"
 ENVELOPE: Final = "dsse"
 CHECKPOINT: Final = "checkpoint"

@@ -67,8 +67,8 @@ def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> 
             continue
         if record.kind in OF_KILLS:
             if record.kind is Kind.KILLED:
-                is_over = flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
-                chosen[fields["kill_id"]] = is_over and (scope.session is None or fields["at"] <= last)
+                covers = flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
+                chosen[fields["kill_id"]] = covers and (scope.session is None or fields["at"] <= last)
             if chosen.get(fields["kill_id"]):
                 kept.append(record)
         elif record.kind in OF_TOOLS:

@@ -39,7 +39,8 @@ def effects(
                 receipt["drained"] = 1
             yield Change("kills", (fields["kill_id"],), receipt)
         case Kind.ACKED:
-            yield _acked(fields, index)
+            names = ("member", "position", "cancelled", "finished", "unknown", "took_us", "at")
+            yield Put("acks", {name: fields[name] for name in names} | {"idx": index})
         case Kind.RELEASE_ASKED:
             asked: Row = {"kill_id": fields["kill_id"], "person": fields["principal"], "at": fields["at"], "idx": index}
             yield Put("release_asks", asked)
@@ -204,11 +205,6 @@ def _pinned(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterat
     }
     yield Put("pins", row | now)
     yield Change("pins", of, {"name": fields["tool"], **now}, states)
-
-
-def _acked(fields: Mapping[str, Any], index: int) -> Put:
-    names = ("member", "position", "cancelled", "finished", "unknown", "took_us", "at")
-    return Put("acks", {name: fields[name] for name in names} | {"idx": index})
 
 
 def _requested(fields: Mapping[str, Any], index: int, position: int, projected: Mapping[str, Any] | None) -> Put:

@@ -68,9 +68,6 @@ def verify_view(raw: bytes, signature: bytes | None, trust: Trust, earlier: byte
     return Report((found, *rest))
 
 
-# --- a JSON pack ------------------------------------------------------------------------------------------
-
-
 def _of_json(raw: bytes, trust: Trust, earlier: bytes | None) -> Iterator[Finding]:
     """Only the HMAC covers a JSON document: envelope and proofs are files of a zip."""
     try:
@@ -114,8 +111,6 @@ def _of_body(body: Mapping[str, Any], bodies: Mapping[int, bytes] | None) -> Ite
     yield views(body, leaves, bodies)
 
 
-# --- a zip ------------------------------------------------------------------------------------------------
-
 _VIEWS: Final = ("pack.html", "pack.pdf")
 
 
@@ -156,9 +151,6 @@ def _of_hmac(name: str, files: Mapping[str, bytes], integrity: Mapping[str, Any]
     if found.fault is Fault.CHANGED and name in _VIEWS:
         return broken(name, Fault.CHANGED_VIEW, found.detail)
     return found
-
-
-# --- the envelope -----------------------------------------------------------------------------------------
 
 
 def _of_envelope(
