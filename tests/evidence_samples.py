@@ -14,15 +14,16 @@ from functools import cache
 from typing import Any, Final
 
 from agentgate.core.call import Access, Tool, ToolName
-from agentgate.core.containment import Kill, KillId, Progress, Scope
+from agentgate.core.containment import Kill, KillId, Scope
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make, rfc3339
 from agentgate.core.events.calls import decided, finished
 from agentgate.core.events.keeping import exported, held, pruned
 from agentgate.core.events.kills import drained, killed, release_asked, released
-from agentgate.core.evidence import About, Pack, Seals, build, seal
-from agentgate.core.evidence import Scope as PackScope
+from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
+from agentgate.core.evidence.scope import Scope as PackScope
+from agentgate.core.members import Progress
 from tests.core.events import allow, numbered
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
 

@@ -37,32 +37,27 @@ from agentgate.core.call import (
     TraceId,
 )
 from agentgate.core.containment import (
-    Acknowledgement,
     FlagChange,
     Kill,
     KillChange,
     KillChanges,
     KillId,
     KillState,
-    Presence,
     Scope,
     flags_over,
+    kill_change_from_row,
+    kill_from_row,
 )
 from agentgate.core.decision import Grant, NoRuling, Receipt, Ruling
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Record
+from agentgate.core.members import Acknowledgement, Presence, presence
 from agentgate.core.note import Checkpoint, NoteKey, sign
 from agentgate.core.notice import Notice
 from agentgate.core.policy import PolicyBundle
-from agentgate.core.projection import (
-    Put,
-    Tables,
-    effects,
-    kill_change_from_row,
-    kill_from_row,
-    presence,
-    spendings,
-)
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.spendings import spendings
+from agentgate.core.projection.tables import Put, Tables
 from agentgate.core.query import Query
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row

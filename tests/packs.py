@@ -25,7 +25,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.core.archive import ENVELOPE_FILES, canonical_zip
 from agentgate.core.dsse import P256_ORDER, PublicKey
 from agentgate.core.event import Record
-from agentgate.core.evidence import About, Pack, Scope, Seals, build, seal
+from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.merkle import consistency_proof, inclusion_proof, leaf_hash, root
 from agentgate.core.note import Checkpoint, NoteKey, sign
 from agentgate.core.verification.seals import Trust

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agentgate.adapters.detectors._makers import PLUGINS
+from agentgate.adapters.detectors.known import KINDS
 from agentgate.core.redaction.marks import MARK, Marks, Mode
 from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, Redactor
 from agentgate.core.strict_json import canonical
@@ -27,7 +28,7 @@ def rows(heading: str) -> list[str]:
 
 
 def test_page_lists_every_class_and_mode() -> None:
-    assert sorted(rows("What is found")) == sorted(REDACTOR.kinds)
+    assert sorted(rows("What is found")) == sorted(KINDS)
     assert rows("What stands there instead") == [mode.value for mode in Mode]
     assert f"of {len(PLUGINS)} makers" in PAGE
 

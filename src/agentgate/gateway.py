@@ -27,6 +27,7 @@ from agentgate.edges._mcp.parts import Rules as McpRules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.desks import Desks
 from agentgate.edges.mcp import McpDoor
+from agentgate.evidence import make_envelope_signer, make_forms, make_hmac, make_public_keys, make_timestamps
 from agentgate.health import Health
 from agentgate.identity import known_keys, make_certificates, make_tokens
 from agentgate.kinds import (
@@ -34,13 +35,8 @@ from agentgate.kinds import (
     KillStore,
     admin_key,
     make_compiler,
-    make_envelope_signer,
-    make_forms,
-    make_hmac,
-    make_public_keys,
     make_redactor,
     make_routes,
-    make_timestamps,
     make_tools,
     policy_path,
 )

@@ -18,10 +18,6 @@ from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.adapters.detectors.known import KnownData
 from agentgate.adapters.detectors.patterns import OwnPatterns
-from agentgate.adapters.evidence.bundle import Bundle
-from agentgate.adapters.evidence.html import HtmlPack
-from agentgate.adapters.evidence.json import JsonPack
-from agentgate.adapters.evidence.pdf import PdfPack
 from agentgate.adapters.exports.csv import CommaSeparated
 from agentgate.adapters.exports.jsonl import JsonLines
 from agentgate.adapters.exports.oscal import OscalResults
@@ -30,24 +26,16 @@ from agentgate.adapters.policy._compile import OpaCompiler, find_opa
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.schema.jsonschema import JsonSchemas
-from agentgate.adapters.signers.ecdsa import EcdsaSigner
-from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.adapters.upstreams.demo import DEMO_TOOLS, DemoTool, DemoUpstream
 from agentgate.core.call import MemberId, Tool, ToolName
-from agentgate.core.dsse import EnvelopeInvalid, PublicKey
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.redaction.marks import Marks
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Detector
 from agentgate.credentials import OfProcess
-from agentgate.logs import log_keys
 from agentgate.pipeline.audit import Forms
-from agentgate.pipeline.evidence import Forms as PackForms
 from agentgate.pipeline.run import Route
 from agentgate.ports.containment import Admission
-from agentgate.ports.evidence import TimestampAuthority
-from agentgate.ports.keys import EnvelopeSigner
 from agentgate.ports.upstreams import CredentialSource, Upstream
 from agentgate.settings import Settings
 
@@ -259,77 +247,6 @@ def workers_file(config: Settings, name: str) -> Path | None:
     folder = configuration.workers_folder(config)
     open_private(folder)
     return folder / name
-
-
-def make_envelope_signer(config: Settings) -> EnvelopeSigner:
-    """The key that `evidence.signing` names; without one, what the first start makes. Raises UnsafeConfiguration."""
-    part = config.evidence.signing
-    match part.kind:
-        case "ecdsa":
-            signer: type[EcdsaSigner | Ed25519Signer] = EcdsaSigner
-        case "ed25519":
-            signer = Ed25519Signer
-        case _:
-            raise configuration.unknown_kind("evidence.signing", part.kind, ("ecdsa", "ed25519"))
-    if part.key is None:
-        return signer.from_file_or_new(envelope_key_path(config))
-    if isinstance(part.key, configuration.FileRef):
-        return signer.from_file(part.key.file)
-    text = configuration.secret_of("evidence.signing.key", part.key, configuration.environment())
-    return signer.from_text(text, part.key.env)
-
-
-def make_public_keys(config: Settings, envelope: PublicKey) -> dict[str, bytes]:
-    """The files of a zip's `keys/`. Raises UnsafeConfiguration."""
-    log_key, *former = log_keys(config)
-    files = {"keys/log.vkey": f"{log_key.text}\n".encode(), "keys/envelope.pub.pem": envelope.pem}
-    files |= {f"keys/retired-{key.hash.hex()}.vkey": f"{key.text}\n".encode() for key in former if key != log_key}
-    for path in config.evidence.former_keys:
-        try:
-            key = PublicKey.from_pem(path.read_bytes())
-        except OSError as error:
-            raise UnsafeConfiguration(f"evidence.former_keys: {path}: {error.strerror}") from None
-        except EnvelopeInvalid as error:
-            raise UnsafeConfiguration(f"evidence.former_keys: {path}: {error}") from None
-        if key != envelope:
-            files[f"keys/retired-{key.key_id}.pub.pem"] = key.pem
-    return files
-
-
-def make_forms(keys: Mapping[str, bytes], hmac: HmacSigner | None) -> PackForms:
-    """Every form of a pack."""
-    html, pdf = HtmlPack(), PdfPack()
-    return PackForms({"json": JsonPack(), "html": html, "pdf": pdf}, Bundle((html, pdf), keys, hmac))
-
-
-def make_hmac(config: Settings) -> HmacSigner | None:
-    """The HMAC signer of packs, where a key is configured. Raises UnsafeConfiguration."""
-    key = config.evidence.signing_key
-    return HmacSigner(key.encode()) if key is not None else None
-
-
-def make_timestamps(config: Settings) -> TimestampAuthority | None:
-    """The time stamp authority, where one is configured. Raises UnsafeConfiguration."""
-    part = config.evidence
-    if part.timestamp_url is None:
-        return None
-    # its HTTP client and its parsers take a start as long as all of SQLAlchemy
-    from cryptography.x509 import load_pem_x509_certificates  # for who has an authority
-
-    from agentgate.adapters.timestamps.rfc3161 import Rfc3161Authority  # for who has an authority
-
-    try:
-        roots = load_pem_x509_certificates(part.timestamp_ca.read_bytes()) if part.timestamp_ca is not None else []
-        return Rfc3161Authority(part.timestamp_url, roots=roots)
-    except OSError as error:
-        raise UnsafeConfiguration(f"evidence.timestamp_ca: {part.timestamp_ca}: {error.strerror}") from None
-    except ValueError as error:
-        raise UnsafeConfiguration(f"evidence: {error}") from None
-
-
-def envelope_key_path(config: Settings) -> Path:
-    """Where the first start keeps the key that it makes."""
-    return config.data_dir / "envelope-key.pem"
 
 
 def open_private(directory: Path) -> None:

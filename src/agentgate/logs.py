@@ -18,7 +18,7 @@ from agentgate.adapters.log.sqlite import SqliteLog
 from agentgate.adapters.log.sqlite import open_reader as read_sqlite
 from agentgate.adapters.log.sqlite import verify as verify_sqlite
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteInvalid, NoteKey, parse_key, parse_witness_key
 from agentgate.ports.log import Bodies, Bookmarks, Log, LogReader, Tree

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.query import Query
-from agentgate.kinds import EXPORTS, envelope_key_path, make_envelope_signer, make_public_keys
+from agentgate.evidence import envelope_key_path, make_envelope_signer, make_public_keys
+from agentgate.kinds import EXPORTS
 from agentgate.logs import check_log, has_log_key, log_key_path, log_keys, migrate_log, read_log
 from agentgate.notices import ping
 from agentgate.pipeline.audit import written

@@ -19,7 +19,8 @@ from agentgate.adapters.evidence.html import CONTENT_SECURITY_POLICY, HtmlPack
 from agentgate.cli import cli
 from agentgate.core.archive import canonical_zip
 from agentgate.core.event import Kind, Record, make
-from agentgate.core.evidence import About, Scope, build
+from agentgate.core.evidence.pack import About, build
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical
 from agentgate.core.verification.body import Leaf, bodies

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core.archive import NotAMember, canonical_zip
 from agentgate.core.dsse import pae
-from agentgate.core.evidence import About, Seals, build, seal
+from agentgate.core.evidence.pack import About, Seals, build, seal
 from agentgate.core.verification.findings import Fault
 from agentgate.core.verification.seals import NoKey, Trust, read_trust
 from agentgate.core.verification.unpack import unpack

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from agentgate.adapters.log._sqlite.schema import TRIGGERS
 from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.event import Event
 from agentgate.core.note import NoteKey
 from tests.contracts.log import ORIGIN, Author

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from agentgate.core.call import Call
-from agentgate.core.containment import KillChanges, KillState, Presence, Progress
+from agentgate.core.containment import KillChanges, KillState
 from agentgate.core.decision import Behind, Decision, Grant, Receipt
+from agentgate.core.members import Presence, Progress
 from agentgate.pipeline import drains, gate
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.replica import Cutting, Replica

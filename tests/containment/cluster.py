@@ -41,7 +41,7 @@ from aiohttp import ClientTimeout
 from agentgate.adapters.log import postgresql
 from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.note import NoteKey
 from agentgate.settings import LogPart
 from tests.containment import toxiproxy

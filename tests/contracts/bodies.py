@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import pytest
 
 from agentgate.core import merkle
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.containment import Kill, KillId, Scope
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable

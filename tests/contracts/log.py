@@ -21,17 +21,8 @@ import pytest
 
 from agentgate.core import merkle
 from agentgate.core.approval import State, from_row
-from agentgate.core.audit import Report
-from agentgate.core.containment import (
-    Acknowledgement,
-    Kill,
-    KillChange,
-    KillChanges,
-    KillId,
-    KillState,
-    Scope,
-    progress,
-)
+from agentgate.core.audit.report import Report
+from agentgate.core.containment import Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make, rfc3339
@@ -39,9 +30,11 @@ from agentgate.core.events.calls import answers_closed, closed
 from agentgate.core.events.keeping import keys_changed
 from agentgate.core.events.kills import acked, drained, gone, killed, release_asked, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
+from agentgate.core.members import Acknowledgement, progress
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint
 from agentgate.core.pin import PinState, Unpinned, pin_from_row
-from agentgate.core.projection import Tables, effects
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.tables import Tables
 from agentgate.core.query import Query
 from agentgate.pipeline.tree import Proofs
 from agentgate.ports.log import (

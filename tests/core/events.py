@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agentgate.core.call import Access, Tool, ToolName
-from agentgate.core.containment import Acknowledgement, Progress
 from agentgate.core.decision import Decision, Ruling, read_ruling, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import SALT_BYTES, Event, Kind, Origin, Outcome, Record, make
@@ -16,6 +15,7 @@ from agentgate.core.events.calls import closed, decided, finished
 from agentgate.core.events.keeping import keys_changed
 from agentgate.core.events.kills import acked, drained, gone, killed, release_asked, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
+from agentgate.core.members import Acknowledgement, Progress
 from agentgate.core.strict_json import canonical
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, REVISION, a_call, a_kill
 

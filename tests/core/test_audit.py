@@ -12,12 +12,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead, Stretch
+from agentgate.core.audit.auditor import Auditor
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead, Stretch
 from agentgate.core.containment import Scope
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier, TileHash
 from agentgate.core.note import Checkpoint, NoteKey, sign
-from agentgate.core.projection import KEYS, Row, Tables, effects
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.tables import KEYS, Row, Tables
 from agentgate.core.strict_json import canonical_plain
 from tests.contracts.bodies import Historian
 from tests.contracts.log import ORIGIN, Author, a_kill

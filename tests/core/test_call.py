@@ -28,9 +28,9 @@ from agentgate.core.call import (
     is_id,
     is_tool_name,
     key_sha256,
-    policy_question,
 )
 from agentgate.core.event import rfc3339
+from agentgate.core.policy import policy_question
 from agentgate.core.strict_json import canonical
 from tests.core.strategies import OBJECTS
 from tests.fakes import TOOL, a_call, principal

@@ -12,21 +12,19 @@ from hypothesis import strategies as st
 from agentgate.core.call import Access, Call, Tool, ToolName
 from agentgate.core.containment import (
     FlagChange,
-    Hearing,
     Kill,
     KillChange,
     KillChanges,
     KillId,
     KillState,
     Lease,
-    Presence,
     Scope,
     covering,
     flag,
     flags_over,
     may_release,
-    progress,
 )
+from agentgate.core.members import Hearing, Presence, progress
 from tests.fakes import TOOL, a_call, a_kill, principal
 
 FEW = st.sampled_from(["a", "b", "tool", "global", "default"])

@@ -11,19 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from agentgate.core.containment import (
-    Hearing,
-    Kill,
-    KillChange,
-    KillChanges,
-    KillId,
-    KillState,
-    Lease,
-    Presence,
-    Progress,
-    Scope,
-    progress,
-)
+from agentgate.core.containment import Kill, KillChange, KillChanges, KillId, KillState, Lease, Scope
+from agentgate.core.members import Hearing, Presence, Progress, progress
 from tests.fakes import a_call, a_kill
 
 SCOPES = [(Scope.SESSION, "s-1"), (Scope.SESSION, "s-2"), (Scope.TOOL, "db_query"), (Scope.GLOBAL, "")]

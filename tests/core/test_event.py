@@ -15,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.call import AgentId, SessionId, TenantId, Tool, ToolName
-from agentgate.core.containment import Kill, Progress, Scope
+from agentgate.core.containment import Kill, Scope
 from agentgate.core.event import MAX_LEAF_BYTES, Event, Kind, Outcome, body_sha256, make, rfc3339
 from agentgate.core.events.calls import closed, decided
 from agentgate.core.events.keeping import keys_changed
 from agentgate.core.events.kills import drained, gone, killed, release_asked, released
+from agentgate.core.members import Progress
 from tests.core.events import CANARY, START, allow, origin, record_of, with_text
 from tests.core.strategies import TEXT
 from tests.fakes import TOOL, a_call, a_kill

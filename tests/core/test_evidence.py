@@ -13,21 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentgate.core.containment import Progress
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, Record
 from agentgate.core.events.calls import closed, decided, finished
 from agentgate.core.events.kills import drained, killed, release_asked
-from agentgate.core.evidence import (
-    SECTIONS,
-    About,
-    Scope,
-    Seals,
-    build,
-    key_id,
-    seal,
-    signed_bytes,
-)
+from agentgate.core.evidence.pack import SECTIONS, About, Seals, build, key_id, seal, signed_bytes
+from agentgate.core.evidence.scope import Scope
+from agentgate.core.members import Progress
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.findings import Report, Standing

@@ -11,7 +11,6 @@ import orjson
 
 from agentgate.core.amounts import Amounts
 from agentgate.core.call import Door
-from agentgate.core.containment import Acknowledgement, Progress
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Outcome
@@ -19,6 +18,7 @@ from agentgate.core.events.calls import KeptAnswer, answered, answers_closed, cl
 from agentgate.core.events.keeping import exported, held, keyed, keys_changed, pruned, unheld
 from agentgate.core.events.kills import acked, drained, gone, killed, release_asked, released
 from agentgate.core.events.tools import tool_accepted, tool_quarantined, tool_rejected
+from agentgate.core.members import Acknowledgement, Progress
 from tests.core.events import READ, START, allow, origin, record_of
 from tests.fakes import REVISION, TOOL, a_call, a_kill, principal
 

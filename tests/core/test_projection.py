@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from agentgate.core.approval import State, from_row
 from agentgate.core.call import Access
-from agentgate.core.containment import Presence, Progress, Scope
+from agentgate.core.containment import Scope, kill_change_from_row, kill_from_row
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.events.kills import drained
+from agentgate.core.members import Presence, Progress, presence
 from agentgate.core.pin import PinState, Unpinned, pin_from_row
-from agentgate.core.projection import KEYS, Tables, effects, kill_change_from_row, kill_from_row, presence, spendings
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.spendings import spendings
+from agentgate.core.projection.tables import KEYS, Tables
 from agentgate.core.retention import Hold, hold_from_row
 from tests.contracts.bodies import Historian
 from tests.contracts.log import READ, Author, a_kill, subject_of

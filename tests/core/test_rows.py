@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from agentgate.core.event import Event, Kind, make
-from agentgate.core.projection import Change, Drop, Put, Tables, effects, spendings
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.spendings import spendings
+from agentgate.core.projection.tables import Change, Drop, Put, Tables
 from tests.core.events import origin
 
 AT = "2026-11-21T09:00:05.000000Z"

@@ -15,7 +15,8 @@ from agentgate.core.events.calls import decided, finished
 from agentgate.core.events.keeping import exported, held, pruned, unheld
 from agentgate.core.events.kills import killed, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined
-from agentgate.core.evidence import About, Scope, Seals, build, concerning, seal
+from agentgate.core.evidence.pack import About, Seals, build, seal
+from agentgate.core.evidence.scope import Scope, concerning
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify

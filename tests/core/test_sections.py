@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 import pytest
 
-from agentgate.core import sections
 from agentgate.core.event import Kind, Record
+from agentgate.core.evidence.anomalies import anomalies
+from agentgate.core.evidence.sections import summary
 
 AT = "2026-11-21T09:00:00.000000Z"
 ACT = {"event_id": "e-1", "timestamp": AT, "actor": "person:ada"}
@@ -72,13 +73,13 @@ TOOL_ROW = ACT | {"tool_name": "files__read", "server": "files", "pin": "p", "fo
 def test_an_act_has_its_row(
     kind: Kind, fields: dict[str, Any], body: dict[str, Any], section: str, row: dict[str, Any]
 ) -> None:
-    assert sections.summary([record(kind, body, **fields)], [])[section] == [row]
+    assert summary([record(kind, body, **fields)], [])[section] == [row]
 
 
 def test_what_a_clock_has_closed_names_nobody() -> None:
     closed = record(Kind.APPROVAL_CLOSED, approval_id="a-1", state="expired")
     of_nobody = replace(closed, fields={name: closed.fields[name] for name in closed.fields if name != "principal"})
-    assert sections.summary([of_nobody], [])["approvals"] == [ASKED | {"what": "expired"}]
+    assert summary([of_nobody], [])["approvals"] == [ASKED | {"what": "expired"}]
 
 
 # --- anomalies --------------------------------------------------------------------------------------------
@@ -93,7 +94,7 @@ def entry(number: int = 0, **said: Any) -> dict[str, Any]:
 
 
 def found(*entries: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
-    said = sections.anomalies(entries)
+    said = anomalies(entries)
     return [(one["type"], one["description"], [name.removeprefix("e-") for name in one["event_ids"]]) for one in said]
 
 

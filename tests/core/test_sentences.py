@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, SECP384R1, d
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from agentgate.core import dsse, merkle, note, tiles
-from agentgate.core.evidence import key_id
+from agentgate.core import dsse, merkle, note, subtrees, tiles
+from agentgate.core.evidence.pack import key_id
 from agentgate.core.strict_json import canonical
 from agentgate.core.verification.findings import Fault, Finding, Standing
 from agentgate.core.verification.seals import NoKey, Trust, history_finding, hmac_finding, open_checkpoint, read_trust
@@ -130,7 +130,7 @@ SENTENCES: list[tuple[Callable[[], object], str]] = [
     (lambda: merkle.consistency_ranges(8, 7), "a tree of 7 does not continue one of 8"),
     (lambda: merkle.consistency_ranges(-1, 7), "a tree of 7 does not continue one of -1"),
     (lambda: merkle.Frontier.from_bytes(bytes(9)), "a frontier of size 0 does not have 9 bytes"),
-    (lambda: tiles.Subtrees([(0, 2)]).root((0, 2)), "the tree that is read does not reach leaf 1"),
+    (lambda: subtrees.Subtrees([(0, 2)]).root((0, 2)), "the tree that is read does not reach leaf 1"),
     # envelopes
     (lambda: dsse.PublicKey.from_pem(b"x"), "not a public key in PEM (SubjectPublicKeyInfo)"),
     (lambda: dsse.PublicKey(b"x").algorithm, "not a public key"),

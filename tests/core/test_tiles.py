@@ -10,12 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core import merkle
+from agentgate.core.subtrees import HashMissing, Subtrees
 from agentgate.core.tiles import (
     MAX_ENTRY_BYTES,
     MAX_LEVEL,
     Consistency,
-    HashMissing,
-    Subtrees,
     Tile,
     TileInvalid,
     TlogProof,

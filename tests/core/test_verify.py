@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.events.keeping import pruned
-from agentgate.core.evidence import Scope
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical
 from agentgate.core.verification.findings import Fault, Report, Standing

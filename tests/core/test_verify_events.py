@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agentgate.core.event import Kind
-from agentgate.core.evidence import SECTIONS
+from agentgate.core.evidence.pack import SECTIONS
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification import body as verify_body

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentgate.core.dsse import PublicKey
-from agentgate.core.evidence import SECTIONS
+from agentgate.core.evidence.pack import SECTIONS
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.findings import Standing
 from agentgate.core.verification.seals import Trust

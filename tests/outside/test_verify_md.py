@@ -17,7 +17,7 @@ import pytest
 from agentgate.adapters.evidence.bundle import Bundle
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.core.dsse import PublicKey
-from agentgate.core.evidence import Pack
+from agentgate.core.evidence.pack import Pack
 from agentgate.ports.evidence import Enclosures
 from tests.core.events import a_session
 from tests.outside import tools

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.core import dsse
 from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
 from agentgate.core.event import Kind, Record
-from agentgate.core.evidence import Pack, Scope, key_id
+from agentgate.core.evidence.pack import Pack, key_id
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.merkle import leaf_hash, root
 from agentgate.core.note import Checkpoint, NoteKey, sign
 from agentgate.core.query import Query

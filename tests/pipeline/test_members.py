@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from agentgate.core.call import Call, Role
-from agentgate.core.containment import KillChanges, KillState, Presence
+from agentgate.core.containment import KillChanges, KillState
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.kills import killed
+from agentgate.core.members import Presence
 from agentgate.pipeline.members import Member
 from agentgate.pipeline.orders import Refused
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota

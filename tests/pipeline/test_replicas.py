@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from agentgate.core.containment import Acknowledgement, FlagChange, KillChanges, KillId, Scope
+from agentgate.core.containment import FlagChange, KillChanges, KillId, Scope
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
+from agentgate.core.members import Acknowledgement
 from agentgate.pipeline.drains import Drain
 from agentgate.pipeline.orders import Order
 from agentgate.ports.containment import InFlight, NotAdmitted

@@ -15,11 +15,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core.call import AgentId, MemberId, Principal, Role, TenantId
-from agentgate.core.containment import MAX_REASON_CHARS, Acknowledgement, KillId, KillState, Presence, Scope
+from agentgate.core.containment import MAX_REASON_CHARS, KillId, KillState, Scope
 from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import SALT_BYTES, Event, Kind, Outcome, make
-from agentgate.core.evidence import Scope as EvidenceScope
+from agentgate.core.evidence.scope import Scope as EvidenceScope
+from agentgate.core.members import Acknowledgement, Presence
 from agentgate.core.strict_json import parse
 from agentgate.pipeline import acknowledge
 from agentgate.pipeline.control import Books, Rules

@@ -14,7 +14,8 @@ from rich.markup import escape
 from agentgate.commands.terminal import Status, die, err, out
 from agentgate.core.merkle import consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, checkpoint_of, open_checkpoint, parse_key
-from agentgate.core.tiles import TILE_WIDTH, HashMissing, Subtrees, Tile, TileInvalid, parse_hashes
+from agentgate.core.subtrees import HashMissing, Subtrees
+from agentgate.core.tiles import TILE_WIDTH, Tile, TileInvalid, parse_hashes
 
 cli = typer.Typer()
 

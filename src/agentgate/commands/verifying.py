@@ -14,7 +14,7 @@ from rich.markup import escape
 from agentgate import settings as configuration
 from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, say_json, settings_of
 from agentgate.commands.words import plain
-from agentgate.core.audit import Report as LogReport
+from agentgate.core.audit.report import Report as LogReport
 from agentgate.core.verification.findings import Report, Standing
 from agentgate.core.verification.seals import NoKey, Trust, read_trust
 from agentgate.core.verification.verify import is_view, verify_view

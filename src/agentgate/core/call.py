@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, NewType, Protocol
 
 from agentgate.core.signature import SignatureKey
-from agentgate.core.strict_json import canonical, canonical_plain
+from agentgate.core.strict_json import canonical
 
 TenantId = NewType("TenantId", str)
 AgentId = NewType("AgentId", str)
@@ -277,42 +277,3 @@ class Call:
     def server(self) -> str:
         """The upstream that the call would reach; empty for an unknown tool."""
         return self.tool.upstream if self.tool else ""
-
-
-def policy_question(
-    call: Call,
-    *,
-    has_approval_token: bool,
-    now: str,
-    labels: Sequence[str] | None = None,
-    past: Mapping[str, Any] | None = None,
-    parsed: Mapping[str, Any] | None = None,
-) -> bytes:
-    """The `{"input": …}` document that policy decides on (DESIGN §6), as JSON bytes.
-
-    `now` is RFC 3339 in UTC; `labels` are the tool's and its server's (None: those of its declaration); `past` is what
-    the session did before; `parsed` is what parsers say of arguments. The approval token itself is never in it: engines
-    log their inputs.
-    """
-    tool = call.tool
-    about: dict[str, Any] = {
-        "agent": call.caller.for_policy,
-        "door": str(call.door),
-        "has_approval_token": has_approval_token,
-        "session": {"id": call.session} if past is None else {"id": call.session, **past},
-        "session_id": call.session,
-        "time": now,
-        "tool": _for_policy(tool, tool.labels if labels is None else labels) if tool else {},
-        "tool_name": call.tool_name,
-    }
-    if parsed is not None:
-        about["parsed"] = parsed
-    rest = canonical_plain(about)
-    return b'{"input":{"arguments":%s,"context":%s,%s}' % (call.arguments_json, call.context_json, rest[1:])
-
-
-def _for_policy(tool: Tool, labels: Sequence[str]) -> dict[str, Any]:
-    about: dict[str, Any] = {"access": str(tool.access), "name": tool.name, "upstream": tool.upstream}
-    if labels:
-        about["labels"] = list(labels)
-    return about

@@ -1,13 +1,14 @@
-"""A policy bundle as a value: its files, its data, and the revision that is the digest of both."""
+"""What policy is, and what it is asked: a bundle's files and data with the revision that is the digest of both."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentgate.core.strict_json import canonical
+from agentgate.core.call import Call, Tool
+from agentgate.core.strict_json import canonical, canonical_plain
 
 ROOTS: Final = (
     "agentgate",
@@ -62,3 +63,42 @@ def source_sha256(modules: Mapping[str, bytes]) -> str:
         digest.update(b"%d %s %d " % (len(name.encode()), name.encode(), len(modules[name])))
         digest.update(modules[name])
     return digest.hexdigest()
+
+
+def policy_question(
+    call: Call,
+    *,
+    has_approval_token: bool,
+    now: str,
+    labels: Sequence[str] | None = None,
+    past: Mapping[str, Any] | None = None,
+    parsed: Mapping[str, Any] | None = None,
+) -> bytes:
+    """The `{"input": …}` document that policy decides on (DESIGN §6), as JSON bytes.
+
+    `now` is RFC 3339 in UTC; `labels` are the tool's and its server's (None: those of its declaration); `past` is what
+    the session did before; `parsed` is what parsers say of arguments. The approval token itself is never in it: engines
+    log their inputs.
+    """
+    tool = call.tool
+    about: dict[str, Any] = {
+        "agent": call.caller.for_policy,
+        "door": str(call.door),
+        "has_approval_token": has_approval_token,
+        "session": {"id": call.session} if past is None else {"id": call.session, **past},
+        "session_id": call.session,
+        "time": now,
+        "tool": _for_policy(tool, tool.labels if labels is None else labels) if tool else {},
+        "tool_name": call.tool_name,
+    }
+    if parsed is not None:
+        about["parsed"] = parsed
+    rest = canonical_plain(about)
+    return b'{"input":{"arguments":%s,"context":%s,%s}' % (call.arguments_json, call.context_json, rest[1:])
+
+
+def _for_policy(tool: Tool, labels: Sequence[str]) -> dict[str, Any]:
+    about: dict[str, Any] = {"access": str(tool.access), "name": tool.name, "upstream": tool.upstream}
+    if labels:
+        about["labels"] = list(labels)
+    return about

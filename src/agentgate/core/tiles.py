@@ -1,20 +1,18 @@
 """C2SP `tlog-tiles`, `tlog-proof` and the request of `tlog-witness`: the forms in which the tree is read from outside.
 
 A tile is 256 hashes of one level, or fewer at the tree's right edge; an entry bundle is the leaves of one level-0 tile.
-Parsing is strict: one thing has one form. `Subtrees` says which hashes a proof takes, and makes it of them. Sources:
-c2sp.org/tlog-tiles, c2sp.org/tlog-proof, c2sp.org/tlog-witness.
+Parsing is strict: one thing has one form. Sources: c2sp.org/tlog-tiles, c2sp.org/tlog-proof, c2sp.org/tlog-witness.
 """
 
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from agentgate.core import base64_text
-from agentgate.core.merkle import EMPTY_ROOT, HASH_BYTES, TILE_HEIGHT, Range, node_hash
+from agentgate.core.merkle import HASH_BYTES, TILE_HEIGHT
 
 TILE_WIDTH: Final = 1 << TILE_HEIGHT
 MAX_LEVEL: Final = 63
@@ -32,9 +30,6 @@ _MAX_INDEX: Final = (1 << 63) - 1
 
 class TileInvalid(ValueError):
     """The path, bundle, proof or request is none."""
-
-
-# --- paths ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +92,6 @@ def _ungrouped(text: str) -> int:
     return number
 
 
-# --- entry bundles ----------------------------------------------------------------------------------------
-
-
 def bundle(leaves: Iterable[bytes]) -> bytes:
     """Leaves, each after its length. Raises ValueError for a leaf of more than 65,535 bytes."""
     parts: list[bytes] = []
@@ -130,9 +122,6 @@ def parse_hashes(raw: bytes, width: int) -> list[bytes]:
     if len(raw) != width * HASH_BYTES:
         raise TileInvalid(f"a tile of {width} hashes has {width * HASH_BYTES} bytes, not {len(raw)}")
     return [raw[at : at + HASH_BYTES] for at in range(0, len(raw), HASH_BYTES)]
-
-
-# --- proofs -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,92 +201,3 @@ def _hashes(lines: Sequence[str], limit: int) -> tuple[bytes, ...]:
     if any(len(one) != HASH_BYTES for one in found):
         raise TileInvalid(f"a hash has {HASH_BYTES} bytes")
     return found
-
-
-# --- hashes -----------------------------------------------------------------------------------------------
-
-Read = tuple[int, int, int]
-"""A tile level, the first index there, and how many hashes from it on."""
-
-_Node = tuple[int, int]
-"""A height h above the leaves and an index there: the leaves from index * 2^h on, 2^h of them."""
-_TILES_AT_ONCE: Final = 16
-_WIDEST_GAP: Final = 4
-"""So many tiles that nobody asked for are read along rather than asking twice."""
-
-
-class HashMissing(ValueError):
-    """The tree that was read does not have a hash that was asked for."""
-
-
-class Subtrees:
-    """The roots of ranges of leaves, from tile hashes: make it, `feed` it what `reads` says, then ask for `root`.
-
-    The ranges are those of a proof (core/merkle.py) or of a whole tree: perfect subtrees, or rows of them that end
-    where a tree ends.
-    """
-
-    def __init__(self, ranges: Iterable[Range]) -> None:
-        self._wanted: dict[tuple[int, int], set[_Node]] = defaultdict(set)
-        """Of each tile, by level and index, the nodes that are needed of it."""
-        for node in {node for leaves in ranges for node in _perfect(leaves)}:
-            level, height = divmod(node[0], TILE_HEIGHT)
-            self._wanted[level, node[1] >> (TILE_HEIGHT - height)].add(node)
-        self._found: dict[_Node, bytes] = {}
-        self._roots: dict[Range, bytes] = {(0, 0): EMPTY_ROOT}
-
-    def reads(self) -> list[Read]:
-        """What to read; where a tree ends there may be less. Tiles that lie close together are one read."""
-        found: list[Read] = []
-        first_of, last_of = (-1, 0), -1
-        for level, index in sorted(self._wanted):
-            level_of, first = first_of
-            if level == level_of and index - last_of <= _WIDEST_GAP and index - first < _TILES_AT_ONCE:
-                found.pop()
-            else:
-                first_of, first = (level, index), index
-            last_of = index
-            found.append((level, first * TILE_WIDTH, (index - first + 1) * TILE_WIDTH))
-        return found
-
-    def feed(self, level: int, first: int, hashes: Sequence[bytes]) -> None:
-        """The hashes of a tile level from index `first` on, which is where a tile starts."""
-        for start in range(0, len(hashes), TILE_WIDTH):
-            tile = (first + start) // TILE_WIDTH
-            wanted = self._wanted.get((level, tile))
-            if wanted:
-                self._keep(level, tile, wanted, hashes[start : start + TILE_WIDTH])
-
-    def _keep(self, level: int, tile: int, wanted: set[_Node], row: Sequence[bytes]) -> None:
-        bottom = level * TILE_HEIGHT
-        highest = max(height for height, _ in wanted)
-        for height in range(bottom, highest + 1):
-            if height > bottom:
-                row = [node_hash(row[at], row[at + 1]) for at in range(0, len(row) - 1, 2)]
-            offset = tile << (TILE_HEIGHT + bottom - height)
-            for node in wanted:
-                if node[0] == height and node[1] - offset < len(row):
-                    self._found[node] = row[node[1] - offset]
-
-    def root(self, leaves: Range) -> bytes:
-        """Raises HashMissing."""
-        known = self._roots.get(leaves)
-        if known is None:
-            try:
-                *rest, known = [self._found[node] for node in _perfect(leaves)]
-            except KeyError:
-                raise HashMissing(f"the tree that is read does not reach leaf {leaves[1] - 1}") from None
-            for left in reversed(rest):
-                known = node_hash(left, known)
-            self._roots[leaves] = known
-        return known
-
-
-def _perfect(leaves: Range) -> Iterator[_Node]:
-    """The widest perfect subtrees that make up the range, from left to right."""
-    first, end = leaves
-    while first < end:
-        fits = (end - first).bit_length() - 1
-        height = min(fits, (first & -first).bit_length() - 1) if first else fits
-        yield height, first >> height
-        first += 1 << height

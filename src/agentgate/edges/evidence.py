@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.evidence import Scope
+from agentgate.core.evidence.scope import Scope
 from agentgate.edges import filters, wire
 from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, unless_refused
 from agentgate.edges.problem import Problem

@@ -9,9 +9,10 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentgate.core.call import Principal, is_id, is_tool_name
-from agentgate.core.containment import MAX_REASON_CHARS, Kill, KillId, Presence, Scope
+from agentgate.core.containment import MAX_REASON_CHARS, Kill, KillId, Scope
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import rfc3339
+from agentgate.core.members import Presence
 from agentgate.edges.desks import Admin, Desks, Id, Operator, TheDesks, unless_refused
 from agentgate.edges.problem import Problem, unfit
 from agentgate.edges.schemas import ID_PATTERN, TOOL_PATTERN, Responses, answers

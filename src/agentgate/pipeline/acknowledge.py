@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 
-from agentgate.core.containment import Acknowledgement
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Outcome
 from agentgate.core.events.kills import acked
+from agentgate.core.members import Acknowledgement
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Cutting, Replica
 from agentgate.ports.ambient import Clock

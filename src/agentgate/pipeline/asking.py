@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
-from agentgate.core.call import Call, policy_question
+from agentgate.core.call import Call
 from agentgate.core.decision import Decision, read_ruling
 from agentgate.core.errors import PolicyInvalid
 from agentgate.core.event import rfc3339
 from agentgate.core.facts import Facts
 from agentgate.core.labels import OF_UNREAD, LabelRules, of_findings, read_labels
 from agentgate.core.parsing import ParseRules, read_parse, texts_of
+from agentgate.core.policy import policy_question
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.ports.policy import ArgumentParser, PolicyEngine
 

@@ -29,7 +29,7 @@ from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, make
 from agentgate.core.events.keeping import exported, keyed
 from agentgate.core.events.kills import killed, release_asked, released
-from agentgate.core.evidence import Scope as EvidenceScope
+from agentgate.core.evidence.scope import Scope as EvidenceScope
 from agentgate.core.note import NoteKey
 from agentgate.pipeline.drains import Drain, Drains
 from agentgate.pipeline.orders import Order, Refused, ReleasePending

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agentgate.core.containment import Acknowledgement, Kill, Presence, Progress, flags_of, progress
+from agentgate.core.containment import Kill, flags_of, kill_from_row
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
 from agentgate.core.events.kills import drained
-from agentgate.core.projection import kill_from_row, presence
+from agentgate.core.members import Acknowledgement, Presence, Progress, presence, progress
 from agentgate.pipeline.acknowledge import Acknowledger
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Replica

@@ -13,15 +13,16 @@ from datetime import datetime
 from functools import partial
 from typing import Any, Final, Literal
 
-from agentgate.core import archive, evidence
+from agentgate.core import archive
 from agentgate.core.call import Principal
 from agentgate.core.dsse import Envelope, PublicKey, Signature, statement
 from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
 from agentgate.core.event import Kind, Record, rfc3339
-from agentgate.core.evidence import About, Pack, Scope, Seals
+from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
+from agentgate.core.evidence.scope import WIDER, Scope, called, concerning
+from agentgate.core.evidence.sections import OF_TOOLS
 from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
-from agentgate.core.sections import OF_TOOLS
 from agentgate.core.tiles import consistency_body, tlog_proof
 from agentgate.pipeline.control import Books
 from agentgate.pipeline.orders import Refused
@@ -197,7 +198,7 @@ class EvidenceDesk:
         own = await self._own(scope, size)
         if isinstance(own, Refused):
             return own
-        wider = await self._wider(scope, size, evidence.called(own))
+        wider = await self._wider(scope, size, called(own))
         return wider if isinstance(wider, Refused) else _Found(own, wider, note)
 
     async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
@@ -220,7 +221,7 @@ class EvidenceDesk:
                 return record.fields["tool"] in tools
             return record.fields.get("tenant", "") in ("", scope.tenant)
 
-        return await self._within_limits(self._reader.search(Query(kinds=evidence.WIDER), below=size), belongs)
+        return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), belongs)
 
     async def _within_limits(
         self, found: AsyncIterator[Record], belongs: Callable[[Record], bool]
@@ -243,12 +244,12 @@ class EvidenceDesk:
     # --- writing, in the worker ---
 
     def _pack(self, scope: Scope, found: _Found, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
-        records = [*found.own, *evidence.concerning(scope, found.own, found.wider)]
+        records = [*found.own, *concerning(scope, found.own, found.wider)]
         records.sort(key=lambda record: record.index)
         about = About(scope, rfc3339(now), self._generator)
         key_id = self._key.key_id if is_bundle else None
         seals = Seals(self._seal.hmac_key, key_id, proofs=is_bundle)
-        return evidence.seal(evidence.build(about, records, found.note), seals, signed_at=rfc3339(now)), records
+        return seal(build(about, records, found.note), seals, signed_at=rfc3339(now)), records
 
     def _write(self, scope: Scope, found: _Found, now: datetime, writer: PackWriter) -> Export:
         pack, records = self._pack(scope, found, now, is_bundle=False)

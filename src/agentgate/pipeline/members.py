@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgate.core.call import MemberId, Principal
-from agentgate.core.containment import Hearing, Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Outcome, make
 from agentgate.core.events.calls import closed
 from agentgate.core.events.kills import gone
-from agentgate.core.projection import presence
+from agentgate.core.members import Hearing, Presence, presence
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import LEASE_S, Replica

@@ -11,7 +11,8 @@ from typing import Final
 from agentgate.core.errors import LogBroken
 from agentgate.core.merkle import TILE_HEIGHT, Range, consistency_ranges, inclusion_ranges
 from agentgate.core.note import NoteKey, checkpoint_of
-from agentgate.core.tiles import HashMissing, Read, Subtrees, Tile, bundle
+from agentgate.core.subtrees import HashMissing, Read, Subtrees
+from agentgate.core.tiles import Tile, bundle
 from agentgate.ports.ambient import Worker
 from agentgate.ports.log import LogReader, Tree
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agentgate.core.event import Record
-from agentgate.core.evidence import Pack
+from agentgate.core.evidence.pack import Pack
 
 
 class PackWriter(Protocol):

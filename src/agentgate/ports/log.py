@@ -7,9 +7,10 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from agentgate.core.containment import Acknowledgement, KillChanges
+from agentgate.core.containment import KillChanges
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Record
+from agentgate.core.members import Acknowledgement
 from agentgate.core.query import Query
 from agentgate.core.retention import Around, Kept, Place, Quiet
 

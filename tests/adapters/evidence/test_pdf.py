@@ -28,7 +28,7 @@ from agentgate.adapters.evidence._pdf_sheet import BOTTOM, LEFT, MEASURE, RIGHT,
 from agentgate.adapters.evidence._pdf_type import Face, faces
 from agentgate.adapters.evidence._view import view
 from agentgate.adapters.evidence.pdf import PdfPack
-from agentgate.core.evidence import Pack
+from agentgate.core.evidence.pack import Pack
 from tests.contracts.pack_writer import SMALL, PackWriterContract
 from tests.evidence_samples import NASTY_TEXTS, hostile, pack_of, sample
 
@@ -315,7 +315,7 @@ def test_markup_in_a_reason_is_text(text: str) -> None:
 _DIGEST = """
 import hashlib, json, sys
 from agentgate.adapters.evidence.pdf import PdfPack
-from agentgate.core.evidence import Pack
+from agentgate.core.evidence.pack import Pack
 raw = sys.stdin.buffer.read()
 print(hashlib.sha256(PdfPack().write(Pack(json.loads(raw), raw, "ab" * 32))).hexdigest())
 """

@@ -23,7 +23,7 @@ from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
-from agentgate.core.evidence import Pack
+from agentgate.core.evidence.pack import Pack
 from agentgate.core.strict_json import parse
 from agentgate.core.visible import visible
 from tests.evidence_samples import SAMPLES, Story, one_call, pack_of, rich, sample

@@ -18,7 +18,7 @@ from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.sqlite import SqliteLog
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.note import NoteKey

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 
 from agentgate.adapters.log._checkpoints.integrator import Integrator
-from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier, TileHash
 from agentgate.core.note import NoteKey

@@ -18,7 +18,7 @@ from sqlalchemy.sql.elements import ClauseElement
 
 from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteKey, open_checkpoint

@@ -31,12 +31,12 @@ from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.core.audit import Report
+from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Kind, Record
 from agentgate.core.note import NoteKey
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 from agentgate.core.query import Query
 from agentgate.ports.log import Appended
 from tests.adapters.log import crash_child

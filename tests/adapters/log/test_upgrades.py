@@ -17,7 +17,7 @@ from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.upgrade import UPGRADES, upgrade
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.core.events.tools import OfTool
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 from agentgate.core.query import Query
 from tests.adapters.log.test_sqlite import (
     KEY,

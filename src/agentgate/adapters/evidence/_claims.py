@@ -17,11 +17,11 @@ from agentgate.adapters.evidence._model import (
     Step,
 )
 from agentgate.adapters.evidence._words import count, moment
-from agentgate.core.evidence import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM
+from agentgate.core.evidence.pack import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM
 from agentgate.core.visible import visible
 
 if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 
 def pack_id(pack: Pack) -> str:

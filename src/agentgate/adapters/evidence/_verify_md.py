@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from agentgate.core.dsse import PREDICATE_TYPE, PublicKey
 
 if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 _ENVELOPE_KEY: Final = "keys/envelope.pub.pem"
 

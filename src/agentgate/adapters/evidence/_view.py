@@ -34,7 +34,7 @@ from agentgate.adapters.evidence._words import duration, moment, reason, text_of
 from agentgate.core.visible import visible
 
 if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ from agentgate.ports.evidence import Bundler, Enclosures, PackWriter
 from agentgate.ports.keys import Signer
 
 if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 
 class Bundle:

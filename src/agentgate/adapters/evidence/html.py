@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from jinja2 import Template
 
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 
 def _shipped(name: str) -> str:

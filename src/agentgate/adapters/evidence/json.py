@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from agentgate.ports.evidence import PackWriter
 
 if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 
 class JsonPack:

@@ -10,7 +10,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+    from agentgate.core.evidence.pack import Pack
 
 # reportlab's fonts carry a reading position and belong to one document at a time; packs are written in several threads.
 _ONE_AT_A_TIME: Final = Lock()

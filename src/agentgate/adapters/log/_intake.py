@@ -16,7 +16,8 @@ from typing import Final, NamedTuple
 from agentgate.adapters.log._ledger import Item
 from agentgate.core.errors import AgentGateError, LogUnavailable
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import WITHOUT_EFFECT, effects, spendings
+from agentgate.core.projection.effects import WITHOUT_EFFECT, effects
+from agentgate.core.projection.spendings import spendings
 from agentgate.ports.log import Appended, Spend
 
 Answer = Appended | AgentGateError

@@ -12,19 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agentgate.core.call import Digest
-from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import (
-    STRETCH_BITS,
-    WITHOUT_EFFECT,
-    Effect,
-    Spending,
-    effects,
-    leaver,
-    session_row,
-    spendings,
-)
+from agentgate.core.members import Presence
+from agentgate.core.projection.effects import WITHOUT_EFFECT, effects, leaver, session_row
+from agentgate.core.projection.spendings import Spending, spendings
+from agentgate.core.projection.tables import STRETCH_BITS, Effect
 from agentgate.core.retention import covers
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
 

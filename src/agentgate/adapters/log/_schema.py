@@ -1,6 +1,6 @@
 """The tables of every store. What keeps them append-only is each store's own: `_sqlite/schema.py`, and the migrations.
 
-`events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection.py),
+`events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection/),
 and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).
 """
 

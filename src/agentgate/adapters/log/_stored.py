@@ -11,9 +11,9 @@ from agentgate.adapters.log._checkpoints.followers import Standing
 from agentgate.adapters.log._checkpoints.integrator import Integrator, Lag
 from agentgate.adapters.log._intake import Intake
 from agentgate.adapters.log._reading.reader import Derived, Reader
-from agentgate.core.audit import StoredCheckpoint
-from agentgate.core.containment import Acknowledgement
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.event import Event, Record
+from agentgate.core.members import Acknowledgement
 from agentgate.core.note import is_signed_by
 from agentgate.core.query import Query
 from agentgate.ports.log import Appended, Bodies, Bookmarks, SessionRow, Spend

@@ -28,7 +28,8 @@ from agentgate.adapters.log._sqlite.earlier import views
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log._stored import StoredLog, all_or_nothing
-from agentgate.core.audit import Report, StoredCheckpoint
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.containment import KillChanges
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.merkle import TileHash

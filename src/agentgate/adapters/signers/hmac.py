@@ -6,7 +6,7 @@ import hashlib
 import hmac
 
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.evidence import key_id
+from agentgate.core.evidence.pack import key_id
 from agentgate.ports.keys import Signer
 
 MIN_KEY_BYTES = 32

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from agentgate.core.containment import Acknowledgement, Kill, Progress, Scope
+from agentgate.core.containment import Kill, Scope
 from agentgate.core.event import Event, Kind, Origin, make, rfc3339
+from agentgate.core.members import Acknowledgement, Progress
 from agentgate.core.strict_json import canonical_plain
 
 _NOBODY_LEFT: Final = Progress((), (), ())

@@ -6,11 +6,11 @@ of JSON in strings, base64, hex, URL encoding and escapes. `docs/redaction.md` s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from agentgate.core.redaction import layers, reading, sensitive
+from agentgate.core.redaction.look import NOTHING, Seen
 from agentgate.core.redaction.marks import Marks, Mode
 from agentgate.core.redaction.sensitive import CARD, SECRET, Detector, Span
 from agentgate.core.strict_json import canonical, parse
@@ -21,39 +21,8 @@ FAILED: Final = b'{"redaction":"failed"}'
 
 _REMEMBERED: Final = 1024
 _MAX_REMEMBERED_CHARS: Final = 256
-_MAX_RUNS: Final = 64
 _LOOK_CHARS: Final = 4096
 """Parts of a document up to this size are looked at as one before each of their texts is."""
-
-
-class Seen(NamedTuple):
-    """What a look at a whole text found: what it saw nothing of need not be looked for in its parts."""
-
-    detectors: tuple[Detector, ...]
-    """Those that saw something, in the text as it is or folded."""
-    inner: Seen | None
-    """What was seen in what is encoded in it; None if that has to be found out."""
-    folds: bool = True
-    """Whether there may be something in letters that only look like others."""
-    named: bool = True
-    """Whether there may be secret names, or numbers that are cards."""
-    closely: bool = False
-    """Whether it was a small text, so that its parts need no look of their own."""
-    runs: tuple[str, ...] | None = None
-    """The base64 and hex that may hold something, where it is not too many to be looked for one by one."""
-    plain: Mapping[str, str] = MappingProxyType({})
-    """The texts of the document that are not in ASCII, where they are known, each with what it is folded."""
-
-    def may_open(self, text: str) -> bool:
-        """Whether there may be something in what is encoded in a part of what was looked at."""
-        if self.inner is NOTHING:
-            return False
-        if self.runs is None or "%" in text or "\\" in text:
-            return True
-        for run in self.runs:  # noqa: SIM110 - `any` over a generator costs three times as much
-            if run in text:
-                return True
-        return False
 
 
 class _Place(NamedTuple):
@@ -63,11 +32,6 @@ class _Place(NamedTuple):
     end: int
     kind: str
     value: str
-
-
-NOTHING: Final = Seen((), None, folds=False, named=False)
-BY_NAME: Final = Seen((), NOTHING, folds=False, closely=True)
-"""Nothing but secret names and numbers that are cards, which are seen in passing."""
 
 
 class Redactor:
@@ -86,12 +50,6 @@ class Redactor:
         self._names: dict[str, bool] = {}
         """Member names that hold nothing, and whether what they name is secret."""
 
-    @property
-    def kinds(self) -> tuple[str, ...]:
-        """The classes of data that are found."""
-        own = (SECRET, CARD) if self.own else ()
-        return tuple(dict.fromkeys((*own, *(kind for detector in self.detectors for kind in detector.kinds))))
-
     def json(self, raw: bytes) -> bytes:
         """Canonical JSON redacted; the very same bytes when there is nothing to redact. `FAILED` when a detector
         failed."""
@@ -101,13 +59,13 @@ class Redactor:
             if b"\\" not in raw:
                 text = raw.decode()
                 in_one = "%" not in text and (text.isascii() or len(text) <= _LOOK_CHARS)
-                seen = self.look([text] if in_one else reading.strings(text), text=text, is_whole=True)
+                seen = self.everything.look([text] if in_one else reading.strings(text), text=text, is_whole=True)
                 if seen is NOTHING:
                     return raw
                 value = parse(raw)
             else:  # what is escaped in it has to be seen as it is
                 value = parse(raw)
-                seen = self.look(reading.of_value(value, layers.MAX_LAYERS) or [], is_whole=True)
+                seen = self.everything.look(reading.of_value(value, layers.MAX_LAYERS) or [], is_whole=True)
                 if seen is NOTHING:
                     return raw
             clean = _Pass(self).value(value, layers.MAX_LAYERS, seen)
@@ -119,7 +77,7 @@ class Redactor:
         """The classes of data that are found in canonical JSON; None when a detector failed."""
         try:
             value = parse(raw)
-            if self.look(reading.of_value(value, layers.MAX_LAYERS) or [], is_whole=True) is NOTHING:
+            if self.everything.look(reading.of_value(value, layers.MAX_LAYERS) or [], is_whole=True) is NOTHING:
                 return frozenset()
             one = _Pass(self)
             one.value(value, layers.MAX_LAYERS, self.everything)
@@ -138,60 +96,6 @@ class Redactor:
         if redacted == text and len(text) <= _MAX_REMEMBERED_CHARS and len(self._clean) < _REMEMBERED:
             self._clean.add(text)
         return redacted
-
-    def look(
-        self,
-        texts: list[str],
-        depth: int = layers.MAX_LAYERS,
-        within: Seen | None = None,
-        *,
-        text: str | None = None,
-        is_whole: bool = False,
-        closely: bool = False,
-    ) -> Seen:
-        """A quick look at a whole document, or at a part of one that was looked at; `NOTHING` only if `_Pass` would
-        find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one.
-        Of each run in a whole document it is asked whether it holds something: that spares the others a second look."""
-        within = within or self.everything
-        text = "\n".join(texts) if text is None else text
-        both, shown, known = text, "", within.plain
-        if within.folds and not text.isascii():
-            foreign = [one for one in texts if not one.isascii()]
-            plain = reading.folded(foreign, known)
-            if plain != foreign:
-                shown = "\n".join(plain)
-                both = f"{text}\n{shown}"
-            if is_whole:
-                known = dict(zip(foreign, plain, strict=True))
-        detectors = tuple([one for one in within.detectors if not one.is_local or any(one.find(both))])
-        named = within.named and (
-            sensitive.holds_secret_name(text)
-            or (both is not text and sensitive.holds_secret_name(shown))
-            or sensitive.holds_card_number(text)
-        )
-        folds = both is not text and (detectors != () or named)
-        inner, runs = NOTHING, None
-        if depth and within.may_open(text):
-            inner, runs = self._look_inside(texts, text, depth - 1, within.inner, is_whole=is_whole)
-        if detectors or inner is not NOTHING:
-            return Seen(detectors, inner, folds, named, closely, runs, known)
-        return BY_NAME if named else NOTHING
-
-    def _look_inside(
-        self, texts: list[str], text: str, depth: int, within: Seen | None, *, is_whole: bool
-    ) -> tuple[Seen, tuple[str, ...] | None]:
-        """What may be in what is encoded in a text, and the runs that may hold it, where `Seen.runs` can name them."""
-        found = layers.runs(text)
-        opened = [inside for run in found for inside in run.texts] + reading.rewritten(texts, text)
-        inner = self._look_at(opened, depth, within) if opened else NOTHING
-        if inner is NOTHING or any("\n" in text[run.start : run.end] for run in found):
-            return inner, None  # of lines, one's end may be another's
-        if is_whole and len(found) > 1:
-            found = [run for run in found if self._look_at(run.texts, depth, inner) is not NOTHING]
-        return inner, tuple([text[run.start : run.end] for run in found]) if len(found) <= _MAX_RUNS else None
-
-    def _look_at(self, opened: list[str], depth: int, within: Seen | None) -> Seen:
-        return self.look(opened + reading.escaped(opened, depth), depth, within)
 
     def names_secret(self, name: str) -> bool | None:
         """Whether a member of this name is secret; None if the name was not seen before, or holds something."""
@@ -230,7 +134,7 @@ class _Pass:
         if (kind is dict or kind is list) and not seen.closely:
             texts = reading.of_value(value, depth, _LOOK_CHARS)
             if texts is not None:
-                seen = self._redactor.look(texts, depth, seen, closely=True)
+                seen = seen.look(texts, depth, closely=True)
                 if seen is NOTHING:
                     return value
         if kind is dict:
@@ -289,7 +193,7 @@ class _Pass:
         if seen.folds and not text.isascii():
             places += self._folded(text, seen)
         if opens:
-            places += self._opened(text, depth - 1, seen.inner)
+            places += self._opened(text, depth - 1, seen.beneath)
         if not places:
             return text
         parts: list[str] = []
@@ -313,7 +217,7 @@ class _Pass:
         plain = decode(text)
         if plain == text:
             return text
-        clean = self.text(plain, depth, seen.inner)
+        clean = self.text(plain, depth, seen.beneath)
         if clean == plain:
             return text
         found = [text[span.start : span.end] for span in self._spans(text, seen)]
@@ -342,7 +246,7 @@ class _Pass:
         original = sensitive.Folded(text).original
         return [_Place(*original(span), plain[span.start : span.end]) for span in spans]
 
-    def _opened(self, text: str, depth: int, seen: Seen | None) -> list[_Place]:
+    def _opened(self, text: str, depth: int, seen: Seen) -> list[_Place]:
         """Where something is encoded that holds something."""
         places: list[_Place] = []
         for run in layers.runs(text):

@@ -1,4 +1,4 @@
-"""Checks of a pack's body alone: its shape, its events against their leaves, its sections against its events.
+"""Checks of a pack's events: the shape of what they are in, each against its leaf and its body, all against each other.
 
 None of them needs a key, and none convinces by itself: whoever made up a pack could have made it up consistently.
 """
@@ -10,19 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentgate.core.decision import Verdict
-from agentgate.core.event import Kind, Record, body_sha256
-from agentgate.core.evidence import (
-    CHECKPOINT,
-    ENVELOPE,
-    HMAC_ALGORITHM,
-    PACK_VERSION,
-    SECTIONS,
-    WIDER,
-    About,
-    Scope,
-    build,
-    proves,
-)
+from agentgate.core.event import Kind, body_sha256
+from agentgate.core.evidence.pack import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM, PACK_VERSION, SECTIONS
+from agentgate.core.evidence.scope import WIDER, Scope
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.core.verification.findings import Fault, Finding, broken, holds, not_checked
@@ -37,12 +27,6 @@ _OF_EVENT: Final[Mapping[str, tuple[type, ...]]] = {
     "leaf_hash": (str,),
     "salt": (str, type(None)),
 }
-_REBUILT: Final = ("event_count", "hash", "hash_algorithm", "events", "checkpoint")
-"""What of `integrity` follows from the events."""
-_OF_SEALS: Final = (
-    "signed_by", "signature_algorithm", "key_id", "envelope_key_id", "signed_at", "proves", "signature"
-)  # fmt: skip
-"""What of `integrity` is about the signatures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +42,6 @@ class Leaf:
     @property
     def session(self) -> tuple[str, str]:
         return self.fields.get("tenant", ""), self.fields.get("session", "")
-
-
-# --- shape ------------------------------------------------------------------------------------------------
 
 
 def shape(body: Any) -> Finding:
@@ -105,9 +86,6 @@ def _is_event(event: Any) -> bool:
         all(type(event[name]) in kinds for name, kinds in _OF_EVENT.items())
         and min(event["index"], event["number"]) >= 0
     )
-
-
-# --- events -----------------------------------------------------------------------------------------------
 
 
 def leaves(body: Mapping[str, Any]) -> list[Leaf] | Finding:
@@ -239,9 +217,6 @@ def _whole_sessions(scope: Scope, found: Sequence[Leaf]) -> set[tuple[str, str]]
     }
 
 
-# --- bodies -----------------------------------------------------------------------------------------------
-
-
 def bodies(found: Sequence[Leaf], files: Mapping[int, bytes]) -> Iterator[Finding]:
     """Each body that is there is the one that its leaf binds; each that is not was pruned, and an event says so."""
     flaws = False
@@ -276,58 +251,3 @@ def _pruned(found: Sequence[Leaf]) -> dict[tuple[str, str], int]:
         if leaf.fields["kind"] == Kind.PRUNED and type(told) is int:
             through[leaf.session] = max(min(told, leaf.index), through.get(leaf.session, -1))
     return through
-
-
-# --- views ------------------------------------------------------------------------------------------------
-
-
-def views(body: Mapping[str, Any], found: Sequence[Leaf], files: Mapping[int, bytes] | None) -> Finding:
-    """Every section is what the events yield, rebuilt here: from their bodies, or where there are none, as in a JSON
-    pack, from the texts that the sections quote."""
-    try:
-        texts = _texts(body) if files is None else None
-        records = [_record(leaf, texts, files or {}) for leaf in found]
-        metadata, checkpoint = body["metadata"], body["integrity"]["checkpoint"]
-        about = About(Scope(**metadata["scope"]), metadata["generated_at"], metadata["generator"])
-        rebuilt = build(about, records, checkpoint["note"].encode() if checkpoint is not None else None)
-        flaw = _unlike(rebuilt, body)  # which may have sums that JSON has no numbers for
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        text = f"the sections cannot be rebuilt from the events: {type(error).__name__}"
-        return broken("views", Fault.CHANGED_VIEW, text)
-    if flaw is not None:
-        return broken("views", Fault.CHANGED_VIEW, f"{flaw} does not follow from the events")
-    return holds("views", "every section follows from the events")
-
-
-def _unlike(rebuilt: Mapping[str, Any], body: Mapping[str, Any]) -> str | None:
-    """The first part of a pack that says something else than it should."""
-    for name in SECTIONS[:-1]:
-        if canonical(rebuilt[name]) != canonical(body[name]):
-            return f"section {name}"
-    told = body["integrity"]
-    for name in _REBUILT:
-        if canonical(rebuilt["integrity"][name]) != canonical(told.get(name)):
-            return f"integrity.{name}"
-    if canonical(proves(told)) != canonical(told.get("proves", [])):
-        return "integrity.proves"
-    others = set(told) - {*_REBUILT, *_OF_SEALS}
-    return f"integrity.{min(others)}" if others else None
-
-
-def _record(leaf: Leaf, texts: Mapping[str, Any] | None, files: Mapping[int, bytes]) -> Record:
-    quoted = None if texts is None else canonical(texts.get(leaf.fields["id"]))
-    raw = files.get(leaf.index) if texts is None else quoted
-    return Record(leaf.index, leaf.number, -1, leaf.fields, leaf.raw, leaf.salt, raw)
-
-
-def _texts(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
-    for entry in body["timeline"]:
-        found[entry["event_id"]] = {"reason": entry["reason"]}
-        if "outcome_event_id" in entry:
-            found[entry["outcome_event_id"]] = {"error": entry["error"]} if entry["error"] is not None else {}
-    for act in (*body["summary"]["kills"], *body["summary"]["holds"]):
-        found[act["event_id"]] = {"reason": act["reason"]}
-    for act in body["summary"]["approvals"]:
-        found[act["event_id"]] = {name: act[name] for name in ("reason", "arguments") if name in act}
-    return found

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import islice
+from typing import Final
+
+_MOST: Final = 50
+"""Of one check: enough to see a pattern."""
 
 
 class Standing(StrEnum):
@@ -74,3 +80,7 @@ def broken(check: str, fault: Fault, detail: str) -> Finding:
 
 def not_checked(check: str, detail: str) -> Finding:
     return Finding(check, Standing.NOT_CHECKED, detail)
+
+
+def first(findings: Iterable[Finding]) -> list[Finding]:
+    return list(islice(findings, _MOST))

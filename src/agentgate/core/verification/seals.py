@@ -10,7 +10,7 @@ from typing import Any
 
 from agentgate.core import note as signed_note
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
-from agentgate.core.evidence import HMAC_ALGORITHM, key_id
+from agentgate.core.evidence.pack import HMAC_ALGORITHM, key_id
 from agentgate.core.merkle import continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey
 from agentgate.core.tiles import TileInvalid, parse_consistency_body

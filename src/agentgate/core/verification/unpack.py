@@ -49,3 +49,12 @@ def unpack(raw: bytes) -> Unpacked:
     if archive.canonical_zip(files) != raw:
         return Unpacked(files, "the archive is not the one that its files make: it was changed, or packed anew")
     return Unpacked(files, None)
+
+
+def numbered(files: Mapping[str, bytes], before: str, after: str) -> dict[int, bytes]:
+    """The files of one folder by their number; `archive` has seen that it is one."""
+    return {
+        int(name.removeprefix(before).removesuffix(after)): content
+        for name, content in files.items()
+        if name.startswith(before)
+    }

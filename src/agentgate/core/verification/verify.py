@@ -9,8 +9,7 @@ left out. Without a key a pack can only be found consistent with itself, and a f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from agentgate.core.archive import ENVELOPE_FILES
@@ -23,15 +22,14 @@ from agentgate.core.dsse import (
     parse_envelope,
     parse_statement,
 )
-from agentgate.core.evidence import CHECKPOINT, ENVELOPE, signed_bytes
-from agentgate.core.merkle import includes, leaf_hash
-from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, parse_key
+from agentgate.core.evidence.pack import ENVELOPE, signed_bytes
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
-from agentgate.core.tiles import TileInvalid, parse_tlog_proof
 from agentgate.core.verification import body as verify_body
-from agentgate.core.verification.findings import Fault, Finding, Report, Standing, broken, holds, not_checked
+from agentgate.core.verification.findings import Fault, Finding, Report, Standing, broken, first, holds, not_checked
+from agentgate.core.verification.proofs import of_log
 from agentgate.core.verification.seals import Trust, history_finding, hmac_finding, open_checkpoint
-from agentgate.core.verification.unpack import SIGNATURE, unpack
+from agentgate.core.verification.unpack import SIGNATURE, numbered, unpack
+from agentgate.core.verification.views import views
 
 
 def verify(raw: bytes, trust: Trust, earlier: bytes | None = None) -> Report:
@@ -68,9 +66,6 @@ def verify_view(raw: bytes, signature: bytes | None, trust: Trust, earlier: byte
     if earlier is not None:
         rest.append(history_finding(earlier, None, None, trust.log_keys))
     return Report((found, *rest))
-
-
-# --- a JSON pack ------------------------------------------------------------------------------------------
 
 
 def _of_json(raw: bytes, trust: Trust, earlier: bytes | None) -> Iterator[Finding]:
@@ -112,17 +107,11 @@ def _of_body(body: Mapping[str, Any], bodies: Mapping[int, bytes] | None) -> Ite
         return
     yield verify_body.events(body, leaves)
     if bodies is not None:
-        yield from _first(verify_body.bodies(leaves, bodies))
-    yield verify_body.views(body, leaves, bodies)
+        yield from first(verify_body.bodies(leaves, bodies))
+    yield views(body, leaves, bodies)
 
-
-# --- a zip ------------------------------------------------------------------------------------------------
 
 _VIEWS: Final = ("pack.html", "pack.pdf")
-_MAX_FINDINGS: Final = 50
-"""Of one check: enough to see a pattern."""
-_MAX_SEARCHES: Final = 5
-"""How many events that are not where they should be are looked for elsewhere, which costs a proof for each event."""
 
 
 def _of_zip(raw: bytes, trust: Trust, earlier: bytes | None) -> Iterator[Finding]:
@@ -144,10 +133,10 @@ def _of_zip(raw: bytes, trust: Trust, earlier: bytes | None) -> Iterator[Finding
     if not is_canonical or "signature" in body["integrity"]:
         yield broken("shape", Fault.MALFORMED, "pack.json is not what is signed: the canonical body without signature")
     yield from _of_envelope(files, body["integrity"], trust.envelope_keys)
-    yield from _of_log(files, body["integrity"], trust.log_keys, earlier)
+    yield from of_log(files, body["integrity"], trust.log_keys, earlier)
     for name in ("pack.json", *(view for view in _VIEWS if view in files)):
         yield _of_hmac(name, files, body["integrity"], trust)
-    yield from _of_body(body, _numbered(files, "bodies/", ".json"))
+    yield from _of_body(body, numbered(files, "bodies/", ".json"))
     if "pack.dsse.tsr" in files:
         text = "a time stamp is there; check it with: openssl ts -verify (VERIFY.md says how)"
         yield not_checked("time", text)
@@ -162,22 +151,6 @@ def _of_hmac(name: str, files: Mapping[str, bytes], integrity: Mapping[str, Any]
     if found.fault is Fault.CHANGED and name in _VIEWS:
         return broken(name, Fault.CHANGED_VIEW, found.detail)
     return found
-
-
-def _numbered(files: Mapping[str, bytes], before: str, after: str) -> dict[int, bytes]:
-    """The files of one folder by their number; `archive` has seen that it is one."""
-    return {
-        int(name.removeprefix(before).removesuffix(after)): content
-        for name, content in files.items()
-        if name.startswith(before)
-    }
-
-
-def _first(findings: Iterable[Finding]) -> list[Finding]:
-    return list(islice(findings, _MAX_FINDINGS))
-
-
-# --- the envelope -----------------------------------------------------------------------------------------
 
 
 def _of_envelope(
@@ -195,7 +168,7 @@ def _of_envelope(
     except EnvelopeInvalid as error:
         yield broken("envelope", Fault.CHANGED, f"pack.dsse.json: {error}")
         return
-    listed = _first(_unlike(files, statement.digests)) + list(_unstamped(files, statement.predicate))
+    listed = first(_unlike(files, statement.digests)) + list(_unstamped(files, statement.predicate))
     yield from listed
     if not listed:
         yield holds(
@@ -267,103 +240,3 @@ def _bundled(envelope: Envelope, raw: bytes | None) -> Finding:
     if not is_same:
         return broken("sigstore", Fault.CHANGED, "pack.sigstore.json holds another envelope than pack.dsse.json")
     return holds("sigstore", "the bundle holds the same envelope")
-
-
-# --- the log ----------------------------------------------------------------------------------------------
-
-
-def _of_log(
-    files: Mapping[str, bytes], integrity: Mapping[str, Any], keys: Sequence[NoteKey], earlier: bytes | None
-) -> Iterator[Finding]:
-    """The checkpoint, one proof for each event, and the log's history."""
-    note = files.get("checkpoint")
-    told = integrity["checkpoint"]
-    if note is None or CHECKPOINT not in integrity["signed_by"]:
-        yield broken("checkpoint", Fault.STRIPPED, "there is no checkpoint with proofs, or the body does not name it")
-    if note is None:
-        return
-    if told is None or told["note"].encode() != note:
-        yield broken("checkpoint", Fault.CHANGED, "the checkpoint is not the one that the body names")
-    own = _own_key(files.get("keys/log.vkey"))
-    if isinstance(own, Finding):
-        yield own
-        return
-    checkpoint = _checkpoint(note, keys, own)
-    if isinstance(checkpoint, Finding):
-        yield checkpoint
-        return
-    flaws = _first(_unproven(files, integrity["events"], checkpoint, note))
-    yield from flaws
-    text = f"{len(integrity['events'])} events are in the log of {checkpoint.size} that {checkpoint.origin} signed"
-    if keys and not flaws:
-        yield holds("log", f"{text}, with a key that you trust")
-    elif not flaws:
-        yield not_checked("log", f"{text} with the pack's own key: compare it with whom you trust: {own.text}")
-    if earlier is not None:
-        yield history_finding(earlier, note, _consistency(files, earlier), keys or (own,))
-
-
-def _own_key(raw: bytes | None) -> NoteKey | Finding:
-    """The log key that the pack brings along."""
-    try:
-        key = parse_key((raw or b"").decode().removesuffix("\n"))
-    except (NoteInvalid, UnicodeDecodeError):
-        return broken("checkpoint", Fault.CHANGED, "keys/log.vkey is not a verifier key of a log")
-    return key
-
-
-def _checkpoint(note: bytes, keys: Sequence[NoteKey], own: NoteKey) -> Checkpoint | Finding:
-    """The checkpoint, if a trusted key has signed it, or without one the pack's own."""
-    found = open_checkpoint(note, keys or (own,))
-    if keys and isinstance(found, Finding) and not isinstance(open_checkpoint(note, (own,)), Finding):
-        return broken("checkpoint", Fault.WRONG_KEY, f"signed with another key than yours: {own.text}")
-    return found
-
-
-def _consistency(files: Mapping[str, bytes], earlier: bytes) -> bytes | None:
-    told = open_checkpoint(earlier, ())
-    return files.get(f"consistency/{told.size}") if isinstance(told, Checkpoint) else None
-
-
-def _unproven(
-    files: Mapping[str, bytes], events: Sequence[Mapping[str, Any]], checkpoint: Checkpoint, note: bytes
-) -> Iterator[Finding]:
-    """Each event whose leaf is not a file of its own, or not proven to be where it says in the log."""
-    leaves, proofs = _numbered(files, "leaves/", ".json"), _numbered(files, "proofs/", ".tlog-proof")
-    places = {event["index"] for event in events}
-    tries = _MAX_SEARCHES
-    for index in sorted((set(leaves) | set(proofs)) - places):
-        yield broken("log", Fault.INSERTED, f"event {index} has a leaf or a proof, and the body does not have it")
-    for event in events:
-        index, leaf = event["index"], event["leaf"].encode()
-        if leaves.get(index) != leaf:
-            fault = Fault.REMOVED if index not in leaves else Fault.ALTERED
-            yield broken("log", fault, f"leaves/{index}.json is not there or not the leaf that the body has")
-        elif index not in proofs:
-            yield broken("log", Fault.STRIPPED, f"event {index} has no proof")
-        elif (flaw := _flaw(index, leaf, proofs[index], checkpoint, note)) is not None:
-            tries -= 1
-            found = _misplaced(index, leaf, proofs, checkpoint, note) if tries >= 0 else None
-            yield found or broken("log", Fault.ALTERED, flaw)
-
-
-def _flaw(index: int, leaf: bytes, raw: bytes, checkpoint: Checkpoint, note: bytes) -> str | None:
-    try:
-        proof = parse_tlog_proof(raw)
-    except TileInvalid as error:
-        return f"proofs/{index}.tlog-proof: {error}"
-    if proof.index != index or proof.checkpoint != note or proof.extra is not None:
-        return f"proofs/{index}.tlog-proof is of another event or another checkpoint"
-    if not includes(checkpoint.root, checkpoint.size, index, leaf_hash(leaf), proof.hashes):
-        return f"event {index} is not the one that the log has there"
-    return None
-
-
-def _misplaced(
-    index: int, leaf: bytes, proofs: Mapping[int, bytes], checkpoint: Checkpoint, note: bytes
-) -> Finding | None:
-    """Whether the log has this leaf at the place of another event of the pack."""
-    for other, proof in proofs.items():
-        if other != index and _flaw(other, leaf, proof, checkpoint, note) is None:
-            return broken("log", Fault.REORDERED, f"event {index} is event {other} of the log")
-    return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from agentgate.core.containment import Presence, Scope
+from agentgate.core.containment import Scope
+from agentgate.core.members import Presence
 from agentgate.edges.schemas import AMOUNT, BOOL, COUNT, TEXT, TIME, Schema, list_of, perhaps, record, ref, said
 
 _ACK: Final = record(

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from agentgate.core.errors import LogBroken
 from agentgate.core.merkle import Frontier, Range, consistency_ranges, continues
 from agentgate.core.note import Checkpoint
-from agentgate.core.tiles import HashMissing, Subtrees
+from agentgate.core.subtrees import HashMissing, Subtrees
 
 _LEAVES_AT_ONCE: Final = 4_096
 

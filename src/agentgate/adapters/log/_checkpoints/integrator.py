@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier, TileHash, last_leaf, root
 from agentgate.core.note import Checkpoint, NoteKey, open_checkpoint, sign

@@ -1,4 +1,4 @@
-"""Feeds core/audit.py from PostgreSQL: read-only, one snapshot, in chunks; nothing is decided here.
+"""Feeds core/audit/ from PostgreSQL: read-only, one snapshot, in chunks; nothing is decided here.
 
 The audit itself is synchronous and busy. It runs in a thread and asks the loop for each chunk, so that neither the
 connection nor whoever else uses the loop is held up.
@@ -22,11 +22,13 @@ from agentgate.adapters.log._postgres.connection import (
     shown,
 )
 from agentgate.adapters.log._segments import Unfolding
-from agentgate.core.audit import Auditor, Report, StoredCheckpoint, StoredHead
+from agentgate.core.audit.auditor import Auditor
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import StoredCheckpoint, StoredHead
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey
-from agentgate.core.projection import Row
+from agentgate.core.projection.tables import Row
 
 _ROWS_AT_ONCE: Final = 1_000
 _SEGMENTS_AT_ONCE: Final = 8

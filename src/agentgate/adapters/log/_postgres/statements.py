@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from agentgate.adapters.log._postgres.connection import UNSAFE
-from agentgate.core.projection import KEYS, Drop, Effect, Put
+from agentgate.core.projection.tables import KEYS, Drop, Effect, Put
 
 HEAD, SESSION, SPENT, MEMBER, HOLD = range(5)
 STANDING: Final = ("left_idx", "gone_idx", "attested_idx")

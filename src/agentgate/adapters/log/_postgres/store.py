@@ -16,11 +16,13 @@ from agentgate.adapters.log._postgres.connection import (
     connect,
     deadline,
 )
-from agentgate.core.containment import Presence
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.event import Event, Kind
-from agentgate.core.projection import Drop, Effect, Put, Spending, effects, presence
+from agentgate.core.members import Presence, presence
+from agentgate.core.projection.effects import effects
+from agentgate.core.projection.spendings import Spending
+from agentgate.core.projection.tables import Drop, Effect, Put
 
 _SETTINGS: Final = {
     "lock_timeout": "800",  # within the second that an append may take

@@ -12,7 +12,7 @@ from agentgate.adapters.log._postgres.lines import Lines, PostgresReader
 from agentgate.adapters.log._postgres.writer import PostgresWriter
 from agentgate.adapters.log._reading.rows import open_intents
 from agentgate.core import merkle
-from agentgate.core.audit import StoredCheckpoint
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import TileHash
 

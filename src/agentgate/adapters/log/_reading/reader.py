@@ -14,10 +14,10 @@ from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, open_inte
 from agentgate.adapters.log._reading.search import of_kinds, search, size
 from agentgate.adapters.log._reading.stretches import of_session
 from agentgate.adapters.log._segments import filled
-from agentgate.core.containment import Acknowledgement, KillChanges
+from agentgate.core.containment import KillChanges, kill_change_from_row
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
-from agentgate.core.projection import kill_change_from_row
+from agentgate.core.members import Acknowledgement
 from agentgate.core.query import Query
 from agentgate.ports import log as ports
 from agentgate.ports.log import SessionRow

@@ -14,7 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import ColumnCollection, FunctionElement
 from sqlalchemy.types import BigInteger
 
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 
 Events = ColumnCollection[str, ColumnElement[Any]]
 """Columns of `events`, or of an alias of it."""

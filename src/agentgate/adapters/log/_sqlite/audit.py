@@ -1,4 +1,4 @@
-"""Feeds core/audit.py from a SQLite file: read-only, one snapshot, whole chunks; nothing is decided here."""
+"""Feeds core/audit/ from a SQLite file: read-only, one snapshot, whole chunks; nothing is decided here."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from agentgate.adapters.log._reading.rows import WITH_BODIES
 from agentgate.adapters.log._segments import Unfolding
 from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, tables
 from agentgate.adapters.log._sqlite.statements import DIALECT
-from agentgate.core.audit import Auditor, RawRow, Report, StoredCheckpoint, StoredHead
+from agentgate.core.audit.auditor import Auditor
+from agentgate.core.audit.report import Report
+from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead
 from agentgate.core.note import NoteKey
-from agentgate.core.projection import Row
+from agentgate.core.projection.tables import Row
 
 _ROWS_AT_ONCE: Final = 1_000
 _events = schema.events.c

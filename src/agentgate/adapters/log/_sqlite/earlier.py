@@ -9,7 +9,7 @@ from sqlalchemy.schema import CreateTable
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._sqlite.statements import DIALECT
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 
 NEW_IN: Final = {
     3: (schema.subtrees, schema.cosignatures, schema.body_segments, schema.holds, schema.prunes),

@@ -10,7 +10,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._sqlite.statements import DIALECT
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 
 VERSION: Final = 7
 """`user_version`."""

@@ -10,7 +10,7 @@ from sqlalchemy import Insert, Table, bindparam, insert, update
 from sqlalchemy.dialects import sqlite as dialect
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.core.projection import KEYS, STRETCH_BITS
+from agentgate.core.projection.tables import KEYS, STRETCH_BITS
 
 DIALECT: Final = dialect.dialect()
 _CHUNKS: Final = (256, 64, 16, 4, 1)

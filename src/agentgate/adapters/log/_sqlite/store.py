@@ -15,13 +15,14 @@ from agentgate.adapters.log._ledger import Ledger, Plan, Session, SessionKey
 from agentgate.adapters.log._reading.rows import open_intents
 from agentgate.adapters.log._sqlite import connection, statements
 from agentgate.adapters.log._sqlite.upgrade import create_or_upgrade
-from agentgate.core.audit import StoredCheckpoint
-from agentgate.core.containment import Presence
+from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Event
+from agentgate.core.members import Presence, presence
 from agentgate.core.merkle import TileHash, last_leaf
-from agentgate.core.projection import Drop, Effect, Put, Spending, presence
+from agentgate.core.projection.spendings import Spending
+from agentgate.core.projection.tables import Drop, Effect, Put
 
 _PAGES_PER_COMMIT: Final = 7
 _EVENTS_PER_PAGE: Final = 2

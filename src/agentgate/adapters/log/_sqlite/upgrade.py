@@ -15,7 +15,7 @@ from agentgate.adapters.log._sqlite.schema import BODIES_DELETE, EVENTS_STRETCH,
 from agentgate.adapters.log._sqlite.statements import DIALECT, insert_rows
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.merkle import Frontier
-from agentgate.core.projection import STRETCH_BITS
+from agentgate.core.projection.tables import STRETCH_BITS
 
 _LEAVES_AT_ONCE: Final = 65_536
 

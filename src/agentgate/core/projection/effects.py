@@ -6,141 +6,18 @@ first event on and compares. So a derived table can be lost or altered, but not 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Final, cast
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
 
 import orjson
 
-from agentgate.core.containment import Kill, KillChange, KillId, Presence, Scope
 from agentgate.core.event import Kind
+from agentgate.core.projection.spendings import spendings
+from agentgate.core.projection.tables import Change, Drop, Effect, Put, Row
 from agentgate.core.strict_json import canonical, canonical_plain
-
-Value = str | int | bytes | None
-Row = dict[str, Value]
-
-KEYS: Final[Mapping[str, tuple[str, ...]]] = {
-    "sessions": ("tenant", "session"),
-    "spent": ("kind", "key"),
-    "kills": ("id",),
-    "approvals": ("id",),
-    "members": ("member",),
-    "acks": ("member", "position"),
-    "release_asks": ("kill_id", "person"),
-    "holds": ("id",),
-    "prunes": ("tenant", "session"),
-    "pins": ("server", "tool"),
-    "votes": ("approval", "person"),
-    "answers": ("key",),
-}
-"""The derived tables and what names a row in each."""
 
 WITHOUT_EFFECT: Final = frozenset({Kind.REFUSALS, Kind.EXPORTED, Kind.POLICY, Kind.REPAIRED, Kind.KEYED, Kind.ANSWERED})
 """Kinds that no table is derived from."""
-
-STRETCH_BITS: Final = 12
-"""A stretch of the log is 4,096 events: in which of them a session has events is how a SQLite log finds those."""
-
-UNDERIVED: Final[Mapping[str, frozenset[str]]] = {
-    "approvals": frozenset({"sealed"}),
-    "answers": frozenset({"sealed"}),
-}
-"""Columns whose content no event carries; only that they are cleared can be derived."""
-
-
-@dataclass(frozen=True, slots=True)
-class Put:
-    """Add a row, unless one with the same key is there: the first one stays."""
-
-    table: str
-    row: Row
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """Set columns of the row with this key, if its `state` is among `states` (empty: whatever it is)."""
-
-    table: str
-    key: tuple[Value, ...]
-    columns: Row
-    states: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Take out the rows of events up to index `through`."""
-
-    table: str
-    through: int
-
-
-Effect = Put | Change | Drop
-Spending = tuple[str, str]
-"""Kind and key of a thing that can be used once."""
-
-
-_SPENT_BY: Final[Mapping[str, tuple[str, str]]] = {
-    Kind.KILLED: ("kill", "kill_id"),
-    Kind.RELEASED: ("release", "kill_id"),
-    Kind.HELD: ("hold", "hold_id"),
-    Kind.UNHELD: ("unhold", "hold_id"),
-    Kind.KEYS_CHANGED: ("keys", "change"),
-}
-
-
-def spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
-    """What an event uses up, as its leaf says. A log appends it only if nobody used these before.
-
-    `idempotency_sha256` is the digest of an idempotency key: a leaf holds no text of callers.
-    """
-    kind = fields["kind"]
-    if kind == Kind.DECIDED:
-        found: list[Spending] = []
-        if "idempotency_sha256" in fields:
-            found.append(("idempotency", fields["idempotency_sha256"]))
-        if "approval_id" in fields and fields["decision"] == "ALLOW":
-            found.append(("approval", fields["approval_id"]))
-        return tuple(found)
-    if kind == Kind.FINISHED:
-        return (("outcome", fields["trace_id"]),) if "of" in fields else ()
-    if kind in _SPENT_BY:
-        what, name = _SPENT_BY[kind]
-        return ((what, fields[name]),)
-    if kind == Kind.RELEASE_ASKED:
-        return (("release_ask", f"{fields['kill_id']}/{fields['principal']}"),)
-    if kind == Kind.DRAINED:
-        return (("receipt", f"{fields['kill_id']}/{'complete' if fields['drained'] else 'except'}"),)
-    if kind == Kind.PRUNED:
-        return (("prune", f"{fields.get('tenant', '')}/{fields['session']}/{fields['through']}"),)
-    if kind == Kind.GONE:
-        return (("gone", f"{fields['of']}/{fields['why']}"),)
-    return _said_once(fields)
-
-
-def _approval_spendings(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
-    """Of people who answer at once each has a place of their own, and one completes it. What is closed can be neither
-    answered nor used any more. Logs of before schema version 6 say neither `closes` nor `ordinal`."""
-    of = fields["approval_id"]
-    if fields["kind"] == Kind.APPROVAL_CLOSED:
-        if "closes" not in fields:
-            return ()
-        return (("verdict", of), ("approval", of)) if fields["closes"] == "pending" else (("approval", of),)
-    if "ordinal" not in fields:  # a no
-        return (("verdict", of),)
-    votes = (("vote", f"{of}/{fields['principal']}"), ("vote", f"{of}#{fields['ordinal']}"))
-    return (*votes, ("verdict", of)) if fields["ordinal"] >= fields["quorum"] else votes
-
-
-def _said_once(fields: Mapping[str, Any]) -> tuple[Spending, ...]:
-    """Of all members that see a tool for the first time, or changed, one says so."""
-    if fields["kind"] in (Kind.APPROVAL_DECIDED, Kind.APPROVAL_CLOSED):
-        return _approval_spendings(fields)
-    if fields["kind"] == Kind.TOOL_QUARANTINED:
-        return (("quarantine", f"{fields['accepted']}/{fields['found']}"),)
-    if fields["kind"] == Kind.TOOL_ACCEPTED and fields["trust"] != "operator":
-        return (("first_use", f"{fields['server']}/{fields['of_tool']}"),)
-    return ()
 
 
 def effects(
@@ -162,7 +39,8 @@ def effects(
                 receipt["drained"] = 1
             yield Change("kills", (fields["kill_id"],), receipt)
         case Kind.ACKED:
-            yield _acked(fields, index)
+            names = ("member", "position", "cancelled", "finished", "unknown", "took_us", "at")
+            yield Put("acks", {name: fields[name] for name in names} | {"idx": index})
         case Kind.RELEASE_ASKED:
             asked: Row = {"kill_id": fields["kill_id"], "person": fields["principal"], "at": fields["at"], "idx": index}
             yield Put("release_asks", asked)
@@ -194,15 +72,6 @@ def _membership(fields: Mapping[str, Any], index: int) -> Effect:
             return Change("members", (fields["of"],), {_STANDING[fields["why"]]: index})
         case _:
             return Change("members", (leaver(fields),), {"left_idx": index})
-
-
-def presence(row: Mapping[str, Any]) -> Presence:
-    """What a row of `members` says of that member."""
-    if row["left_idx"] is not None:
-        return Presence.LEFT
-    if row["attested_idx"] is not None:
-        return Presence.ATTESTED
-    return Presence.GONE if row["gone_idx"] is not None else Presence.HERE
 
 
 def leaver(fields: Mapping[str, Any]) -> str:
@@ -338,32 +207,6 @@ def _pinned(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterat
     yield Change("pins", of, {"name": fields["tool"], **now}, states)
 
 
-def kill_from_row(row: Mapping[str, Any]) -> Kill:
-    """A kill from its derived row."""
-    expires_at = row["expires_at"]
-    return Kill(
-        id=KillId(row["id"]),
-        scope=Scope(row["scope"]),
-        tenant=row["tenant"],
-        target=row["target"],
-        reason=row["reason"] or "",
-        actor=row["actor"],
-        since=datetime.fromisoformat(row["since"]),
-        expires_at=None if expires_at is None else datetime.fromisoformat(expires_at),
-        position=row["position"],
-    )
-
-
-def kill_change_from_row(row: Mapping[str, Any]) -> KillChange:
-    """A kill and its release, from its derived row."""
-    return KillChange(kill_from_row(row), row["released_position"])
-
-
-def _acked(fields: Mapping[str, Any], index: int) -> Put:
-    names = ("member", "position", "cancelled", "finished", "unknown", "took_us", "at")
-    return Put("acks", {name: fields[name] for name in names} | {"idx": index})
-
-
 def _requested(fields: Mapping[str, Any], index: int, position: int, projected: Mapping[str, Any] | None) -> Put:
     return Put(
         "approvals",
@@ -423,29 +266,3 @@ def _closed(fields: Mapping[str, Any]) -> Change:
     columns: Row = {"state": fields["state"], "sealed": None}
     columns |= {"why": fields.get("why"), "edited_to": fields.get("edited_to")}
     return Change("approvals", (fields["approval_id"],), columns, ("pending", "approved", "denied"))
-
-
-class Tables:
-    """The derived tables in memory, for deriving them again."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, dict[tuple[Value, ...], Row]] = {name: {} for name in KEYS}
-
-    def apply(self, effects: Iterable[Effect]) -> None:
-        for effect in effects:
-            table = self.rows[effect.table]
-            if isinstance(effect, Drop):
-                self.rows[effect.table] = {
-                    key: row for key, row in table.items() if cast(int, row["idx"]) > effect.through
-                }
-                continue
-            if isinstance(effect, Put):
-                table.setdefault(key_of(effect.table, effect.row), effect.row)
-                continue
-            row = table.get(effect.key)
-            if row is not None and (not effect.states or row["state"] in effect.states):
-                row.update(effect.columns)
-
-
-def key_of(table: str, row: Mapping[str, Value]) -> tuple[Value, ...]:
-    return tuple(row[name] for name in KEYS[table])

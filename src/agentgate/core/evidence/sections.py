@@ -1,24 +1,16 @@
 """What an evidence pack says, section by section: each follows from the records alone, so that it can be made again.
 
-The first six sections are the ones that AgentGate v0.2's readers know; `core/evidence.py` puts them together and signs.
+The first six sections are the ones that AgentGate v0.2's readers know; `pack.py` puts them together and signs.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any, Final
 
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, Record
-
-RAPID_CALLS: Final = 10
-RAPID_WINDOW_S: Final = 1.0
-STUBBORN_REFUSALS: Final = 5
-"""So many refusals of one tool in a row are worth a look."""
 
 Entry = Mapping[str, Any]
 OF_KILLS: Final = frozenset({Kind.KILLED, Kind.DRAINED, Kind.RELEASE_ASKED, Kind.RELEASED})
@@ -37,9 +29,6 @@ def outcomes(records: Iterable[Record]) -> dict[str, Record]:
             if trace_id not in found or record.fields["reason_code"] != ReasonCode.OUTCOME_UNRECORDED:
                 found[trace_id] = record
     return found
-
-
-# --- the timeline -----------------------------------------------------------------------------------------
 
 
 def timeline(records: Sequence[Record]) -> list[dict[str, Any]]:
@@ -95,9 +84,6 @@ def _end(finished: Record) -> dict[str, Any]:
         "outcome_event_id": fields["id"],
         **{name: fields.get(name) for name in _OF_ENDS},
     }
-
-
-# --- the summary ------------------------------------------------------------------------------------------
 
 
 def summary(records: Sequence[Record], calls: Sequence[Entry]) -> dict[str, Any]:
@@ -213,9 +199,6 @@ def _prune(record: Record) -> dict[str, Any]:
     return _act(record) | {name: record.fields.get(name) for name in ("session", "why", "bodies", "through")}
 
 
-# --- policy and writes ------------------------------------------------------------------------------------
-
-
 def policy_analysis(calls: Sequence[Entry]) -> dict[str, Any]:
     rules: dict[str, dict[str, Any]] = {}
     for entry in calls:
@@ -229,95 +212,13 @@ def policy_analysis(calls: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
+_OF_WRITES: Final = ("event_id", "timestamp", "session_id", "agent_id", "tool_name", "outcome", "approved_by")
+
+
 def write_action_log(calls: Iterable[Entry]) -> list[dict[str, Any]]:
     """Writes that went out: whatever their end, their effect may stand."""
     return [
-        {
-            "event_id": entry["event_id"],
-            "timestamp": entry["timestamp"],
-            "session_id": entry["session_id"],
-            "agent_id": entry["agent_id"],
-            "tool_name": entry["tool_name"],
-            "reversible": False,
-            "pre_state_ref": None,
-            "outcome": entry["outcome"],
-            "approved_by": entry["approved_by"],
-        }
+        {name: entry[name] for name in _OF_WRITES} | {"reversible": False, "pre_state_ref": None}
         for entry in calls
         if entry["is_write_action"] and entry["decision"] == "ALLOW" and entry["outcome"] != Outcome.NOT_SENT
     ]
-
-
-# --- anomalies --------------------------------------------------------------------------------------------
-
-
-def anomalies(calls: Sequence[Entry]) -> list[dict[str, Any]]:
-    """What somebody should look at. Found within each session: others' calls make no burst of one's own."""
-    by_session: dict[Any, list[Entry]] = defaultdict(list)
-    for entry in calls:
-        by_session[entry["tenant"], entry["session_id"]].append(entry)
-    found: list[dict[str, Any]] = []
-    for own in by_session.values():
-        for finder in (_rapid_fire, _denied_after_approval, _stubborn, _foreign, _policy_changed):
-            found += finder(own)
-    return found + list(_effects_unknown(calls))
-
-
-def _anomaly(kind: str, description: str, entries: Iterable[Entry]) -> dict[str, Any]:
-    return {"type": kind, "description": description, "event_ids": [entry["event_id"] for entry in entries]}
-
-
-def _rapid_fire(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
-    times = [datetime.fromisoformat(entry["timestamp"]).timestamp() for entry in calls]
-    start = 0
-    while start + RAPID_CALLS <= len(times):
-        end = start + RAPID_CALLS
-        if times[end - 1] - times[start] > RAPID_WINDOW_S:
-            start += 1
-            continue
-        while end < len(times) and times[end] - times[end - RAPID_CALLS + 1] <= RAPID_WINDOW_S:
-            end += 1
-        text = f"{end - start} calls, {RAPID_CALLS} or more of them within {RAPID_WINDOW_S:g} s"
-        yield _anomaly("rapid_fire", text, calls[start:end])
-        start = end
-
-
-def _denied_after_approval(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
-    approved: set[str] = set()
-    for entry in calls:
-        tool = entry["tool_name"]
-        if entry["approved_by"] is not None and entry["decision"] == "ALLOW":
-            approved.add(tool)
-        elif entry["decision"] == "DENY" and tool in approved:
-            yield _anomaly("denied_after_approval", f"{tool} was refused after an approved call of it", [entry])
-
-
-def _stubborn(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
-    """One tool asked for again and again although it is refused."""
-    for (decision, tool), alike in groupby(calls, key=itemgetter("decision", "tool_name")):
-        run = list(alike)
-        if decision == "DENY" and len(run) >= STUBBORN_REFUSALS:
-            yield _anomaly("refused_repeatedly", f"{tool} was refused {len(run)} times in a row", run)
-
-
-def _foreign(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
-    tried = [entry for entry in calls if entry["reason_code"] == ReasonCode.FOREIGN_SESSION]
-    if tried:
-        who = ", ".join(sorted({entry["agent_id"] for entry in tried}))
-        yield _anomaly("foreign_session", f"{who} tried to use a session of somebody else", tried)
-
-
-def _policy_changed(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
-    known: str | None = None
-    for entry in calls:
-        revision = entry["policy_version"]
-        if revision and known and revision != known:
-            yield _anomaly("policy_changed", "another policy revision decided from here on", [entry])
-        known = revision or known
-
-
-def _effects_unknown(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
-    unknown = [e for e in calls if e["outcome"] in (Outcome.UNKNOWN, Outcome.CANCELLED, "open")]
-    if unknown:
-        text = f"{len(unknown)} calls ended without a known upstream effect"
-        yield _anomaly("effect_unknown", text, unknown)

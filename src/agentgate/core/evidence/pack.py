@@ -8,66 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from agentgate.core import base64_text, sections
-from agentgate.core.containment import Scope as KillScope
-from agentgate.core.containment import flag, flags_of
+from agentgate.core import base64_text
 from agentgate.core.event import Kind, Record
+from agentgate.core.evidence import sections
+from agentgate.core.evidence.anomalies import anomalies
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.note import checkpoint_of
-from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical
 
 PACK_VERSION: Final = "1.2.0"
-SECTIONS: Final = (
-    "metadata",
-    "summary",
-    "timeline",
-    "policy_analysis",
-    "write_action_log",
-    "anomalies",
-    "integrity",
-)
+SECTIONS: Final = ("metadata", "summary", "timeline", "policy_analysis", "write_action_log", "anomalies", "integrity")
 HMAC_ALGORITHM: Final = "hmac-sha256"
 ENVELOPE: Final = "dsse"
 CHECKPOINT: Final = "checkpoint"
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """What a pack is of: a session, an agent's sessions, or a whole tenant; each within times, if they are given.
-
-    Times are RFC 3339 with microseconds and a `Z`; `until` is exclusive. Clocks of members differ a little, so a pack
-    holds *all* events of the scope from the first to the last index that `query` finds: then a session's numbers run
-    without a gap in it, and one that is missing shows.
-    """
-
-    tenant: str
-    session: str | None = None
-    agent: str | None = None
-    since: str | None = None
-    until: str | None = None
-
-    @property
-    def told(self) -> dict[str, str]:
-        """What is given of it, by name."""
-        names = ("tenant", "session", "agent", "since", "until")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
-
-    @property
-    def query(self) -> Query:
-        """Finds the scope's own events, of an agent's more than these: `owns` tells."""
-        return Query(tenant=self.tenant, session=self.session, since=self.since, until=self.until)
-
-    def owns(self, record: Record, sessions_of_agent: frozenset[str]) -> bool:
-        """Whether an event that `query` found is in the scope. `sessions_of_agent` are those that the agent opened."""
-        if self.agent is None:
-            return True
-        fields = record.fields
-        return fields.get("principal") == self.agent or fields.get("session") in sessions_of_agent
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,96 +54,6 @@ class Pack:
         return canonical({**self.body, "integrity": {**self.body["integrity"], "signature": self.signature}})
 
 
-# --- what belongs in --------------------------------------------------------------------------------------
-
-WIDER: Final = frozenset({*sections.OF_KILLS, *sections.OF_HOLDS, *sections.OF_TOOLS, Kind.EXPORTED})
-"""Kinds of events that concern a scope without being in its sessions."""
-
-
-def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> list[Record]:
-    """Of events of `WIDER` kinds, those that concern the scope: kills over its calls, holds on it, its exports, and
-    what was said of the tools that it called.
-
-    A kill concerns whoever it covered while it was in force, whether or not it cut anything.
-    """
-    known = {record.fields["id"] for record in own}
-    covers, tools = _covering(scope, own), called(own)
-    last = max((record.fields["at"] for record in own), default="")
-    chosen: dict[str, bool] = {}
-    kept: list[Record] = []
-    for record in wider:
-        fields = record.fields
-        if fields["id"] in known or (scope.until is not None and fields["at"] >= scope.until):
-            continue
-        if record.kind in sections.OF_KILLS:
-            if record.kind is Kind.KILLED:
-                chosen[fields["kill_id"]] = covers(fields) and (scope.session is None or fields["at"] <= last)
-            if chosen.get(fields["kill_id"]):
-                kept.append(record)
-        elif record.kind in sections.OF_TOOLS:
-            if fields["tool"] in tools and fields["at"] <= last:
-                kept.append(record)
-        elif _is_about(scope, fields):
-            kept.append(record)
-    return _without_finished_kills(scope, own, kept)
-
-
-def called(own: Iterable[Record]) -> frozenset[str]:
-    """The names of the tools that were asked for."""
-    return frozenset(record.fields["tool"] for record in own if record.kind is Kind.DECIDED)
-
-
-def _covering(scope: Scope, own: Sequence[Record]) -> Callable[[Mapping[str, Any]], bool]:
-    """Whether a kill's flag covers one of the calls, or what the scope itself is of."""
-    flags: set[str] = set()
-    for record in own:
-        if record.kind is Kind.DECIDED:
-            fields = record.fields
-            flags.update(
-                flags_of(
-                    tenant=scope.tenant,
-                    tool=fields["tool"],
-                    server=fields.get("server", ""),
-                    agent=_name(fields["principal"]),
-                    session=fields.get("session", ""),
-                )
-            )
-    if scope.session is not None:
-        flags.add(flag(KillScope.SESSION, scope.tenant, scope.session))
-    if scope.agent is not None:
-        flags.add(flag(KillScope.AGENT, scope.tenant, _name(scope.agent)))
-
-    def covers(fields: Mapping[str, Any]) -> bool:
-        return flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
-
-    return covers
-
-
-def _name(principal: str) -> str:
-    """What a kill calls an agent: its id without the kind."""
-    return principal.partition(":")[2]
-
-
-def _without_finished_kills(scope: Scope, own: Sequence[Record], kept: list[Record]) -> list[Record]:
-    """Drops wider kills that were over before the scope's first event."""
-    first = scope.since or min((record.fields["at"] for record in own), default="")
-    released = {r.fields["kill_id"]: r.fields["at"] for r in kept if r.kind is Kind.RELEASED}
-    return [r for r in kept if released.get(r.fields.get("kill_id", ""), first) >= first]
-
-
-def _is_about(scope: Scope, fields: Mapping[str, Any]) -> bool:
-    """Whether a hold or an export names what the scope is of. A hold over all tenants is no tenant's affair: why it was
-    given may be another's."""
-    if fields.get("tenant", "") != scope.tenant:
-        return False
-    if scope.session is not None:
-        return fields.get("of_session") in (scope.session, "")
-    return scope.agent is None or fields.get("of_agent") == scope.agent or fields.get("of_session") == ""
-
-
-# --- building ---------------------------------------------------------------------------------------------
-
-
 def build(about: About, records: Sequence[Record], checkpoint: bytes | None = None) -> dict[str, Any]:
     """The unsigned body. `records` are the scope's own and the wider ones that concern it, in log order;
     `checkpoint` is the log's signed one."""
@@ -196,7 +64,7 @@ def build(about: About, records: Sequence[Record], checkpoint: bytes | None = No
         "timeline": calls,
         "policy_analysis": sections.policy_analysis(calls),
         "write_action_log": sections.write_action_log(calls),
-        "anomalies": sections.anomalies(calls),
+        "anomalies": anomalies(calls),
         "integrity": _integrity(records, checkpoint),
     }
 
@@ -236,17 +104,13 @@ def _integrity(records: Sequence[Record], checkpoint: bytes | None) -> dict[str,
     ]
     return {
         "event_count": len(records),
-        "hash": _hash(events),
+        # in order: it covers every field of every event, not just their names
+        "hash": hashlib.sha256(b"".join(bytes.fromhex(event["leaf_hash"]) for event in events)).hexdigest(),
         "hash_algorithm": "sha256",
         "events": events,
         "checkpoint": _checkpoint(checkpoint),
         "signed_by": [],
     }
-
-
-def _hash(events: Iterable[Mapping[str, Any]]) -> str:
-    """SHA-256 over the leaf hashes in order: it covers every field of every event, not just their names."""
-    return hashlib.sha256(b"".join(bytes.fromhex(event["leaf_hash"]) for event in events)).hexdigest()
 
 
 def _checkpoint(note: bytes | None) -> dict[str, Any] | None:
@@ -255,9 +119,6 @@ def _checkpoint(note: bytes | None) -> dict[str, Any] | None:
     found = checkpoint_of(note)
     root = base64_text.encoded(found.root)
     return {"origin": found.origin, "size": found.size, "root": root, "note": note.decode()}
-
-
-# --- signing ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,20 +161,17 @@ def seal(body: Mapping[str, Any], seals: Seals, *, signed_at: str) -> Pack:
     return Pack(body, raw, signature)
 
 
-def _each(count: int) -> str:
-    return "The one event is" if count == 1 else f"Each of the {count:,} events is"
-
-
 def proves(integrity: Mapping[str, Any]) -> list[dict[str, str]]:
     """What is proven, by what, and whom it convinces: no more than that."""
     count = integrity["event_count"]
     signed_by = integrity["signed_by"]
     found = []
     if CHECKPOINT in signed_by and count:
+        each = "The one event is" if count == 1 else f"Each of the {count:,} events is"
         size = integrity["checkpoint"]["size"]
         found.append(
             {
-                "claim": f"{_each(count)} in the log of {size} events that the checkpoint signs, "
+                "claim": f"{each} in the log of {size} events that the checkpoint signs, "
                 "unaltered and at the index that is given.",
                 "by": "one RFC 6962 inclusion proof for each event, and the log's Ed25519 signature on the checkpoint",
                 "convinces": "whoever knows the log's public key; that the log was not forked, whoever also holds an "

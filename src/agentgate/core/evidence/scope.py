@@ -1,0 +1,128 @@
+"""What an evidence pack is of, and which events belong in: the scope's own, and the wider ones that concern it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from agentgate.core.containment import Scope as KillScope
+from agentgate.core.containment import flag, flags_of
+from agentgate.core.event import Kind, Record
+from agentgate.core.evidence.sections import OF_HOLDS, OF_KILLS, OF_TOOLS
+from agentgate.core.query import Query
+
+WIDER: Final = frozenset({*OF_KILLS, *OF_HOLDS, *OF_TOOLS, Kind.EXPORTED})
+"""Kinds of events that concern a scope without being in its sessions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What a pack is of: a session, an agent's sessions, or a whole tenant; each within times, if they are given.
+
+    Times are RFC 3339 with microseconds and a `Z`; `until` is exclusive. Clocks of members differ a little, so a pack
+    holds *all* events of the scope from the first to the last index that `query` finds: then a session's numbers run
+    without a gap in it, and one that is missing shows.
+    """
+
+    tenant: str
+    session: str | None = None
+    agent: str | None = None
+    since: str | None = None
+    until: str | None = None
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What is given of it, by name."""
+        names = ("tenant", "session", "agent", "since", "until")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    @property
+    def query(self) -> Query:
+        """Finds the scope's own events, of an agent's more than these: `owns` tells."""
+        return Query(tenant=self.tenant, session=self.session, since=self.since, until=self.until)
+
+    def owns(self, record: Record, sessions_of_agent: frozenset[str]) -> bool:
+        """Whether an event that `query` found is in the scope. `sessions_of_agent` are those that the agent opened."""
+        if self.agent is None:
+            return True
+        fields = record.fields
+        return fields.get("principal") == self.agent or fields.get("session") in sessions_of_agent
+
+
+def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> list[Record]:
+    """Of events of `WIDER` kinds, those that concern the scope: kills over its calls, holds on it, its exports, and
+    what was said of the tools that it called.
+
+    A kill concerns whoever it covered while it was in force, whether or not it cut anything.
+    """
+    known = {record.fields["id"] for record in own}
+    flags, tools = _flags(scope, own), called(own)
+    last = max((record.fields["at"] for record in own), default="")
+    chosen: dict[str, bool] = {}
+    kept: list[Record] = []
+    for record in wider:
+        fields = record.fields
+        if fields["id"] in known or (scope.until is not None and fields["at"] >= scope.until):
+            continue
+        if record.kind in OF_KILLS:
+            if record.kind is Kind.KILLED:
+                covers = flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
+                chosen[fields["kill_id"]] = covers and (scope.session is None or fields["at"] <= last)
+            if chosen.get(fields["kill_id"]):
+                kept.append(record)
+        elif record.kind in OF_TOOLS:
+            if fields["tool"] in tools and fields["at"] <= last:
+                kept.append(record)
+        elif _is_about(scope, fields):
+            kept.append(record)
+    return _without_finished_kills(scope, own, kept)
+
+
+def called(own: Iterable[Record]) -> frozenset[str]:
+    """The names of the tools that were asked for."""
+    return frozenset(record.fields["tool"] for record in own if record.kind is Kind.DECIDED)
+
+
+def _flags(scope: Scope, own: Sequence[Record]) -> set[str]:
+    """Of all kills that would cover one of the calls, or what the scope itself is of."""
+    flags: set[str] = set()
+    for record in own:
+        if record.kind is Kind.DECIDED:
+            fields = record.fields
+            flags.update(
+                flags_of(
+                    tenant=scope.tenant,
+                    tool=fields["tool"],
+                    server=fields.get("server", ""),
+                    agent=_name(fields["principal"]),
+                    session=fields.get("session", ""),
+                )
+            )
+    if scope.session is not None:
+        flags.add(flag(KillScope.SESSION, scope.tenant, scope.session))
+    if scope.agent is not None:
+        flags.add(flag(KillScope.AGENT, scope.tenant, _name(scope.agent)))
+    return flags
+
+
+def _name(principal: str) -> str:
+    """What a kill calls an agent: its id without the kind."""
+    return principal.partition(":")[2]
+
+
+def _without_finished_kills(scope: Scope, own: Sequence[Record], kept: list[Record]) -> list[Record]:
+    """Drops wider kills that were over before the scope's first event."""
+    first = scope.since or min((record.fields["at"] for record in own), default="")
+    released = {r.fields["kill_id"]: r.fields["at"] for r in kept if r.kind is Kind.RELEASED}
+    return [r for r in kept if released.get(r.fields.get("kill_id", ""), first) >= first]
+
+
+def _is_about(scope: Scope, fields: Mapping[str, Any]) -> bool:
+    """Whether a hold or an export names what the scope is of. A hold over all tenants is no tenant's affair: why it was
+    given may be another's."""
+    if fields.get("tenant", "") != scope.tenant:
+        return False
+    if scope.session is not None:
+        return fields.get("of_session") in (scope.session, "")
+    return scope.agent is None or fields.get("of_agent") == scope.agent or fields.get("of_session") == ""
