@@ -59,6 +59,7 @@ from agentgate.pipeline.drains import Drains
 from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.evidence import EvidenceDesk, Seal
 from agentgate.pipeline.evidence import Rules as PackRules
+from agentgate.pipeline.flights import IsOver
 from agentgate.pipeline.gate import Gate
 from agentgate.pipeline.keys import KeyBook
 from agentgate.pipeline.limits import RateLimits, Recount
@@ -68,7 +69,7 @@ from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.registry import Registry
-from agentgate.pipeline.replica import IsOver, Replica
+from agentgate.pipeline.replica import Replica
 from agentgate.pipeline.retention import Keeping, RetentionDesk
 from agentgate.pipeline.run import Runner
 from agentgate.pipeline.tree import TreeDesk

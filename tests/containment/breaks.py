@@ -13,7 +13,8 @@ from agentgate.core.containment import KillChanges, KillState, Presence, Progres
 from agentgate.core.decision import Behind, Decision, Grant, Receipt
 from agentgate.pipeline import drains, gate
 from agentgate.pipeline.acknowledge import Acknowledger
-from agentgate.pipeline.replica import Cutting, Replica
+from agentgate.pipeline.flights import Cutting
+from agentgate.pipeline.replica import Replica
 
 _EVERY_POSITION = 2**62
 

@@ -24,10 +24,11 @@ from agentgate.core.strict_json import parse
 from agentgate.pipeline import acknowledge
 from agentgate.pipeline.control import Books, Rules
 from agentgate.pipeline.drains import Drain
+from agentgate.pipeline.flights import Cutting
 from agentgate.pipeline.members import HEARTBEAT_S, PRESUMED_GONE_AFTER_S, Member, new_member
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder, new_trace_id
-from agentgate.pipeline.replica import LEASE_S, Cutting, Replica
+from agentgate.pipeline.replica import LEASE_S, Replica
 from agentgate.ports.containment import InFlight
 from tests.fakes import ADMIN, LOG_KEY, REDACTOR, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, given, until

@@ -17,7 +17,7 @@ from typing import Final, NamedTuple
 from agentgate.core.call import Call
 from agentgate.core.containment import flags_over
 from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
-from agentgate.pipeline.replica import IsOver
+from agentgate.pipeline.flights import IsOver
 from agentgate.ports.ambient import Clock
 from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
 from agentgate.ports.notices import Meter
