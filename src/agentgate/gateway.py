@@ -51,9 +51,10 @@ from agentgate.pipeline.answers import AnswerBook
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.audit import AuditDesk
+from agentgate.pipeline.books import Books
 from agentgate.pipeline.broker import Broker
 from agentgate.pipeline.circumstances import Circumstances
-from agentgate.pipeline.control import Books, Containment, Rules
+from agentgate.pipeline.control import Containment, Rules
 from agentgate.pipeline.deferred import DeferredDesk
 from agentgate.pipeline.drains import Drains
 from agentgate.pipeline.edits import EditDesk

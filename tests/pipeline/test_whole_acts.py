@@ -22,7 +22,8 @@ from agentgate.core.event import SALT_BYTES, Event, Kind, Outcome, make
 from agentgate.core.evidence import Scope as EvidenceScope
 from agentgate.core.strict_json import parse
 from agentgate.pipeline import acknowledge
-from agentgate.pipeline.control import Books, Rules
+from agentgate.pipeline.books import Books
+from agentgate.pipeline.control import Rules
 from agentgate.pipeline.drains import Drain
 from agentgate.pipeline.flights import Cutting
 from agentgate.pipeline.members import HEARTBEAT_S, PRESUMED_GONE_AFTER_S, Member, new_member

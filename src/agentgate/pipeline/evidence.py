@@ -23,7 +23,7 @@ from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
 from agentgate.core.sections import OF_TOOLS
 from agentgate.core.tiles import consistency_body, tlog_proof
-from agentgate.pipeline.control import Books
+from agentgate.pipeline.books import Books
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.tree import Proofs
 from agentgate.ports.ambient import Clock, Worker
