@@ -63,11 +63,12 @@ from agentgate.pipeline.evidence import Rules as PackRules
 from agentgate.pipeline.flights import IsOver
 from agentgate.pipeline.gate import Gate
 from agentgate.pipeline.keys import KeyBook
-from agentgate.pipeline.limits import RateLimits, Recount
+from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.recount import Recount
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.registry import Registry
 from agentgate.pipeline.replica import Replica
