@@ -28,8 +28,8 @@ from agentgate.edges.schemas import ID_PATTERN, Responses, answers
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
 from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.pipeline.approvals import MAX_REASON_CHARS
-from agentgate.pipeline.deferred import Elsewhere, Over, Underway
 from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.fates import Elsewhere, Over, Underway
 from agentgate.pipeline.gate import Gate
 from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import new_trace_id
