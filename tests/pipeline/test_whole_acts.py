@@ -132,7 +132,7 @@ async def test_a_kill_that_the_fast_path_does_not_take_is_told_to_it_as_soon_as_
     await house.killed()
     assert house.meter.counts["kill_state_unknown", ""] == 1
     house.admission.is_down = False
-    await house.membership.beat()
+    await house.beat()
     assert house.admission.state == house.replica.state
 
 
@@ -396,7 +396,7 @@ async def test_a_member_is_heard_again_and_again_until_it_is_stopped(house: Hous
 
 async def test_a_heartbeat_says_what_does_not_answer(house: House, caplog: pytest.LogCaptureFixture) -> None:
     house.log.is_down = house.admission.is_down = True
-    await house.membership.beat()
+    await house.beat()
     assert caplog.messages == [
         "the kill store lost kills or does not answer; calls are refused until it has them again",
         "kill state could not be put right, the next round tries again: told to fail",
@@ -416,10 +416,10 @@ async def test_open_calls_are_looked_for_only_after_somebody_went(house: House) 
     house.log.open_intents = counted  # type: ignore[method-assign]
     await _silent(house, 2)
     other = await house.another("m-3")
-    await house.membership.beat()
+    await house.beat()
     await other.stop()
     for _ in range(3):
-        await house.membership.beat()
+        await house.beat()
         await house.membership.close_left_behind()
     assert looks == 1
 
@@ -428,7 +428,7 @@ async def _silent(house: House, seconds: int, *, member: str = "m-2") -> None:
     house.log.is_shared = True
     house.log.append_now(make(_elsewhere(house).origin(), Kind.JOINED, {"of": member}))
     for _ in range(seconds):
-        await house.membership.beat()
+        await house.beat()
         house.clock.move(1)
 
 
@@ -527,8 +527,8 @@ async def test_ghosts_leave_the_display_as_soon_as_the_store_answers(house: Hous
     await heir.membership.join(["m-8", "m-9"])
     assert heir.admission.forgotten == []
     is_away = False
-    await heir.membership.beat()
-    await heir.membership.beat()
+    await heir.beat()
+    await heir.beat()
     assert heir.admission.forgotten == ["m-8", "m-9"]
 
 
