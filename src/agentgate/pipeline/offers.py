@@ -122,9 +122,6 @@ class Offer:
         return self.state in (State.OFFERED, State.QUARANTINED, State.MISSING)
 
 
-# --- what a server lists ----------------------------------------------------------------------------------
-
-
 def read_listing(listing: Listing, prefix: str) -> dict[str, Found]:
     """Every tool of a list by its name. Names that nobody could write are shown escaped."""
     found: dict[str, Found] = {}
@@ -162,9 +159,6 @@ def _flaw(tool: str, prefix: str, definition: Mapping[str, Any], size: int) -> s
     if not isinstance(definition.get("description", ""), str):
         return "its description is no text"
     return None
-
-
-# --- making tools -----------------------------------------------------------------------------------------
 
 
 class Workshop:
@@ -211,9 +205,6 @@ class Workshop:
                 options={"tool": pin.tool, "pin": pin.sha256, "definition": dict(pin.definition)},
             )
         return self._made[key]
-
-
-# --- what becomes of them ---------------------------------------------------------------------------------
 
 
 class Offers:
