@@ -7,7 +7,6 @@ is the authority; a fast path that does not answer delays nothing but display.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -158,8 +157,8 @@ class Containment:
 
     def in_force(self, viewer: Principal) -> list[Kill]:
         """Kills that the viewer may know of: those of its tenant and those of everybody."""
-        kills: Iterable[Kill] = self._replica.state.active.values()
-        return sorted((k for k in kills if not k.tenant or viewer.sees(k.tenant)), key=lambda k: k.position)
+        kills = (k for k in self._replica.state.active.values() if not k.tenant or viewer.sees(k.tenant))
+        return sorted(kills, key=lambda k: k.position)
 
     async def undrained(self) -> frozenset[str]:
         """The ids of kills in force that have not drained. Raises LogUnavailable."""

@@ -35,7 +35,6 @@ Form = Literal["json", "html", "pdf", "zip"]
 
 _KEPT_AT_ONCE: Final = 3
 """Packs that are made or on their way: each is in memory until its last byte is gone."""
-_ZIP: Final = "application/zip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +202,25 @@ class EvidenceDesk:
         if earlier_size is not None:
             hashes = await self._proofs.consistency(earlier_size, size)
             consistency[earlier_size] = consistency_body(earlier_size, hashes, found.note)
-        make = partial(_enclosures, records, proofs, consistency, found.note)
-        files = await self._worker.run(lambda: self._forms.bundle.files(pack, make()))
-        predicate = _predicate(pack, records)
+
+        def files_of_pack() -> dict[str, bytes]:
+            enclosures = Enclosures(
+                checkpoint=found.note,
+                leaves={record.index: record.leaf for record in records},
+                bodies={record.index: record.raw_body for record in records if record.raw_body is not None},
+                proofs={index: tlog_proof(index, hashes, found.note) for index, hashes in proofs.items()},
+                consistency=consistency,
+            )
+            return self._forms.bundle.files(pack, enclosures)
+
+        files = await self._worker.run(files_of_pack)
         try:
-            signed = await self._envelope(files, predicate)
+            signed = await self._envelope(files, _predicate(pack, records))
         except TimestampUnavailable as error:
             return Refused(ReasonCode.TIMESTAMP_UNAVAILABLE, str(error))
         whole = files | signed
         return Export(
-            media_type=_ZIP,
+            media_type="application/zip",
             extension="zip",
             pack_id=_sha256(pack.raw),
             events=len(records),
@@ -243,18 +251,6 @@ class EvidenceDesk:
         unsigned = Envelope(statement(digests, predicate), ())
         signature = Signature(self._key.key_id, self._seal.envelope.sign(unsigned.signed))
         return Envelope(unsigned.payload, (signature,))
-
-
-def _enclosures(
-    records: Sequence[Record], proofs: Mapping[int, Sequence[bytes]], consistency: Mapping[int, bytes], note: bytes
-) -> Enclosures:
-    return Enclosures(
-        checkpoint=note,
-        leaves={record.index: record.leaf for record in records},
-        bodies={record.index: record.raw_body for record in records if record.raw_body is not None},
-        proofs={index: tlog_proof(index, hashes, note) for index, hashes in proofs.items()},
-        consistency=consistency,
-    )
 
 
 def _predicate(pack: Pack, records: Sequence[Record]) -> dict[str, Any]:

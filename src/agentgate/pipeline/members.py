@@ -65,7 +65,6 @@ class Membership:
         clock: Clock,
         entropy: Entropy,
         presumed_gone_after_s: float = PRESUMED_GONE_AFTER_S,
-        interval_s: float = HEARTBEAT_S,
     ) -> None:
         self._log = log
         self._reader = reader
@@ -75,7 +74,7 @@ class Membership:
         self._clock = clock
         self._entropy = entropy
         self._presumed_gone_after_s = presumed_gone_after_s
-        self._interval_s = interval_s
+        self._interval_s = HEARTBEAT_S
         self._hearing = Hearing()
         self._ghosts: list[str] = []
         self._here: frozenset[str] = frozenset()

@@ -31,7 +31,6 @@ from agentgate.ports.upstreams import Listing, Schemas
 MAX_TOOLS: Final = 1_000
 """Of one server: what it lists beyond them is not read."""
 _MAX_SHOWN_CHARS: Final = 160
-_Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +216,7 @@ class Offers:
         self._workshop = workshop
 
     def sort(
-        self, pins: Mapping[_Key, Pin], found: Mapping[str, Mapping[str, Found]], seen: frozenset[str]
+        self, pins: Mapping[tuple[str, str], Pin], found: Mapping[str, Mapping[str, Found]], seen: frozenset[str]
     ) -> list[Offer]:
         """Every tool that was ever accepted or rejected, and every one that is listed. `seen`: the servers that have
         been heard since the start. What was accepted first has the name."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain, repeat
 from typing import Final
 
 from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
@@ -81,8 +82,7 @@ class Revocations:
 
     async def _revoke(self, alias: str, source: Bounded, issued: Issued, over_s: float) -> None:
         """Until it is done, or the credential has expired by itself."""
-        attempt = 0
-        while True:
+        for pause_s in chain(_RETRY_S, repeat(_RETRY_S[-1])):
             try:
                 await source.revoke(issued)
             except CredentialRefused as refused:
@@ -91,9 +91,7 @@ class Revocations:
             else:
                 self._count("credentials_revoked", alias)
                 return
-            wait_s = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
-            attempt += 1
-            if self._clock.boot_s() + wait_s >= over_s:
+            if self._clock.boot_s() + pause_s >= over_s:
                 logger.error("credential %s was not taken back; it expires by itself", alias)
                 return
-            await asyncio.sleep(wait_s)
+            await asyncio.sleep(pause_s)
