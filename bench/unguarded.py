@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from agentgate import app, starting
+from agentgate import opening, starting
 from agentgate.core.budget import Tally
 from agentgate.core.call import Call
 from agentgate.core.containment import FlagChange, KillState
@@ -60,5 +60,5 @@ def _make_admission(*_: Any, **__: Any) -> Unguarded:
 
 
 if __name__ == "__main__":
-    app.make_admission = _make_admission
+    opening.make_admission = _make_admission
     starting.cli()

@@ -42,17 +42,17 @@ ROOMS = {
     "credentials": room("core ports pipeline adapters settings"),
     "logs": room("core ports adapters settings", "*"),
     "kinds": room("core ports pipeline adapters settings toolservers credentials", "*"),
-    "evidence": room("core ports pipeline adapters settings logs", "cryptography"),
     "notices": room("core ports pipeline adapters settings logs"),
-    "identity": room("core ports adapters edges settings", "cryptography"),
+    "identity": room("core ports pipeline adapters edges settings keyfile kinds", "cryptography"),
+    "evidence": room("core ports pipeline adapters settings logs", "cryptography"),
+    "opening": room("core ports pipeline adapters settings kinds logs credentials"),
     "health": room("core ports pipeline adapters kinds logs"),
     "gateway": room(
-        "health core ports pipeline adapters edges settings keyfile identity toolservers kinds evidence logs notices",
-        "*",
+        "health core ports pipeline adapters edges settings identity evidence toolservers kinds notices opening"
     ),
-    "doors": room("ports adapters edges gateway"),
+    "doors": room("ports pipeline adapters edges kinds gateway"),
     "life": room("core pipeline adapters settings gateway"),
-    "app": room("core ports pipeline adapters edges settings kinds logs credentials gateway life doors", "*"),
+    "app": room("core ports pipeline adapters edges settings opening gateway life doors"),
     "whereabouts": room(),
     "offline": room("core pipeline adapters settings kinds evidence logs notices", "*"),
     "rulings": room("core ports pipeline adapters settings toolservers kinds"),
@@ -353,7 +353,7 @@ def test_a_breach_is_seen(rel: str, text: str) -> None:
         ("pipeline/x.py", "import asyncio\nfrom agentgate.ports import Log"),
         ("adapters/log/x.py", "import sqlalchemy\nfrom agentgate.adapters.log import _rows"),
         ("edges/x.py", "from fastapi import FastAPI\nfrom agentgate.pipeline.gate import Gate"),
-        ("app.py", "import redis\nfrom agentgate.edges import operator"),
+        ("kinds.py", "import redis\nfrom agentgate.adapters.log import sqlite"),
     ],
 )
 def test_what_a_room_may_import_passes(rel: str, text: str) -> None:

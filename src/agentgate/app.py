@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -11,19 +10,14 @@ from urllib.parse import urlsplit
 
 from agentgate import __version__, life
 from agentgate import settings as configuration
-from agentgate.adapters.ambient.slot import Slot
-from agentgate.adapters.ambient.system import SystemClock, SystemEntropy
-from agentgate.adapters.sealers.chacha import ChaChaSealer
-from agentgate.core.call import MemberId
+from agentgate.adapters.ambient.system import SystemEntropy
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
-from agentgate.credentials import make_broker
-from agentgate.doors import hot_routes
+from agentgate.doors import control_desks, hot_routes
 from agentgate.edges.framework import make_framework
 from agentgate.edges.mcp import PATH as MCP_PATH
 from agentgate.edges.wire import HotRoute, Mounted, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
-from agentgate.kinds import make_admission, make_engine, make_upstreams, open_private, workers_file
-from agentgate.logs import containment_id, make_log, make_log_signer
+from agentgate.opening import open_all
 from agentgate.pipeline.record import new_trace_id
 from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
@@ -38,46 +32,13 @@ async def running(config: Settings, *, upstreams: Mapping[str, Upstream] | None 
     Raises:
         AgentGateError: it cannot start; the text says why.
     """
-    clock = SystemClock()
-    open_private(config.data_dir)
     async with contextlib.AsyncExitStack() as stack:
-        signer = make_log_signer(config, anew=True)
-        slot = Slot.take(config.data_dir)
-        stack.callback(slot.release)  # the last thing: until then the log may still be written to
-        log = await make_log(config, signer)
-        stack.push_async_callback(log.aclose)
-        member = MemberId(secrets.token_hex(8))
-        slot.occupy(member)
-        admission = make_admission(config, log_id=containment_id(config, signer), member=member, clock=clock)
-        stack.push_async_callback(admission.aclose)
-        engine = make_engine(config)
-        stack.push_async_callback(engine.aclose)
-        broker = make_broker(config, clock)
-        stack.push_async_callback(broker.aclose)
-        ours = {**make_upstreams(config, broker), **(upstreams or {})}
-        for upstream in ours.values():
-            stack.push_async_callback(upstream.aclose)
-        gateway = Gateway(
-            config,
-            log=log,
-            admission=admission,
-            engine=engine,
-            sealer=ChaChaSealer.from_file(config.data_dir / "sealing.key"),
-            upstreams=ours,
-            broker=broker,
-            member=member,
-            clock=clock,
-            metrics=workers_file(config, f"{slot.number}.json"),
-        )
-
-        def rename(name: MemberId) -> None:
-            slot.occupy(name)
-            admission.rename(name)
-
-        gateway.membership.on_new_name = rename
-        with log.patient():
-            await life.begin(gateway, slot.predecessors if log.is_shared else None)
-        slot.settle()
+        opened = await open_all(config, stack, upstreams)
+        gateway = Gateway(config, opened)
+        gateway.membership.on_new_name = opened.rename
+        with opened.log.patient():
+            await life.begin(gateway, opened.slot.predecessors if opened.log.is_shared else None)
+        opened.slot.settle()
         stack.push_async_callback(life.end, gateway)
         async with life.alive(gateway):
             yield gateway
@@ -109,7 +70,7 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         try:
             async with running(config) as gateway:
                 startup.gateway = gateway
-                framework.state.desks = gateway.desks()
+                framework.state.desks = control_desks(gateway)
                 framework.state.health = gateway.health.look
                 framework.state.metrics = gateway.meter.render
                 framework.state.metrics_type = gateway.meter.content_type

@@ -1,4 +1,4 @@
-"""The parts that make evidence packs: settings in, their signers, forms, keys and time stamps out."""
+"""`evidence` of the configuration: the desk that makes packs, and their signers, forms, keys and time stamps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from agentgate import __version__
 from agentgate import settings as configuration
 from agentgate.adapters.evidence.bundle import Bundle
 from agentgate.adapters.evidence.html import HtmlPack
@@ -16,13 +17,47 @@ from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.logs import log_keys
-from agentgate.pipeline.evidence import Forms
+from agentgate.logs import LogStore, log_keys
+from agentgate.pipeline.books import Books
+from agentgate.pipeline.evidence import EvidenceDesk, Forms, Rules, Seal
+from agentgate.pipeline.record import Recorder
+from agentgate.ports.ambient import Clock, Worker
 from agentgate.ports.evidence import TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner
+from agentgate.ports.notices import Meter
 from agentgate.settings import Settings
 
 _SIGNERS: Final[Mapping[str, type[EcdsaSigner | Ed25519Signer]]] = {"ecdsa": EcdsaSigner, "ed25519": Ed25519Signer}
+
+
+def make_evidence(
+    config: Settings,
+    log: LogStore,
+    recorder: Recorder,
+    clock: Clock,
+    meter: Meter,
+    worker: Worker,
+    timestamps: TimestampAuthority | None,
+) -> EvidenceDesk:
+    """Raises UnsafeConfiguration."""
+    part, envelope, hmac = config.evidence, make_envelope_signer(config), make_hmac(config)
+    return EvidenceDesk(
+        reader=log,
+        tree=log,
+        books=Books(recorder),
+        clock=clock,
+        meter=meter,
+        worker=worker,
+        forms=make_forms(make_public_keys(config, PublicKey(envelope.spki)), hmac),
+        seal=Seal(
+            envelope,
+            hmac_key=part.signing_key.encode() if part.signing_key is not None else None,
+            hmac=hmac,
+            timestamps=timestamps,
+        ),
+        generator=f"AgentGate v{__version__}",
+        rules=Rules(max_events=part.max_events, needs_timestamp=part.timestamp_required),
+    )
 
 
 def make_envelope_signer(config: Settings) -> EnvelopeSigner:

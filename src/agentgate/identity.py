@@ -1,8 +1,9 @@
-"""Whose access tokens and certificates are taken: `auth` in, what the doors ask out."""
+"""Whose keys, access tokens and certificates are taken: `auth` in, what the doors ask out."""
 
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -13,20 +14,54 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
+from agentgate import keyfile
 from agentgate import settings as configuration
 from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.core.call import KnownKey, PrincipalKind
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.hosts import is_loopback
 from agentgate.core.signature import SignatureKey, is_anybodys
-from agentgate.edges.caller import AccessTokens
+from agentgate.edges.caller import AccessTokens, Keyring
 from agentgate.edges.resource import PATH, ProtectedResource
+from agentgate.kinds import admin_key
+from agentgate.pipeline.keys import KeyBook
+from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock
 from agentgate.ports.identity import CertificateReader, TokenVerifier
 from agentgate.settings import Certificate, EnvRef, FileRef, Key, OAuth, Settings, Signature
 
 if TYPE_CHECKING:
     from agentgate.adapters.tokens._whom import Whom
+
+logger = logging.getLogger("agentgate")
+
+
+class Keys:
+    """The keys that are configured and those of the key file, as they are from one look to the next."""
+
+    def __init__(self, config: Settings, recorder: Recorder, clock: Clock, meter: PrometheusMeter) -> None:
+        """Raises UnsafeConfiguration: they cannot be read."""
+        self.ring = Keyring((), admin_key=admin_key(config), now=clock.now)
+        self.book = KeyBook(recorder)
+        self._meter = meter
+        self._followed = keyfile.FollowedKeys(keyfile.key_file(config.data_dir), config.auth.keys)
+        self.read()
+        if self._followed.trouble is not None:
+            raise UnsafeConfiguration(self._followed.trouble)
+
+    def read(self) -> None:
+        """Take over what has changed among them."""
+        told = self._followed.trouble
+        keys = self._followed.look()
+        trouble = self._followed.trouble
+        if keys is not None:
+            known = known_keys(keys)
+            self.ring.replace(known, is_whole=trouble is None)
+            if trouble is None:  # the keys of a file that cannot be read are still given to whom they were
+                self.book.take(known, self._followed.version)
+            if trouble != told:
+                logger.error("the key file: %s", f"{trouble}; the keys in it are refused" if trouble else "whole again")
+        self._meter.health("key_file", is_well=trouble is None)
 
 
 def known_keys(keys: Iterable[Key]) -> tuple[KnownKey, ...]:

@@ -16,7 +16,7 @@ from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced
 from agentgate.gateway import Gateway
-from agentgate.pipeline.control import Books
+from agentgate.pipeline.books import Books
 
 logger = logging.getLogger("agentgate")
 
@@ -113,14 +113,14 @@ async def _look_after(gateway: Gateway) -> None:
         gateway.meter.webhooks_wait(gateway.notices.lags())
         gateway.meter.publish()
         with contextlib.suppress(LogUnavailable):  # the next round tries again
-            await gateway.key_book.tell()
+            await gateway.keys.book.tell()
 
 
 async def _follow_keys(gateway: Gateway) -> None:
     """Once a second, until cancelled; by itself: a disabled key must not live on because a log does not answer."""
     while True:
         await asyncio.sleep(1)
-        gateway.read_keys()
+        gateway.keys.read()
 
 
 async def _keep_policy(gateway: Gateway) -> None:

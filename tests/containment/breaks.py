@@ -14,7 +14,8 @@ from agentgate.core.decision import Behind, Decision, Grant, Receipt
 from agentgate.core.members import Presence, Progress
 from agentgate.pipeline import drains, gate
 from agentgate.pipeline.acknowledge import Acknowledger
-from agentgate.pipeline.replica import Cutting, Replica
+from agentgate.pipeline.flights import Cutting
+from agentgate.pipeline.replica import Replica
 
 _EVERY_POSITION = 2**62
 

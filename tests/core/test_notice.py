@@ -18,7 +18,6 @@ from agentgate.core.notice import (
     wanted,
     with_call,
 )
-from agentgate.pipeline import limits
 
 
 def record(kind: Kind, body: Any = None, index: int = 7, **fields: Any) -> Record:
@@ -243,7 +242,3 @@ def test_patterns_name_kinds_and_families() -> None:
     assert sources(("kill_switch.*",)) == (Kind.KILLED, Kind.RELEASED)
     assert sources(UNLOGGED) == ()
     assert Kind.DECIDED not in sources(("approval.requested",)), "who wants no decisions need not read them"
-
-
-def test_the_rule_of_an_alert_is_the_one_that_limits_write() -> None:
-    assert limits.ALERT_RULE == ALERT_RULE

@@ -48,7 +48,7 @@ async def test_a_clock_that_is_set_changes_nothing_for_calls_and_kills(house: Ho
     drain = await killed(house)
     running = await house.running(session="s-2")
     set_by(house.clock, by_s)
-    await house.membership.beat()
+    await house.beat()
     await house.upkeep.tick()
     assert drain.kill.id in house.replica.state.active
     assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILLED
@@ -128,7 +128,7 @@ async def test_members_whose_clocks_differ_drain_kills_and_give_nobody_up(house:
     for _ in range(5):
         for one in (house, ahead):
             one.clock.move(1)
-            await one.membership.beat()
+            await one.beat()
     drain = await killed(house)
     assert drain.is_drained
     assert set(drain.acks) == {"m-1", "m-2"}

@@ -183,6 +183,11 @@ class House:
         await other.membership.join(())
         return other
 
+    async def beat(self) -> None:
+        """One heartbeat: the fast path's position, the log's kills, the other members."""
+        for hear in (self.membership._hear_store, self.membership._hear_kills, self.membership._hear_others):
+            await hear()
+
     async def stop(self) -> None:
         """The end of the process, in the order of the composition root."""
         await self.runner.write_unrecorded()

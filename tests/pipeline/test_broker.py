@@ -14,6 +14,7 @@ from agentgate.core.call import Call
 from agentgate.core.containment import flags_over
 from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
 from agentgate.pipeline import broker as module
+from agentgate.pipeline import sources
 from agentgate.pipeline.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
 from agentgate.ports.upstreams import Credential
@@ -295,7 +296,7 @@ async def test_a_kill_while_it_is_asked_for_takes_it_back_as_it_arrives(world: W
 async def test_taking_back_is_not_waited_for_and_is_tried_until_it_is_done(
     world: World, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_RETRY_S", (0.0,))
+    monkeypatch.setattr(sources, "_RETRY_S", (0.0,))
     world.issuer.failures = 3
     await world.get(a_call())
     with caplog.at_level(logging.ERROR):
@@ -312,8 +313,8 @@ async def test_taking_back_is_not_waited_for_and_is_tried_until_it_is_done(
 async def test_an_attempt_to_take_back_that_hangs_is_followed_by_another(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_REVOCATION_S", 0.01)
-    monkeypatch.setattr(module, "_RETRY_S", (0.0,))
+    monkeypatch.setattr(sources, "_REVOCATION_S", 0.01)
+    monkeypatch.setattr(sources, "_RETRY_S", (0.0,))
     attempts = []
 
     async def hanging(issued: Issued) -> None:
@@ -323,7 +324,7 @@ async def test_an_attempt_to_take_back_that_hangs_is_followed_by_another(
     monkeypatch.setattr(world.issuer, "revoke", hanging)
     await world.get(a_call())
     world.broker.drop(lambda call: True)
-    await until(lambda: not world.broker._revoking)
+    await until(lambda: not world.broker._revocations.running)
     assert attempts == ["lease-1", "lease-1"]
     assert world.count("credential_revocations_failed") == 1
 
@@ -333,7 +334,7 @@ async def test_what_has_expired_by_itself_is_not_tried_for_ever(world: World, ca
     await world.get(a_call())
     world.clock.move(100)
     world.broker.drop(lambda call: True)
-    await until(lambda: not world.broker._revoking)
+    await until(lambda: not world.broker._revocations.running)
     assert "was not taken back" in caplog.text
 
 
@@ -522,9 +523,9 @@ async def test_attempts_to_take_back_are_ever_more_seldom_and_end_with_the_lifet
         world.clock.move(seconds)
 
     await world.get(a_call())
-    monkeypatch.setattr(module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(sources.asyncio, "sleep", sleep)
     world.broker.drop(lambda call: True)
-    await asyncio.wait(world.broker._revoking)
+    await asyncio.wait(world.broker._revocations.running)
     monkeypatch.undo()
     assert pauses == [0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 30.0]
     assert caplog.messages[-1] == "credential a was not taken back; it expires by itself"
@@ -561,7 +562,7 @@ async def test_one_that_lasts_less_than_a_second_is_given() -> None:
 async def test_a_source_that_takes_nothing_back_does_not_hold_up_the_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_LAST_REVOCATIONS_S", 0.01)
+    monkeypatch.setattr(sources, "_LAST_REVOCATIONS_S", 0.01)
 
     async def hanging(issued: Issued) -> None:
         await asyncio.Event().wait()
@@ -570,5 +571,5 @@ async def test_a_source_that_takes_nothing_back_does_not_hold_up_the_end(
     await world.get(a_call())
     async with asyncio.timeout(4):  # an attempt itself may take longer
         await world.broker.aclose()
-    assert world.broker._revoking == set()
+    assert world.broker._revocations.running == set()
     assert world.issuer.closed

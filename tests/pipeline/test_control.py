@@ -296,7 +296,7 @@ async def test_fast_path_down_still_drains_and_is_repaired_by_the_next_heartbeat
     house.admission.is_down = False
     assert house.admission.state is not None
     assert house.admission.state.position == 0
-    await house.membership.beat()
+    await house.beat()
     assert house.admission.state.position == 1
     assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILLED
 
@@ -350,7 +350,7 @@ async def test_kill_that_seemed_to_fail_is_in_force_after_the_next_heartbeat(hou
     house.log.fail_next("append", persist=True)
     with pytest.raises(LogUnavailable):
         await house.containment.kill(ADMIN, Order(Scope.GLOBAL, ""))
-    await house.membership.beat()
+    await house.beat()
     assert [kill.scope for kill in house.containment.in_force(ADMIN)] == [Scope.GLOBAL]
 
 
@@ -654,7 +654,7 @@ async def test_clock_that_goes_back_revives_nothing(house: House) -> None:
 async def test_kill_expires_only_after_its_receipt(house: House) -> None:
     """That everybody has acknowledged is not yet on record: the receipt comes first, in the same round."""
     house.kill_elsewhere(a_kill(expires_at=house.clock.now()))
-    await house.membership.beat()
+    await house.beat()
     await until(lambda: house.log.of(Kind.ACKED))
     await house.upkeep.tick()
     assert house.log.kinds() == ["killed", "acked", "drained", "released"]

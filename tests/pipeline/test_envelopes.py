@@ -12,8 +12,8 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.deferred import Fetched, Progress, Underway
 from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.fates import Fetched, Progress, Underway
 from agentgate.pipeline.passage import Answer
 from tests.fakes import ALLOW_WRITE, ASK, DENY, a_call, principal
 from tests.pipeline.conftest import House

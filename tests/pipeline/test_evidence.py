@@ -27,7 +27,7 @@ from agentgate.core.query import Query
 from agentgate.core.verification.findings import Standing
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify
-from agentgate.pipeline.control import Books
+from agentgate.pipeline.books import Books
 from agentgate.pipeline.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
 from agentgate.pipeline.orders import Refused
 from agentgate.ports.evidence import Enclosures

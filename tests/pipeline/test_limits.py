@@ -22,8 +22,10 @@ from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
 from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.pipeline.edits import EditDesk
-from agentgate.pipeline.limits import UNNOTED, RateLimits, Recount
+from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.recount import Recount
+from agentgate.pipeline.toll import UNNOTED
 from agentgate.ports.containment import (
     UNDECIDED_S,
     Admitted,

@@ -38,7 +38,7 @@ async def _listen(seconds: int, *houses: House) -> None:
     for _ in range(seconds):
         houses[0].clock.move(1)
         for house in houses:
-            await house.membership.beat()
+            await house.beat()
 
 
 def _paused(house: House) -> House:
@@ -73,7 +73,7 @@ async def test_listener_that_was_paused_itself_gives_nobody_up(three: list[House
     await _listen(30, *three[:2])
     for _ in range(10):
         three[0].clock.move(3600)
-        await three[0].membership.beat()
+        await three[0].beat()
     assert three[0].log.of(Kind.GONE) == []
     assert (await three[0].membership.members())[2].silent_s == pytest.approx(30, abs=1)
 
@@ -81,7 +81,7 @@ async def test_listener_that_was_paused_itself_gives_nobody_up(three: list[House
 async def test_member_that_is_heard_now_and_then_is_not_given_up(three: list[House]) -> None:
     for _ in range(4):
         await _listen(55, *three[:2])
-        await three[2].membership.beat()
+        await three[2].beat()
     assert three[0].log.of(Kind.GONE) == []
 
 
@@ -154,10 +154,10 @@ async def test_member_that_comes_back_cuts_everything_and_is_somebody_new(three:
     drain = await three[0].killed()
     names: list[str] = []
     back.membership.on_new_name = names.append
-    await back.membership.beat()
+    await back.beat()
     assert (await running).reason_code is ReasonCode.KILL_STATE_UNKNOWN
     assert (await back.gate.pass_through(a_call(session="s-3"))).reason_code is ReasonCode.KILL_STATE_UNKNOWN
-    await back.membership.beat()
+    await back.beat()
     assert back.log.kinds()[-2:] == ["left", "joined"]
     assert names == [back.recorder.member] != ["m-3"]
     assert [member.id for member in await three[0].membership.members()] == ["m-1", "m-2", *names]
@@ -175,11 +175,11 @@ async def test_member_that_comes_back_waits_for_its_calls_before_it_is_somebody_
     running = await back.running()
     await _listen(62, *three)
     for _ in range(5):
-        await back.membership.beat()
+        await back.beat()
     assert back.recorder.member == "m-4", "it may not say that nothing of it runs"
     stubborn.gives_up.set()
     await running
-    await back.membership.beat()
+    await back.beat()
     assert back.recorder.member != "m-4"
 
 
@@ -202,8 +202,8 @@ async def test_new_name_is_one_of_the_members_that_kills_wait_for(three: list[Ho
     listener = back.replica.woken
     _paused(back)
     await _listen(62, *three[:2])
-    await back.membership.beat()
-    await back.membership.beat()
+    await back.beat()
+    await back.beat()
     back.admission.listen(listener)
     drain = await three[0].killed()
     assert drain.is_drained
@@ -454,7 +454,7 @@ async def test_nothing_is_granted_after_the_lease_until_kills_are_heard_again(ho
     assert house.upstream.sent == []
     assert house.log.of(Kind.FINISHED)[0]["outcome"] == "not_sent"
     house.engine.answer = lambda _: ALLOW
-    await house.membership.beat()
+    await house.beat()
     assert (await house.gate.pass_through(a_call())).success
 
 
@@ -502,7 +502,7 @@ async def test_lease_counts_from_the_asking_and_not_from_the_answer() -> None:
     assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILL_STATE_UNKNOWN
     assert house.upstream.sent == []
     house.clock.move(10)
-    await house.membership.beat()
+    await house.beat()
     assert not house.replica.may_grant()
 
 
@@ -511,14 +511,14 @@ async def test_lease_is_renewed_by_the_store_alone_and_by_the_log_alone(house: H
     getattr(house, down).is_down = True
     for _ in range(5):
         house.clock.move(2)
-        await house.membership.beat()
+        await house.beat()
         assert house.replica.may_grant()
     house.log.is_down = house.admission.is_down = True
     house.clock.move(2)
-    await house.membership.beat()
+    await house.beat()
     assert house.replica.may_grant(), "it still has a second"
     house.clock.move(2)
-    await house.membership.beat()
+    await house.beat()
     assert not house.replica.may_grant()
 
 
@@ -529,7 +529,7 @@ async def test_store_at_another_position_renews_no_lease(house: House, position:
     house.log.is_down = True
     house.admission.state = None if position is None else KillState(position, {})
     house.clock.move(4)
-    await house.membership.beat()
+    await house.beat()
     assert not house.replica.may_grant()
     await house.gate.pass_through(a_call(session="s-2"))
     assert not house.replica.may_grant()

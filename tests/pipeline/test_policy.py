@@ -14,7 +14,7 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
-from agentgate.pipeline.control import Books
+from agentgate.pipeline.books import Books
 from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.orders import Order
 from agentgate.pipeline.policy import TOOLS as TOOLS_CHANGED

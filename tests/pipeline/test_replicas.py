@@ -65,7 +65,7 @@ async def test_kill_reaches_the_others_by_their_heartbeat_when_the_store_is_down
     await a_moment()
     assert [task.done() for task in running] == [True, False, False]
     for house in three[1:]:
-        await house.membership.beat()
+        await house.beat()
     assert (await kill).is_drained
     assert {(await task).reason_code for task in running} == {ReasonCode.KILLED}
 
@@ -147,7 +147,7 @@ async def test_silent_member_keeps_a_kill_undrained_and_is_named_by_every_member
     for house in three:
         await house.upkeep.tick()
     assert _receipts(three[0]) == []
-    await three[2].membership.beat()
+    await three[2].beat()
     assert (await running).reason_code is ReasonCode.KILLED
     await a_moment()
     await three[0].upkeep.tick()
@@ -176,7 +176,7 @@ async def test_call_elsewhere_that_is_not_cut_yet_is_among_those_that_run(
     shown = {"trace_id": call.trace_id, **names, "server": call.server, "member": "m-3", "since": ""}
     three[0].admission.display = [_in_flight(**shown), _in_flight(**{**shown, "trace_id": "t-2", **other})]
     assert (await three[0].killed_without("m-3", scope=scope, target=target)).running == (call.trace_id,)
-    await three[2].membership.beat()
+    await three[2].beat()
     await running
 
 
@@ -217,7 +217,7 @@ async def test_kill_between_joining_and_the_first_look_is_acknowledged(three: li
     four.log.kills_since = kills_since  # type: ignore[method-assign]
     await four.membership.join(())
     for house in three:
-        await house.membership.beat()
+        await house.beat()
     await a_moment()
     drain = await three[0].seen(kill)
     assert drain.members == (*THREE, "m-4")
@@ -232,7 +232,7 @@ async def test_kill_and_release_between_two_reads_of_a_late_member_still_cut_the
     await three[0].containment.release(ADMIN, drain.kill.id, force=True)
     assert await three[0].drains.undrained() == frozenset(), "only those in force"
     assert not running.done()
-    await three[2].membership.beat()
+    await three[2].beat()
     assert (await running).reason_code is ReasonCode.KILLED
     await a_moment()
     after = await three[0].seen(drain.kill)
@@ -248,7 +248,7 @@ async def test_kill_and_release_between_two_reads_of_a_late_member_still_cut_the
 async def test_receipt_of_a_kill_whose_server_was_stopped_is_written_by_upkeep_once(three: list[House]) -> None:
     kill = three[0].kill_elsewhere(a_kill())
     for house in three:
-        await house.membership.beat()
+        await house.beat()
     await until(lambda: len(three[0].log.of(Kind.ACKED)) == 3)
     await asyncio.gather(*(house.upkeep.tick() for house in three))
     assert _receipts(three[0]) == [True]
@@ -263,7 +263,7 @@ async def test_kill_whose_request_was_given_up_gets_its_receipt_all_the_same(thr
     with pytest.raises(asyncio.CancelledError):
         await asking
     for house in three:
-        await house.membership.beat()
+        await house.beat()
     await until(lambda: len(three[0].log.of(Kind.ACKED)) == 3)
     for house in three:
         await house.upkeep.tick()
@@ -283,7 +283,7 @@ async def test_parallel_orders_of_one_kill_at_all_members_are_one_kill_with_one_
 async def test_kill_that_is_released_before_its_receipt_was_written_gets_it_all_the_same(three: list[House]) -> None:
     kill = three[0].kill_elsewhere(a_kill())
     for house in three:
-        await house.membership.beat()
+        await house.beat()
     await until(lambda: len(three[0].log.of(Kind.ACKED)) == 3)
     await three[1].containment.release(ADMIN, kill.id)
     assert three[0].log.kinds()[-2:] == ["drained", "released"]
@@ -316,7 +316,7 @@ async def test_kill_that_has_not_drained_everywhere_does_not_expire(three: list[
 async def test_one_more_kill_among_ten_thousand_touches_one_flag_of_the_store(three: list[House]) -> None:
     for number in range(10_000):
         three[0].kill_elsewhere(a_kill(target=f"s-{number}", id=f"k-{number}"))
-    await three[0].membership.beat()
+    await three[0].beat()
     await until(lambda: {house.replica.position for house in three} == {10_000})
     drain = await three[1].killed(target="s-new")
     assert drain.is_drained
@@ -329,7 +329,7 @@ async def test_one_more_kill_among_ten_thousand_touches_one_flag_of_the_store(th
 async def test_store_that_lost_everything_is_put_right_as_a_whole(three: list[House]) -> None:
     await three[0].killed()
     _store(three[0]).state, _store(three[0]).flags = None, {}
-    await three[1].membership.beat()
+    await three[1].beat()
     assert _store(three[0]).flags.keys() == {"session/default/s-1"}
     assert _store(three[0]).changes[-1] is None
 

@@ -72,7 +72,7 @@ async def test_join_without_the_kill_store_starts_and_refuses(house: House) -> N
     await house.membership.join(())
     assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.KILL_STATE_UNKNOWN
     house.admission.is_down = False
-    await house.membership.beat()
+    await house.beat()
     assert (await house.gate.pass_through(a_call())).success
 
 
@@ -154,13 +154,13 @@ async def test_heartbeat_takes_over_a_kill_that_nobody_announced(house: House) -
     task = asyncio.create_task(house.gate.pass_through(a_call()))
     await house.upstream.started.wait()
     house.kill_elsewhere(a_kill())
-    await house.membership.beat()
+    await house.beat()
     assert (await task).reason_code is ReasonCode.KILLED
 
 
 async def test_heartbeat_puts_an_emptied_fast_path_right(house: House) -> None:
     house.admission.state = None
-    await house.membership.beat()
+    await house.beat()
     assert (await house.gate.pass_through(a_call())).success
 
 
@@ -169,6 +169,6 @@ async def test_upkeep_of_a_quiet_gateway_writes_nothing(house: House) -> None:
     house.log.on_append = written.append
     for _ in range(10):
         house.clock.move(1)
-        await house.membership.beat()
+        await house.beat()
         await house.upkeep.tick()
     assert written == []

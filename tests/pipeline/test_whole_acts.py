@@ -23,12 +23,14 @@ from agentgate.core.evidence.scope import Scope as EvidenceScope
 from agentgate.core.members import Acknowledgement, Presence
 from agentgate.core.strict_json import parse
 from agentgate.pipeline import acknowledge
-from agentgate.pipeline.control import Books, Rules
+from agentgate.pipeline.books import Books
+from agentgate.pipeline.control import Rules
 from agentgate.pipeline.drains import Drain
+from agentgate.pipeline.flights import Cutting
 from agentgate.pipeline.members import HEARTBEAT_S, PRESUMED_GONE_AFTER_S, Member, new_member
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder, new_trace_id
-from agentgate.pipeline.replica import LEASE_S, Cutting, Replica
+from agentgate.pipeline.replica import LEASE_S, Replica
 from agentgate.ports.containment import InFlight
 from tests.fakes import ADMIN, LOG_KEY, REDACTOR, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, given, until
@@ -131,7 +133,7 @@ async def test_a_kill_that_the_fast_path_does_not_take_is_told_to_it_as_soon_as_
     await house.killed()
     assert house.meter.counts["kill_state_unknown", ""] == 1
     house.admission.is_down = False
-    await house.membership.beat()
+    await house.beat()
     assert house.admission.state == house.replica.state
 
 
@@ -395,7 +397,7 @@ async def test_a_member_is_heard_again_and_again_until_it_is_stopped(house: Hous
 
 async def test_a_heartbeat_says_what_does_not_answer(house: House, caplog: pytest.LogCaptureFixture) -> None:
     house.log.is_down = house.admission.is_down = True
-    await house.membership.beat()
+    await house.beat()
     assert caplog.messages == [
         "the kill store lost kills or does not answer; calls are refused until it has them again",
         "kill state could not be put right, the next round tries again: told to fail",
@@ -415,10 +417,10 @@ async def test_open_calls_are_looked_for_only_after_somebody_went(house: House) 
     house.log.open_intents = counted  # type: ignore[method-assign]
     await _silent(house, 2)
     other = await house.another("m-3")
-    await house.membership.beat()
+    await house.beat()
     await other.stop()
     for _ in range(3):
-        await house.membership.beat()
+        await house.beat()
         await house.membership.close_left_behind()
     assert looks == 1
 
@@ -427,7 +429,7 @@ async def _silent(house: House, seconds: int, *, member: str = "m-2") -> None:
     house.log.is_shared = True
     house.log.append_now(make(_elsewhere(house).origin(), Kind.JOINED, {"of": member}))
     for _ in range(seconds):
-        await house.membership.beat()
+        await house.beat()
         house.clock.move(1)
 
 
@@ -526,8 +528,8 @@ async def test_ghosts_leave_the_display_as_soon_as_the_store_answers(house: Hous
     await heir.membership.join(["m-8", "m-9"])
     assert heir.admission.forgotten == []
     is_away = False
-    await heir.membership.beat()
-    await heir.membership.beat()
+    await heir.beat()
+    await heir.beat()
     assert heir.admission.forgotten == ["m-8", "m-9"]
 
 

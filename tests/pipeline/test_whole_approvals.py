@@ -20,8 +20,9 @@ from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.pipeline.approvals import MAX_REASON_CHARS, Verdict
-from agentgate.pipeline.deferred import DeferredDesk, Elsewhere, Over, Progress, Underway
+from agentgate.pipeline.deferred import DeferredDesk
 from agentgate.pipeline.edits import EditDesk
+from agentgate.pipeline.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.passage import Answer, PendingApproval
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, until

@@ -19,8 +19,10 @@ from agentgate.core.decision import Verdict
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline import limits as module
-from agentgate.pipeline.limits import RateLimits, Recount, Toll, budget_of, not_admitted, retry_after_s
+from agentgate.pipeline import recount as module
+from agentgate.pipeline.limits import RateLimits
+from agentgate.pipeline.recount import Recount
+from agentgate.pipeline.toll import Toll, budget_of, not_admitted, retry_after_s
 from agentgate.ports.containment import (
     Admitted,
     BudgetState,

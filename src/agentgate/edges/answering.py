@@ -16,8 +16,8 @@ from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
 from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.pipeline.approvals import MAX_REASON_CHARS
-from agentgate.pipeline.deferred import Elsewhere, Over, Underway
 from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.fates import Elsewhere, Over, Underway
 from agentgate.pipeline.passage import Answer
 
 router = APIRouter(tags=["envelope"])

@@ -15,7 +15,7 @@ from agentgate.edges.desks import Agent, TheDesks
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import answers
 from agentgate.edges.tools import say, too_many_refusals
-from agentgate.pipeline.deferred import Elsewhere, Over, Underway
+from agentgate.pipeline.fates import Elsewhere, Over, Underway
 from agentgate.pipeline.passage import Answer
 
 router = APIRouter(tags=["tools"])

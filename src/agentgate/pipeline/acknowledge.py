@@ -11,8 +11,9 @@ from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Outcome
 from agentgate.core.events.kills import acked
 from agentgate.core.members import Acknowledgement
+from agentgate.pipeline.flights import Cutting
 from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.replica import Cutting, Replica
+from agentgate.pipeline.replica import Replica
 from agentgate.ports.ambient import Clock
 
 REMEMBERED = 10_000

@@ -16,10 +16,10 @@ from typing import Final, NamedTuple
 
 from agentgate.core.call import Call
 from agentgate.core.containment import flags_over
-from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
-from agentgate.pipeline.replica import IsOver
+from agentgate.pipeline.flights import IsOver
+from agentgate.pipeline.sources import Bounded, Revocations
 from agentgate.ports.ambient import Clock
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Credential
 
@@ -33,11 +33,6 @@ MAX_MARGIN_S: Final = 30.0
 _LEAST_S: Final = 1.0
 _MAX_OWN: Final = 8
 """Former values of an alias that a tool server may still hold from when its session began."""
-_RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_REVOCATION_S: Final = 5.0
-_FAULTS: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
-"""What a source that lies can drive its adapter to: no call is lost to that, it only has no credential."""
-_LAST_REVOCATIONS_S: Final = 3.0
 
 logger = logging.getLogger("agentgate.credentials")
 
@@ -49,33 +44,6 @@ class _Key(NamedTuple):
     tenant: str | None
     owner: str | None
     """Of one that not the whole tenant shares: a digest of whose it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bounded:
-    """An issuer, and the longest that a call waits for it."""
-
-    issuer: Issuer
-    timeout_s: float = 5.0
-
-    async def issue(self, ask: Ask, before: Issued | None = None) -> Issued:
-        """What the issuer gives, if it can be used. Raises CredentialRefused."""
-        try:
-            async with asyncio.timeout(self.timeout_s):
-                issued = await self.issuer.issue(ask, before)
-        except TimeoutError:
-            raise CredentialRefused(f"its source did not answer within {self.timeout_s:g} s") from None
-        except _FAULTS as error:  # a text of theirs could quote what they read
-            raise CredentialRefused(f"its source failed ({type(error).__name__})") from None
-        if not issued.credential.secret:
-            raise CredentialRefused("its source gave an empty one")
-        if len(issued.credential.secret) < MIN_SECRET_CHARS:
-            raise CredentialRefused(
-                f"it is shorter than {MIN_SECRET_CHARS} characters, so no answer could be rid of it"
-            )
-        if not issued.expires_in_s > 0:
-            raise CredentialRefused("its source gave one that has expired")
-        return issued
 
 
 @dataclass(slots=True, eq=False)
@@ -114,7 +82,7 @@ class Broker:
         """All that may still be good for something, the oldest first."""
         self._own: dict[str, list[str]] = {}
         self._told: dict[str, tuple[str, int]] = {}
-        self._revoking: set[asyncio.Task[None]] = set()
+        self._revocations = Revocations(clock, self._count)
         self._closed = False
 
     def __repr__(self) -> str:
@@ -165,11 +133,7 @@ class Broker:
         self._closed = True
         for entry in tuple(self._live):
             self._give_back(entry)
-        if self._revoking:
-            _, late = await asyncio.wait(self._revoking, timeout=_LAST_REVOCATIONS_S)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        await self._revocations.aclose()
         for bounded in self._issuers.values():
             await bounded.issuer.aclose()
 
@@ -274,31 +238,8 @@ class Broker:
         self._forget(entry)
         issued = entry.issued
         if issued is not None and issued.revocation is not None:
-            task = asyncio.create_task(self._revoke(entry.key.alias, issued, entry.asked_s + issued.expires_in_s))
-            self._revoking.add(task)
-            task.add_done_callback(self._revoking.discard)
-
-    async def _revoke(self, alias: str, issued: Issued, over_s: float) -> None:
-        """Until it is done, or the credential has expired by itself."""
-        issuer = self._issuers[alias].issuer
-        attempt = 0
-        while True:
-            try:
-                async with asyncio.timeout(_REVOCATION_S):
-                    await issuer.revoke(issued)
-            except (CredentialRefused, *_FAULTS) as error:  # TimeoutError is an OSError
-                why = str(error) if isinstance(error, CredentialRefused) else type(error).__name__
-                logger.error("credential %s is not taken back: %s", alias, why)
-                self._count("credential_revocations_failed", alias)
-            else:
-                self._count("credentials_revoked", alias)
-                return
-            wait_s = _RETRY_S[min(attempt, len(_RETRY_S) - 1)]
-            attempt += 1
-            if self._now() + wait_s >= over_s:
-                logger.error("credential %s was not taken back; it expires by itself", alias)
-                return
-            await asyncio.sleep(wait_s)
+            alias, over_s = entry.key.alias, entry.asked_s + issued.expires_in_s
+            self._revocations.begin(alias, self._issuers[alias], issued, over_s)
 
 
 def _key(ask: Ask, serves: Serves) -> _Key:

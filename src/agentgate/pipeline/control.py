@@ -1,4 +1,4 @@
-"""Acts of people: kill, release, reload, export. Each is an event with its actor, before it has an effect.
+"""Acts of people: kill and release. Each is an event with its actor, before it has an effect.
 
 The kill protocol is DESIGN §4: append, apply, wake, wait for acknowledgements, append the receipt. The log
 is the authority; a fast path that does not answer delays nothing but display.
@@ -6,9 +6,7 @@ is the authority; a fast path that does not answer delays nothing but display.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -24,13 +22,8 @@ from agentgate.core.containment import (
     may_release,
 )
 from agentgate.core.decision import Receipt
-from agentgate.core.dsse import PublicKey
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.core.event import Kind, make
-from agentgate.core.events.keeping import exported, keyed
 from agentgate.core.events.kills import killed, release_asked, released
-from agentgate.core.evidence.scope import Scope as EvidenceScope
-from agentgate.core.note import NoteKey
 from agentgate.pipeline.drains import Drain, Drains
 from agentgate.pipeline.orders import Order, Refused, ReleasePending
 from agentgate.pipeline.record import Recorder
@@ -164,8 +157,8 @@ class Containment:
 
     def in_force(self, viewer: Principal) -> list[Kill]:
         """Kills that the viewer may know of: those of its tenant and those of everybody."""
-        kills: Iterable[Kill] = self._replica.state.active.values()
-        return sorted((k for k in kills if not k.tenant or viewer.sees(k.tenant)), key=lambda k: k.position)
+        kills = (k for k in self._replica.state.active.values() if not k.tenant or viewer.sees(k.tenant))
+        return sorted(kills, key=lambda k: k.position)
 
     async def undrained(self) -> frozenset[str]:
         """The ids of kills in force that have not drained. Raises LogUnavailable."""
@@ -267,36 +260,3 @@ class Containment:
         else:  # another member was first, or an earlier attempt is in the log although it seemed to fail
             with contextlib.suppress(KillStateUnknown):
                 await self._replica.catch_up()
-
-
-class Books:
-    """Notes of control acts that have no protocol: exports, policy changes, members."""
-
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
-
-    async def exported(self, actor: Principal, scope: EvidenceScope, form: str) -> None:
-        """Who took evidence of what. Raises LogUnavailable: no export without a record."""
-        names = {"session": "of_session", "agent": "of_agent", "since": "since", "until": "until"}
-        what = {names[name]: value for name, value in scope.told.items() if name in names}
-        await self._recorder.note(
-            lambda origin: exported(origin, actor=actor.id, tenant=scope.tenant, form=form, what=what)
-        )
-
-    async def keyed(self, use: str, key: PublicKey) -> None:
-        """That a key signs from now on. Raises LogUnavailable."""
-        public = base64.b64encode(key.spki).decode()
-        await self._recorder.note(
-            lambda origin: keyed(origin, use=use, algorithm=key.algorithm, key_id=key.key_id, public=public)
-        )
-
-    async def checkpoints_keyed(self, key: NoteKey) -> None:
-        """That another key signs checkpoints from now on. Raises LogUnavailable."""
-        await self._recorder.note(
-            lambda origin: keyed(origin, use="checkpoints", algorithm="ed25519", key_id=key.hash.hex(), public=key.text)
-        )
-
-    async def policy(self, actor: str, revision: str, what: str) -> None:
-        """That `revision` is enforced from now on. Raises LogUnavailable."""
-        fields = {"policy_revision": revision, "what": what}
-        await self._recorder.note(lambda origin: make(origin, Kind.POLICY, fields, principal=actor))

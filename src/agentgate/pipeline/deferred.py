@@ -11,7 +11,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Final
 
 from agentgate.core.approval import Approval, State, Void, Why, from_row
@@ -20,6 +19,7 @@ from agentgate.core.decision import refusal
 from agentgate.core.errors import OUTAGE, LogUnavailable, ReasonCode
 from agentgate.pipeline.answers import AnswerBook, Kept, Row
 from agentgate.pipeline.approvals import ApprovalDesk
+from agentgate.pipeline.fates import Elsewhere, Fetched, Over, Progress, Unanswered, Underway, over
 from agentgate.pipeline.gate import Gate
 from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.record import new_trace_id
@@ -43,44 +43,6 @@ _PASSING: Final = OUTAGE | {
     ReasonCode.IDEMPOTENCY_IN_PROGRESS,
 }
 """Refusals after which the call is tried again, for as long as its approval holds."""
-
-
-class Progress(StrEnum):
-    """How far a call is that has no answer yet."""
-
-    PENDING = "pending_approval"
-    APPROVED = "approved"
-    RUNNING = "running"
-
-
-@dataclass(frozen=True, slots=True)
-class Underway:
-    """A deferred call without an answer so far."""
-
-    trace_id: str
-    progress: Progress
-    approval: Approval
-
-
-@dataclass(frozen=True, slots=True)
-class Over:
-    """A deferred call that will not run, or whose answer is gone."""
-
-    trace_id: str
-    reason: ReasonCode
-    detail: str
-    approval: Approval | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Elsewhere:
-    """Its caller has made the call again itself, and spent the approval: the answer that is kept is that call's."""
-
-    trace_id: str
-
-
-Unanswered = Underway | Over | Elsewhere
-Fetched = Answer | Unanswered
 
 
 @dataclass(slots=True)
@@ -157,7 +119,7 @@ class DeferredDesk:
         if approval is None:
             return Over("", ReasonCode.NOT_FOUND, "no such approval")
         if self._approvals.state_now(approval) is not State.APPROVED:
-            return _over(approval, self._approvals.state_now(approval))
+            return over(approval, self._approvals.state_now(approval))
         trace_id = TraceId(approval.trace_id)
         call = self._approvals.kept(approval, self._tools.get(approval.tool), trace_id)
         if call is None:  # sealed by a member with another key, or a tool that is not what it was
@@ -285,7 +247,7 @@ class DeferredDesk:
             return Underway(approval.trace_id, progress, approval)
         if state is State.SPENT:
             return await self._spent(approval)
-        return _over(approval, state)
+        return over(approval, state)
 
     async def _spent(self, approval: Approval) -> Unanswered:
         spent = await self._reader.projection("spent", kind="approval", key=approval.id)
@@ -304,19 +266,3 @@ class DeferredDesk:
 def _is_own(caller: Principal, tenant: str, principal: str, session: str) -> bool:
     """Another's call is none; nor is one of a session that the caller's token is not for."""
     return (caller.tenant, caller.id) == (tenant, principal) and caller.session in (None, session)
-
-
-_REFUSALS: Final = {
-    State.DENIED: (ReasonCode.APPROVAL_DENIED, "Approval denied"),
-    State.EXPIRED: (ReasonCode.EXPIRED, "The approval has expired"),
-    State.SPENT: (ReasonCode.APPROVAL_SPENT, "Approval already used"),
-    State.PENDING: (ReasonCode.APPROVAL_REQUIRED, "The approval is pending"),
-}
-
-
-def _over(approval: Approval, state: State) -> Over:
-    if state is State.VOID:
-        reason = ReasonCode.KILLED if approval.why == Why.KILLED else ReasonCode.CONFLICT
-        return Over(approval.trace_id, reason, f"The approval is void: {approval.closed_because}", approval)
-    reason, detail = _REFUSALS[state]
-    return Over(approval.trace_id, reason, detail, approval)

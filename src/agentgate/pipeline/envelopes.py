@@ -9,7 +9,8 @@ from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode
 from agentgate.pipeline.approval_book import CannotDecide
 from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.deferred import DeferredDesk, Fetched, Over
+from agentgate.pipeline.deferred import DeferredDesk
+from agentgate.pipeline.fates import Fetched, Over
 
 
 @dataclass(frozen=True, slots=True)

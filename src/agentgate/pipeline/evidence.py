@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,15 +16,14 @@ from typing import Any, Final, Literal
 from agentgate.core import archive
 from agentgate.core.call import Principal
 from agentgate.core.dsse import Envelope, PublicKey, Signature, statement
-from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
+from agentgate.core.errors import ReasonCode, TimestampUnavailable
 from agentgate.core.event import Kind, Record, rfc3339
 from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
-from agentgate.core.evidence.scope import WIDER, Scope, called, concerning
-from agentgate.core.evidence.sections import OF_TOOLS
-from agentgate.core.note import Checkpoint, checkpoint_of
+from agentgate.core.evidence.scope import Scope, concerning
 from agentgate.core.query import Query
 from agentgate.core.tiles import consistency_body, tlog_proof
-from agentgate.pipeline.control import Books
+from agentgate.pipeline.books import Books
+from agentgate.pipeline.findings import Findings, Found
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.tree import Proofs
 from agentgate.ports.ambient import Clock, Worker
@@ -35,11 +34,8 @@ from agentgate.ports.notices import Meter
 
 Form = Literal["json", "html", "pdf", "zip"]
 
-MAX_BYTES: Final = 1 << 28
-"""Of leaves and bodies: a pack is made in memory."""
 _KEPT_AT_ONCE: Final = 3
 """Packs that are made or on their way: each is in memory until its last byte is gone."""
-_ZIP: Final = "application/zip"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,19 +80,6 @@ class Export:
     headers: Mapping[str, str] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the log has of a scope: its events, and the state that proves them."""
-
-    own: Sequence[Record]
-    wider: Sequence[Record]
-    note: bytes
-
-    @property
-    def checkpoint(self) -> Checkpoint:
-        return checkpoint_of(self.note)
-
-
 class EvidenceDesk:
     """Packs for auditors, one at a time: each is made in memory. Without an HMAC key a pack has no HMAC and says so."""
 
@@ -115,7 +98,7 @@ class EvidenceDesk:
         rules: Rules,
     ) -> None:
         self._reader = reader
-        self._tree = tree
+        self._findings = Findings(reader, tree, rules.max_events)
         self._proofs = Proofs(tree, worker)
         self._books = books
         self._clock = clock
@@ -163,7 +146,7 @@ class EvidenceDesk:
         await self._books.exported(auditor, scope, form)
         if form == "zip":
             await self._announce()
-        found = await self._read(scope)
+        found = await self._findings.read(scope)
         if isinstance(found, Refused):
             return found
         if earlier_size is not None and earlier_size > found.checkpoint.size:
@@ -186,64 +169,9 @@ class EvidenceDesk:
             await self._books.keyed("envelopes", self._key)
         self._is_announced = True
 
-    # --- what the log has ---
-
-    async def _read(self, scope: Scope) -> _Found | Refused:
-        """A signed state of the log, and the scope's events in it."""
-        await self._tree.integrate()
-        note = await self._tree.checkpoint()
-        if note is None:
-            raise LogUnavailable("the log has no checkpoint")
-        size = checkpoint_of(note).size
-        own = await self._own(scope, size)
-        if isinstance(own, Refused):
-            return own
-        wider = await self._wider(scope, size, called(own))
-        return wider if isinstance(wider, Refused) else _Found(own, wider, note)
-
-    async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
-        rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
-        sessions = frozenset(row.session for row in rows if row.principal == scope.agent)
-        first, below = 0, size
-        if scope.since is not None or scope.until is not None:  # by time, and then all of it by index: see `Scope`
-            within = [r.index async for r in self._reader.search(scope.query, below=size) if scope.owns(r, sessions)]
-            first, below = (within[0], within[-1] + 1) if within else (0, 0)
-        timeless = Query(tenant=scope.tenant, session=scope.session)
-        found = self._reader.search(timeless, first=first, below=below)
-        return await self._within_limits(found, lambda record: scope.owns(record, sessions))
-
-    async def _wider(self, scope: Scope, size: int, tools: frozenset[str]) -> list[Record] | Refused:
-        """What may concern the scope without being in its sessions: of its tenant, or of no tenant. Of other tools than
-        `tools` it is not what was accepted, which may be long."""
-
-        def belongs(record: Record) -> bool:
-            if record.kind in OF_TOOLS:
-                return record.fields["tool"] in tools
-            return record.fields.get("tenant", "") in ("", scope.tenant)
-
-        return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), belongs)
-
-    async def _within_limits(
-        self, found: AsyncIterator[Record], belongs: Callable[[Record], bool]
-    ) -> list[Record] | Refused:
-        kept: list[Record] = []
-        n_bytes = 0
-        async for record in found:
-            if not belongs(record):
-                continue
-            kept.append(record)
-            n_bytes += len(record.leaf) + len(record.raw_body or b"")
-            if len(kept) > self._rules.max_events or n_bytes > MAX_BYTES:
-                text = (
-                    f"a pack has at most {self._rules.max_events} events and {MAX_BYTES >> 20} MiB of them; "
-                    "narrow it with since and until"
-                )
-                return Refused(ReasonCode.PACK_TOO_LARGE, text)
-        return kept
-
     # --- writing, in the worker ---
 
-    def _pack(self, scope: Scope, found: _Found, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
+    def _pack(self, scope: Scope, found: Found, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
         records = [*found.own, *concerning(scope, found.own, found.wider)]
         records.sort(key=lambda record: record.index)
         about = About(scope, rfc3339(now), self._generator)
@@ -251,7 +179,7 @@ class EvidenceDesk:
         seals = Seals(self._seal.hmac_key, key_id, proofs=is_bundle)
         return seal(build(about, records, found.note), seals, signed_at=rfc3339(now)), records
 
-    def _write(self, scope: Scope, found: _Found, now: datetime, writer: PackWriter) -> Export:
+    def _write(self, scope: Scope, found: Found, now: datetime, writer: PackWriter) -> Export:
         pack, records = self._pack(scope, found, now, is_bundle=False)
         content = writer.write(pack)
         return Export(
@@ -267,7 +195,7 @@ class EvidenceDesk:
 
     # --- the bundle ---
 
-    async def _bundle(self, scope: Scope, found: _Found, now: datetime, earlier_size: int | None) -> Export | Refused:
+    async def _bundle(self, scope: Scope, found: Found, now: datetime, earlier_size: int | None) -> Export | Refused:
         pack, records = await self._worker.run(partial(self._pack, scope, found, now, is_bundle=True))
         size = found.checkpoint.size
         proofs = await self._proofs.inclusions((record.index for record in records), size)
@@ -275,16 +203,25 @@ class EvidenceDesk:
         if earlier_size is not None:
             hashes = await self._proofs.consistency(earlier_size, size)
             consistency[earlier_size] = consistency_body(earlier_size, hashes, found.note)
-        make = partial(_enclosures, records, proofs, consistency, found.note)
-        files = await self._worker.run(lambda: self._forms.bundle.files(pack, make()))
-        predicate = _predicate(pack, records)
+
+        def files_of_pack() -> dict[str, bytes]:
+            enclosures = Enclosures(
+                checkpoint=found.note,
+                leaves={record.index: record.leaf for record in records},
+                bodies={record.index: record.raw_body for record in records if record.raw_body is not None},
+                proofs={index: tlog_proof(index, hashes, found.note) for index, hashes in proofs.items()},
+                consistency=consistency,
+            )
+            return self._forms.bundle.files(pack, enclosures)
+
+        files = await self._worker.run(files_of_pack)
         try:
-            signed = await self._envelope(files, predicate)
+            signed = await self._envelope(files, _predicate(pack, records))
         except TimestampUnavailable as error:
             return Refused(ReasonCode.TIMESTAMP_UNAVAILABLE, str(error))
         whole = files | signed
         return Export(
-            media_type=_ZIP,
+            media_type="application/zip",
             extension="zip",
             pack_id=_sha256(pack.raw),
             events=len(records),
@@ -315,18 +252,6 @@ class EvidenceDesk:
         unsigned = Envelope(statement(digests, predicate), ())
         signature = Signature(self._key.key_id, self._seal.envelope.sign(unsigned.signed))
         return Envelope(unsigned.payload, (signature,))
-
-
-def _enclosures(
-    records: Sequence[Record], proofs: Mapping[int, Sequence[bytes]], consistency: Mapping[int, bytes], note: bytes
-) -> Enclosures:
-    return Enclosures(
-        checkpoint=note,
-        leaves={record.index: record.leaf for record in records},
-        bodies={record.index: record.raw_body for record in records if record.raw_body is not None},
-        proofs={index: tlog_proof(index, hashes, note) for index, hashes in proofs.items()},
-        consistency=consistency,
-    )
 
 
 def _predicate(pack: Pack, records: Sequence[Record]) -> dict[str, Any]:

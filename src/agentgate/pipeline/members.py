@@ -64,7 +64,6 @@ class Membership:
         clock: Clock,
         entropy: Entropy,
         presumed_gone_after_s: float = PRESUMED_GONE_AFTER_S,
-        interval_s: float = HEARTBEAT_S,
     ) -> None:
         self._log = log
         self._reader = reader
@@ -74,7 +73,7 @@ class Membership:
         self._clock = clock
         self._entropy = entropy
         self._presumed_gone_after_s = presumed_gone_after_s
-        self._interval_s = interval_s
+        self._interval_s = HEARTBEAT_S
         self._hearing = Hearing()
         self._ghosts: list[str] = []
         self._here: frozenset[str] = frozenset()
@@ -100,7 +99,7 @@ class Membership:
         dead = [row["member"] for row in here if predecessors is None or row["member"] in set(predecessors)]
         count = await self._close_intents_of(None if predecessors is None else dead)
         for member in dead:
-            await self._recorder.note(lambda origin, of=member: make(origin, Kind.LEFT, {"of": of}))  # type: ignore[misc]
+            await self._note(Kind.LEFT, member)
         self._ghosts += dead
         await self._enter()
         return count
@@ -108,9 +107,8 @@ class Membership:
     async def _enter(self) -> None:
         """Read before `joined` and after it: what was given in between waits for this member, so it is no first read
         that nobody acknowledges."""
-        member = self._recorder.member
         await self._read()
-        await self._recorder.note(lambda origin: make(origin, Kind.JOINED, {"of": member}))
+        await self._note(Kind.JOINED, self._recorder.member)
         await self._read()
         await self._forget_ghosts()
 
@@ -127,21 +125,21 @@ class Membership:
         try:
             async with asyncio.timeout(LEAVE_WITHIN_S):
                 await self._replica.ended()
-                await self._leave()
+                await self._note(Kind.LEFT, self._recorder.member)
         except TimeoutError:
             logger.warning("left without a last event: calls had not ended")
         except LogUnavailable:
             logger.warning("left without a last event: the log cannot be written")
 
-    async def _leave(self) -> None:
-        member = self._recorder.member
-        await self._recorder.note(lambda origin: make(origin, Kind.LEFT, {"of": member}))
+    async def _note(self, kind: Kind, member: str) -> None:
+        """Raises LogUnavailable."""
+        await self._recorder.note(lambda origin: make(origin, kind, {"of": member}))
 
     async def _rejoin(self) -> None:
         """Once the calls of a gone incarnation have ended: say so, and be somebody new. Raises LogUnavailable."""
         if not self._replica.has_ended():
             return
-        await self._leave()
+        await self._note(Kind.LEFT, self._recorder.member)
         name = new_member(self._entropy)
         self.on_new_name(name)
         self._recorder.become(name)
@@ -170,13 +168,6 @@ class Membership:
             await asyncio.sleep(self._replica.lease.length_s / 12)
             if not self._replica.may_grant():
                 self._replica.lapse()
-
-    async def beat(self) -> None:
-        """One heartbeat: the fast path's position, the log's kills, the other members. What does not answer is asked
-        again at the next one."""
-        await self._hear_store()
-        await self._hear_kills()
-        await self._hear_others()
 
     async def _hear_kills(self) -> None:
         try:
@@ -296,10 +287,8 @@ class Membership:
         if found is None:
             return Refused(ReasonCode.NOT_FOUND, "no such member, or it has left")
         if found.presence is not Presence.ATTESTED and (found.is_me or found.silent_s < LEASE_S):
-            detail = (
-                f"that member was heard within the last {LEASE_S:.0f} s, or nobody has listened here for so long yet"
-            )
-            return Refused(ReasonCode.CONFLICT, detail)
+            text = f"that member was heard within the last {LEASE_S:.0f} s, or nobody has listened here for so long yet"
+            return Refused(ReasonCode.CONFLICT, text)
         if await self._write_gone(member, "attested", actor.id, actor.auth_method) is not None:
             await self._close_intents_of([member])
         return Member(member, Presence.ATTESTED, found.silent_s, is_me=False)

@@ -31,7 +31,6 @@ from agentgate.ports.upstreams import Listing, Schemas
 MAX_TOOLS: Final = 1_000
 """Of one server: what it lists beyond them is not read."""
 _MAX_SHOWN_CHARS: Final = 160
-_Key = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,9 +121,6 @@ class Offer:
         return self.state in (State.OFFERED, State.QUARANTINED, State.MISSING)
 
 
-# --- what a server lists ----------------------------------------------------------------------------------
-
-
 def read_listing(listing: Listing, prefix: str) -> dict[str, Found]:
     """Every tool of a list by its name. Names that nobody could write are shown escaped."""
     found: dict[str, Found] = {}
@@ -162,9 +158,6 @@ def _flaw(tool: str, prefix: str, definition: Mapping[str, Any], size: int) -> s
     if not isinstance(definition.get("description", ""), str):
         return "its description is no text"
     return None
-
-
-# --- making tools -----------------------------------------------------------------------------------------
 
 
 class Workshop:
@@ -213,9 +206,6 @@ class Workshop:
         return self._made[key]
 
 
-# --- what becomes of them ---------------------------------------------------------------------------------
-
-
 class Offers:
     """Sorts out all servers at once, because their names must differ from each other and from the declared ones."""
 
@@ -226,7 +216,7 @@ class Offers:
         self._workshop = workshop
 
     def sort(
-        self, pins: Mapping[_Key, Pin], found: Mapping[str, Mapping[str, Found]], seen: frozenset[str]
+        self, pins: Mapping[tuple[str, str], Pin], found: Mapping[str, Mapping[str, Found]], seen: frozenset[str]
     ) -> list[Offer]:
         """Every tool that was ever accepted or rejected, and every one that is listed. `seen`: the servers that have
         been heard since the start. What was accepted first has the name."""

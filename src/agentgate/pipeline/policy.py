@@ -20,7 +20,8 @@ from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical_plain
 from agentgate.core.tiers import LimitRules, read_rules
 from agentgate.pipeline.asking import AskRules, Questions
-from agentgate.pipeline.control import Books, Containment
+from agentgate.pipeline.books import Books
+from agentgate.pipeline.control import Containment
 from agentgate.pipeline.limits import RateLimits
 from agentgate.ports.log import LogReader
 from agentgate.ports.policy import PolicyEngine, PolicySource

@@ -1,8 +1,6 @@
-"""What this process knows of kills, and the calls that it has in flight.
+"""What this process knows of kills, and the table of the calls that it has in flight.
 
-The replica applies kills in the order of their positions. Applying cuts every covered call; a call that is
-between two steps finds `flight.kill` set before it is sent, because no await stands between that look and
-the send (DESIGN §4, *Replica*).
+The replica applies kills in the order of their positions, and cuts every covered call (DESIGN §4, *Replica*).
 """
 
 from __future__ import annotations
@@ -10,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import FlagChange, Kill, KillChanges, KillState, Lease, covering, flags_over
 from agentgate.core.errors import KillStateUnknown, LogUnavailable
-from agentgate.core.events.calls import KeptAnswer
+from agentgate.pipeline.flights import Cutting, Flight, IsOver
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission
 from agentgate.ports.log import Log
@@ -27,82 +23,6 @@ _NO_KILL = 2**63
 _WAKE_UP_AGAIN_AFTER_S = (0.02, 0.05, 0.1, 0.2)
 _READS_FOR_A_WAKE_UP = 3
 """A position that was heard of must be in the log; one that is not after so many reads is the heartbeat's affair."""
-
-
-IsOver = Callable[[Call], bool]
-"""Whether a call is one of those that are cut."""
-
-
-@dataclass(slots=True, eq=False)
-class Cutting:
-    """One application of kills: the flights that were covered, until the last of them has left."""
-
-    position: int
-    since_ns: int
-    flights: list[Flight] = field(default_factory=list)
-    remaining: int = 0
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def leave(self) -> None:
-        self.remaining -= 1
-        if self.remaining == 0:
-            self.left.set()
-
-
-@dataclass(slots=True, eq=False)
-class Flight:
-    """One call on its way through this process."""
-
-    call: Call
-    task: asyncio.Task[object]
-    kill: Kill | None = None
-    """The kill that cut it, if any."""
-    has_lapsed: bool = False
-    """Cut without a kill: this replica could not hear of kills for longer than its lease, or was declared gone."""
-    is_out: bool = False
-    """Whether it is with its upstream, where a cut must reach it by cancellation."""
-    cancellations: int = 0
-    """How often a kill or the deadline has cancelled the task; `come_back` takes these back."""
-    ending: str = ""
-    """How it ended, for the acknowledgement's counts."""
-    cuttings: list[Cutting] = field(default_factory=list)
-    keep: Callable[[Any], KeptAnswer] | None = None
-    """What seals its answer, where somebody may ask for that again (`run.Keep`)."""
-
-    def is_cut(self) -> bool:
-        return self.kill is not None or self.has_lapsed
-
-    def expire(self) -> None:
-        """The deadline: ends the send as a kill does."""
-        self._cancel()
-
-    def cut(self, kill: Kill) -> None:
-        """Stop this call for good. Cutting twice is cutting once."""
-        if self.kill is None:
-            self.kill = kill
-            self._cancel()
-
-    def lapse(self) -> None:
-        """Stop this call because nobody can say any more whether it was killed."""
-        if not self.is_cut():
-            self.has_lapsed = True
-            self._cancel()
-
-    def _cancel(self) -> None:
-        if self.is_out:
-            self.cancellations += 1
-            self.task.cancel()
-
-    def was_ended(self) -> bool:
-        """Whether a cancellation that arrived is only ours, and not the end of the process."""
-        return 0 < self.cancellations == self.task.cancelling()
-
-    def come_back(self) -> None:
-        """The send is over, however it ended. Our cancellations were meant for it: the task goes on to record it."""
-        self.is_out = False
-        for _ in range(self.cancellations):
-            self.task.uncancel()
-        self.cancellations = 0
 
 
 class Replica:

@@ -20,8 +20,8 @@ from agentgate.core.events.calls import KeptAnswer, finished
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.asking import Questions
+from agentgate.pipeline.flights import Flight
 from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.replica import Flight
 from agentgate.ports.ambient import Clock
 from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Credential, CredentialSource, Delivered, Undelivered, Upstream
