@@ -23,11 +23,12 @@ from agentgate.pipeline.answers import AnswerBook, Kept
 from agentgate.pipeline.approvals import MOST_PENDING, ApprovalDesk
 from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.checks import first_refusal
+from agentgate.pipeline.ending import Ending
 from agentgate.pipeline.limits import LATE, UNNOTED, RateLimits, Toll, budget_of, not_admitted, retry_after_s
 from agentgate.pipeline.passage import Answer, Passage, pending_approval
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.run import Ending, Runner
+from agentgate.pipeline.run import Runner
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission, NotAdmitted
 from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend

@@ -15,9 +15,9 @@ from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.answers import Kept
 from agentgate.pipeline.approvals import Found
+from agentgate.pipeline.ending import Ending
 from agentgate.pipeline.limits import Toll
 from agentgate.pipeline.replica import Flight
-from agentgate.pipeline.run import Ending
 from agentgate.ports.containment import BudgetState, LimitState
 from agentgate.ports.log import Spend
 
