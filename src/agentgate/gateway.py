@@ -65,11 +65,12 @@ from agentgate.pipeline.limits import RateLimits, Recount
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.pruning import Keeping
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.registry import Registry
 from agentgate.pipeline.replica import IsOver, Replica
-from agentgate.pipeline.retention import Keeping, RetentionDesk
+from agentgate.pipeline.retention import RetentionDesk
 from agentgate.pipeline.run import Runner
 from agentgate.pipeline.tree import TreeDesk
 from agentgate.pipeline.upkeep import Upkeep
