@@ -17,7 +17,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
 from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approval_requests import MOST_PENDING
+from agentgate.pipeline.approval_finder import MOST_PENDING
 from agentgate.pipeline.approvals import Verdict
 from agentgate.pipeline.edits import EditDesk
 from agentgate.ports.containment import LimitState

@@ -9,7 +9,7 @@ from agentgate.core.call import Call
 from agentgate.core.decision import Decision, Verdict, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.facts import Facts
-from agentgate.pipeline.approval_requests import MOST_PENDING
+from agentgate.pipeline.approval_finder import MOST_PENDING
 from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.checks import first_refusal

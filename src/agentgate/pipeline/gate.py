@@ -290,8 +290,6 @@ class Gate:
         kill = passage.flight.kill
         return refused_by(kill) if kill is not None else None
 
-    # --- answers ---
-
     def _tell(self, answer: Answer, started_ns: int) -> None:
         seconds = (self._clock.ticks_ns() - started_ns) / 1e9
         tool = answer.call.tool.name if answer.call.tool is not None else ""

@@ -14,7 +14,7 @@ from agentgate.core.event import Outcome, rfc3339
 from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.answers import Kept
-from agentgate.pipeline.approval_requests import Found
+from agentgate.pipeline.approval_finder import Found
 from agentgate.pipeline.ending import Ending
 from agentgate.pipeline.limits import Toll, retry_after_s
 from agentgate.pipeline.replica import Flight

@@ -55,6 +55,7 @@ class PinDesk:
     ) -> None:
         """`facts`: as `ToolServing` says. `is_shared`: whether other members write to the log as well."""
         self._servers = {served.rules.name: served for served in servers}
+        self._registry = registry
         self._reader = reader
         self._recorder = recorder
         self._is_shared = is_shared
@@ -192,7 +193,7 @@ class PinDesk:
             self._tell(server, LIST_CHANGED, {})
 
     def is_served(self, offer: Offer) -> bool:
-        return self._serving.is_served(offer)
+        return offer.state is State.OFFERED and offer.name in self._registry
 
     # --- operators ---
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 
 from agentgate.core.call import Access, Tool
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced
-from agentgate.pipeline.offers import Offer, ServerRules, State
+from agentgate.pipeline.offers import Offer, ServerRules
 from agentgate.pipeline.policy import TOOLS
 from agentgate.pipeline.registry import Registry
 
@@ -119,6 +119,3 @@ class ToolServing:
                 self._registry.serve(name, tools)
                 changed.append(name)
         return changed
-
-    def is_served(self, offer: Offer) -> bool:
-        return offer.state is State.OFFERED and offer.name in self._registry

@@ -1,27 +1,20 @@
-"""The caller's side of approvals: which one carries a call, and asking for one where none does."""
+"""Which approval carries a call: found by what exactly was asked, and held against what has happened since."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
-from typing import Any, Final
-from weakref import WeakValueDictionary
+from typing import Final
 
-from agentgate.core import kept
-from agentgate.core.approval import Approval, ApprovalId, State, carries, from_row
+from agentgate.core.approval import Approval, State, carries, from_row
 from agentgate.core.call import Call, Principal
-from agentgate.core.decision import Decision, Terms
+from agentgate.core.decision import Decision
 from agentgate.core.decision import Verdict as PolicySays
-from agentgate.core.event import Kind, make, rfc3339
-from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.approval_book import SEALED, ApprovalBook
 from agentgate.pipeline.circumstances import Circumstances
-from agentgate.pipeline.record import Recorder
-from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.ambient import Clock
 from agentgate.ports.keys import Sealer
 from agentgate.ports.log import LogReader
 
@@ -46,60 +39,14 @@ class Found:
     """The call that was approved, or is pending, in the place of the one that was sent."""
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """Whose edit a new approval comes from, and of what."""
+class ApprovalFinder(ApprovalBook):
+    """Knows which approval carries a call. It changes nothing."""
 
-    of: Approval
-    original: Call
-    by: Principal
-    reason: str
-
-
-class ApprovalRequests(ApprovalBook):
-    """Finds approvals for calls, and asks for them."""
-
-    def __init__(
-        self,
-        reader: LogReader,
-        recorder: Recorder,
-        sealer: Sealer,
-        clock: Clock,
-        entropy: Entropy,
-        circumstances: Circumstances,
-        ttl_s: float,
-    ) -> None:
+    def __init__(self, reader: LogReader, sealer: Sealer, clock: Clock, circumstances: Circumstances) -> None:
         super().__init__(reader, sealer, clock)
-        self._recorder = recorder
-        self._entropy = entropy
         self._circumstances = circumstances
-        self._ttl = timedelta(seconds=ttl_s)
-        self._asking: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def find(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
-        """The approval that carries `call` now, a standing denial, or a pending one: made if there is none, and the
-        caller has not too many that wait (None).
-
-        A token that was sent must be that approval's own; without one the digest is enough. An approval that policy
-        would want more for by now (`asked` is what it wants; of an edited call `opinion` asks) is none.
-
-        Raises:
-            LogUnavailable
-        """
-        if call.carried_by is not None:
-            return await self._carrying(call, call.carried_by, asked)
-        found = await self._standing(call, asked, opinion)
-        if found is not None:
-            return found
-        # one after the other: of many that come at once the first one asks, and the others find its question
-        asking = self._asking.setdefault((call.tenant, call.caller.id), asyncio.Lock())
-        async with asking:
-            found = await self._standing(call, asked, opinion)
-            if found is not None or await self._has_too_many(call.caller):
-                return found
-            return Found(await self.request(self.new_id(), call, asked.policy_revision, asked.terms))
-
-    async def _standing(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
+    async def standing(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
         """What there is about `call` already."""
         rows = await self._reader.projection("approvals", tenant=call.tenant, digest=call.digest)
         pending: Found | None = None
@@ -115,18 +62,23 @@ class ApprovalRequests(ApprovalBook):
             pending = pending or found
         return pending
 
-    async def _has_too_many(self, caller: Principal) -> bool:
+    async def has_too_many(self, caller: Principal) -> bool:
+        """Of those that wait."""
         of = {"tenant": str(caller.tenant), "requested_by": caller.id, "state": State.PENDING.value}
         rows = await self._reader.projection("approvals", without=SEALED, **of)
         return sum(self.state_now(from_row(row)) is State.PENDING for row in rows) >= MOST_PENDING
 
-    async def _carrying(self, call: Call, approval_id: str, asked: Decision) -> Found:
+    async def carrying(self, call: Call, approval_id: str, asked: Decision) -> Found:
         """What the one approval says that a deferred call is made for: never a new question."""
         approval = await self.approval(approval_id)
         if approval is None:
             raise LookupError(f"a deferred call is made for an approval that there is not: {approval_id}")
         found = await self._found(call, approval, asked) if approval.is_about(call) else None
         return found if found is not None else Found(approval, is_over=True)
+
+    async def is_pending(self, call: Call, approval_id: str) -> bool:
+        rows = await self._reader.projection("approvals", without=SEALED, id=approval_id)
+        return any(one.is_of(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
 
     async def _found(self, call: Call, approval: Approval, asked: Decision) -> Found | None:
         """What `approval`, which is about `call`, says to it; None when it says nothing any more."""
@@ -174,50 +126,6 @@ class ApprovalRequests(ApprovalBook):
         if approval.quorum == 1:
             return approval.decided_by
         return ",".join(vote.by for vote in await self.votes(approval))
-
-    def new_id(self) -> ApprovalId:
-        return ApprovalId(f"apr-{self._entropy.token(12).hex()}")
-
-    async def request(
-        self, approval_id: ApprovalId, call: Call, revision: str, terms: Terms, edit: Edit | None = None
-    ) -> Approval:
-        """Ask for an approval of `call`, under what policy wants. Raises LogUnavailable."""
-        ttl = timedelta(seconds=terms.ttl_s) if terms.ttl_s is not None else self._ttl
-        fields: dict[str, Any] = {
-            "approval_id": approval_id,
-            "call_sha256": call.digest,
-            "policy_revision": revision,
-            "expires_at": rfc3339(self._clock.now() + ttl),
-            "tool": call.tool_name,
-            "trace_id": edit.of.trace_id if edit is not None else call.trace_id,
-            "quorum": terms.quorum,
-            "approvers": list(terms.approvers),
-        }
-        if call.tool is not None:
-            fields |= {"server": call.tool.upstream, "tool_sha256": call.tool.definition_sha256}
-        if call.caller.on_behalf_of is not None:
-            fields["on_behalf_of"] = call.caller.on_behalf_of
-        if edit.of.executes if edit is not None else call.deferred:
-            fields["executes"] = True
-        body = b"{}"
-        if edit is not None:
-            fields |= {"edited_from": edit.of.id, "edited_by": edit.by.id, "auth": edit.by.auth_method}
-            shown = self._recorder.redactor.json(call.arguments_json)
-            body = b'{"arguments":%s,"reason":%s}' % (shown, canonical_plain(edit.reason))
-        sealed = self._sealer.seal(kept.pack(call, edit.original if edit else None), approval_id.encode())
-        await self._recorder.note(
-            lambda origin: make(
-                origin,
-                Kind.APPROVAL_REQUESTED,
-                fields,
-                tenant=call.tenant,
-                session=call.session,
-                principal=call.caller.id,
-                body=body,
-                projected={"sealed": sealed},
-            )
-        )
-        return from_row((await self._reader.projection("approvals", id=approval_id))[0])
 
 
 def _token_fits(approval: Approval, call: Call) -> bool:
