@@ -94,11 +94,8 @@ class Gate:
         return answer
 
     async def opinion(self, call: Call) -> Decision:
-        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it.
-
-        Raises:
-            LogUnavailable: what its session did cannot be found out.
-        """
+        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it. Raises
+        LogUnavailable: what its session did cannot be found out."""
         return await self._decider.opinion(call, await self._limits.facts(call))
 
     async def _pass(self, passage: Passage, refused: Decision | None, kept: Kept | None) -> Answer:

@@ -103,14 +103,9 @@ class Heard:
         if offer.state is not State.QUARANTINED or is_said or said >= _MAX_QUARANTINES:
             return None
         told = [line[:_MAX_CHANGE_CHARS] for line in changes_of(offer)[:_MAX_CHANGES]]
+        shown = found.subject or b"null"
         return lambda origin: tool_quarantined(
-            origin,
-            of,
-            pin=pin.sha256,
-            found=found.mark,
-            accepted=pin.index,
-            subject=found.subject or b"null",
-            changes=told,
+            origin, of, pin=pin.sha256, found=found.mark, accepted=pin.index, subject=shown, changes=told
         )
 
     def recorded(self, event: Event) -> None:

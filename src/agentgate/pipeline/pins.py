@@ -139,11 +139,7 @@ class PinDesk:
 
     async def settle(self) -> None:
         """Once a second, and whenever there is news: hear what other members have recorded, record what was found,
-        have the policy know it, serve it.
-
-        Raises:
-            LogUnavailable: the next round tries again.
-        """
+        have the policy know it, serve it. Raises LogUnavailable: the next round tries again."""
         if not self._servers:
             return
         async with self._working:
@@ -202,11 +198,8 @@ class PinDesk:
         return tuple(sorted(self._sorted, key=lambda offer: (offer.server, offer.name)))
 
     async def accept(self, actor: Principal, name: str, sha256: str, access: Access | None = None) -> Offer | Refused:
-        """Offer a tool as it was found, and in no other form: `sha256` says what was looked at.
-
-        Raises:
-            LogUnavailable: nothing was accepted.
-        """
+        """Offer a tool as it was found, and in no other form: `sha256` says what was looked at. Raises LogUnavailable:
+        nothing was accepted."""
         async with self._working:
             offer = self._named(actor, name)
             if isinstance(offer, Refused):
@@ -237,11 +230,7 @@ class PinDesk:
         return await self._after(offer)
 
     async def reject(self, actor: Principal, name: str) -> Offer | Refused:
-        """Do not offer a tool, whatever was accepted before.
-
-        Raises:
-            LogUnavailable: nothing was rejected.
-        """
+        """Do not offer a tool, whatever was accepted before. Raises LogUnavailable: nothing was rejected."""
         async with self._working:
             offer = self._named(actor, name)
             if isinstance(offer, Refused):

@@ -117,13 +117,9 @@ class RetentionDesk:
     # --- legal hold ---
 
     async def hold(self, actor: Principal, order: HoldOrder) -> Hold | Refused:
-        """Keep what `order` names until the hold is released. The same id again with the same order is one hold.
-
-        Raises:
-            LogUnavailable: nothing is held.
-        """
-        refused = _not_of(actor, order.tenant)
-        if refused is not None:
+        """Keep what `order` names until the hold is released. The same id again with the same order is one hold. Raises
+        LogUnavailable: nothing is held."""
+        if (refused := _not_of(actor, order.tenant)) is not None:
             return refused
         origin = self._recorder.origin()
         hold = Hold(
@@ -157,8 +153,7 @@ class RetentionDesk:
         hold = await self._hold(hold_id)
         if hold is None or hold.is_released or (hold.tenant and not actor.sees(hold.tenant)):
             return Refused(ReasonCode.NOT_FOUND, "no such hold is in force")
-        refused = _not_of(actor, hold.tenant)
-        if refused is not None:
+        if (refused := _not_of(actor, hold.tenant)) is not None:
             return refused
         event = unheld(
             self._recorder.origin(),
