@@ -20,7 +20,7 @@ _ROUNDS_OF_REST: Final = 5
 
 
 class Policies(Protocol):
-    """What this desk needs of the policy desk."""
+    """What is needed of the policy desk."""
 
     known_tools: Mapping[str, Any] | None
 
