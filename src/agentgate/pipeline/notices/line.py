@@ -63,9 +63,7 @@ class Line:
                 if now_s < self.patience.not_before_s:
                     await self.office.sleep(min(self.patience.not_before_s, self._until(until_s)) - now_s)
                 elif not await self._go_on(until_s):
-                    if (
-                        self.account.taken_at is not None
-                    ):  # for what was not worth telling, the turn's end is soon enough
+                    if self.account.taken_at is not None:  # else the turn's end is soon enough
                         await self._save_if_due()
                     await self.office.sleep(self.office.rules.look_every_s)
             await self.save()
