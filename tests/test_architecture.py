@@ -167,6 +167,8 @@ def _read(module: str, node: ast.ClassDef) -> Class:
             match statement:
                 case ast.Assign([ast.Attribute(ast.Name("self"), attribute)], ast.Name(source)) if source in typed:
                     note(attribute, typed[source])
+                case ast.Assign([ast.Attribute(ast.Name("self"), attribute)], ast.Call(ast.Name() as made)):
+                    note(attribute, made)
     return one
 
 

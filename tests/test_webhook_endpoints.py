@@ -12,7 +12,7 @@ import yaml
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.notice import NOTICES
 from agentgate.notices import make_subscriptions
-from agentgate.pipeline.notices import Subscription
+from agentgate.pipeline.notices.endpoint import Subscription
 from agentgate.settings import Settings
 from tests.fakes import FakeClock
 

@@ -50,12 +50,13 @@ from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.members import Membership
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.pruning import Keeping
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.recount import Recount
 from agentgate.pipeline.refusals import RefusalLimiter
 from agentgate.pipeline.registry import Registry
 from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.retention import Keeping, RetentionDesk
+from agentgate.pipeline.retention import RetentionDesk
 from agentgate.pipeline.run import Runner
 from agentgate.pipeline.upkeep import Upkeep
 from agentgate.pipeline.voids import Voids

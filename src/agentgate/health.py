@@ -10,7 +10,7 @@ from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.core.errors import LogUnavailable
 from agentgate.kinds import KillStore
 from agentgate.logs import LogStore
-from agentgate.pipeline.notices import NoticeDesk
+from agentgate.pipeline.notices.desk import NoticeDesk
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk
 from agentgate.pipeline.replica import Replica

@@ -10,7 +10,8 @@ from agentgate import settings as configuration
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.event import rfc3339
 from agentgate.core.notice import NOTICES, PING, Notice, wanted
-from agentgate.pipeline.notices import NoticeDesk, Rules, Subscription
+from agentgate.pipeline.notices.desk import NoticeDesk
+from agentgate.pipeline.notices.endpoint import Rules, Subscription
 from agentgate.settings import EnvRef, FileRef, Settings, WebhookPart
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from agentgate.core.tiers import read_rules
 from agentgate.kinds import make_compiler, make_redactor, make_tools, policy_path
 from agentgate.pipeline.asking import Questions
 from agentgate.pipeline.checks import first_refusal
-from agentgate.pipeline.pins import facts_of
+from agentgate.pipeline.tool_serving import facts_of
 from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
 

@@ -12,7 +12,7 @@ from agentgate.core.call import Access, Tool, ToolName, is_tool_name
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.pin import skeleton
 from agentgate.pipeline.offers import ServerRules, ToolRule
-from agentgate.pipeline.pins import Served
+from agentgate.pipeline.tool_serving import Served
 from agentgate.settings import Settings, UpstreamPart
 
 KIND: Final = "mcp"

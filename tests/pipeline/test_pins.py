@@ -15,12 +15,14 @@ from agentgate.core.call import Access, MemberId, Tool, ToolName
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.pin import MAX_DEFINITION_BYTES, pin_sha256, subject
+from agentgate.pipeline.heard import changes_of
 from agentgate.pipeline.offers import Offer, ServerRules, State, ToolRule
 from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.pins import LIST_CHANGED, PinDesk, Served
+from agentgate.pipeline.pins import LIST_CHANGED, PinDesk
 from agentgate.pipeline.policy import TOOLS
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.registry import Registry
+from agentgate.pipeline.tool_serving import Served
 from agentgate.ports.upstreams import Listing
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, principal
 from tests.pipeline.test_whole_calls import own
@@ -293,7 +295,7 @@ async def test_a_tool_that_is_described_otherwise_is_quarantined_with_what_chang
     assert (office.served["files__read"], office.offer().why) == (why, why)
     (event,) = office.log.of(Kind.TOOL_QUARANTINED)
     assert (event["pin"], event["found"], event["accepted"]) == (pin(tool()), pin(changed), 0)
-    (line,) = office.desk.changes_of(office.offer())
+    (line,) = changes_of(office.offer())
     assert line.startswith(f"tool.{next(iter(change))}")
     assert office.desk.quarantined == 1
     assert not office.desk.is_served(office.offer())
@@ -321,7 +323,7 @@ async def test_of_a_large_change_the_log_keeps_the_beginning(office: Office) -> 
     await office.accept(tool())
     await office.lists(tool(**{f"x{number:02}": "x" * 1_100 for number in range(51)}))
     told = strict_json.parse(office.log.events[-1][0].body or b"")["changes"]
-    whole = office.desk.changes_of(office.offer())
+    whole = changes_of(office.offer())
     assert (len(whole), told) == (51, [line[:1_000] for line in whole[:50]])
     assert {len(line) for line in told} == {1_000}
 
@@ -331,7 +333,7 @@ async def test_another_server_behind_the_same_name_has_all_its_tools_in_quaranti
     await office.accept(tool())
     await office.lists(tool(), name="somebody-else")
     assert office.served["files__read"] is not None
-    assert office.desk.changes_of(office.offer()) == ['server.name: "files-server" became "somebody-else"']
+    assert changes_of(office.offer()) == ['server.name: "files-server" became "somebody-else"']
 
 
 async def test_a_change_that_is_taken_back_lifts_no_quarantine(office: Office) -> None:
@@ -518,7 +520,7 @@ async def test_a_quarantine_outlives_a_restart(office: Office) -> None:
     await office.lists(tool(description="Evil."))
     again = await Office(office.log).open()
     assert again.served["files__read"] is not None
-    assert again.desk.changes_of(again.offer()) == ['tool.description: "Reads a file." became "Evil."']
+    assert changes_of(again.offer()) == ['tool.description: "Reads a file." became "Evil."']
 
 
 async def test_members_follow_each_other(office: Office) -> None:
@@ -803,7 +805,7 @@ async def test_a_definition_that_nobody_reads_is_not_written_into_the_log(office
     assert office.served["files__read"] is not None
     assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1
     assert len(office.log.events[-1][0].body or b"") < 1_000
-    assert office.desk.changes_of(office.offer()) == [f"its definition has more than {MAX_DEFINITION_BYTES} bytes"]
+    assert changes_of(office.offer()) == [f"its definition has more than {MAX_DEFINITION_BYTES} bytes"]
     again = await Office(office.log).open()
     await again.lists(tool())
     assert again.served["files__read"] is not None

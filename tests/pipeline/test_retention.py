@@ -15,17 +15,9 @@ from agentgate.core.event import Event, Kind, make
 from agentgate.core.events.kills import killed
 from agentgate.core.retention import Hold, Rule
 from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.pruning import EVERY_S, FIRST_AFTER_S, SESSIONS_PER_ORDER, Keeping, Pruned
 from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.retention import (
-    EVERY_S,
-    FIRST_AFTER_S,
-    SESSIONS_PER_ORDER,
-    HoldOrder,
-    Keeping,
-    Pruned,
-    PruneOrder,
-    RetentionDesk,
-)
+from agentgate.pipeline.retention import HoldOrder, PruneOrder, RetentionDesk
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, NullMeter, a_kill, principal
 
 DAY = 86_400
@@ -82,7 +74,7 @@ class Office:
         self.clock.ticks += int(EVERY_S * 1e9)
         for _ in range(200):
             await self.desk.step()
-            if self.desk._run is None:
+            if self.desk._daily._run is None:
                 return
         raise AssertionError("it does not end")
 

@@ -16,7 +16,8 @@ from agentgate.core.retention import MAX_HOLD_REASON_CHARS, Hold, Kept, Rule
 from agentgate.core.strict_json import parse
 from agentgate.pipeline import retention
 from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.retention import EVERY_S, SESSIONS_AT_ONCE, HoldOrder, Keeping, Pruned, Status
+from agentgate.pipeline.pruning import EVERY_S, SESSIONS_AT_ONCE, Keeping, Pruned
+from agentgate.pipeline.retention import HoldOrder, Status
 from tests.fakes import ADMIN, principal
 from tests.pipeline.conftest import until
 from tests.pipeline.test_retention import AUDITOR, DAY, OF_B, Office, aged
@@ -146,7 +147,7 @@ async def test_a_run_that_could_not_go_on_is_tried_again_in_an_hour_and_one_that
         "why": "retention", "bodies": 4, "through": 3, "tenant": "default", "session": "s-old",
     }  # fmt: skip
     office.call("s-2")
-    office.desk._keeping = replace(office.keeping, rule=Rule(0, forced=True))
+    office.desk._daily._keeping = replace(office.keeping, rule=Rule(0, forced=True))
     await _steps(office, EVERY_S - 1)
     assert len(office.log.of(Kind.PRUNED)) == 1
     await _steps(office, 1)

@@ -26,7 +26,7 @@ from agentgate.pipeline.deferred import DeferredDesk
 from agentgate.pipeline.edits import EditDesk
 from agentgate.pipeline.evidence import EvidenceDesk
 from agentgate.pipeline.members import Membership
-from agentgate.pipeline.notices import NoticeDesk
+from agentgate.pipeline.notices.desk import NoticeDesk
 from agentgate.pipeline.orders import Refused
 from agentgate.pipeline.pins import PinDesk
 from agentgate.pipeline.policy import PolicyDesk

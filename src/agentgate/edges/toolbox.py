@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentgate.core.call import Access, AgentId, Principal, PrincipalKind, Role
 from agentgate.edges.desks import Desks, Operator, TheDesks, unless_refused
 from agentgate.edges.schemas import ID_PATTERN, Responses, answers
+from agentgate.pipeline.heard import changes_of
 from agentgate.pipeline.offers import Offer
 
 router = APIRouter(tags=["tools"])
@@ -116,7 +117,7 @@ def _view(desks: Desks, offer: Offer, ruled: Mapping[str, str], *, whole: bool) 
         "by": pin.by or None if pin is not None else None,
         "at": pin.at if pin is not None else None,
         "found": found.sha256 or None if found is not None else (pin.found_sha256 or None if pin is not None else None),
-        "changes": desks.pins.changes_of(offer),
+        "changes": changes_of(offer),
     }
     if whole:
         view["definition"] = pin.definition if pin is not None and pin.subject is not None else None

@@ -18,8 +18,8 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome, Record, rfc3339
 from agentgate.core.events.calls import KeptAnswer, answered, answers_closed
 from agentgate.core.strict_json import canonical, reread
+from agentgate.pipeline.ending import UNKNOWN_EFFECT, Ending, Keep
 from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.run import UNKNOWN_EFFECT, Ending, Keep
 from agentgate.ports.ambient import Clock
 from agentgate.ports.keys import Sealer
 from agentgate.ports.log import LogReader

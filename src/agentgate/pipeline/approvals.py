@@ -1,26 +1,25 @@
-"""Pending questions and their answers, kept in the log and looked up by what exactly was asked."""
+"""Pending approvals and what people make of them, kept in the log."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import hmac
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
 from agentgate.core import kept
-from agentgate.core.approval import Approval, ApprovalId, State, Void, Why, carries, from_row
+from agentgate.core.approval import Approval, ApprovalId, State, Void, Why, from_row
 from agentgate.core.call import Call, Principal
 from agentgate.core.decision import Decision, Receipt, Terms, refusal
-from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make, rfc3339
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.approval_book import SEALED, ApprovalBook, CannotDecide
+from agentgate.pipeline.approval_finder import ApprovalFinder, Found, Opinion, token_sha256
 from agentgate.pipeline.circumstances import Circumstances
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.waiting import Waiting
@@ -31,25 +30,6 @@ from agentgate.ports.log import AlreadySpent, LogReader
 _TRIES: Final = 20
 """Of so many people who say yes at the same moment the last one is not heard, and may say it again."""
 MAX_REASON_CHARS: Final = 500
-MOST_PENDING: Final = 200
-"""Questions of one caller that nobody has answered yet. Each is kept with its arguments and looked at every second, and
-people have to read them."""
-
-Opinion = Callable[[Call], Awaitable[Decision]]
-"""What would be decided on a call that has no approval; nothing is recorded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What there is about a call: approved, denied, or else pending."""
-
-    approval: Approval
-    is_over: bool = False
-    """It is the one that a deferred call is made for, and carries it no more: no other one does."""
-    approved_by: str | None = None
-    denied_by: str | None = None
-    edited: Call | None = None
-    """The call that was approved, or is pending, in the place of the one that was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +70,7 @@ class ApprovalDesk(ApprovalBook):
         self._recorder = recorder
         self._entropy = entropy
         self._circumstances = circumstances
+        self._finder = ApprovalFinder(reader, sealer, clock, circumstances)
         self._ttl = timedelta(seconds=ttl_s)
         self._static_token = static_token.encode() if static_token else None
         self.waiting = Waiting()
@@ -112,99 +93,20 @@ class ApprovalDesk(ApprovalBook):
         caller has not too many that wait (None).
 
         A token that was sent must be that approval's own; without one the digest is enough. An approval that policy
-        would want more for by now (`asked` is what it wants; of an edited call `opinion` asks) is none.
-
-        Raises:
-            LogUnavailable
-        """
+        would want more for by now (`asked` is what it wants; of an edited call `opinion` asks) is none. Raises
+        LogUnavailable."""
         if call.carried_by is not None:
-            return await self._carrying(call, call.carried_by, asked)
-        found = await self._standing(call, asked, opinion)
+            return await self._finder.carrying(call, call.carried_by, asked)
+        found = await self._finder.standing(call, asked, opinion)
         if found is not None:
             return found
         # one after the other: of many that come at once the first one asks, and the others find its question
         asking = self._asking.setdefault((call.tenant, call.caller.id), asyncio.Lock())
         async with asking:
-            found = await self._standing(call, asked, opinion)
-            if found is not None or await self._has_too_many(call.caller):
+            found = await self._finder.standing(call, asked, opinion)
+            if found is not None or await self._finder.has_too_many(call.caller):
                 return found
             return Found(await self._request(self._new_id(), call, asked.policy_revision, asked.terms))
-
-    async def _standing(self, call: Call, asked: Decision, opinion: Opinion) -> Found | None:
-        """What there is about `call` already."""
-        rows = await self._reader.projection("approvals", tenant=call.tenant, digest=call.digest)
-        pending: Found | None = None
-        for approval in map(from_row, reversed(rows)):
-            if not approval.is_about(call):
-                continue
-            if approval.edited_to is not None:
-                found = await self._edited(call, approval.edited_to, asked, opinion)
-            else:
-                found = await self._found(call, approval, asked)
-            if found is not None and (found.approved_by is not None or found.denied_by is not None):
-                return found
-            pending = pending or found
-        return pending
-
-    async def _has_too_many(self, caller: Principal) -> bool:
-        of = {"tenant": str(caller.tenant), "requested_by": caller.id, "state": State.PENDING.value}
-        rows = await self._reader.projection("approvals", without=SEALED, **of)
-        return sum(self.state_now(from_row(row)) is State.PENDING for row in rows) >= MOST_PENDING
-
-    async def _carrying(self, call: Call, approval_id: str, asked: Decision) -> Found:
-        """What the one approval says that a deferred call is made for: never a new question."""
-        approval = await self.approval(approval_id)
-        if approval is None:
-            raise LookupError(f"a deferred call is made for an approval that there is not: {approval_id}")
-        found = await self._found(call, approval, asked) if approval.is_about(call) else None
-        return found if found is not None else Found(approval, is_over=True)
-
-    async def _found(self, call: Call, approval: Approval, asked: Decision) -> Found | None:
-        """What `approval`, which is about `call`, says to it; None when it says nothing any more."""
-        now = self._clock.now()
-        state = approval.state_at(now)
-        if state is State.DENIED:
-            return Found(approval, denied_by=approval.decided_by)
-        if approval.policy_revision != asked.policy_revision or not approval.is_as_strict_as(asked.terms):
-            return None
-        if state not in (State.PENDING, State.APPROVED):
-            return None
-        if await self._circumstances.killed((approval,)):
-            return None
-        if state is State.PENDING:
-            # who does not wait needs one that the gateway carries out
-            return Found(approval) if approval.executes or not call.deferred else None
-        if not carries(approval, call, revision=asked.policy_revision, now=now) or not _token_fits(approval, call):
-            return None
-        return Found(approval, approved_by=await self._said_yes(approval))
-
-    async def _edited(self, call: Call, edited_to: str, asked: Decision, opinion: Opinion) -> Found | None:
-        """What the approval of the edited call says to who repeats the call as it was. It needs what policy wants for
-        the edited call, which may be more or less than for the other one."""
-        while True:
-            approval = await self.approval(edited_to)
-            if approval is None or not approval.is_of(call):
-                return None
-            if approval.edited_to is None:
-                break
-            edited_to = approval.edited_to  # edited again; ids are never used twice, so this ends
-        if approval.state_at(self._clock.now()) is State.DENIED:
-            return Found(approval, denied_by=approval.decided_by)
-        value = self._value(approval)
-        if value is None:
-            return None
-        edited = replace(call, arguments=value["arguments"])
-        if edited.digest != approval.digest:
-            return None
-        of_edited = await opinion(edited)
-        wanted = asked if of_edited.verdict is PolicySays.DENY else of_edited
-        found = await self._found(edited, approval, wanted)
-        return replace(found, edited=edited) if found is not None else None
-
-    async def _said_yes(self, approval: Approval) -> str | None:
-        if approval.quorum == 1:
-            return approval.decided_by
-        return ",".join(vote.by for vote in await self.votes(approval))
 
     def _new_id(self) -> ApprovalId:
         return ApprovalId(f"apr-{self._entropy.token(12).hex()}")
@@ -253,20 +155,13 @@ class ApprovalDesk(ApprovalBook):
     async def answered(self, call: Call, approval_id: str, within_s: float) -> bool:
         """Wait until somebody has answered, or it is void, or the call was killed; whether that was so in time.
 
-        An answer given in this process is heard at once, another member's within half a second.
-
-        Raises:
-            LogUnavailable
+        An answer given in this process is heard at once, another member's within half a second. Raises LogUnavailable.
         """
 
         async def is_pending() -> bool:
-            return not self.is_over(call) and await self._is_pending(call, approval_id)
+            return not self.is_over(call) and await self._finder.is_pending(call, approval_id)
 
         return await self.waiting.until_not(is_pending, call.caller, approval_id, within_s)
-
-    async def _is_pending(self, call: Call, approval_id: str) -> bool:
-        rows = await self._reader.projection("approvals", without=SEALED, id=approval_id)
-        return any(one.is_of(call) and self.state_now(one) is State.PENDING for one in map(from_row, rows))
 
     async def withdrawn(self, call: Call, approval_id: str) -> Decision | None:
         """The refusal of a call that waited for what a person has taken back: it asks nobody anew by itself. None where
@@ -282,11 +177,8 @@ class ApprovalDesk(ApprovalBook):
     async def decide(
         self, approver: Principal, approval_id: str, state: State, reason: str = ""
     ) -> Verdict | CannotDecide:
-        """Record an approver's yes or no. The first no, and the yes that completes the quorum, count for good.
-
-        Raises:
-            LogUnavailable
-        """
+        """Record an approver's yes or no: the first no, and the yes that completes the quorum, count for good. Raises
+        LogUnavailable."""
         for _ in range(_TRIES):
             approval = await self.answerable(approver, approval_id)
             if isinstance(approval, CannotDecide):
@@ -314,17 +206,13 @@ class ApprovalDesk(ApprovalBook):
 
     def _answer(self, approver: Principal, approval: Approval, state: State, reason: str) -> tuple[Event, str | None]:
         """The event of an answer, and the token that a completing yes comes with."""
-        fields: dict[str, Any] = {
-            "approval_id": approval.id,
-            "verdict": state.value,
-            "auth": approver.auth_method,
-        }
+        fields: dict[str, Any] = {"approval_id": approval.id, "verdict": state.value, "auth": approver.auth_method}
         token: str | None = None
         if state is State.APPROVED:
             fields |= {"ordinal": approval.votes + 1, "quorum": approval.quorum}
             if approval.votes + 1 >= approval.quorum:
                 token = f"apt_{self._entropy.token(24).hex()}"
-                fields["token_sha256"] = _sha256(token)
+                fields["token_sha256"] = token_sha256(token)
         event = self._event(Kind.APPROVAL_DECIDED, approval, fields, approver, reason)
         return event, token
 
@@ -350,11 +238,7 @@ class ApprovalDesk(ApprovalBook):
 
     async def withdraw(self, person: Principal, approval_id: str, reason: str = "") -> Approval | CannotDecide:
         """Take back what is pending, or approved and not used: it carries nothing any more. Of a withdrawal and a
-        redemption the first one in the log counts.
-
-        Raises:
-            LogUnavailable
-        """
+        redemption the first one in the log counts. Raises LogUnavailable."""
         for _ in range(_TRIES):  # one that is approved meanwhile is taken back as that
             approval = await self.answerable(person, approval_id, (State.PENDING, State.APPROVED))
             if isinstance(approval, CannotDecide):
@@ -388,11 +272,8 @@ class ApprovalDesk(ApprovalBook):
         actor: Principal | None = None,
         reason: str = "",
     ) -> bool:
-        """Record that nobody can answer or use it any more; False when somebody has done so before.
-
-        Raises:
-            LogUnavailable
-        """
+        """Record that nobody can answer or use it any more; False when somebody has done so before. Raises
+        LogUnavailable."""
         fields = {"approval_id": approval.id, "state": state.value, "closes": approval.state.value}
         fields |= {"why": void.why.value, **(more or {})}
         if void.kill_id is not None:
@@ -416,13 +297,3 @@ class ApprovalDesk(ApprovalBook):
             principal=actor.id if actor is not None else "",
             body=canonical_plain({"reason": said}) if said else b"{}",
         )
-
-
-def _token_fits(approval: Approval, call: Call) -> bool:
-    if call.approval_token is None or approval.token_sha256 is None:
-        return call.approval_token is None
-    return hmac.compare_digest(_sha256(call.approval_token), approval.token_sha256)
-
-
-def _sha256(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()

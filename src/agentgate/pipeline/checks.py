@@ -1,10 +1,17 @@
-"""What is refused before policy is asked, by a pure look at the call."""
+"""What is refused before policy is asked: by a kill, or by a pure look at the call."""
 
 from __future__ import annotations
 
 from agentgate.core.call import Call
+from agentgate.core.containment import Kill
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
+
+
+def refused_by(kill: Kill | None) -> Decision:
+    """None: the kill store knows a kill that this replica has not read yet."""
+    what = f"{kill.scope} {kill.target}".strip() if kill is not None else "this call"
+    return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
 
 
 def first_refusal(call: Call) -> Decision | None:

@@ -12,7 +12,8 @@ from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approvals import MAX_REASON_CHARS, ApprovalDesk, Edit, Opinion
+from agentgate.pipeline.approval_finder import Opinion
+from agentgate.pipeline.approvals import MAX_REASON_CHARS, ApprovalDesk, Edit
 from agentgate.pipeline.approvals import Verdict as Answered
 from agentgate.pipeline.record import Recorder, new_trace_id
 from agentgate.ports.ambient import Entropy

@@ -53,7 +53,7 @@ class Flight:
     """How it ended, for the acknowledgement's counts."""
     cuttings: list[Cutting] = field(default_factory=list)
     keep: Callable[[Any], KeptAnswer] | None = None
-    """What seals its answer, where somebody may ask for that again (`run.Keep`)."""
+    """What seals its answer, where somebody may ask for that again (`ending.Keep`)."""
 
     def is_cut(self) -> bool:
         return self.kill is not None or self.has_lapsed

@@ -7,42 +7,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict, replace
-from functools import partial
-from typing import Literal
+from dataclasses import asdict
 
 from agentgate.core.call import Call
-from agentgate.core.containment import Kill, KillId
-from agentgate.core.decision import Behind, Decision, Grant, Receipt, Verdict, grant, refusal
+from agentgate.core.containment import KillId
+from agentgate.core.decision import Behind, Decision, Grant, Receipt, grant, refusal
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome
 from agentgate.core.events.calls import decided
-from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.answers import AnswerBook, Kept
-from agentgate.pipeline.approvals import MOST_PENDING, ApprovalDesk
+from agentgate.pipeline.approvals import ApprovalDesk
 from agentgate.pipeline.asking import Questions
-from agentgate.pipeline.checks import first_refusal
+from agentgate.pipeline.checks import first_refusal, refused_by
+from agentgate.pipeline.decide import Decider
+from agentgate.pipeline.ending import Ending
 from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.passage import Answer, Passage, pending_approval
+from agentgate.pipeline.passage import Answer, Passage
 from agentgate.pipeline.record import Recorder
 from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.run import Ending, Runner
-from agentgate.pipeline.toll import LATE, UNNOTED, Toll, budget_of, not_admitted, retry_after_s
+from agentgate.pipeline.run import Runner
+from agentgate.pipeline.toll import LATE, UNNOTED, Toll, budget_of, not_admitted
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission, NotAdmitted
-from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold
 from agentgate.ports.notices import Meter
 
 logger = logging.getLogger("agentgate.gate")
-
-_Step = Literal["admission", "policy", "append", "upstream"]
-
-
-def _refused_by(kill: Kill | None) -> Decision:
-    """None: the kill store knows a kill that this replica has not read yet."""
-    what = f"{kill.scope} {kill.target}".strip() if kill is not None else "this call"
-    return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
 
 
 class Gate:
@@ -65,11 +56,10 @@ class Gate:
         self._admission = admission
         self._replica = replica
         self._recorder = recorder
-        self._approvals = approvals
         self._answers = answers
         self._runner = runner
         self._limits = limits
-        self._questions = questions
+        self._decider = Decider(approvals, questions, clock, meter)
         self._clock = clock
         self._meter = meter
         self.closing = False
@@ -104,6 +94,11 @@ class Gate:
         self._tell(answer, started_ns)
         return answer
 
+    async def opinion(self, call: Call) -> Decision:
+        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it. Raises
+        LogUnavailable: what its session did cannot be found out."""
+        return await self._decider.opinion(call, await self._limits.facts(call))
+
     async def _pass(self, passage: Passage, refused: Decision | None, kept: Kept | None) -> Answer:
         if refused is not None and refused.allowed:
             raise ValueError("a door decides on nothing but refusals")
@@ -117,25 +112,18 @@ class Gate:
                 decision = await self._admit(passage, is_free=True) or refused or misfit
         if decision is None and known is None:
             decision = first_refusal(passage.call)
-        if decision is None and known is None:
-            known = await self._answers.known(passage.call)
-        if decision is None and isinstance(known, Kept):
-            return await self._again(passage, known)
-        if decision is None and isinstance(known, Decision):
-            decision = known
+            known = await self._answers.known(passage.call) if decision is None else None
         if decision is None:
-            decision = await self._decide(passage)
-        shown = self._redact(passage.call)
-        if shown is None:
-            shown = FAILED, FAILED
-            if decision.allowed:
-                decision = refusal(ReasonCode.REDACTION_FAILED, "The call could not be redacted for the log")
-        passage.arguments, passage.context = shown
+            if isinstance(known, Kept):
+                return await self._again(passage, known)
+            decision = known or await self._decider.decide(passage)
+        if not self._redact(passage) and decision.allowed:
+            decision = refusal(ReasonCode.REDACTION_FAILED, "The call could not be redacted for the log")
         if not decision.allowed:
             receipt = await self._record(passage, decision)
             if not isinstance(receipt, Receipt):  # a question in another's session
                 return await self._claim_refused(passage, decision, receipt)
-            return self._refused(passage, decision)
+            return passage.refused(decision, self._clock)
         granted = await self._record_and_grant(passage, decision)
         if not isinstance(granted, Grant):
             return granted
@@ -168,7 +156,7 @@ class Gate:
         answer, passage.toll = await self._limits.admit(self._admission, call, seen, is_free=is_free)
         if passage.toll is not None:
             passage.toll.asked_at_s = asked_at_s
-        self._took(passage, "admission", before)
+        passage.took("admission", before, self._clock, self._meter)
         passage.position = seen
         if isinstance(answer, Decision):
             self._meter.count(answer.reason_code.value, answer.matched_rule.removeprefix("budget_"))
@@ -200,92 +188,19 @@ class Gate:
             self._meter.count(answer.reason.value, budget_of(answer))
         if answer.reason is not ReasonCode.KILLED:
             return not_admitted(answer, call)
-        return _refused_by(self._replica.state.active.get(KillId(answer.kill_id or "")))
-
-    # --- 2 decide, 3 approve ---
-
-    async def _decide(self, passage: Passage) -> Decision:
-        static = self._approvals.is_static_token(passage.call.approval_token)
-        decision = await self._ask(passage, has_approval_token=static)
-        if passage.toll is not None:
-            decision = passage.toll.warned(decision)
-        if decision.allowed and static and (decision.is_write_action or await self._needs_approval(passage)):
-            return decision._replace(approved_by="static token")
-        if decision.allowed and passage.call.carried_by is not None:
-            # policy may do without an approval by now: it is spent all the same, or the call would be made again
-            decision = decision._replace(verdict=Verdict.REQUIRE_APPROVAL, reason_code=ReasonCode.APPROVAL_REQUIRED)
-        if decision.verdict is not Verdict.REQUIRE_APPROVAL:
-            return decision
-        return await self._approve(passage, decision)
-
-    async def _approve(self, passage: Passage, asked: Decision) -> Decision:
-        """Let an approval of exactly this call make policy decide again; else leave a pending one."""
-        sent = passage.call
-        found = await self._approvals.find(sent, asked, partial(self._opinion, facts=passage.facts))
-        if found is None:
-            passage.limit = None  # not one of those that count calls
-            text = f"{MOST_PENDING} calls of this caller wait for an approval already: no more are asked for"
-            return refusal(ReasonCode.RATE_LIMITED, text, "approvals_pending", asked.policy_revision)
-        approval = found.approval
-        if found.denied_by is not None:
-            denied = refusal(ReasonCode.APPROVAL_DENIED, "Approval denied", revision=asked.policy_revision)
-            return denied._replace(approval_id=approval.id, approved_by=found.denied_by)
-        if found.is_over:
-            text = f"The approval of this call is {self._approvals.state_now(approval)}"
-            over = refusal(ReasonCode.APPROVAL_SPENT, text, revision=asked.policy_revision)
-            return over._replace(approval_id=approval.id)
-        if found.approved_by is None:
-            passage.approval = pending_approval(found)
-            return asked._replace(approval_id=approval.id)
-        if found.edited is not None:
-            passage.call, passage.edited = found.edited, pending_approval(found)
-        elif sent.edited_from is not None:
-            passage.edited = pending_approval(replace(found, edited=sent))
-        decision = first_refusal(passage.call) or await self._ask(passage, has_approval_token=True)
-        if decision.allowed:
-            passage.spends = (Spend("approval", approval.id),)
-            edited_from = sent.digest if found.edited is not None else sent.edited_from
-            return decision._replace(approval_id=approval.id, approved_by=found.approved_by, edited_from=edited_from)
-        return decision
-
-    async def opinion(self, call: Call) -> Decision:
-        """What would be decided on `call` if it came now, without an approval. Nothing is recorded of it.
-
-        Raises:
-            LogUnavailable: what its session did cannot be found out.
-        """
-        return await self._opinion(call, await self._limits.facts(call))
-
-    async def _opinion(self, call: Call, facts: Facts | None) -> Decision:
-        return first_refusal(call) or await self._questions.ask(
-            call, has_approval_token=False, now=self._clock.now(), facts=facts
-        )
-
-    async def _needs_approval(self, passage: Passage) -> bool:
-        """Whether policy allowed a call because it was approved."""
-        return not (await self._opinion(passage.call, passage.facts)).allowed
-
-    async def _ask(self, passage: Passage, *, has_approval_token: bool) -> Decision:
-        before = self._clock.ticks_ns()
-        decision = await self._questions.ask(
-            passage.call, has_approval_token=has_approval_token, now=self._clock.now(), facts=passage.facts
-        )
-        if passage.toll is not None:
-            decision = passage.toll.priced(decision)
-        self._took(passage, "policy", before)
-        self._meter.policy_evaluated(decision.verdict.value, decision.matched_rule)
-        return decision
+        return refused_by(self._replica.state.active.get(KillId(answer.kill_id or "")))
 
     # --- 4 record, 5 grant ---
 
-    def _redact(self, call: Call) -> tuple[bytes, bytes] | None:
-        """Arguments and context as they may be written down; None when that could not be found out."""
-        redactor = self._recorder.redactor
+    def _redact(self, passage: Passage) -> bool:
+        """Have arguments and context as they may be written down; False, and neither, when that is not known."""
+        call, redactor = passage.call, self._recorder.redactor
         arguments, context = redactor.json(call.arguments_json), redactor.json(call.context_json)
         if arguments is FAILED or context is FAILED:
             self._meter.count("redaction_failed")
-            return None
-        return arguments, context
+            return False
+        passage.arguments, passage.context = arguments, context
+        return True
 
     async def _record(self, passage: Passage, decision: Decision) -> Appended:
         call = passage.call
@@ -307,7 +222,7 @@ class Gate:
             if decision.allowed:
                 self._recorder.orphaned(call.trace_id)
             raise
-        self._took(passage, "append", before)
+        passage.took("append", before, self._clock, self._meter)
         if decision.allowed and passage.toll is not None and isinstance(receipt, Receipt):
             passage.toll.allowed(receipt.index)
         return receipt
@@ -358,33 +273,20 @@ class Gate:
             refused = refusal(ReasonCode.FOREIGN_SESSION, "The session belongs to another principal")
         passage.spends, passage.approval = (), None
         await self._record(passage, refused._replace(approval_id=decision.approval_id))
-        return self._refused(passage, refused)
+        return passage.refused(refused, self._clock)
 
     async def _again(self, passage: Passage, kept: Kept) -> Answer:
         """What a call was answered that was run before: recorded, and only if no kill has come by then."""
         call = passage.flight.call
         await self._answers.handed_out(call.caller, call, kept)
         if passage.flight.is_cut() or not self._replica.may_grant():
-            killed = self._killed(passage)
-            return self._refused(passage, killed or refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown"))
+            unheard = refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
+            return passage.refused(self._killed(passage) or unheard, self._clock)
         return passage.again(kept)
 
     def _killed(self, passage: Passage) -> Decision | None:
         kill = passage.flight.kill
-        return _refused_by(kill) if kill is not None else None
-
-    # --- answers ---
-
-    def _refused(self, passage: Passage, decision: Decision) -> Answer:
-        wait_s: int | None = None
-        if decision.reason_code in (ReasonCode.RATE_LIMITED, ReasonCode.BUDGET_SPENT):
-            wait_s = retry_after_s(passage.limit, passage.budget, self._clock.now().timestamp())
-        return passage.refused(decision, wait_s)
-
-    def _took(self, passage: Passage, step: _Step, before_ns: int) -> None:
-        took_ns = self._clock.ticks_ns() - before_ns
-        passage.latency_us[step] = passage.latency_us.get(step, 0) + took_ns // 1000
-        self._meter.step(step, took_ns / 1e9)
+        return refused_by(kill) if kill is not None else None
 
     def _tell(self, answer: Answer, started_ns: int) -> None:
         seconds = (self._clock.ticks_ns() - started_ns) / 1e9

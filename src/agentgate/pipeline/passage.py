@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from agentgate.core.approval import ApprovalId
 from agentgate.core.call import Call
@@ -14,12 +14,14 @@ from agentgate.core.event import Outcome, rfc3339
 from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.answers import Kept
-from agentgate.pipeline.approvals import Found
+from agentgate.pipeline.approval_finder import Found
+from agentgate.pipeline.ending import Ending
 from agentgate.pipeline.flights import Flight
-from agentgate.pipeline.run import Ending
-from agentgate.pipeline.toll import Toll
+from agentgate.pipeline.toll import Toll, retry_after_s
+from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import BudgetState, LimitState
 from agentgate.ports.log import Spend
+from agentgate.ports.notices import Meter
 
 _WAS_ALLOWED = refusal(ReasonCode.POLICY_ALLOW, "")._replace(verdict=Verdict.ALLOW)
 """The decision on a call that was run before, as far as it is told again."""
@@ -115,11 +117,18 @@ class Passage:
         """What the session did before, where policy wants to know."""
         return self.toll.facts if self.toll is not None else None
 
+    def took(self, step: Literal["admission", "policy", "append"], since_ns: int, clock: Clock, meter: Meter) -> None:
+        """A step is over; a call may take it more than once."""
+        took_ns = clock.ticks_ns() - since_ns
+        self.latency_us[step] = self.latency_us.get(step, 0) + took_ns // 1000
+        meter.step(step, took_ns / 1e9)
+
     # --- what its door is told ---
 
-    def refused(self, decision: Decision, retry_after_s: int | None) -> Answer:
+    def refused(self, decision: Decision, clock: Clock) -> Answer:
         """It is not run; or not yet, where an approval is missing."""
         prefix = "Approval required" if decision.verdict is Verdict.REQUIRE_APPROVAL else "Policy denied"
+        can_wait = decision.reason_code in (ReasonCode.RATE_LIMITED, ReasonCode.BUDGET_SPENT)
         return Answer(
             self.call,
             decision,
@@ -127,7 +136,7 @@ class Passage:
             f"{prefix}: {decision.reason}",
             limit=self.limit,
             approval=self.approval,
-            retry_after_s=retry_after_s,
+            retry_after_s=retry_after_s(self.limit, self.budget, clock.now().timestamp()) if can_wait else None,
         )
 
     def outage(self, reason: ReasonCode, text: str) -> Answer:

@@ -8,63 +8,38 @@ hold before it covers, in the transaction that would append it, so no reading be
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from agentgate.core.call import Principal
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import ReasonCode
 from agentgate.core.event import rfc3339
-from agentgate.core.events.keeping import held, pruned, unheld
+from agentgate.core.events.keeping import held, unheld
 from agentgate.core.retention import (
     FLOOR_DAYS,
-    LEAP_DAYS,
     MAX_HOLD_REASON_CHARS,
     BelowFloor,
     Hold,
     Kept,
     Place,
-    Quiet,
-    Rule,
     Standing,
     hold_from_row,
-    leapt,
-    most_at_a_time,
-    standing,
 )
 from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.pruning import SESSIONS_AT_ONCE, DailyRun, Keeping, Pruned, Pruner, in_force
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
-from agentgate.ports.log import AlreadySpent, Bodies, LogReader, Spend
+from agentgate.ports.log import Bodies, LogReader, Spend
 from agentgate.ports.notices import Meter
 
-logger = logging.getLogger("agentgate.retention")
-
-SESSIONS_AT_ONCE: Final = 32
-"""Sessions whose prunes are appended together. A run that dies leaves no more than these half done."""
-SESSIONS_PER_ORDER: Final = 256
-FIRST_AFTER_S: Final = 60.0
-EVERY_S: Final = 86_400.0
-AGAIN_AFTER_S: Final = 3_600.0
-"""When a daily run is tried again that could not go on."""
 OLDEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 """Times before it have no text that sorts with those of events."""
 STEP_EVERY_S: Final = 1.0
 PAGES_COUNTED: Final = 40
 """Pages of sessions that a status looks at before it says `at least`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Keeping:
-    """How bodies are kept, as configured."""
-
-    rule: Rule = field(default_factory=Rule)
-    automatic: bool = True
-    compress_after_days: int | None = 30
-    """None: never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,18 +66,6 @@ class PruneOrder:
     after: Place | None = None
 
 
-@dataclass(slots=True)
-class Pruned:
-    """What one order has done, or (`dry_run`) would do. `following` is None once all is done."""
-
-    limit: str
-    sessions: int = 0
-    bodies: int = 0
-    held: int = 0
-    open: int = 0
-    following: Place | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
     """How retention stands. Counts are of the viewer's tenants; `is_all` is False where they are only `at least`."""
@@ -126,15 +89,6 @@ class Status:
     """When this process has last ended one."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Scan:
-    """What is judged by: one moment's view of ages, calls and holds."""
-
-    old_below: int
-    open_calls: frozenset[tuple[str, str]]
-    holds: tuple[Hold, ...]
-
-
 class RetentionDesk:
     """Prunes, holds, and the daily run of the member that does it."""
 
@@ -152,26 +106,20 @@ class RetentionDesk:
         self._reader = reader
         self._bodies = bodies
         self._recorder = recorder
+        self._pruner = Pruner(reader, bodies, recorder, meter)
+        self._daily = DailyRun(self._pruner, bodies, clock, meter, keeping)
         self._clock = clock
         self._entropy = entropy
         self._meter = meter
         self._keeping = keeping
         self._busy = asyncio.Lock()
-        self._run: AsyncIterator[None] | None = None
-        self._next_s = clock.boot_s() + FIRST_AFTER_S
-        self._trouble: str | None = None
-        self._last_run: str | None = None
 
     # --- legal hold ---
 
     async def hold(self, actor: Principal, order: HoldOrder) -> Hold | Refused:
-        """Keep what `order` names until the hold is released. The same id again with the same order is one hold.
-
-        Raises:
-            LogUnavailable: nothing is held.
-        """
-        refused = _not_of(actor, order.tenant)
-        if refused is not None:
+        """Keep what `order` names until the hold is released. The same id again with the same order is one hold. Raises
+        LogUnavailable: nothing is held."""
+        if (refused := _not_of(actor, order.tenant)) is not None:
             return refused
         origin = self._recorder.origin()
         hold = Hold(
@@ -205,8 +153,7 @@ class RetentionDesk:
         hold = await self._hold(hold_id)
         if hold is None or hold.is_released or (hold.tenant and not actor.sees(hold.tenant)):
             return Refused(ReasonCode.NOT_FOUND, "no such hold is in force")
-        refused = _not_of(actor, hold.tenant)
-        if refused is not None:
+        if (refused := _not_of(actor, hold.tenant)) is not None:
             return refused
         event = unheld(
             self._recorder.origin(),
@@ -223,15 +170,12 @@ class RetentionDesk:
     async def holds(self, viewer: Principal) -> list[Hold]:
         """Those in force that the viewer may know of: of its tenant, and of everybody. Why somebody of all tenants gave
         one may be another tenant's affair. Raises LogUnavailable."""
-        found = [hold for hold in await self._in_force() if not hold.tenant or viewer.sees(hold.tenant)]
+        found = [hold for hold in await in_force(self._reader) if not hold.tenant or viewer.sees(hold.tenant)]
         return [hold if hold.tenant or viewer.tenants_all else replace(hold, reason="", actor="") for hold in found]
 
     async def _hold(self, hold_id: str) -> Hold | None:
         rows = await self._reader.projection("holds", id=hold_id)
         return hold_from_row(rows[0]) if rows else None
-
-    async def _in_force(self) -> tuple[Hold, ...]:
-        return tuple(map(hold_from_row, await self._reader.projection("holds", released_idx=None)))
 
     # --- what is due ---
 
@@ -239,14 +183,14 @@ class RetentionDesk:
         """Raises LogUnavailable."""
         now = self._clock.now()
         limit = self._keeping.rule.limit(now)
-        scan = await self._scan(limit, now)
+        scan = await self._pruner.scan(limit, now)
         counts = dict.fromkeys(Standing, 0)
         place: Place | None = None
         for _ in range(PAGES_COUNTED):
             some, place = await self._bodies.quiet(scan.old_below, place)
             for quiet in some:
                 if viewer.sees(quiet.tenant):
-                    counts[_judged(quiet, scan)] += 1
+                    counts[scan.judged(quiet)] += 1
             if place is None:
                 break
         return Status(
@@ -259,23 +203,10 @@ class RetentionDesk:
             oldest=await self._bodies.oldest(None if viewer.tenants_all else viewer.tenant),
             kept=await self._bodies.kept() if viewer.tenants_all else None,
             refusal=self._bodies.refusal,
-            clock=await self._clock_trouble(now),
-            trouble=self._trouble,
-            last_run=self._last_run,
+            clock=await self._pruner.clock_trouble(now),
+            trouble=self._daily.trouble,
+            last_run=self._daily.last_run,
         )
-
-    async def _scan(self, limit: datetime, now: datetime) -> _Scan:
-        around = await self._bodies.around(rfc3339(limit), rfc3339(now))
-        open_calls = {
-            (intent.fields.get("tenant", ""), intent.fields.get("session", ""))
-            for intent in await self._reader.open_intents()
-        }
-        return _Scan(around.index, frozenset(open_calls), await self._in_force())
-
-    async def _clock_trouble(self, now: datetime) -> str | None:
-        around = await self._bodies.around(rfc3339(now - timedelta(days=LEAP_DAYS)), rfc3339(now))
-        before, after = (None if at is None else datetime.fromisoformat(at) for at in (around.before, around.after))
-        return leapt(before, after, now)
 
     # --- pruning by order ---
 
@@ -296,9 +227,9 @@ class RetentionDesk:
         done = Pruned(rfc3339(limit), following=order.after)
         async with self._busy:
             if order.after is None and not order.dry_run:
-                await self._finish_earlier()
-            due = await self._next_due(limit, now, done)
-            if due and not order.force and (trouble := await self._clock_trouble(now)) is not None:
+                await self._pruner.finish_earlier()
+            due = await self._pruner.next_due(limit, now, done)
+            if due and not order.force and (trouble := await self._pruner.clock_trouble(now)) is not None:
                 return self._refuse(Refused(ReasonCode.CLOCK_UNTRUSTED, trouble))
             if order.dry_run:
                 done.sessions = len(due)
@@ -306,7 +237,7 @@ class RetentionDesk:
                 return done
             why = "forced" if limit > self._keeping.rule.limit(now) else "retention"
             for at in range(0, len(due), SESSIONS_AT_ONCE):
-                await self._give_up(due[at : at + SESSIONS_AT_ONCE], actor.id, why, done)
+                await self._pruner.give_up(due[at : at + SESSIONS_AT_ONCE], actor.id, why, done)
         return done
 
     def _limit_of(self, order: PruneOrder, now: datetime) -> datetime | Refused:
@@ -333,64 +264,6 @@ class RetentionDesk:
         self._meter.count("retention_refused")
         return refused
 
-    async def _next_due(self, limit: datetime, now: datetime, done: Pruned) -> list[Quiet]:
-        """The next sessions to prune. Sets `done.following`, and counts those that are held or open."""
-        scan = await self._scan(limit, now)
-        due: list[Quiet] = []
-        place = done.following
-        while len(due) < SESSIONS_PER_ORDER:
-            some, place = await self._bodies.quiet(scan.old_below, place)
-            for quiet in some:
-                match _judged(quiet, scan):
-                    case Standing.DUE:
-                        due.append(quiet)
-                    case Standing.HELD:
-                        done.held += 1
-                    case Standing.OPEN:
-                        done.open += 1
-            if place is None:
-                break
-        done.following = place
-        return due
-
-    async def _give_up(self, sessions: Sequence[Quiet], actor: str, why: str, done: Pruned) -> None:
-        """Append the prunes, and delete what those that are in the log then say. Raises LogUnavailable."""
-        counts = [await self._bodies.count(quiet) for quiet in sessions]
-        outcomes = await asyncio.gather(
-            *(self._append(quiet, actor, why, count) for quiet, count in zip(sessions, counts, strict=True)),
-            return_exceptions=True,
-        )
-        given_up = [quiet for quiet, outcome in zip(sessions, outcomes, strict=True) if outcome is True]
-        done.bodies += await self._bodies.forget(given_up)
-        done.sessions += len(given_up)
-        done.held += sum(outcome is False for outcome in outcomes)
-        self._meter.count("pruned_sessions", by=len(given_up))
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    async def _append(self, quiet: Quiet, actor: str, why: str, bodies: int) -> bool:
-        """Whether a prune of the session through its last event is in the log now; a hold forbids it. Another member
-        that was first has said the same. Raises LogUnavailable."""
-        event = pruned(
-            self._recorder.origin(),
-            actor=actor,
-            tenant=quiet.tenant,
-            session=quiet.session,
-            why=why,
-            bodies=bodies,
-            through=quiet.last,
-        )
-        return isinstance(await self._recorder.write(event), Receipt | AlreadySpent)
-
-    async def _finish_earlier(self) -> None:
-        """Delete what prunes say whose process died before it had, or could not. Raises LogUnavailable."""
-        lately = await self._bodies.pruned_lately(4 * SESSIONS_AT_ONCE)
-        undone = [quiet for quiet in lately if await self._bodies.count(quiet)]
-        if undone:
-            bodies = await self._bodies.forget(undone)
-            logger.warning("%d bodies of %d sessions were deleted that earlier prunes had left", bodies, len(undone))
-
     # --- the daily run ---
 
     async def look_after(self, is_mine: Callable[[], bool]) -> None:
@@ -404,70 +277,10 @@ class RetentionDesk:
                 await self.step()
 
     async def step(self) -> None:
-        """A short piece of the daily run, if it is time. What goes wrong is kept for `status`, and tried again."""
-        if self._busy.locked():  # somebody's order is being carried out
-            return
-        if self._run is None:
-            if self._clock.boot_s() < self._next_s:
-                return
-            self._run = self._daily()
-        try:
+        """A short piece of the daily run, if it is time and nobody's order is being carried out."""
+        if not self._busy.locked():
             async with self._busy:
-                await anext(self._run)
-        except StopAsyncIteration:
-            self._run, self._next_s = None, self._clock.boot_s() + EVERY_S
-            self._last_run = rfc3339(self._clock.now())
-        except LogUnavailable as error:
-            self._run, self._next_s = None, self._clock.boot_s() + AGAIN_AFTER_S
-            self._stop(f"the log: {error}")
-
-    async def _daily(self) -> AsyncIterator[None]:
-        """Compress, finish what was left, prune: a piece between any two yields. Raises LogUnavailable."""
-        now = self._clock.now()
-        self._trouble = None
-        keeping = self._keeping
-        if self._bodies.refusal is not None:
-            self._stop(self._bodies.refusal)
-            return
-        if keeping.compress_after_days is not None:
-            old = rfc3339(now - timedelta(days=keeping.compress_after_days))
-            while await self._bodies.compress(old, rfc3339(now)):
-                yield
-        if not keeping.automatic:
-            return
-        await self._finish_earlier()
-        yield
-        async for _ in self._prune_daily(now):
-            yield
-
-    async def _prune_daily(self, now: datetime) -> AsyncIterator[None]:
-        limit = self._keeping.rule.limit(now)
-        most = most_at_a_time(await self._bodies.session_count())
-        done = Pruned(rfc3339(limit))
-        while True:
-            due = await self._next_due(limit, now, done)
-            if due and (trouble := await self._clock_trouble(now)) is not None:
-                self._stop(trouble)
-                return
-            for at in range(0, len(due), SESSIONS_AT_ONCE):
-                if done.sessions >= most:
-                    self._stop(f"{done.sessions} sessions were pruned, the most for one run; the rest is due tomorrow")
-                    return
-                await self._give_up(due[at : at + SESSIONS_AT_ONCE], "", "retention", done)
-                yield
-            if done.following is None:
-                break
-        if done.sessions:
-            logger.info("pruned %d bodies of %d sessions", done.bodies, done.sessions)
-
-    def _stop(self, trouble: str) -> None:
-        self._trouble = trouble
-        self._meter.count("retention_refused")
-        logger.warning("retention: %s", trouble)
-
-
-def _judged(quiet: Quiet, scan: _Scan) -> Standing:
-    return standing(quiet, old_below=scan.old_below, open_calls=scan.open_calls, holds=scan.holds)
+                await self._daily.step()
 
 
 def _not_of(actor: Principal, tenant: str) -> Refused | None:

@@ -7,47 +7,30 @@ outcome is recorded, or is kept until it can be, and is `unknown` at worst.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 from agentgate.core import strict_json
 from agentgate.core.call import Call, Clean
+from agentgate.core.containment import Kill
 from agentgate.core.decision import Grant, Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Outcome
-from agentgate.core.events.calls import KeptAnswer, finished
+from agentgate.core.events.calls import finished
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.core.redaction.scrub import scrub
+from agentgate.pipeline import upstream_words
 from agentgate.pipeline.asking import Questions
+from agentgate.pipeline.ending import UNKNOWN_EFFECT, Ending
 from agentgate.pipeline.flights import Flight
 from agentgate.pipeline.record import Recorder
 from agentgate.ports.ambient import Clock
 from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Credential, CredentialSource, Delivered, Undelivered, Upstream
 
-UNKNOWN_EFFECT = "upstream effect unknown"
 _UNHEARD: Final = frozenset({ReasonCode.UPSTREAM_TIMEOUT, ReasonCode.UPSTREAM_UNAVAILABLE})
 """Failures in which the upstream said nothing of what it did with the call."""
-
-
-class Ending(NamedTuple):
-    """How a sent call ended, as the caller may know it."""
-
-    outcome: Outcome
-    reason: ReasonCode
-    error: str | None = None
-    result_json: bytes | None = None
-    fault_json: bytes | None = None
-    """The upstream's own error object, scrubbed, for a door whose protocol passes it on."""
-    labels: tuple[str, ...] = ()
-    """What kinds of data the session has touched by this call, as its record says."""
-    recorded_at: int | None = None
-    """The index of its record in the log; None where it could not be written yet."""
-
-
-Keep = Callable[[Ending], KeptAnswer]
-"""Seals the answer of a call for who asks for it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +40,18 @@ class Route:
     upstream: Upstream
     credential: str | None = None
     source: CredentialSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A call that was sent, and what is needed once it is back."""
+
+    call: Call
+    flight: Flight
+    clean: Clean
+    alias: str | None
+    """Of the credential that it has."""
+    latency_us: dict[str, int]
 
 
 class Runner:
@@ -92,21 +87,24 @@ class Runner:
                 raise
             if credential is None:
                 return await self._without_credential(call, route.credential, flight)
-        clean = self._cleaner(granted, credential)
+        alias = credential.alias if credential is not None else None
+        errand = _Errand(call, flight, self._cleaner(granted, credential), alias, latency_us)
         if call.peer is not None:
-            call.peer.guard(call.tool_name, clean)
+            call.peer.guard(call.tool_name, errand.clean)
         before = self._clock.ticks_ns()
         try:
             sent = await self._send(route, granted, flight, credential)
         except asyncio.CancelledError:
             flight.ending = Outcome.CANCELLED
             ending = Ending(Outcome.CANCELLED, _why_cancelled(call), f"Cut while running; {UNKNOWN_EFFECT}")
-            await self._record(self._cancelled(call, ending, None, latency_us, answer=_kept(flight, ending)))
+            await self._record(
+                self._finished(call, flight, ending, error=UNKNOWN_EFFECT, latency_us=latency_us, kill=None)
+            )
             raise
         took_ns = self._clock.ticks_ns() - before
         latency_us["upstream"] = took_ns // 1000
         self._meter.step("upstream", took_ns / 1e9)
-        return await self._end(granted, flight, credential, sent, clean, latency_us)
+        return await self._end(errand, sent)
 
     async def _credential(
         self, source: CredentialSource, alias: str, granted: Grant, flight: Flight
@@ -175,140 +173,96 @@ class Runner:
             deadline.cancel()
             flight.come_back()
 
-    async def _end(
-        self,
-        granted: Grant,
-        flight: Flight,
-        credential: Credential | None,
-        sent: Delivered | Undelivered | None,
-        clean: Clean,
-        latency_us: dict[str, int],
-    ) -> Ending:
-        call = granted.call
-        alias = credential.alias if credential is not None else None
-        if sent is None or flight.is_cut():
+    async def _end(self, errand: _Errand, sent: Delivered | Undelivered | None) -> Ending:
+        if sent is None or errand.flight.is_cut():
             # an answer that raced with its kill is not released either: K1 says that nothing runs on
-            return await self._cut(call, flight, alias, latency_us)
+            return await self._cut(errand)
         if isinstance(sent, Delivered):
-            sent = _strict(sent)
+            sent = upstream_words.strict(sent)
         if isinstance(sent, Undelivered):
-            return await self._failed(call, flight, sent, clean, alias, latency_us)
+            return await self._failed(errand, sent)
         said = strict_json.canonical(sent.value)
         try:
-            result = clean(said)
+            result = errand.clean(said)
         except ValueError:
             withheld = Undelivered(ReasonCode.REDACTION_FAILED, "the answer could not be redacted", status=sent.status)
-            return await self._failed(call, flight, withheld, clean, alias, latency_us)
-        flight.ending = Outcome.OK
-        labels = self._questions.labels(call, said)
+            return await self._failed(errand, withheld)
+        labels = self._questions.labels(errand.call, said)
         ending = Ending(Outcome.OK, ReasonCode.OK, None, result, labels=labels)
-        event = finished(
-            self._recorder.origin(),
-            call,
-            Outcome.OK,
-            ReasonCode.OK,
-            result=result,
-            labels=labels,
-            upstream_status=sent.status,
-            credential=alias,
-            latency_us=latency_us,
-            answer=_kept(flight, ending),
-        )
-        return await self._recorded(event, ending)
+        return await self._recorded(errand, ending, status=sent.status)
 
-    async def _cut(self, call: Call, flight: Flight, alias: str | None, latency_us: Mapping[str, int]) -> Ending:
-        kill = flight.kill
+    async def _cut(self, errand: _Errand) -> Ending:
+        kill = errand.flight.kill
         reason = ReasonCode.KILLED if kill is not None else ReasonCode.KILL_STATE_UNKNOWN
         text = "Cut by a kill switch while running" if kill is not None else "Cut: kill switches could not be heard"
-        flight.ending = Outcome.CANCELLED
         ending = Ending(Outcome.CANCELLED, reason, f"{text}; {UNKNOWN_EFFECT}")
-        kill_id = kill.id if kill is not None else None
-        event = self._cancelled(call, ending, kill_id, latency_us, alias, answer=_kept(flight, ending))
-        return await self._recorded(event, ending)
+        return await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
 
-    async def _failed(
-        self,
-        call: Call,
-        flight: Flight,
-        sent: Undelivered,
-        clean: Clean,
-        alias: str | None,
-        latency_us: Mapping[str, int],
-    ) -> Ending:
+    async def _failed(self, errand: _Errand, sent: Undelivered) -> Ending:
         if not sent.reached:
             outcome = Outcome.NOT_SENT
         else:
             outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
-        text = _cleaned(clean, sent.detail.encode(errors="replace").decode()) or "its words could not be redacted"
-        flight.ending = outcome
+        text = upstream_words.cleaned(sent, errand.clean)
         suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
+        labels = self._questions.labels(errand.call, upstream_words.said(sent)) if sent.reached else ()
+        fault = upstream_words.fault(sent, errand.clean)
         words = f"Tool execution failed: {text}{suffix}"
-        labels = self._questions.labels(call, _said(sent)) if sent.reached else ()
-        ending = Ending(outcome, sent.reason, words, fault_json=_fault(sent.fault, clean), labels=labels)
-        event = finished(
-            self._recorder.origin(),
-            call,
-            outcome,
-            sent.reason,
-            error=self._recorder.redactor.text(text),
-            labels=labels,
-            upstream_status=sent.status,
-            credential=alias,
-            latency_us=latency_us,
-            answer=_kept(flight, ending),
-        )
-        return await self._recorded(event, ending)
+        ending = Ending(outcome, sent.reason, words, fault_json=fault, labels=labels)
+        return await self._recorded(errand, ending, error=self._recorder.redactor.text(text), status=sent.status)
 
-    def _cancelled(
+    # --- step 7: no answer before its outcome is durable ---
+
+    async def not_sent(self, flight: Flight, call: Call, ending: Ending, *, alias: str | None = None) -> None:
+        """Record that an allowed call never left."""
+        await self._record(self._finished(call, flight, ending, alias=alias, kill=flight.kill))
+
+    async def _recorded(self, errand: _Errand, ending: Ending, *, error: str = "", status: int | None = None) -> Ending:
+        """The ending, on record; or that nobody knows one, where the log does not take it."""
+        flight = errand.flight
+        flight.ending = ending.outcome
+        event = self._finished(
+            errand.call,
+            flight,
+            ending,
+            error=error,
+            status=status,
+            alias=errand.alias,
+            kill=flight.kill,
+            latency_us=errand.latency_us,
+        )
+        index = await self._record(event)
+        if index is not None:
+            return ending._replace(recorded_at=index)
+        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
+        return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text)
+
+    def _finished(
         self,
         call: Call,
+        flight: Flight,
         ending: Ending,
-        kill_id: str | None,
-        latency_us: Mapping[str, int],
-        alias: str | None = None,
         *,
-        answer: KeptAnswer | None,
+        kill: Kill | None,
+        error: str = "",
+        status: int | None = None,
+        alias: str | None = None,
+        latency_us: Mapping[str, int] | None = None,
     ) -> Event:
         return finished(
             self._recorder.origin(),
             call,
             ending.outcome,
             ending.reason,
-            error=UNKNOWN_EFFECT,
-            kill_id=kill_id,
+            error=error,
+            answer=flight.keep(ending) if flight.keep is not None else None,
+            result=ending.result_json or b"",
+            upstream_status=status,
             credential=alias,
+            kill_id=kill.id if kill is not None else None,
             latency_us=latency_us,
-            answer=answer,
+            labels=ending.labels,
         )
-
-    async def not_sent(
-        self,
-        flight: Flight,
-        call: Call,
-        ending: Ending,
-        *,
-        alias: str | None = None,
-    ) -> None:
-        """Record that an allowed call never left."""
-        event = finished(
-            self._recorder.origin(),
-            call,
-            Outcome.NOT_SENT,
-            ending.reason,
-            kill_id=flight.kill.id if flight.kill is not None else None,
-            credential=alias,
-            answer=_kept(flight, ending),
-        )
-        await self._record(event)
-
-    # --- step 7: no answer before its outcome is durable ---
-
-    async def _recorded(self, event: Event, ending: Ending) -> Ending:
-        index = await self._record(event)
-        if index is not None:
-            return ending._replace(recorded_at=index)
-        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
-        return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text)
 
     async def _record(self, event: Event) -> int | None:
         """Its index; None: the log would not take it now."""
@@ -334,45 +288,3 @@ class Runner:
 def _why_cancelled(call: Call) -> ReasonCode:
     withdrawn = call.peer is not None and call.peer.withdrawn
     return ReasonCode.CALLER_WITHDREW if withdrawn else ReasonCode.SHUTTING_DOWN
-
-
-def _kept(flight: Flight, ending: Ending) -> KeptAnswer | None:
-    return flight.keep(ending) if flight.keep is not None else None
-
-
-def _strict(sent: Delivered) -> Delivered | Undelivered:
-    """An answer that has a canonical form; what has none cannot be recorded or released."""
-    try:
-        strict_json.check(sent.value)
-    except strict_json.NotStrictJson as error:
-        return Undelivered(ReasonCode.UPSTREAM_ERROR, f"the answer is not strict JSON: {error}", status=sent.status)
-    return sent
-
-
-def _said(sent: Undelivered) -> bytes:
-    """All that an upstream has said in failing, as JSON; where it has no such form, something that cannot be read."""
-    try:
-        words = {"detail": sent.detail.encode(errors="replace").decode(), "fault": sent.fault}
-        strict_json.check(words)
-        return strict_json.canonical(words)
-    except ValueError:
-        return b""
-
-
-def _cleaned(clean: Clean, text: str) -> str | None:
-    try:
-        cleaned: str = strict_json.parse(clean(strict_json.canonical({"text": text})))["text"]
-    except ValueError:
-        return None
-    return cleaned
-
-
-def _fault(fault: Mapping[str, Any] | None, clean: Clean) -> bytes | None:
-    """An upstream's error object as it may be passed on; None where it has no canonical form."""
-    if fault is None:
-        return None
-    try:
-        strict_json.check(fault)
-        return clean(strict_json.canonical(fault))
-    except ValueError:
-        return None

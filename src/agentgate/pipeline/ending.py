@@ -1,0 +1,31 @@
+"""How a call ended that was sent, and what seals its answer for who asks again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from agentgate.core.errors import ReasonCode
+from agentgate.core.event import Outcome
+from agentgate.core.events.calls import KeptAnswer
+
+UNKNOWN_EFFECT: Final = "upstream effect unknown"
+
+
+class Ending(NamedTuple):
+    """How a sent call ended, as the caller may know it."""
+
+    outcome: Outcome
+    reason: ReasonCode
+    error: str | None = None
+    result_json: bytes | None = None
+    fault_json: bytes | None = None
+    """The upstream's own error object, scrubbed, for a door whose protocol passes it on."""
+    labels: tuple[str, ...] = ()
+    """What kinds of data the session has touched by this call, as its record says."""
+    recorded_at: int | None = None
+    """The index of its record in the log; None where it could not be written yet."""
+
+
+Keep = Callable[[Ending], KeptAnswer]
+"""Seals the answer of a call for who asks for it again."""

@@ -1,0 +1,52 @@
+"""What an upstream said: held to strict JSON, and cleaned of what nobody may be told."""
+
+from __future__ import annotations
+
+from agentgate.core import strict_json
+from agentgate.core.call import Clean
+from agentgate.core.errors import ReasonCode
+from agentgate.ports.upstreams import Delivered, Undelivered
+
+
+def strict(sent: Delivered) -> Delivered | Undelivered:
+    """An answer that has a canonical form; what has none cannot be recorded or released."""
+    try:
+        strict_json.check(sent.value)
+    except strict_json.NotStrictJson as error:
+        return Undelivered(ReasonCode.UPSTREAM_ERROR, f"the answer is not strict JSON: {error}", status=sent.status)
+    return sent
+
+
+def said(sent: Undelivered) -> bytes:
+    """All that an upstream has said in failing, as JSON; where it has no such form, something that cannot be read."""
+    try:
+        words = {"detail": _detail(sent), "fault": sent.fault}
+        strict_json.check(words)
+        return strict_json.canonical(words)
+    except ValueError:
+        return b""
+
+
+def cleaned(sent: Undelivered, clean: Clean) -> str:
+    """What it said of why, as it may be passed on."""
+    try:
+        text: str = strict_json.parse(clean(strict_json.canonical({"text": _detail(sent)})))["text"]
+    except ValueError:
+        text = ""
+    return text or "its words could not be redacted"
+
+
+def fault(sent: Undelivered, clean: Clean) -> bytes | None:
+    """An upstream's error object as it may be passed on; None where it has no canonical form."""
+    if sent.fault is None:
+        return None
+    try:
+        strict_json.check(sent.fault)
+        return clean(strict_json.canonical(sent.fault))
+    except ValueError:
+        return None
+
+
+def _detail(sent: Undelivered) -> str:
+    """As text that has a UTF-8 form."""
+    return sent.detail.encode(errors="replace").decode()
