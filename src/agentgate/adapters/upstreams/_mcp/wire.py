@@ -4,8 +4,7 @@ A relay must not parse what it passes on: the SDK's typed session would drop mem
 against schemas, and ask for lists. So this session is the SDK's own (handshake, era, stamps, change streams) with its
 typed parts replaced. Inner names: `_dispatcher`, `_stamp`, `_on_request`, `_on_notify`, `_build_capabilities`, the
 dispatcher's `_dispatch`, `_dispatch_request`, `_handle_request`, `_pending`, `_Pending` and `_tg`, and the module
-`_probe`;
-tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
+`_probe`; tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,6 @@ import asyncio
 import contextvars
 import itertools
 import logging
-import re
-import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any, Final, Literal, Protocol
@@ -28,7 +25,6 @@ from mcp.client.session import ClientSession
 from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, _Pending
 from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
@@ -47,7 +43,6 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from agentgate import __version__
 from agentgate.adapters.upstreams._mcp.direct import Direct, Elsewhere
 
-Era = Literal["auto", "legacy"]
 _MOST_ANSWERED: Final = 64
 """Requests of a server at a time, from when they came until their answers are on their way."""
 
@@ -55,28 +50,6 @@ _MOST_ANSWERED: Final = 64
 for _noisy in ("client", "mcp.client", "mcp.shared"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it writes down every request, with its whole URL
-
-
-class Mark:
-    """Texts for errors of our own that travel where a server's errors do: no server knows the mark."""
-
-    def __init__(self) -> None:
-        self._mark: Final = secrets.token_hex(16)
-        self._pattern: Final = re.compile(self._mark + r":(\w+)(?:: ([^;]*))?;")
-
-    def say(self, kind: str) -> str:
-        """`kind` is a word, and may go on with `: ` and its cause."""
-        return f"{self._mark}:{kind};"
-
-    def heard(self, text: str) -> str | None:
-        """The kind that `say` was given, where `text` has it."""
-        found = self._pattern.search(text)
-        return found[1] if found is not None else None
-
-    def cause(self, text: str) -> str:
-        """What `say` was given behind the kind; nothing where it was none."""
-        found = self._pattern.search(text)
-        return found[2] or "" if found is not None else ""
 
 
 class Refused(Exception):
@@ -300,15 +273,12 @@ class Wire(ClientSession):
         )
 
 
-Streams = tuple[Any, Any]
-
-
 @asynccontextmanager
 async def open_wire(
-    transport: AbstractAsyncContextManager[Streams],
+    transport: AbstractAsyncContextManager[tuple[Any, Any]],
     handler: Handler,
     *,
-    era: Era,
+    era: Literal["auto", "legacy"],
     capabilities: Mapping[str, Any],
     timeout_s: float,
     ended: asyncio.Event,
@@ -332,14 +302,3 @@ async def open_wire(
             else:
                 await negotiate_auto(wire)
             yield wire
-
-
-def may_list(definition: Mapping[str, Any]) -> bool:
-    """Whether a modern client may use the tool: one whose `x-mcp-header` is wrong must be dropped."""
-    return find_invalid_x_mcp_header(definition.get("inputSchema")) is None
-
-
-def parameter_headers(definition: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The `Mcp-Param-*` headers that a modern server wants beside the arguments, lower case."""
-    headers = mcp_param_headers(x_mcp_header_map(definition.get("inputSchema")), arguments)
-    return {name.lower(): value for name, value in headers.items()}
