@@ -7,10 +7,9 @@ what they were made from. No string of a pack is read as markup, and nothing is 
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from agentgate.core.evidence import Pack
+from agentgate.core.evidence import Pack
 
 # reportlab's fonts carry a reading position and belong to one document at a time; packs are written in several threads.
 _ONE_AT_A_TIME: Final = Lock()

@@ -81,9 +81,6 @@ def _plain(call: Marked) -> str:
     return reason(call.entry["reason_code"])
 
 
-# --- who, and why -----------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Actor:
     """Who did what: one agent and one tool."""
@@ -156,9 +153,6 @@ def by_reason(calls: Sequence[Marked], numbers: Mapping[str, int], marks: frozen
         )
         for (mark, code, rule, said), entries in sorted(groups.items(), key=lambda item: -len(item[1]))
     ]
-
-
-# --- what may stand, and what is odd ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
