@@ -19,7 +19,13 @@ from agentgate.adapters.upstreams._mcp.orders import SHARE_TAKEN, check_options,
 from agentgate.adapters.upstreams._mcp.parking import Parking
 from agentgate.adapters.upstreams._mcp.relay import mirrored
 from agentgate.adapters.upstreams._mcp.sessions import Sessions, ShareTaken
-from agentgate.adapters.upstreams._mcp.settings import ServerSettings, read_place
+from agentgate.adapters.upstreams._mcp.settings import (
+    Place,
+    ServerSettings,
+    read_command,
+    read_credential_place,
+    read_env,
+)
 from agentgate.adapters.upstreams._mcp.shared import Shared
 from agentgate.core.call import Call
 from agentgate.core.decision import Grant
@@ -70,14 +76,17 @@ class McpUpstream:
         schemas: Schemas | None = None,
         credential: Callable[[], Awaitable[Credential | None]] | None = None,
     ) -> None:
-        has_credential = credential is not None
-        place = read_place(
-            command, url, env=env, cwd=cwd, insecure=insecure, inject=inject, has_credential=has_credential
-        )
+        words, address = read_command(command, url, insecure=insecure)
+        if address and (env or cwd):
+            raise ValueError("env and cwd are for a command")
         if min(max_response_bytes, max_sessions, recheck_s, connect_timeout_s) <= 0:
             raise ValueError("max_response_bytes, max_sessions, recheck_s and connect_timeout_s must be above zero")
         if check_output and schemas is None:
             raise ValueError("check_output needs something that compiles schemas")
+        injection, secret_env = read_credential_place(inject, is_url=bool(address))
+        if words and credential is not None and secret_env is None:
+            raise ValueError("a credential for a command needs `inject: {kind: env, name: …}`")
+        place = Place(words, address, read_env(env), cwd, injection, secret_env)
         self._settings = ServerSettings(name, place, max_response_bytes, recheck_s, connect_timeout_s)
         self._credential = credential
         self._audience: Audience | None = None
@@ -139,7 +148,7 @@ class McpUpstream:
 
     async def aclose(self) -> None:
         """See `Upstream.aclose`."""
-        self._parking.close()
+        self._parking.drop(lambda _: True)
         await self._shared.aclose()
         await self._sessions.aclose()
 

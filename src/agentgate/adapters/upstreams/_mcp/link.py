@@ -17,13 +17,12 @@ from agentgate.adapters.upstreams._mcp.direct import Direct
 from agentgate.adapters.upstreams._mcp.http import Guard, open_client
 from agentgate.adapters.upstreams._mcp.listening import Listening, Wanted
 from agentgate.adapters.upstreams._mcp.listing import KeptList
-from agentgate.adapters.upstreams._mcp.mark import Mark
 from agentgate.adapters.upstreams._mcp.network import Transport
 from agentgate.adapters.upstreams._mcp.orders import of_error
 from agentgate.adapters.upstreams._mcp.relay import Relay, Running
 from agentgate.adapters.upstreams._mcp.settings import ServerSettings
 from agentgate.adapters.upstreams._mcp.stdio import child_process
-from agentgate.adapters.upstreams._mcp.trouble import Trouble, ended, not_started
+from agentgate.adapters.upstreams._mcp.trouble import Mark, Trouble, ended, not_started
 from agentgate.adapters.upstreams._mcp.wire import Wire, open_wire
 from agentgate.ports.peer import Peer
 from agentgate.ports.upstreams import Audience, Credential
@@ -88,7 +87,8 @@ class Link:
         self._stop = asyncio.Event()
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._owner = asyncio.create_task(self._own(), context=contextvars.Context())
-        self._owner.add_done_callback(_see)
+        # `failure` tells how it ended, to whoever asks.
+        self._owner.add_done_callback(lambda owner: owner.cancelled() or owner.exception())
 
     # --- life -----------------------------------------------------------------------------------------------
 
@@ -289,9 +289,3 @@ class Link:
         if credential is not None:
             with suppress(ValueError):  # it cannot be sent: as above
                 self._guard.credential = self._settings.place.header_of(credential)
-
-
-def _see(task: asyncio.Task[None]) -> None:
-    """Its end is told by `failure`, to whoever asks."""
-    if not task.cancelled():
-        task.exception()

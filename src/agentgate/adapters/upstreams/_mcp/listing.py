@@ -82,19 +82,17 @@ def _size(page: Mapping[str, Any]) -> int:
 def _only_tools(
     server: str, found: list[Any], is_usable: Callable[[Mapping[str, Any]], bool]
 ) -> tuple[dict[str, Any], ...]:
-    tools = tuple(tool for tool in found if isinstance(tool, dict) and _has_name(tool) and _may_list(tool, is_usable))
+    tools = tuple(tool for tool in found if _is_tool(tool, is_usable))
     if len(tools) < len(found):
         _log.warning("%s listed %d tools that are none", server, len(found) - len(tools))
     return tools
 
 
-def _has_name(tool: Mapping[str, Any]) -> bool:
-    name = tool.get("name")
-    return isinstance(name, str) and 0 < len(name) <= _MAX_NAME_CHARS
-
-
-def _may_list(tool: Mapping[str, Any], is_usable: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Nobody but the audience looks into what is no definition at all."""
+def _is_tool(tool: Any, is_usable: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Nobody but the audience looks into what has a name and is no definition at all."""
+    name = tool.get("name") if isinstance(tool, dict) else None
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS:
+        return False
     try:
         strict_json.check(tool)
     except strict_json.NotStrictJson:

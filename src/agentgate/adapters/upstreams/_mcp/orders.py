@@ -9,7 +9,7 @@ from typing import Any, Final
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, PARSE_ERROR, SERVER_INFO_META_KEY
 
-from agentgate.adapters.upstreams._mcp.mark import Mark
+from agentgate.adapters.upstreams._mcp.trouble import Mark
 from agentgate.core import strict_json
 from agentgate.core.call import ArgumentCheck, Call
 from agentgate.core.errors import ReasonCode

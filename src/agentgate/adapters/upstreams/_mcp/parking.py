@@ -166,12 +166,16 @@ class Parking:
         return await self._drive(parked, order, grant.call.tool.timeout_s)
 
     async def _go_on(self, state: str, whose: str, order: Order, peer: Peer) -> Delivered | Undelivered:
-        taken = self._take(state, whose)
-        if taken is None:
+        """The answers to what is parked under `state`, which only its caller may give, and only once."""
+        found = self._parked.get(state)
+        if found is None or found[0].whose != whose:
             fault = {"code": INVALID_PARAMS, "message": "Invalid or expired requestState"}
             detail = "the call that this answers is over, or is not the same"
             return Undelivered(ReasonCode.UPSTREAM_ERROR, detail, reached=False, fault=fault)
-        parked, left_s = taken
+        del self._parked[state]
+        parked, timer = found
+        timer.cancel()
+        left_s = max(0.0, timer.when() - asyncio.get_running_loop().time())
         answers = order.params.get("inputResponses")
         parked.answer(peer, answers if isinstance(answers, Mapping) else {})
         return await self._drive(parked, order, left_s)
@@ -189,26 +193,12 @@ class Parking:
                 return of_result(result, order, self._calls.output_check(order))
             except ValueError:
                 return Undelivered(ReasonCode.UPSTREAM_ERROR, "the tool's outputSchema cannot be checked")
-        state = self._park(parked, max(0.0, left_s - (time.monotonic() - started)))
+        state = _STATE_PREFIX + secrets.token_urlsafe(32)
+        left_s = max(0.0, left_s - (time.monotonic() - started))
+        self._parked[state] = parked, asyncio.get_running_loop().call_later(left_s, self._expire, state)
         parked.running.peer = None
         asked = {"resultType": "input_required", "inputRequests": parked.input_requests(), "requestState": state}
         return of_result(asked, order, None)
-
-    def _park(self, parked: Parked, most_s: float) -> str:
-        state = _STATE_PREFIX + secrets.token_urlsafe(32)
-        timer = asyncio.get_running_loop().call_later(most_s, self._expire, state)
-        self._parked[state] = (parked, timer)
-        return state
-
-    def _take(self, state: str, whose: str) -> tuple[Parked, float] | None:
-        """The call parked under `state` and what is left of its time; None for nobody's, or another's. Only once."""
-        found = self._parked.get(state)
-        if found is None or found[0].whose != whose:
-            return None
-        del self._parked[state]
-        parked, timer = found
-        timer.cancel()
-        return parked, max(0.0, timer.when() - asyncio.get_running_loop().time())
 
     def _expire(self, state: str) -> None:
         parked, _ = self._parked.pop(state)
@@ -221,9 +211,6 @@ class Parking:
                 del self._parked[state]
                 timer.cancel()
                 parked.drop()
-
-    def close(self) -> None:
-        self.drop(lambda _: True)
 
 
 def _state_of(order: Order) -> str | None:

@@ -67,26 +67,6 @@ class ServerSettings:
     connect_timeout_s: float
 
 
-def read_place(
-    command: Any,
-    url: Any,
-    *,
-    env: Mapping[Any, Any] | None,
-    cwd: str | None,
-    insecure: bool,
-    inject: Mapping[str, Any] | None,
-    has_credential: bool,
-) -> Place:
-    """Raises ValueError with a sentence that names the setting."""
-    words, address = read_command(command, url, insecure=insecure)
-    if address and (env or cwd):
-        raise ValueError("env and cwd are for a command")
-    injection, secret_env = read_credential_place(inject, is_url=bool(address))
-    if words and has_credential and secret_env is None:
-        raise ValueError("a credential for a command needs `inject: {kind: env, name: …}`")
-    return Place(words, address, read_env(env), cwd, injection, secret_env)
-
-
 def read_command(command: Any, url: Any, *, insecure: bool) -> tuple[tuple[str, ...], str]:
     """The command's words, or the URL: exactly one of them.
 

@@ -55,18 +55,15 @@ class Shared:
                 await link.close()
                 delay = _BACKOFF_S[0] if time.monotonic() - since > _STEADY_S else delay
                 pause = delay * random.uniform(0.5, 1.0)  # noqa: S311 - spreads reconnects, guards nothing
-                self._say_once(trouble)
+                if trouble != self._told and not self.is_closed:
+                    self._told = trouble
+                    _log.warning("%s is down: %s", self._name, trouble)
                 self._trouble, self._next_try = trouble, f"; next try in {pause:.1f} s"
                 await asyncio.sleep(pause)
                 delay = min(2 * delay, _BACKOFF_S[1])
         finally:
             if self._link is not None:
                 await self._link.close()
-
-    def _say_once(self, trouble: str) -> None:
-        if trouble != self._told and not self.is_closed:
-            self._told = trouble
-            _log.warning("%s is down: %s", self._name, trouble)
 
     def state(self) -> ServerState:
         link = self.link

@@ -13,16 +13,15 @@ import asyncio
 import contextvars
 import itertools
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import anyio
 import anyio.abc
 import orjson
 from mcp.client._probe import negotiate_auto
 from mcp.client.session import ClientSession
-from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 from mcp.shared.exceptions import MCPError
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, _Pending
@@ -42,6 +41,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate import __version__
 from agentgate.adapters.upstreams._mcp.direct import Direct, Elsewhere
+from agentgate.adapters.upstreams._mcp.relay import Relay
 
 _MOST_ANSWERED: Final = 64
 """Requests of a server at a time, from when they came until their answers are on their way."""
@@ -50,24 +50,6 @@ _MOST_ANSWERED: Final = 64
 for _noisy in ("client", "mcp.client", "mcp.shared"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it writes down every request, with its whole URL
-
-
-class Refused(Exception):
-    """An answer to a server's request: a JSON-RPC error."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Handler(Protocol):
-    """Who hears what a server says beside its answers."""
-
-    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a request of the server. Raises Refused."""
-        ...
-
-    async def told(self, method: str, params: Mapping[str, Any]) -> None: ...
 
 
 class _Dispatcher(JSONRPCDispatcher[TransportContext]):
@@ -130,7 +112,7 @@ class Wire(ClientSession):
     def __init__(
         self,
         dispatcher: _Dispatcher,
-        handler: Handler,
+        relay: Relay,
         capabilities: Mapping[str, Any],
         *,
         timeout_s: float,
@@ -144,7 +126,7 @@ class Wire(ClientSession):
         )
         self._our_dispatcher = dispatcher
         self._direct = direct
-        self._handler = handler
+        self._relay = relay
         self._declared = ClientCapabilities.model_validate(capabilities)
         self._ids = itertools.count(1)
         self._probe_s = timeout_s / 2
@@ -159,15 +141,12 @@ class Wire(ClientSession):
     async def _on_request(
         self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        try:
-            return await self._handler.asked(method, params or {})
-        except Refused as refused:
-            raise MCPError(code=refused.code, message=str(refused)) from None
+        return await self._relay.asked(method, params or {})
 
     async def _on_notify(
         self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
     ) -> None:
-        await self._handler.told(method, params or {})
+        await self._relay.told(method, params or {})
 
     async def send_discover(self, version: str) -> dict[str, Any]:
         """As the SDK's, but leaves time for the older handshake with a server that ignores the question."""
@@ -218,11 +197,7 @@ class Wire(ClientSession):
             MCPError: the server's, or the connection's.
         """
         data: dict[str, Any] = {"method": method, "params": {**params, "_meta": dict(params.get("_meta") or {})}}
-        options: CallOptions = {
-            "headers": dict(headers or {}),
-            "request_id": request_id,
-            "cancel_on_abandon": False,
-        }
+        options: CallOptions = {"headers": dict(headers or {}), "request_id": request_id, "cancel_on_abandon": False}
         if on_progress is not None:
             options["on_progress"] = on_progress
         if timeout_s is not None:
@@ -260,23 +235,11 @@ class Wire(ClientSession):
         """Take a request back: `notifications/cancelled`, or its stream closed, as the server's era has it."""
         await self._dispatcher.notify("notifications/cancelled", {"requestId": request_id, "reason": "withdrawn"})
 
-    def listen_for(
-        self, *, tools: bool, prompts: bool, resources: bool, uris: Iterable[str]
-    ) -> AbstractAsyncContextManager[Subscription]:
-        """A modern server's stream of changes. What it brings, `Handler.told` hears as well."""
-        return listen(
-            self,
-            tools_list_changed=tools,
-            prompts_list_changed=prompts,
-            resources_list_changed=resources,
-            resource_subscriptions=tuple(uris),
-        )
-
 
 @asynccontextmanager
 async def open_wire(
     transport: AbstractAsyncContextManager[tuple[Any, Any]],
-    handler: Handler,
+    relay: Relay,
     *,
     era: Literal["auto", "legacy"],
     capabilities: Mapping[str, Any],
@@ -295,7 +258,7 @@ async def open_wire(
     async with transport as (read, write):
         dispatcher = _Dispatcher(read, write)
         dispatcher.ended = ended
-        wire = Wire(dispatcher, handler, capabilities, timeout_s=timeout_s, ended=ended, direct=direct)
+        wire = Wire(dispatcher, relay, capabilities, timeout_s=timeout_s, ended=ended, direct=direct)
         async with wire:
             if era == "legacy":
                 await wire.initialize()
