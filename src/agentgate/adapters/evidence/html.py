@@ -8,10 +8,10 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from agentgate.core.evidence import Pack
+
 if TYPE_CHECKING:
     from jinja2 import Template
-
-    from agentgate.core.evidence import Pack
 
 
 def _shipped(name: str) -> str:

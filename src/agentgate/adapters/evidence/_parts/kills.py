@@ -77,11 +77,12 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
     whole = next((row for row in receipts if row["drained"]), None)
     receipt = whole or (receipts[-1] if receipts else None)
     excepted = () if receipt is None else tuple(map(visible, receipt["drained_except"]))
+    scope = order["scope"]
     until = None if release is None else release["timestamp"]
     return Kill(
         label=label,
         kill_id=visible(order["kill_id"]),
-        target=_target(order),
+        target="everything" if scope == Scope.GLOBAL else f"{visible(scope)} {visible(order['target'])}",
         ordered_by=text_of(order["actor"]),
         at=moment(order["timestamp"]),
         reason="(pruned)" if order["reason"] is None else visible(order["reason"]),
@@ -97,11 +98,6 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
         cut=stopped.cut[order["kill_id"]],
         refused=stopped.refused(order, until),
     )
-
-
-def _target(order: Entry) -> str:
-    scope = order["scope"]
-    return "everything" if scope == Scope.GLOBAL else f"{visible(scope)} {visible(order['target'])}"
 
 
 _FIELD_OF: Final = {

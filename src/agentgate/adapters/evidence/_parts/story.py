@@ -154,11 +154,8 @@ def _refusals(calls: Sequence[Marked], before: int) -> str:
     what = "The reason for the refusal" if total == 1 else f"The most frequent reason for a refusal{share}"
     if number == total and total > 1:
         what = f"All {total:,} refusals had one reason"
-    return f"{what}: {_lower(reason(code))}{more}"
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+    why = reason(code)
+    return f"{what}: {why[:1].lower()}{why[1:]}{more}"
 
 
 def _approvals(approvals: Sequence[Approval]) -> str:

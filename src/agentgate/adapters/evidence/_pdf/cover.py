@@ -60,12 +60,10 @@ def _standing(sheet: Sheet, view: View) -> None:
     sheet.box(LEFT, sheet.y, MEASURE, height, None, strong.colour)
     sheet.box(LEFT, sheet.y, 3.4, height, strong.colour)
     y = sheet.y + 16
-    for line in head:
-        sheet.put(LEFT + 12, y, line, strong)
-        y += strong.leading
-    for line in body:
-        sheet.put(LEFT + 12, y, line, plain)
-        y += plain.leading
+    for lines, style in ((head, strong), (body, plain)):
+        for line in lines:
+            sheet.put(LEFT + 12, y, line, style)
+            y += style.leading
     link, text = plain._replace(colour=LINK), "What exactly is proven"
     sheet.link(LEFT + 12, y, sheet.put(LEFT + 12, y, text, link), link, "integrity", text)
     sheet.y += height + 12

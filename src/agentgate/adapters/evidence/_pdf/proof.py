@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agentgate.adapters.evidence._parts.claims import Checkpoint, Integrity, Leaf, Step
+from agentgate.adapters.evidence._parts.claims import Checkpoint, Integrity, Leaf
 from agentgate.adapters.evidence._parts.marks import Mark
 from agentgate.adapters.evidence._parts.words import count
 from agentgate.adapters.evidence._pdf.paint import ATTACHED
@@ -26,7 +26,10 @@ def proof(sheet: Sheet, view: View) -> None:
         _checkpoint(sheet, integrity.checkpoint)
     sheet.heading("How to check it", "steps", 1)
     for number, step in enumerate(integrity.steps, 1):
-        _step(sheet, number, step)
+        sheet.need(46)
+        sheet.put(LEFT, sheet.y + 9.2, f"{number}.", Style(sheet.faces.bold, 9.2, 13.2))
+        sheet.paragraph(step.what, x=LEFT + 16, after=2)
+        _verbatim(sheet, step.command.splitlines())
 
 
 def _protections(sheet: Sheet, integrity: Integrity) -> None:
@@ -56,14 +59,10 @@ def _claims(sheet: Sheet, integrity: Integrity) -> None:
         sheet.paragraph("Nothing.", Style(sheet.faces.bold, 9.2, 13.2, ALARM))
     sheet.heading("Not proven", "not-proven", 1)
     for limit in integrity.limits:
-        _item(sheet, limit)
+        sheet.need(sheet.body.leading)
+        sheet.sign("bar", LEFT + 4, sheet.y + 6.4, SOFT, 2.4)
+        sheet.paragraph(limit, x=LEFT + 13, after=3)
     sheet.space(4)
-
-
-def _item(sheet: Sheet, text: str) -> None:
-    sheet.need(sheet.body.leading)
-    sheet.sign("bar", LEFT + 4, sheet.y + 6.4, SOFT, 2.4)
-    sheet.paragraph(text, x=LEFT + 13, after=3)
 
 
 def _attachment(sheet: Sheet, integrity: Integrity) -> None:
@@ -112,13 +111,6 @@ def _verbatim(sheet: Sheet, lines: Sequence[str]) -> None:
         for number, line in enumerate(now):
             sheet.put(LEFT + 9, sheet.y + 12 + number * style.leading, line, style)
         sheet.y += len(now) * style.leading + 14
-
-
-def _step(sheet: Sheet, number: int, step: Step) -> None:
-    sheet.need(46)
-    sheet.put(LEFT, sheet.y + 9.2, f"{number}.", Style(sheet.faces.bold, 9.2, 13.2))
-    sheet.paragraph(step.what, x=LEFT + 16, after=2)
-    _verbatim(sheet, step.command.splitlines())
 
 
 def leaves(sheet: Sheet, view: View) -> None:

@@ -12,6 +12,7 @@ from agentgate.adapters.evidence._parts.words import short
 from agentgate.adapters.evidence._pdf.faces import Face, Faces
 
 Colour = tuple[float, float, float]
+Ink = Colour | None
 WIDTH: Final = 595.28
 HEIGHT: Final = 841.89
 LEFT: Final = 52.0
@@ -56,8 +57,8 @@ class Shape(NamedTuple):
 
     kind: Literal["path", "closed", "circle"]
     points: tuple[tuple[float, float], ...]
-    fill: Colour | None
-    stroke: Colour | None
+    fill: Ink
+    stroke: Ink
     width: float
 
 
@@ -147,14 +148,7 @@ class Sheet:
         self.page.shapes.append(Shape("path", ((x, y), (x, to)), None, ink, width))
 
     def box(
-        self,
-        x: float,
-        y: float,
-        width: float,
-        height: float,
-        fill: Colour | None,
-        stroke: Colour | None = None,
-        pen: float = 0.6,
+        self, x: float, y: float, width: float, height: float, fill: Ink, stroke: Ink = None, pen: float = 0.6
     ) -> None:
         points = ((x, y), (x + width, y), (x + width, y + height), (x, y + height))
         self.page.shapes.append(Shape("closed", points, fill, stroke, pen))
