@@ -63,7 +63,6 @@ class Link:
         self._settings = settings
         self._credential = credential
         self.is_shared = peer is None
-        self._capabilities = capabilities
         self.mark = Mark()
         self.tools = KeptList(
             settings,
@@ -180,11 +179,9 @@ class Link:
                 open_wire(
                     transport,
                     self.relay,
-                    era="auto" if self.is_shared else "legacy",
-                    capabilities=self._capabilities,
+                    direct=self._direct,
                     timeout_s=self._settings.connect_timeout_s,
                     ended=self._ended,
-                    direct=self._direct,
                 ) as wire,
             ):
                 self._wire = wire

@@ -97,8 +97,8 @@ class Relay:
         self._server = server
         self._audience = audience
         self.peer = peer
-        self._is_shared = peer is None
-        self._capabilities = capabilities
+        self.is_shared = peer is None
+        self.capabilities = capabilities
         self._on_doubt = on_doubt
         self.running: dict[int, Running] = {}
         self._called = asyncio.Event()
@@ -132,7 +132,7 @@ class Relay:
             return current
         if not calls:
             return None
-        if not self._is_shared:
+        if not self.is_shared:
             return calls[-1]
         # a call that was withdrawn may go on at the server, and speak
         return calls[0] if len(calls) == 1 and calls[0].is_alone and not self._has_strays else None
@@ -144,7 +144,7 @@ class Relay:
         if method == "ping":
             return {}
         needed = _NEEDS.get(method)
-        if needed is None or needed not in self._capabilities:
+        if needed is None or needed not in self.capabilities:
             raise MCPError(METHOD_NOT_FOUND, "Method not found")
         if not _is_strict(params):
             raise MCPError(INVALID_PARAMS, "Invalid params")
@@ -216,7 +216,7 @@ class Relay:
                 await self.peer.announce(method, params)
         elif method == _UPDATED and not isinstance(params.get("uri"), str):
             return
-        elif method in _CHANGES and self._is_shared:
+        elif method in _CHANGES and self.is_shared:
             without_meta = {name: value for name, value in params.items() if name != "_meta"}
             await self._audience.changed(self._server, method, without_meta)
         elif (method in _CHANGES or method == "notifications/elicitation/complete") and self.peer is not None:

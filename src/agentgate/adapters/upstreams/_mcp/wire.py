@@ -15,7 +15,7 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import anyio
 import anyio.abc
@@ -109,16 +109,7 @@ class _Dispatcher(JSONRPCDispatcher[TransportContext]):
 class Wire(ClientSession):
     """One session with a server. `open_wire` makes it."""
 
-    def __init__(
-        self,
-        dispatcher: _Dispatcher,
-        relay: Relay,
-        capabilities: Mapping[str, Any],
-        *,
-        timeout_s: float,
-        ended: asyncio.Event,
-        direct: Direct | None,
-    ) -> None:
+    def __init__(self, dispatcher: _Dispatcher, relay: Relay, direct: Direct | None, timeout_s: float) -> None:
         super().__init__(
             dispatcher=dispatcher,
             client_info=Implementation(name="agentgate", version=__version__),
@@ -127,11 +118,9 @@ class Wire(ClientSession):
         self._our_dispatcher = dispatcher
         self._direct = direct
         self._relay = relay
-        self._declared = ClientCapabilities.model_validate(capabilities)
+        self._declared = ClientCapabilities.model_validate(relay.capabilities)
         self._ids = itertools.count(1)
         self._probe_s = timeout_s / 2
-        self.ended = ended
-        """Set when nothing more can come or go."""
 
     # --- what the SDK calls ---------------------------------------------------------------------------------
 
@@ -216,7 +205,7 @@ class Wire(ClientSession):
         self, direct: Direct, request_id: int, data: Mapping[str, Any], options: CallOptions
     ) -> dict[str, Any]:
         """One of a tool, whose list was read in this session: so the handshake is over, and the session's id known."""
-        if self.ended.is_set():
+        if self._our_dispatcher.ended.is_set():
             raise MCPError(code=CONNECTION_CLOSED, message="Connection closed")
         params, on_progress = data["params"], options.get("on_progress")
         if on_progress is not None:
@@ -241,16 +230,16 @@ async def open_wire(
     transport: AbstractAsyncContextManager[tuple[Any, Any]],
     relay: Relay,
     *,
-    era: Literal["auto", "legacy"],
-    capabilities: Mapping[str, Any],
+    direct: Direct | None,
     timeout_s: float,
     ended: asyncio.Event,
-    direct: Direct | None = None,
 ) -> AsyncIterator[Wire]:
-    """A session over `transport`, its era agreed on. Must be left by the task that entered it.
+    """A session over `transport`, its era agreed on; one client's own is of an era that has sessions. Must be left by
+    the task that entered it.
 
     Args:
         direct: a shorter way to the same server for requests of ours.
+        ended: set when nothing more can come or go.
 
     Raises:
         MCPError, RuntimeError, ValueError: there is no agreement. OSError: there is nobody.
@@ -258,10 +247,9 @@ async def open_wire(
     async with transport as (read, write):
         dispatcher = _Dispatcher(read, write)
         dispatcher.ended = ended
-        wire = Wire(dispatcher, relay, capabilities, timeout_s=timeout_s, ended=ended, direct=direct)
-        async with wire:
-            if era == "legacy":
-                await wire.initialize()
-            else:
+        async with Wire(dispatcher, relay, direct, timeout_s) as wire:
+            if relay.is_shared:
                 await negotiate_auto(wire)
+            else:
+                await wire.initialize()
             yield wire
