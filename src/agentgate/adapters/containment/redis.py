@@ -243,7 +243,7 @@ class RedisAdmission:
         answer = await connection.command("INFO", deadline_s=OPEN_S)
         if not isinstance(answer, bytes):
             raise KillStateUnknown(explain(answer))
-        info = _info(answer)
+        info = dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
         _refuse_unsafe(info)
         self._run_id = info.get("run_id", "")
         if info.get("role") == "slave":
@@ -257,11 +257,6 @@ class RedisAdmission:
                 "back from the log, and limits start anew. Set `appendonly yes`."
             )
         await self._flights.correct(connection)
-
-
-def _info(answer: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
-    return {name: value for name, colon, value in pairs if colon}
 
 
 def _refuse_unsafe(info: Mapping[str, str]) -> None:
