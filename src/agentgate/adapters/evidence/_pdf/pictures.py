@@ -70,7 +70,7 @@ def figures(sheet: Sheet, items: Sequence[Figure]) -> None:
     width = (MEASURE - (_ACROSS - 1) * 10.0) / _ACROSS
     room = width - 18.0
     for row in (items[i : i + _ACROSS] for i in range(0, len(items), _ACROSS)):
-        notes = [_lines(note, figure.note, room)[:3] for figure in row]
+        notes = [note.face.wrap(note.face.settable(f.note), note.size, room)[:3] if f.note else [] for f in row]
         height = 43.0 + note.leading * max(map(len, notes))
         sheet.need(height + 8)
         for column, (figure, lines) in enumerate(zip(row, notes, strict=True)):
@@ -86,10 +86,6 @@ def figures(sheet: Sheet, items: Sequence[Figure]) -> None:
             for number, line in enumerate(lines):
                 sheet.put(x + 10, y + 44 + number * note.leading, line, note)
         sheet.y += height + 8
-
-
-def _lines(style: Style, text: str, width: float) -> list[str]:
-    return style.face.wrap(style.face.settable(text), style.size, width) if text else []
 
 
 # --- legend -----------------------------------------------------------------------------------------------
