@@ -12,7 +12,8 @@ from itertools import pairwise
 import pytest
 
 from agentgate.adapters.evidence._html_pictures import path_of
-from agentgate.adapters.evidence._model import MAX_CALLS, Mark
+from agentgate.adapters.evidence._parts.listing import MAX_CALLS
+from agentgate.adapters.evidence._parts.marks import Mark
 from agentgate.adapters.evidence._view import view
 from agentgate.adapters.evidence.html import CONTENT_SECURITY_POLICY, HEADERS, HtmlPack
 from tests.browser import Elements

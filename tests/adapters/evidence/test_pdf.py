@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 from pypdf import PdfReader
 from pypdf.generic import ArrayObject, Destination, DictionaryObject
 
-from agentgate.adapters.evidence import _pdf_paint
-from agentgate.adapters.evidence._model import Approval
-from agentgate.adapters.evidence._pdf_paint import paint
-from agentgate.adapters.evidence._pdf_sections import SECTIONS, _approval, lay_out
-from agentgate.adapters.evidence._pdf_sheet import BOTTOM, LEFT, MEASURE, RIGHT, TOP, Column, Sheet
-from agentgate.adapters.evidence._pdf_type import Face, faces
+from agentgate.adapters.evidence._parts.approvals import Approval
+from agentgate.adapters.evidence._pdf import paint as painting
+from agentgate.adapters.evidence._pdf.faces import Face, faces
+from agentgate.adapters.evidence._pdf.oversight import _approval
+from agentgate.adapters.evidence._pdf.paint import paint
+from agentgate.adapters.evidence._pdf.sections import SECTIONS, lay_out
+from agentgate.adapters.evidence._pdf.sheet import BOTTOM, LEFT, MEASURE, RIGHT, TOP, Sheet
+from agentgate.adapters.evidence._pdf.table import Column, table
 from agentgate.adapters.evidence._view import view
 from agentgate.adapters.evidence.pdf import PdfPack
 from agentgate.core.evidence.pack import Pack
@@ -267,7 +269,7 @@ def test_a_reason_of_ten_thousand_characters_breaks_no_page(text: str) -> None:
 def test_a_row_higher_than_a_page_runs_over_and_loses_nothing() -> None:
     sheet = Sheet(faces())
     words = [f"word-{number}" for number in range(390)]
-    sheet.table((Column("A", 60, sheet.body), Column("B", 60, sheet.body)), [("x", " ".join(words))])
+    table(sheet, (Column("A", 60, sheet.body), Column("B", 60, sheet.body)), [("x", " ".join(words))])
     assert len(sheet.pages) > 2
     set_words = [text.text for page in sheet.pages for text in page.texts]
     assert [word for line in set_words for word in line.split() if word.startswith("word-")] == words
@@ -346,7 +348,7 @@ def test_one_pack_at_a_time_is_painted(monkeypatch: pytest.MonkeyPatch) -> None:
             seen.append(second_paints.wait(0.3))  # what must not happen is waited for
         return paint(*arguments)
 
-    monkeypatch.setattr(_pdf_paint, "paint", watched)
+    monkeypatch.setattr(painting, "paint", watched)
     PdfPack().write(sample("one_call"))
     second.join()
     assert second_paints.is_set()

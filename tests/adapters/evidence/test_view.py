@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.adapters.evidence._model import COLUMNS, EFFECT_UNKNOWN, MAX_CALLS, Mark, View
-from agentgate.adapters.evidence._picture import MOST_BARS, MOST_LANES
-from agentgate.adapters.evidence._view import view
-from agentgate.adapters.evidence._words import REASONS, count, duration, listed, reason
+from agentgate.adapters.evidence._parts.listing import MAX_CALLS
+from agentgate.adapters.evidence._parts.marks import EFFECT_UNKNOWN, Mark
+from agentgate.adapters.evidence._parts.pictures import COLUMNS, MOST_BARS, MOST_LANES
+from agentgate.adapters.evidence._parts.words import REASONS, count, duration, listed, reason
+from agentgate.adapters.evidence._view import View, view
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make

@@ -12,7 +12,8 @@ from mcp.client import _probe
 from mcp.client.session import ClientSession
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, _Pending
 
-from agentgate.adapters.upstreams._mcp.wire import Mark, Wire
+from agentgate.adapters.upstreams._mcp.trouble import Mark
+from agentgate.adapters.upstreams._mcp.wire import Wire
 
 UPSTREAMS = Path(inspect.getfile(Wire)).parents[1]
 

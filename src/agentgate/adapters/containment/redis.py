@@ -7,31 +7,17 @@ the log. Its user needs no rights but those that docs/configuration.md lists.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from importlib.resources import files
 from itertools import chain
 from typing import Final
 
-import hiredis
-import orjson
-
 from agentgate.adapters.containment._answers import verdict
-from agentgate.adapters.containment._common import (
-    US_PER_S,
-    budget_key,
-    facts_fields,
-    flight_entry,
-    life_s,
-    limit_key,
-    shown,
-)
+from agentgate.adapters.containment._common import US_PER_S, budget_key, facts_fields, life_s, limit_key
+from agentgate.adapters.containment._flights import Flights
 from agentgate.adapters.containment._link import OPEN_S, Link
-from agentgate.adapters.containment._resp import Answer, Connection, NoAnswer, Word, explain
+from agentgate.adapters.containment._resp import Connection, NoAnswer, Word, explain
+from agentgate.adapters.containment._script import Script
 from agentgate.adapters.containment._url import parse_url
 from agentgate.adapters.containment._wake import MOST_DIGITS, Ear
 from agentgate.core.budget import Period, Tally
@@ -49,18 +35,6 @@ MOST_UNSETTLED: Final = 100_000
 """Budgets that are to be forgotten while Redis does not answer. Beyond that they are kept, and may hold too much."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Script:
-    text: str
-    sha: str
-
-    @classmethod
-    def read(cls, name: str) -> _Script:
-        text = files(__package__).joinpath(name).read_text(encoding="utf-8")
-        # SHA-1 is how Redis names scripts; nothing rests on it.
-        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
 class RedisAdmission:
     """Implements `Admission`. All members that share a log share one Redis and `log_id`."""
 
@@ -74,17 +48,13 @@ class RedisAdmission:
         """
         if not is_id(log_id):
             raise UnsafeConfiguration(f"log id {log_id!r} is not a name")
-        self._member = member
         self._deadline_s = deadline_s
         self._kills = f"{{ag:{log_id}}}:kills"
-        self._flight = f"{{ag:{log_id}}}:flight"
         self._rate = f"{{ag:{log_id}}}:rate:"
         self._used = f"{{ag:{log_id}}}:used:"
         self._kept = f"{{ag:{log_id}}}:kept"
         self._settled_s = settled_s
         self._wake = f"{{ag:{log_id}}}:wake"
-        self._mine: dict[TraceId, bytes | None] = {}
-        """Calls of this member that were admitted, with their entries; None while that is being asked."""
         self._held: dict[TraceId, Quota] = {}
         """What calls in flight were charged to budgets."""
         self._unsettled: dict[str, None] = {}
@@ -92,12 +62,13 @@ class RedisAdmission:
         self._settling: set[asyncio.Task[bool]] = set()
         self._run_id = ""
         """Of the server that was last found fit for use."""
-        self._admit = _Script.read("admit.lua")
-        self._apply = _Script.read("apply.lua")
-        self._settle = _Script.read("settle.lua")
-        self._restore = _Script.read("restore.lua")
         self._warned_of_loss = False
         self._link = Link(parse_url(url), deadline_s=deadline_s, check=self._check, check_every_s=CHECK_EVERY_S)
+        self._admit = Script("admit.lua", self._link, deadline_s)
+        self._apply = Script("apply.lua", self._link, deadline_s)
+        self._settle = Script("settle.lua", self._link, deadline_s)
+        self._restore = Script("restore.lua", self._link, deadline_s)
+        self._flights = Flights(self._link, f"{{ag:{log_id}}}:flight", member)
         self._ear = Ear(self._link, self._wake, self.position)
 
     async def start(self) -> None:
@@ -116,33 +87,31 @@ class RedisAdmission:
     # --- the port ---
 
     async def admit(self, call: Call, quota: Quota | None, seen: int) -> Admitted | NotAdmitted:
-        entry = orjson.dumps(flight_entry(call, self._member, time.time_ns() // 1000))
-        self._mine[call.trace_id] = None
+        entry = self._flights.begin(call)
         if quota is not None and quota.budgets:
             self._held[call.trace_id] = quota
         try:
-            answer = await self._run(self._admit, *self._question(call, quota, seen, entry))
+            answer = await self._admit.run(*self._question(call, quota, seen, entry))
         except asyncio.CancelledError:
             self.release(call)
             raise
         said = verdict(answer, quota, seen)
         if isinstance(said, Admitted):
-            self._mine[call.trace_id] = entry
+            self._flights.mine[call.trace_id] = entry
         elif said.reason is ReasonCode.KILL_STATE_UNKNOWN:
             # It may have been registered, or may yet be: commands are carried out in order, so this comes after.
             self.release(call)
         else:
-            del self._mine[call.trace_id]
+            del self._flights.mine[call.trace_id]
             self._held.pop(call.trace_id, None)
         return said
 
     def rename(self, member: str) -> None:
         """From now on this process's calls are shown as those of `member`."""
-        self._member = member
+        self._flights.member = member
 
     def release(self, call: Call, spent: Spent | None = None) -> None:
-        self._mine.pop(call.trace_id, None)
-        self._link.fire("HDEL", self._flight, call.trace_id)
+        self._flights.end(call)
         if self._held and (quota := self._held.pop(call.trace_id, None)) is not None:
             self._telling(call, quota, spent)
 
@@ -157,7 +126,7 @@ class RedisAdmission:
         if uncounted.period is Period.SESSION:
             fields |= facts_fields(tally)
         words: tuple[Word, ...] = (1, key, self._run_id, uncounted.epoch, life_s(uncounted.period) * 1000)
-        return await self._run(self._restore, *words, tally.through, *chain.from_iterable(fields.items())) == 1
+        return await self._restore.run(*words, tally.through, *chain.from_iterable(fields.items())) == 1
 
     async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
         if change is not None:
@@ -186,23 +155,11 @@ class RedisAdmission:
         await self._ear.aclose()
         await self._link.aclose()
 
-    # --- for display ---
-
     async def in_flight(self) -> list[InFlight]:
-        connection = await self._connected()
-        found = []
-        for trace_id, entry in await self._flights(connection):
-            # Another version's entry, or a stranger's, must not hide the others.
-            with suppress(KeyError, TypeError, ValueError):
-                found.append(shown(trace_id, orjson.loads(entry)))
-        return found
+        return await self._flights.all()
 
     async def forget(self, member: str) -> None:
-        connection = await self._connected()
-        mark = _mark(member)
-        left = [trace_id for trace_id, entry in await self._flights(connection) if mark in entry]
-        if left:
-            connection.fire("HDEL", self._flight, *left)
+        await self._flights.forget(member)
 
     # --- inside ---
 
@@ -210,13 +167,13 @@ class RedisAdmission:
         """Number of keys, keys and arguments of admit.lua."""
         flags = flags_over(call)
         if quota is None:
-            return (2, self._kills, self._flight, seen, call.trace_id, entry, len(flags), *flags)
+            return (2, self._kills, self._flights.key, seen, call.trace_id, entry, len(flags), *flags)
         limits, budgets = quota.limits, quota.budgets
         keys = [self._rate + limit_key(call, limit) for limit in limits]
         if budgets:
             keys += [self._used + budget_key(call, budget.period) for budget in budgets]
             keys.append(self._kept)
-        words: list[Word] = [2 + len(keys), self._kills, self._flight, *keys, seen, call.trace_id, entry]
+        words: list[Word] = [2 + len(keys), self._kills, self._flights.key, *keys, seen, call.trace_id, entry]
         words += [len(flags), *flags, len(limits)]
         for limit in limits:
             words += [limit.limit, round(limit.window_s * 1e6)]
@@ -246,7 +203,7 @@ class RedisAdmission:
             words.append(call.tool_name if spent.is_ok else "")
         for period in periods:
             words += [period.seconds * US_PER_S, life_s(period) * 1000]
-        answer = await self._run(self._settle, *words, *(spent.labels if spent is not None else ()))
+        answer = await self._settle.run(*words, *(spent.labels if spent is not None else ()))
         if answer == 1:
             return True
         self._link.fire("DEL", *keys)  # before whatever is asked next here, if it arrives; else the next check does it
@@ -272,36 +229,10 @@ class RedisAdmission:
         pairs: Iterator[str] = chain.from_iterable(dead.items())
         deadline_s = self._deadline_s + (len(dead) + len(alive)) * APPLY_S_PER_FLAG
         words: tuple[Word, ...] = (1, self._kills, position, self._wake, since, len(dead), *pairs, *alive)
-        answer = await self._run(self._apply, *words, deadline_s=deadline_s)
+        answer = await self._apply.run(*words, deadline_s=deadline_s)
         if not isinstance(answer, int | None):
             raise KillStateUnknown(explain(answer))
         return answer
-
-    async def _run(self, script: _Script, *words: Word, deadline_s: float | None = None) -> Answer:
-        connection = self._link.current()
-        if connection is None:
-            found = await self._link.wait()
-            if isinstance(found, NoAnswer):
-                return found
-            connection, deadline_s = found, deadline_s or self._deadline_s / 2
-        answer = await connection.command("EVALSHA", script.sha, *words, deadline_s=deadline_s)
-        if isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT"):
-            # After a restart or SCRIPT FLUSH. The text runs it and makes it known, in one go.
-            answer = await connection.command("EVAL", script.text, *words, deadline_s=deadline_s)
-        return answer
-
-    async def _connected(self) -> Connection:
-        connection = self._link.current() or await self._link.wait()
-        if isinstance(connection, NoAnswer):
-            raise KillStateUnknown(connection.detail)
-        return connection
-
-    async def _flights(self, connection: Connection) -> list[tuple[TraceId, bytes]]:
-        answer = await connection.command("HGETALL", self._flight, deadline_s=OPEN_S)
-        if not isinstance(answer, list) or not all(isinstance(word, bytes) for word in answer):
-            raise KillStateUnknown(explain(answer))
-        words: Iterator[bytes] = iter(answer)
-        return [(TraceId(key.decode(errors="replace")), entry) for key, entry in zip(words, words, strict=False)]
 
     async def _check(self, connection: Connection) -> None:
         """At every connect and every few seconds: may this Redis be relied on, and is the display right?
@@ -312,7 +243,7 @@ class RedisAdmission:
         answer = await connection.command("INFO", deadline_s=OPEN_S)
         if not isinstance(answer, bytes):
             raise KillStateUnknown(explain(answer))
-        info = _info(answer)
+        info = dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
         _refuse_unsafe(info)
         self._run_id = info.get("run_id", "")
         if info.get("role") == "slave":
@@ -325,27 +256,7 @@ class RedisAdmission:
                 "Redis keeps no append-only file: after a restart of Redis calls are refused until the kills are put "
                 "back from the log, and limits start anew. Set `appendonly yes`."
             )
-        await self._correct_display(connection)
-
-    async def _correct_display(self, connection: Connection) -> None:
-        """Remove this member's entries whose release was lost, and put back those that Redis lost."""
-        mark = _mark(self._member)
-        shown = {trace_id for trace_id, entry in await self._flights(connection) if mark in entry}
-        if ended := shown - self._mine.keys():
-            connection.fire("HDEL", self._flight, *ended)
-        lost = [(key, entry) for key, entry in self._mine.items() if entry is not None and key not in shown]
-        if lost:
-            connection.fire("HSET", self._flight, *(word for pair in lost for word in pair))
-
-
-def _mark(member: str) -> bytes:
-    """What an entry of `member` contains, so that others need not be parsed."""
-    return b'"member":%s' % orjson.dumps(member)
-
-
-def _info(answer: bytes) -> dict[str, str]:
-    pairs = (line.partition(":") for line in answer.decode(errors="replace").splitlines())
-    return {name: value for name, colon, value in pairs if colon}
+        await self._flights.correct(connection)
 
 
 def _refuse_unsafe(info: Mapping[str, str]) -> None:

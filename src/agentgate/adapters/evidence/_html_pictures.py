@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
 
-from agentgate.adapters.evidence._model import Bin, Mark, Timeline
-from agentgate.adapters.evidence._words import short
+from agentgate.adapters.evidence._parts.marks import Mark
+from agentgate.adapters.evidence._parts.pictures import Bin, Timeline
+from agentgate.adapters.evidence._parts.words import short
 
 WIDTH: Final = 1100
 LEFT: Final = 168

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from agentgate.core.dsse import PREDICATE_TYPE, PublicKey
-
-if TYPE_CHECKING:
-    from agentgate.core.evidence.pack import Pack
+from agentgate.core.evidence.pack import Pack
 
 _ENVELOPE_KEY: Final = "keys/envelope.pub.pem"
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from agentgate.adapters.evidence._verify_md import verify_md
+from agentgate.core.evidence.pack import Pack
 from agentgate.ports.evidence import Bundler, Enclosures, PackWriter
 from agentgate.ports.keys import Signer
-
-if TYPE_CHECKING:
-    from agentgate.core.evidence.pack import Pack
 
 
 class Bundle:

@@ -8,10 +8,10 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Final
 
+from agentgate.core.evidence.pack import Pack
+
 if TYPE_CHECKING:
     from jinja2 import Template
-
-    from agentgate.core.evidence.pack import Pack
 
 
 def _shipped(name: str) -> str:
@@ -57,8 +57,8 @@ def _template() -> Template:
     from markupsafe import Markup  # as in `write`
 
     from agentgate.adapters.evidence._html_pictures import path_of  # as in `write`
-    from agentgate.adapters.evidence._model import Mark  # as in `write`
-    from agentgate.adapters.evidence._words import count, listed  # as in `write`
+    from agentgate.adapters.evidence._parts.marks import Mark  # as in `write`
+    from agentgate.adapters.evidence._parts.words import count, listed  # as in `write`
 
     environment = Environment(
         loader=FunctionLoader(_shipped),

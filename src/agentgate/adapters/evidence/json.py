@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from agentgate.core.evidence.pack import Pack
 from agentgate.ports.evidence import PackWriter
-
-if TYPE_CHECKING:
-    from agentgate.core.evidence.pack import Pack
 
 
 class JsonPack:

@@ -7,10 +7,9 @@ what they were made from. No string of a pack is read as markup, and nothing is 
 from __future__ import annotations
 
 from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-if TYPE_CHECKING:
-    from agentgate.core.evidence.pack import Pack
+from agentgate.core.evidence.pack import Pack
 
 # reportlab's fonts carry a reading position and belong to one document at a time; packs are written in several threads.
 _ONE_AT_A_TIME: Final = Lock()
@@ -25,17 +24,17 @@ class PdfPack:
     def write(self, pack: Pack) -> bytes:
         """The file. The same pack makes the same bytes."""
         # With the first PDF, because every start would wait for reportlab, and few write one.
-        from agentgate.adapters.evidence import _pdf_sections as sections  # as above
-        from agentgate.adapters.evidence._pdf_paint import About, paint  # as above
-        from agentgate.adapters.evidence._pdf_sheet import Sheet  # as above
-        from agentgate.adapters.evidence._pdf_type import faces  # as above
+        from agentgate.adapters.evidence._pdf.faces import faces  # as above
+        from agentgate.adapters.evidence._pdf.paint import About, paint  # as above
+        from agentgate.adapters.evidence._pdf.sections import lay_out  # as above
+        from agentgate.adapters.evidence._pdf.sheet import Sheet  # as above
         from agentgate.adapters.evidence._view import view  # as above
 
         shown = view(pack)
         with _ONE_AT_A_TIME:
             fonts = faces()
             sheet = Sheet(fonts)
-            sections.lay_out(sheet, shown)
+            lay_out(sheet, shown)
             title = shown.title
             about = About(
                 title=f"AgentGate evidence: {title.heading}",

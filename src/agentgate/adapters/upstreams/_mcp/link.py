@@ -22,8 +22,8 @@ from agentgate.adapters.upstreams._mcp.orders import of_error
 from agentgate.adapters.upstreams._mcp.relay import Relay, Running
 from agentgate.adapters.upstreams._mcp.settings import ServerSettings
 from agentgate.adapters.upstreams._mcp.stdio import child_process
-from agentgate.adapters.upstreams._mcp.trouble import Trouble, ended, not_started
-from agentgate.adapters.upstreams._mcp.wire import Mark, Wire, open_wire
+from agentgate.adapters.upstreams._mcp.trouble import Mark, Trouble, ended, not_started
+from agentgate.adapters.upstreams._mcp.wire import Wire, open_wire
 from agentgate.ports.peer import Peer
 from agentgate.ports.upstreams import Audience, Credential
 
@@ -39,7 +39,7 @@ _CUT_AFTER_S: Final = 0.5
 
 
 class Link:
-    """`start` it, await `ready`; it ends by itself when the connection does, or by `close`.
+    """It begins at once: await `ready`. It ends by itself when the connection does, or by `close`.
 
     Args:
         peer: the client whose session this is; None where all share it.
@@ -62,13 +62,12 @@ class Link:
     ) -> None:
         self._settings = settings
         self._credential = credential
-        self._is_shared = peer is None
-        self._capabilities = capabilities
+        self.is_shared = peer is None
         self.mark = Mark()
         self.tools = KeptList(
             settings,
             audience,
-            is_shared=self._is_shared,
+            is_shared=self.is_shared,
             named=named,
             prepare=self._refresh_credential,
             is_busy=lambda: bool(self.relay.running) and not self._ended.is_set(),
@@ -85,33 +84,26 @@ class Link:
         self._connecting: asyncio.Timeout | None = None
         self._ended = asyncio.Event()
         self._stop = asyncio.Event()
-        self._ready: asyncio.Future[None] | None = None
-        self._owner: asyncio.Task[None] | None = None
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._owner = asyncio.create_task(self._own(), context=contextvars.Context())
+        # `failure` tells how it ended, to whoever asks.
+        self._owner.add_done_callback(lambda owner: owner.cancelled() or owner.exception())
 
     # --- life -----------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        self._ready = asyncio.get_running_loop().create_future()
-        self._owner = asyncio.create_task(self._own(), context=contextvars.Context())
-        self._owner.add_done_callback(_see)
-
     async def ready(self) -> str | None:
         """None when it is up; otherwise why not, in a sentence. Cancelling this does not stop the attempt."""
-        assert self._ready is not None
-        assert self._owner is not None
         await asyncio.wait({self._ready, self._owner}, return_when=asyncio.FIRST_COMPLETED)
         return None if self.is_up else self.failure()
 
     async def gone(self) -> str:
         """Wait for its end; why, in a sentence."""
-        assert self._owner is not None
         await asyncio.wait({self._owner})
         return self.failure()
 
     @property
     def is_up(self) -> bool:
-        is_ready = self._ready is not None and self._ready.done() and not self._ready.cancelled()
-        return is_ready and self._owner is not None and not self._owner.done() and not self._ended.is_set()
+        return self._ready.done() and not self._owner.done() and not self._ended.is_set()
 
     @property
     def wire(self) -> Wire:
@@ -144,11 +136,11 @@ class Link:
                 return f"the server answered with error {error.code}"
             return f"{said.detail}: {cause}" if cause else said.detail
         if isinstance(error, OSError) and error.errno is not None:
-            return not_started(error, self._settings.cwd)
+            return not_started(error, self._settings.place.cwd)
         return str(error) if isinstance(error, Trouble) else f"its answers make no sense ({type(error).__name__})"
 
     def _error(self) -> BaseException | None:
-        if self._owner is None or not self._owner.done() or self._owner.cancelled():
+        if not self._owner.done() or self._owner.cancelled():
             return None
         error = self._owner.exception()
         while isinstance(error, BaseExceptionGroup):
@@ -170,10 +162,8 @@ class Link:
 
     async def close(self) -> None:
         """End it: what runs in it ends with an error, and a child with all its own."""
-        if self._owner is None:
-            return
         self._stop.set()
-        if self._ready is None or not self._ready.done():
+        if not self._ready.done():
             self._owner.cancel()
         _, late = await asyncio.wait({self._owner}, timeout=_CLOSE_S)
         for task in late:
@@ -189,19 +179,16 @@ class Link:
                 open_wire(
                     transport,
                     self.relay,
-                    era="auto" if self._is_shared else "legacy",
-                    capabilities=self._capabilities,
+                    direct=self._direct,
                     timeout_s=self._settings.connect_timeout_s,
                     ended=self._ended,
-                    direct=self._direct,
                 ) as wire,
             ):
                 self._wire = wire
                 await self.tools.begin(wire)
-                if self._is_shared:
+                if self.is_shared:
                     await self.listening.subscribe_again(wire)
                 connecting.reschedule(None)
-                assert self._ready is not None
                 self._ready.set_result(None)
                 await self._work()
 
@@ -212,7 +199,7 @@ class Link:
             self._withdraw(),
             self.tools.keep(),
         ]
-        if self._is_shared:
+        if self.is_shared:
             works.append(self.listening.run(self.wire))
         workers = [asyncio.create_task(work) for work in works]
         try:
@@ -227,19 +214,19 @@ class Link:
 
     @asynccontextmanager
     async def _transport(self) -> AsyncIterator[Any]:
-        settings = self._settings
+        settings, place = self._settings, self._settings.place
         credential = await self._credential() if self._credential is not None else None
         if self._credential is not None and credential is None:
             raise Trouble("its credential cannot be had")
         most = settings.max_response_bytes + _LINE_SLACK
-        if not settings.url:
+        if not place.url:
             yield child_process(settings, credential, max_line_bytes=most, say=self.mark.say, on_exit=self._has_exited)
             return
-        inner, header = Transport(), settings.header_of(credential)
+        inner, header = Transport(), place.header_of(credential)
         self._guard = Guard(inner, credential=header, most=most, say=self.mark.say, on_lost=self.end)
-        self._direct = Direct(inner, self._guard, settings.url, settings.connect_timeout_s, self._ended)
+        self._direct = Direct(inner, self._guard, place.url, settings.connect_timeout_s, self._ended)
         async with open_client(self._guard, connect_timeout_s=settings.connect_timeout_s) as client:
-            yield streamable_http_client(settings.url, http_client=client, max_sse_event_size=most)
+            yield streamable_http_client(place.url, http_client=client, max_sse_event_size=most)
 
     def _has_exited(self, status: int) -> None:
         self._exit_status = status
@@ -298,10 +285,4 @@ class Link:
         credential = await self._credential()
         if credential is not None:
             with suppress(ValueError):  # it cannot be sent: as above
-                self._guard.credential = self._settings.header_of(credential)
-
-
-def _see(task: asyncio.Task[None]) -> None:
-    """Its end is told by `failure`, to whoever asks."""
-    if not task.cancelled():
-        task.exception()
+                self._guard.credential = self._settings.place.header_of(credential)

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
-from mcp.client.subscriptions import SubscriptionLost
+from mcp.client.subscriptions import SubscriptionLost, listen
 from mcp.shared.exceptions import MCPError
 from mcp_types import METHOD_NOT_FOUND
 
@@ -103,7 +103,13 @@ class Listening:
             await self._changed.wait()
             return True
         try:
-            async with wire.listen_for(**lists, uris=uris) as stream:
+            async with listen(
+                wire,
+                tools_list_changed=lists["tools"],
+                prompts_list_changed=lists["prompts"],
+                resources_list_changed=lists["resources"],
+                resource_subscriptions=uris,
+            ) as stream:
                 self._is_open.set()
                 self._on_doubt()  # what changed before it was open, nobody has said
                 await _until(_drain(stream), self._changed)

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import orjson
 from mcp.shared.exceptions import MCPError
+from mcp.shared.inbound import find_invalid_x_mcp_header
 
 from agentgate.adapters.upstreams._mcp.settings import ServerSettings
 from agentgate.adapters.upstreams._mcp.trouble import Trouble
-from agentgate.adapters.upstreams._mcp.wire import Wire, may_list
+from agentgate.adapters.upstreams._mcp.wire import Wire
 from agentgate.core import strict_json
 from agentgate.core.pin import pin_sha256
 from agentgate.ports.upstreams import Audience, Listing
@@ -81,24 +82,27 @@ def _size(page: Mapping[str, Any]) -> int:
 def _only_tools(
     server: str, found: list[Any], is_usable: Callable[[Mapping[str, Any]], bool]
 ) -> tuple[dict[str, Any], ...]:
-    tools = tuple(tool for tool in found if isinstance(tool, dict) and _has_name(tool) and _may_list(tool, is_usable))
+    tools = tuple(tool for tool in found if _is_tool(tool, is_usable))
     if len(tools) < len(found):
         _log.warning("%s listed %d tools that are none", server, len(found) - len(tools))
     return tools
 
 
-def _has_name(tool: Mapping[str, Any]) -> bool:
-    name = tool.get("name")
-    return isinstance(name, str) and 0 < len(name) <= _MAX_NAME_CHARS
-
-
-def _may_list(tool: Mapping[str, Any], is_usable: Callable[[Mapping[str, Any]], bool]) -> bool:
-    """Nobody but the audience looks into what is no definition at all."""
+def _is_tool(tool: Any, is_usable: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Nobody but the audience looks into what has a name and is no definition at all."""
+    name = tool.get("name") if isinstance(tool, dict) else None
+    if not isinstance(name, str) or not 0 < len(name) <= _MAX_NAME_CHARS:
+        return False
     try:
         strict_json.check(tool)
     except strict_json.NotStrictJson:
         return True
     return not isinstance(tool.get("inputSchema"), dict) or is_usable(tool)
+
+
+def _has_valid_headers(tool: Mapping[str, Any]) -> bool:
+    """Whether a modern client may use the tool: one whose `x-mcp-header` is wrong must be dropped."""
+    return find_invalid_x_mcp_header(tool.get("inputSchema")) is None
 
 
 def pins_of(identity: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -209,7 +213,7 @@ class KeptList:
             self._is_stale = True
             raise
         said = wire.says_it_is
-        identity = {**said, "name": said["name"] or self._named, **self._settings.place}
+        identity = {**said, "name": said["name"] or self._named, **self._settings.place.shown}
         self._pins = pins_of(identity, tools)
         self._read_at = started
         instructions = (wire.instructions or "")[:_MAX_INSTRUCTIONS_CHARS]
@@ -225,4 +229,4 @@ class KeptList:
         async def page(params: Mapping[str, Any]) -> dict[str, Any]:
             return await wire.request(wire.new_id(), "tools/list", params, timeout_s=self._settings.connect_timeout_s)
 
-        return await read_list(self._settings.name, page, may_list if wire.is_modern else lambda _: True)
+        return await read_list(self._settings.name, page, _has_valid_headers if wire.is_modern else lambda _: True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from mcp.shared.exceptions import MCPError
 from mcp_types import CONNECTION_CLOSED, LOG_LEVEL_META_KEY, METHOD_NOT_FOUND, PARSE_ERROR, SERVER_INFO_META_KEY
 
-from agentgate.adapters.upstreams._mcp.wire import Mark
+from agentgate.adapters.upstreams._mcp.trouble import Mark
 from agentgate.core import strict_json
 from agentgate.core.call import ArgumentCheck, Call
 from agentgate.core.errors import ReasonCode
@@ -134,6 +134,9 @@ def not_declared(method: str) -> Undelivered:
 
 def down(detail: str) -> Undelivered:
     return Undelivered(ReasonCode.UPSTREAM_UNAVAILABLE, detail, reached=False)
+
+
+SHARE_TAKEN: Final = down("this caller has as many sessions with the server as it may have")
 
 
 def quarantined(tool: str) -> Undelivered:

@@ -8,18 +8,29 @@ tool's time is over. Whoever answers must be who asked, with the same call.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from mcp_types import INTERNAL_ERROR
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR, INVALID_PARAMS
 
+from agentgate.adapters.upstreams._mcp.calls import Calls, on_the_wire
 from agentgate.adapters.upstreams._mcp.link import Link
-from agentgate.adapters.upstreams._mcp.relay import Running
+from agentgate.adapters.upstreams._mcp.orders import LOST, SHARE_TAKEN, Order, of_error, of_result
+from agentgate.adapters.upstreams._mcp.relay import Running, mirrored
+from agentgate.adapters.upstreams._mcp.sessions import Sessions, ShareTaken
+from agentgate.adapters.upstreams._mcp.shared import Shared
 from agentgate.core.call import Call
+from agentgate.core.decision import Grant
+from agentgate.core.errors import ReasonCode
 from agentgate.ports.peer import Peer, PeerUnable
+from agentgate.ports.upstreams import Delivered, Undelivered
 
-STATE_PREFIX: Final = "agentgate-parked-"
+_STATE_PREFIX: Final = "agentgate-parked-"
+_MAY_ASK: Final = frozenset({"tools/call", "prompts/get", "resources/read"})
 
 
 class Dropped(Exception):
@@ -111,26 +122,83 @@ class Parked:
 
 
 class Parking:
-    """Where calls are parked, each under a state that nobody can guess, for `most_s` from being parked first."""
+    """Where calls are parked, each under a state that nobody can guess, until their tool's time is over.
 
-    def __init__(self) -> None:
+    Args:
+        shared: carries what finds no session of its own.
+        sessions: lend one to each call.
+        calls: what holds for every call.
+    """
+
+    def __init__(self, shared: Shared, sessions: Sessions, calls: Calls) -> None:
+        self._shared = shared
+        self._sessions = sessions
+        self._calls = calls
         self._parked: dict[str, tuple[Parked, asyncio.TimerHandle]] = {}
 
-    def park(self, parked: Parked, most_s: float) -> str:
-        state = STATE_PREFIX + secrets.token_urlsafe(32)
-        timer = asyncio.get_running_loop().call_later(most_s, self._expire, state)
-        self._parked[state] = (parked, timer)
-        return state
+    def is_for(self, link: Link, order: Order, peer: Peer) -> bool:
+        """Whether the server may ask something in the middle of this call, or this answers what it asked."""
+        if not peer.is_modern or link.wire.is_modern or order.method not in _MAY_ASK:
+            return False
+        return bool(mirrored(peer.capabilities)) or _state_of(order) is not None
 
-    def take(self, state: str, whose: str) -> tuple[Parked, float] | None:
-        """The call parked under `state` and what is left of its time; None for nobody's, or another's. Only once."""
+    async def send(self, order: Order, grant: Grant, peer: Peer, header: Mapping[str, str]) -> Delivered | Undelivered:
+        """See `Upstream.send`: a call in a session that is lent to it, or the answers to one that is parked."""
+        assert grant.call.tool is not None
+        whose, state = _whose(grant), _state_of(order)
+        if state is not None:
+            return await self._go_on(state, whose, order, peer)
+        try:
+            link = await self._sessions.lend(peer, mirrored(peer.capabilities), grant.call)
+        except ShareTaken:
+            return SHARE_TAKEN
+        if link is None:  # no place for one: as a client that can answer nothing
+            shared = self._shared.link
+            if shared is None:  # any more, after the wait for a place
+                return self._shared.down()
+            return await self._calls.send(shared, order, grant.call, peer, header)
+        found = await self._calls.refusal(link, order)
+        if isinstance(found, Undelivered):
+            self._sessions.give_back(link)
+            return found
+        parked = Parked(whose, grant.call, link, lambda ended: self._sessions.give_back(link, is_clean=ended))
+        parked.start(peer, order.method, *on_the_wire(link, order, header))
+        return await self._drive(parked, order, grant.call.tool.timeout_s)
+
+    async def _go_on(self, state: str, whose: str, order: Order, peer: Peer) -> Delivered | Undelivered:
+        """The answers to what is parked under `state`, which only its caller may give, and only once."""
         found = self._parked.get(state)
         if found is None or found[0].whose != whose:
-            return None
+            fault = {"code": INVALID_PARAMS, "message": "Invalid or expired requestState"}
+            detail = "the call that this answers is over, or is not the same"
+            return Undelivered(ReasonCode.UPSTREAM_ERROR, detail, reached=False, fault=fault)
         del self._parked[state]
         parked, timer = found
         timer.cancel()
-        return parked, max(0.0, timer.when() - asyncio.get_running_loop().time())
+        left_s = max(0.0, timer.when() - asyncio.get_running_loop().time())
+        answers = order.params.get("inputResponses")
+        parked.answer(peer, answers if isinstance(answers, Mapping) else {})
+        return await self._drive(parked, order, left_s)
+
+    async def _drive(self, parked: Parked, order: Order, left_s: float) -> Delivered | Undelivered:
+        started = time.monotonic()
+        try:
+            result = await parked.until_asked()
+        except MCPError as error:
+            return of_error(error, parked.link.mark, has_ended=not parked.link.is_up)
+        except Dropped:
+            return LOST
+        if result is not None:
+            try:
+                return of_result(result, order, self._calls.output_check(order))
+            except ValueError:
+                return Undelivered(ReasonCode.UPSTREAM_ERROR, "the tool's outputSchema cannot be checked")
+        state = _STATE_PREFIX + secrets.token_urlsafe(32)
+        left_s = max(0.0, left_s - (time.monotonic() - started))
+        self._parked[state] = parked, asyncio.get_running_loop().call_later(left_s, self._expire, state)
+        parked.running.peer = None
+        asked = {"resultType": "input_required", "inputRequests": parked.input_requests(), "requestState": state}
+        return of_result(asked, order, None)
 
     def _expire(self, state: str) -> None:
         parked, _ = self._parked.pop(state)
@@ -144,5 +212,14 @@ class Parking:
                 timer.cancel()
                 parked.drop()
 
-    def close(self) -> None:
-        self.drop(lambda _: True)
+
+def _state_of(order: Order) -> str | None:
+    state = order.params.get("requestState")
+    return state if isinstance(state, str) and state.startswith(_STATE_PREFIX) else None
+
+
+def _whose(grant: Grant) -> str:
+    """Who may answer: the same caller in the same session, with the same call."""
+    call = grant.call
+    parts = (call.tenant, call.caller.id, call.session, call.tool_name, call.arguments_json.decode())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

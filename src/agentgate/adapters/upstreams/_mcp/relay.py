@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
+from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
-from agentgate.adapters.upstreams._mcp.wire import Refused
 from agentgate.core import strict_json
 from agentgate.ports.peer import Peer, PeerUnable
 from agentgate.ports.upstreams import Audience
@@ -78,7 +78,7 @@ _CURRENT: contextvars.ContextVar[Running | None] = contextvars.ContextVar("agent
 
 
 class Relay:
-    """Implements `Handler`.
+    """Hears what a server says beside its answers.
 
     Args:
         peer: the client whose session this is; None where all share it.
@@ -97,8 +97,8 @@ class Relay:
         self._server = server
         self._audience = audience
         self.peer = peer
-        self._is_shared = peer is None
-        self._capabilities = capabilities
+        self.is_shared = peer is None
+        self.capabilities = capabilities
         self._on_doubt = on_doubt
         self.running: dict[int, Running] = {}
         self._called = asyncio.Event()
@@ -132,7 +132,7 @@ class Relay:
             return current
         if not calls:
             return None
-        if not self._is_shared:
+        if not self.is_shared:
             return calls[-1]
         # a call that was withdrawn may go on at the server, and speak
         return calls[0] if len(calls) == 1 and calls[0].is_alone and not self._has_strays else None
@@ -140,16 +140,16 @@ class Relay:
     # --- what it asks -----------------------------------------------------------------------------------------
 
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Handler`. Goes to the client whose call it is, where that client can do it."""
+        """Answer a request of the server: the client whose call it is does, where it can. Raises MCPError."""
         if method == "ping":
             return {}
         needed = _NEEDS.get(method)
-        if needed is None or needed not in self._capabilities:
-            raise Refused(METHOD_NOT_FOUND, "Method not found")
+        if needed is None or needed not in self.capabilities:
+            raise MCPError(METHOD_NOT_FOUND, "Method not found")
         if not _is_strict(params):
-            raise Refused(INVALID_PARAMS, "Invalid params")
+            raise MCPError(INVALID_PARAMS, "Invalid params")
         if self._asked >= _MAX_ASKED:
-            raise Refused(INTERNAL_ERROR, "too many questions at a time")
+            raise MCPError(INTERNAL_ERROR, "too many questions at a time")
         self._asked += 1
         try:
             running = self._concerned() or await self._next_call()
@@ -157,7 +157,7 @@ class Relay:
         finally:
             self._asked -= 1
         if not _is_strict(answer):
-            raise Refused(INTERNAL_ERROR, "the client's answer is not strict JSON")
+            raise MCPError(INTERNAL_ERROR, "the client's answer is not strict JSON")
         return answer
 
     async def _next_call(self) -> Running | None:
@@ -174,7 +174,7 @@ class Relay:
         """What the client of a call says, for as long as the call runs: an answer after its end goes nowhere."""
         peer = (running.peer or self.peer) if running is not None else None
         if running is None or peer is None or needed not in peer.capabilities:
-            raise Refused(METHOD_NOT_FOUND, "Method not found")
+            raise MCPError(METHOD_NOT_FOUND, "Method not found")
         asking = asyncio.ensure_future((running.ask or peer.ask)(method, params))
         running.asking.add(asking)
         try:
@@ -183,19 +183,19 @@ class Relay:
                 raise asyncio.CancelledError
             return answer
         except PeerUnable as unable:
-            raise Refused(unable.code or METHOD_NOT_FOUND, str(unable)) from None
+            raise MCPError(unable.code or METHOD_NOT_FOUND, str(unable)) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            raise Refused(INTERNAL_ERROR, "the call that this belongs to is over") from None
+            raise MCPError(INTERNAL_ERROR, "the call that this belongs to is over") from None
         finally:
             running.asking.discard(asking)
 
     # --- what it tells ----------------------------------------------------------------------------------------
 
     async def told(self, method: str, params: Mapping[str, Any]) -> None:
-        """See `Handler`. What comes faster than anybody hears it is left out."""
+        """Hand a notification on. What comes faster than anybody hears it is left out."""
         if method == "notifications/tools/list_changed":
             self._on_doubt()
             return
@@ -216,7 +216,7 @@ class Relay:
                 await self.peer.announce(method, params)
         elif method == _UPDATED and not isinstance(params.get("uri"), str):
             return
-        elif method in _CHANGES and self._is_shared:
+        elif method in _CHANGES and self.is_shared:
             without_meta = {name: value for name, value in params.items() if name != "_meta"}
             await self._audience.changed(self._server, method, without_meta)
         elif (method in _CHANGES or method == "notifications/elicitation/complete") and self.peer is not None:

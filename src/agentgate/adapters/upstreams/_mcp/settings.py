@@ -29,10 +29,9 @@ class ToolSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """One MCP server: a `command` or a `url`, how its credential travels, and its limits."""
+class Place:
+    """Where a server is, a `command` or a `url`, and how its credential gets there."""
 
-    name: str
     command: tuple[str, ...]
     url: str
     env: Mapping[str, str]
@@ -41,13 +40,10 @@ class ServerSettings:
     """For a URL."""
     secret_env: str | None
     """For a command: the variable that carries the credential."""
-    max_response_bytes: int
-    recheck_s: float
-    connect_timeout_s: float
 
     @property
-    def place(self) -> dict[str, str]:
-        """Where it is reached, as an operator may read it: of a command its first word, since others may be secret."""
+    def shown(self) -> dict[str, str]:
+        """As an operator may read it: of a command its first word, since others may be secret."""
         return {"url": self.url} if self.url else {"command": self.command[0]}
 
     def header_of(self, credential: Credential | None) -> tuple[str, str] | None:
@@ -58,6 +54,17 @@ class ServerSettings:
         if value is None:
             raise Trouble(f"the credential {credential.alias} has characters that cannot be sent")
         return self.injection.name.lower(), value
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """One MCP server: where it is, and its limits."""
+
+    name: str
+    place: Place
+    max_response_bytes: int
+    recheck_s: float
+    connect_timeout_s: float
 
 
 def read_command(command: Any, url: Any, *, insecure: bool) -> tuple[tuple[str, ...], str]:

@@ -23,7 +23,7 @@ from mcp.shared.message import SessionMessage
 from mcp_types import JSONRPCError
 from mcp_types.jsonrpc import PARSE_ERROR, ErrorData, jsonrpc_message_adapter
 
-from agentgate.adapters.upstreams._mcp.settings import ServerSettings
+from agentgate.adapters.upstreams._mcp.settings import Place, ServerSettings
 from agentgate.core.redaction.scrub import scrub_text
 from agentgate.ports.upstreams import Credential
 
@@ -45,11 +45,11 @@ _log = logging.getLogger("agentgate.mcp.stdio")
 Streams = tuple[MemoryObjectReceiveStream[SessionMessage | Exception], MemoryObjectSendStream[SessionMessage]]
 
 
-def _environment(settings: ServerSettings, credential: Credential | None) -> dict[str, str]:
+def _environment(place: Place, credential: Credential | None) -> dict[str, str]:
     """What was configured, the credential, and of our own environment `INHERITED` only."""
-    env = {name: os.environ[name] for name in INHERITED if name in os.environ} | dict(settings.env)
-    if credential is not None and settings.secret_env is not None:
-        env[settings.secret_env] = credential.secret
+    env = {name: os.environ[name] for name in INHERITED if name in os.environ} | dict(place.env)
+    if credential is not None and place.secret_env is not None:
+        env[place.secret_env] = credential.secret
     return env
 
 
@@ -121,9 +121,9 @@ async def child_process(
         OSError: it could not be started.
     """
     process = await asyncio.create_subprocess_exec(
-        *settings.command,
-        env=_environment(settings, credential),
-        cwd=settings.cwd,
+        *settings.place.command,
+        env=_environment(settings.place, credential),
+        cwd=settings.place.cwd,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

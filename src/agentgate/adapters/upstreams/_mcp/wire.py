@@ -4,8 +4,7 @@ A relay must not parse what it passes on: the SDK's typed session would drop mem
 against schemas, and ask for lists. So this session is the SDK's own (handshake, era, stamps, change streams) with its
 typed parts replaced. Inner names: `_dispatcher`, `_stamp`, `_on_request`, `_on_notify`, `_build_capabilities`, the
 dispatcher's `_dispatch`, `_dispatch_request`, `_handle_request`, `_pending`, `_Pending` and `_tg`, and the module
-`_probe`;
-tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
+`_probe`; tests/adapters/upstreams/test_mcp_wire.py fails where the SDK changes them.
 """
 
 from __future__ import annotations
@@ -14,21 +13,17 @@ import asyncio
 import contextvars
 import itertools
 import logging
-import re
-import secrets
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final
 
 import anyio
 import anyio.abc
 import orjson
 from mcp.client._probe import negotiate_auto
 from mcp.client.session import ClientSession
-from mcp.client.subscriptions import Subscription, listen
 from mcp.shared.dispatcher import CallOptions, DispatchContext, OnNotify, OnNotifyIntercept, OnRequest, ProgressFnT
 from mcp.shared.exceptions import MCPError
-from mcp.shared.inbound import find_invalid_x_mcp_header, mcp_param_headers, x_mcp_header_map
 from mcp.shared.jsonrpc_dispatcher import JSONRPCDispatcher, _Pending
 from mcp.shared.message import SessionMessage
 from mcp.shared.transport_context import TransportContext
@@ -46,8 +41,8 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 from agentgate import __version__
 from agentgate.adapters.upstreams._mcp.direct import Direct, Elsewhere
+from agentgate.adapters.upstreams._mcp.relay import Relay
 
-Era = Literal["auto", "legacy"]
 _MOST_ANSWERED: Final = 64
 """Requests of a server at a time, from when they came until their answers are on their way."""
 
@@ -55,46 +50,6 @@ _MOST_ANSWERED: Final = 64
 for _noisy in ("client", "mcp.client", "mcp.shared"):
     logging.getLogger(_noisy).setLevel(logging.CRITICAL)
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it writes down every request, with its whole URL
-
-
-class Mark:
-    """Texts for errors of our own that travel where a server's errors do: no server knows the mark."""
-
-    def __init__(self) -> None:
-        self._mark: Final = secrets.token_hex(16)
-        self._pattern: Final = re.compile(self._mark + r":(\w+)(?:: ([^;]*))?;")
-
-    def say(self, kind: str) -> str:
-        """`kind` is a word, and may go on with `: ` and its cause."""
-        return f"{self._mark}:{kind};"
-
-    def heard(self, text: str) -> str | None:
-        """The kind that `say` was given, where `text` has it."""
-        found = self._pattern.search(text)
-        return found[1] if found is not None else None
-
-    def cause(self, text: str) -> str:
-        """What `say` was given behind the kind; nothing where it was none."""
-        found = self._pattern.search(text)
-        return found[2] or "" if found is not None else ""
-
-
-class Refused(Exception):
-    """An answer to a server's request: a JSON-RPC error."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class Handler(Protocol):
-    """Who hears what a server says beside its answers."""
-
-    async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
-        """Answer a request of the server. Raises Refused."""
-        ...
-
-    async def told(self, method: str, params: Mapping[str, Any]) -> None: ...
 
 
 class _Dispatcher(JSONRPCDispatcher[TransportContext]):
@@ -154,16 +109,7 @@ class _Dispatcher(JSONRPCDispatcher[TransportContext]):
 class Wire(ClientSession):
     """One session with a server. `open_wire` makes it."""
 
-    def __init__(
-        self,
-        dispatcher: _Dispatcher,
-        handler: Handler,
-        capabilities: Mapping[str, Any],
-        *,
-        timeout_s: float,
-        ended: asyncio.Event,
-        direct: Direct | None,
-    ) -> None:
+    def __init__(self, dispatcher: _Dispatcher, relay: Relay, direct: Direct | None, timeout_s: float) -> None:
         super().__init__(
             dispatcher=dispatcher,
             client_info=Implementation(name="agentgate", version=__version__),
@@ -171,12 +117,10 @@ class Wire(ClientSession):
         )
         self._our_dispatcher = dispatcher
         self._direct = direct
-        self._handler = handler
-        self._declared = ClientCapabilities.model_validate(capabilities)
+        self._relay = relay
+        self._declared = ClientCapabilities.model_validate(relay.capabilities)
         self._ids = itertools.count(1)
         self._probe_s = timeout_s / 2
-        self.ended = ended
-        """Set when nothing more can come or go."""
 
     # --- what the SDK calls ---------------------------------------------------------------------------------
 
@@ -186,15 +130,12 @@ class Wire(ClientSession):
     async def _on_request(
         self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
     ) -> dict[str, Any]:
-        try:
-            return await self._handler.asked(method, params or {})
-        except Refused as refused:
-            raise MCPError(code=refused.code, message=str(refused)) from None
+        return await self._relay.asked(method, params or {})
 
     async def _on_notify(
         self, dctx: DispatchContext[TransportContext], method: str, params: Mapping[str, Any] | None
     ) -> None:
-        await self._handler.told(method, params or {})
+        await self._relay.told(method, params or {})
 
     async def send_discover(self, version: str) -> dict[str, Any]:
         """As the SDK's, but leaves time for the older handshake with a server that ignores the question."""
@@ -245,11 +186,7 @@ class Wire(ClientSession):
             MCPError: the server's, or the connection's.
         """
         data: dict[str, Any] = {"method": method, "params": {**params, "_meta": dict(params.get("_meta") or {})}}
-        options: CallOptions = {
-            "headers": dict(headers or {}),
-            "request_id": request_id,
-            "cancel_on_abandon": False,
-        }
+        options: CallOptions = {"headers": dict(headers or {}), "request_id": request_id, "cancel_on_abandon": False}
         if on_progress is not None:
             options["on_progress"] = on_progress
         if timeout_s is not None:
@@ -268,7 +205,7 @@ class Wire(ClientSession):
         self, direct: Direct, request_id: int, data: Mapping[str, Any], options: CallOptions
     ) -> dict[str, Any]:
         """One of a tool, whose list was read in this session: so the handshake is over, and the session's id known."""
-        if self.ended.is_set():
+        if self._our_dispatcher.ended.is_set():
             raise MCPError(code=CONNECTION_CLOSED, message="Connection closed")
         params, on_progress = data["params"], options.get("on_progress")
         if on_progress is not None:
@@ -287,37 +224,22 @@ class Wire(ClientSession):
         """Take a request back: `notifications/cancelled`, or its stream closed, as the server's era has it."""
         await self._dispatcher.notify("notifications/cancelled", {"requestId": request_id, "reason": "withdrawn"})
 
-    def listen_for(
-        self, *, tools: bool, prompts: bool, resources: bool, uris: Iterable[str]
-    ) -> AbstractAsyncContextManager[Subscription]:
-        """A modern server's stream of changes. What it brings, `Handler.told` hears as well."""
-        return listen(
-            self,
-            tools_list_changed=tools,
-            prompts_list_changed=prompts,
-            resources_list_changed=resources,
-            resource_subscriptions=tuple(uris),
-        )
-
-
-Streams = tuple[Any, Any]
-
 
 @asynccontextmanager
 async def open_wire(
-    transport: AbstractAsyncContextManager[Streams],
-    handler: Handler,
+    transport: AbstractAsyncContextManager[tuple[Any, Any]],
+    relay: Relay,
     *,
-    era: Era,
-    capabilities: Mapping[str, Any],
+    direct: Direct | None,
     timeout_s: float,
     ended: asyncio.Event,
-    direct: Direct | None = None,
 ) -> AsyncIterator[Wire]:
-    """A session over `transport`, its era agreed on. Must be left by the task that entered it.
+    """A session over `transport`, its era agreed on; one client's own is of an era that has sessions. Must be left by
+    the task that entered it.
 
     Args:
         direct: a shorter way to the same server for requests of ours.
+        ended: set when nothing more can come or go.
 
     Raises:
         MCPError, RuntimeError, ValueError: there is no agreement. OSError: there is nobody.
@@ -325,21 +247,9 @@ async def open_wire(
     async with transport as (read, write):
         dispatcher = _Dispatcher(read, write)
         dispatcher.ended = ended
-        wire = Wire(dispatcher, handler, capabilities, timeout_s=timeout_s, ended=ended, direct=direct)
-        async with wire:
-            if era == "legacy":
-                await wire.initialize()
-            else:
+        async with Wire(dispatcher, relay, direct, timeout_s) as wire:
+            if relay.is_shared:
                 await negotiate_auto(wire)
+            else:
+                await wire.initialize()
             yield wire
-
-
-def may_list(definition: Mapping[str, Any]) -> bool:
-    """Whether a modern client may use the tool: one whose `x-mcp-header` is wrong must be dropped."""
-    return find_invalid_x_mcp_header(definition.get("inputSchema")) is None
-
-
-def parameter_headers(definition: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """The `Mcp-Param-*` headers that a modern server wants beside the arguments, lower case."""
-    headers = mcp_param_headers(x_mcp_header_map(definition.get("inputSchema")), arguments)
-    return {name.lower(): value for name, value in headers.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import groupby
 from typing import Final
 
-from agentgate.adapters.evidence._model import PILE, Bar, Bin, Chart, Figure, Mark, Timeline
-from agentgate.adapters.evidence._pdf_sheet import (
+from agentgate.adapters.evidence._parts.marks import Mark
+from agentgate.adapters.evidence._parts.pictures import PILE, Bar, Bin, Chart, Timeline
+from agentgate.adapters.evidence._parts.story import Figure
+from agentgate.adapters.evidence._pdf.sheet import (
     INK,
     LEFT,
     MEASURE,
@@ -17,7 +19,6 @@ from agentgate.adapters.evidence._pdf_sheet import (
     TINT,
     WHITE,
     Colour,
-    Shape,
     Sheet,
     Style,
     colour,
@@ -68,8 +69,8 @@ def figures(sheet: Sheet, items: Sequence[Figure]) -> None:
     alarming = value._replace(colour=ALARM)
     width = (MEASURE - (_ACROSS - 1) * 10.0) / _ACROSS
     room = width - 18.0
-    for row in _rows(items, _ACROSS):
-        notes = [_lines(note, figure.note, room)[:3] for figure in row]
+    for row in (items[i : i + _ACROSS] for i in range(0, len(items), _ACROSS)):
+        notes = [note.face.wrap(note.face.settable(f.note), note.size, room)[:3] if f.note else [] for f in row]
         height = 43.0 + note.leading * max(map(len, notes))
         sheet.need(height + 8)
         for column, (figure, lines) in enumerate(zip(row, notes, strict=True)):
@@ -85,14 +86,6 @@ def figures(sheet: Sheet, items: Sequence[Figure]) -> None:
             for number, line in enumerate(lines):
                 sheet.put(x + 10, y + 44 + number * note.leading, line, note)
         sheet.y += height + 8
-
-
-def _rows(items: Sequence[Figure], most: int) -> Iterable[Sequence[Figure]]:
-    return (items[i : i + most] for i in range(0, len(items), most))
-
-
-def _lines(style: Style, text: str, width: float) -> list[str]:
-    return style.face.wrap(style.face.settable(text), style.size, width) if text else []
 
 
 # --- legend -----------------------------------------------------------------------------------------------
@@ -238,11 +231,7 @@ def _bar(sheet: Sheet, bar: Bar, longest: int) -> None:
     room = RIGHT - x - 42
     for mark, count in bar.parts:
         width = room * count / longest if longest else 0.0
-        sheet.page.shapes.append(
-            Shape(
-                "closed", ((x, y), (x + width, y), (x + width, y + height), (x, y + height)), _AREAS[mark], WHITE, 0.7
-            )
-        )
+        sheet.box(x, y, width, height, _AREAS[mark], WHITE, 0.7)
         ink = inside._replace(colour=WHITE if mark in _ON_DARK else INK)
         for text in (f"{mark.letter} {count:,}", mark.letter):
             if ink.face.width(text, ink.size) + 5 < width:

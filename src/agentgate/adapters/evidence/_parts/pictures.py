@@ -5,11 +5,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from agentgate.adapters.evidence._model import COLUMNS, Bar, Bin, Chart, Kill, Line, Mark, Tick, Timeline
-from agentgate.adapters.evidence._words import count, duration, reason, short
+from agentgate.adapters.evidence._parts.kills import Kill
+from agentgate.adapters.evidence._parts.marks import Mark, Marked, tally
+from agentgate.adapters.evidence._parts.words import count, duration, reason, short
 from agentgate.core.visible import visible
 
 MOST_LANES: Final = 12
@@ -28,23 +30,24 @@ _STEPS_S: Final = tuple(
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-Entry = Mapping[str, Any]
-
-
-class Marked(NamedTuple):
-    """A call of the pack's timeline, and how it ended."""
-
-    entry: Entry
-    mark: Mark
-
-
-def tally(marks: Iterable[Mark]) -> tuple[tuple[Mark, int], ...]:
-    """How often each occurs, in the order of Mark."""
-    counts = Counter(marks)
-    return tuple((mark, counts[mark]) for mark in Mark if counts[mark])
-
-
 # --- charts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    label: str
+    total: int
+    parts: tuple[tuple[Mark, int], ...]
+    """Only what occurs, in the order of Mark."""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    name: str
+    title: str
+    bars: tuple[Bar, ...]
+
 
 _DECISIONS: Final = {"ALLOW": "Allowed", "DENY": "Refused", "REQUIRE_APPROVAL": "Sent to a person"}
 
@@ -84,6 +87,56 @@ def _by(
 
 
 # --- the timeline -----------------------------------------------------------------------------------------
+
+
+PILE: Final = 4
+COLUMNS: Final = 120
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Calls with one end, in one lane and one column of the timeline."""
+
+    column: int
+    lane: int
+    mark: Mark
+    count: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A kill over the picture: from its order to its release (None: still in force at the end)."""
+
+    label: str
+    start: float
+    end: float | None
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """Time on x from 0 to 1, cut into `columns`; one lane for each tool. Within a lane and column several bins pile up.
+
+    With `peak` (most calls in one lane and column) up to PILE a writer draws every call as its shape; above, columns
+    whose height follows the count.
+    """
+
+    columns: int
+    lanes: tuple[str, ...]
+    bins: tuple[Bin, ...]
+    peak: int
+    lines: tuple[Line, ...]
+    ticks: tuple[Tick, ...]
+    day: str
+    """What the ticks leave out: the date, where it is one."""
+    description: str
 
 
 class _Axis(NamedTuple):

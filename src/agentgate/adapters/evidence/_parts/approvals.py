@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from agentgate.adapters.evidence._model import FIRST_FEW, Approval
-from agentgate.adapters.evidence._picture import Entry
-from agentgate.adapters.evidence._words import listed, moment, text_of
+from agentgate.adapters.evidence._parts.listing import FIRST_FEW
+from agentgate.adapters.evidence._parts.marks import Entry
+from agentgate.adapters.evidence._parts.words import listed, moment, text_of
 from agentgate.core.strict_json import canonical
 from agentgate.core.visible import visible
 
@@ -22,9 +23,26 @@ _VOID_BY: Final = {
     "edited": "the call was edited",
     "withdrawn": "a person took it back",
 }
-
-
 _MOST_ARGUMENTS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One question to a person. Empty where the pack does not say."""
+
+    approval_id: str
+    tool: str
+    asked_by: str
+    asked_at: str
+    standing: str
+    """Approved, Denied, Expired, Void, Pending."""
+    decided_by: str
+    decided_at: str
+    notes: tuple[str, ...]
+    """Votes, reasons, edits, and what made it void, each in a sentence."""
+    asking_calls: tuple[int, ...]
+    carried_call: int | None
+    """The number of the call that it let through."""
 
 
 def approval_of(rows: Sequence[Entry], entries: Sequence[Entry], numbers: Mapping[str, int]) -> Approval:

@@ -4,24 +4,75 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final
 
-from agentgate.adapters.evidence._model import (
-    MAX_CALLS,
-    Checkpoint,
-    Claim,
-    Integrity,
-    Leaf,
-    Listing,
-    Signature,
-    Step,
-)
-from agentgate.adapters.evidence._words import count, moment
-from agentgate.core.evidence.pack import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM
+from agentgate.adapters.evidence._parts.listing import MAX_CALLS, Listing, first
+from agentgate.adapters.evidence._parts.words import count, moment
+from agentgate.core.evidence.pack import CHECKPOINT, ENVELOPE, HMAC_ALGORITHM, Pack
 from agentgate.core.visible import visible
 
-if TYPE_CHECKING:
-    from agentgate.core.evidence.pack import Pack
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """One kind of protection, there or not."""
+
+    name: str
+    is_there: bool
+    key_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    claim: str
+    by: str
+    convinces: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    origin: str
+    size: int
+    root: str
+    note: tuple[str, ...]
+    """The signed note, line by line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    number: int
+    index: int
+    event_id: str
+    leaf_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    what: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
+class Integrity:
+    """What is proven, by what, to whom, and what is not."""
+
+    is_signed: bool
+    headline: str
+    """For large type."""
+    explanation: str
+    signatures: tuple[Signature, ...]
+    proves: tuple[Claim, ...]
+    limits: tuple[str, ...]
+    checkpoint: Checkpoint | None
+    pack_id: str
+    hmac: str
+    """The HMAC-SHA256 of the signed bytes in hex, or empty."""
+    signed_at: str
+    events_hash: str
+    event_count: int
+    leaves: Listing[Leaf]
+    steps: tuple[Step, ...]
 
 
 def pack_id(pack: Pack) -> str:
@@ -33,7 +84,6 @@ def integrity(pack: Pack) -> Integrity:
     told: Mapping[str, Any] = pack.body["integrity"]
     signed_by = frozenset(told["signed_by"])
     found = _checkpoint(told["checkpoint"])
-    events = told["events"]
     headline, explanation = _headline(signed_by)
     return Integrity(
         is_signed=bool(signed_by),
@@ -48,7 +98,7 @@ def integrity(pack: Pack) -> Integrity:
         signed_at=moment(told["signed_at"]) if signed_by else "",
         events_hash=told["hash"],
         event_count=told["event_count"],
-        leaves=Listing(tuple(_leaf(event) for event in events[:MAX_CALLS]), len(events)),
+        leaves=first(told["events"], _leaf, MAX_CALLS),
         steps=_steps(signed_by),
     )
 

@@ -93,6 +93,10 @@ def short(text: str, most: int = 64) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
+def quoted(text: str) -> str:
+    return f"“{text}”" if text else ""
+
+
 # --- numbers and times ------------------------------------------------------------------------------------
 
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from agentgate.adapters.evidence._model import (
-    Note,
-)
-from agentgate.adapters.evidence._picture import Entry
-from agentgate.adapters.evidence._words import count, moment, text_of
+from dataclasses import dataclass
+
+from agentgate.adapters.evidence._parts.marks import Entry
+from agentgate.adapters.evidence._parts.words import count, moment, text_of
 from agentgate.core.pin import unpinned_of
 from agentgate.core.visible import visible
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something else that happened to the records: an export, a prune, a hold."""
+
+    at: str
+    what: str
+    by: str
 
 
 def notes_of(summary: Entry) -> list[Note]:

@@ -4,15 +4,45 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from agentgate.adapters.evidence._model import Kill, Mark
-from agentgate.adapters.evidence._picture import Entry, Marked
-from agentgate.adapters.evidence._words import listed, moment, text_of
+from agentgate.adapters.evidence._parts.marks import Entry, Mark, Marked
+from agentgate.adapters.evidence._parts.words import listed, moment, text_of
 from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import parse
 from agentgate.core.visible import visible
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One kill from order to release. Times are empty for what has not happened, or not in this pack."""
+
+    label: str
+    """K1, K2, … in the order of time; the timeline says the same."""
+    kill_id: str
+    target: str
+    """Such as `session s-1`, `everything`."""
+    ordered_by: str
+    at: str
+    reason: str
+    standing: str
+    """Drained, drained except for some, or not known to be: a sentence."""
+    is_drained: bool
+    drained_at: str
+    expires_at: str
+    """When it ends by itself, if it does."""
+    excepted: tuple[str, ...]
+    attested: tuple[str, ...]
+    asks: tuple[str, ...]
+    """Who asked for its release, and when, where more than one person is needed."""
+    released_by: str
+    released_at: str
+    cut: int
+    """Running calls that ended by it."""
+    refused: int
+    """Calls in its scope that were refused for a kill while it was in force."""
 
 
 class Stopped:
@@ -47,11 +77,12 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
     whole = next((row for row in receipts if row["drained"]), None)
     receipt = whole or (receipts[-1] if receipts else None)
     excepted = () if receipt is None else tuple(map(visible, receipt["drained_except"]))
+    scope = order["scope"]
     until = None if release is None else release["timestamp"]
     return Kill(
         label=label,
         kill_id=visible(order["kill_id"]),
-        target=_target(order),
+        target="everything" if scope == Scope.GLOBAL else f"{visible(scope)} {visible(order['target'])}",
         ordered_by=text_of(order["actor"]),
         at=moment(order["timestamp"]),
         reason="(pruned)" if order["reason"] is None else visible(order["reason"]),
@@ -67,11 +98,6 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
         cut=stopped.cut[order["kill_id"]],
         refused=stopped.refused(order, until),
     )
-
-
-def _target(order: Entry) -> str:
-    scope = order["scope"]
-    return "everything" if scope == Scope.GLOBAL else f"{visible(scope)} {visible(order['target'])}"
 
 
 _FIELD_OF: Final = {

@@ -15,8 +15,8 @@ from xml.sax.saxutils import escape
 from reportlab.pdfbase import pdfdoc
 from reportlab.pdfgen.canvas import Canvas
 
-from agentgate.adapters.evidence._pdf_sheet import HEIGHT, LEFT, RIGHT, RULE, SOFT, WIDTH, Page, Shape, Style, Text
-from agentgate.adapters.evidence._pdf_type import Faces
+from agentgate.adapters.evidence._pdf.faces import Faces
+from agentgate.adapters.evidence._pdf.sheet import HEIGHT, LEFT, RIGHT, RULE, SOFT, WIDTH, Page, Shape, Style, Text
 
 ATTACHED: Final = "pack.json"
 PRODUCER: Final = "ReportLab PDF Library"

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
-from agentgate.adapters.evidence._model import Checkpoint, Integrity, Mark, Step, View
-from agentgate.adapters.evidence._pdf_paint import ATTACHED
-from agentgate.adapters.evidence._pdf_pictures import ALARM, INKS
-from agentgate.adapters.evidence._pdf_sheet import BOTTOM, INK, LEFT, MEASURE, SOFT, TINT, Cell, Column, Sheet, Style
-from agentgate.adapters.evidence._words import count
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from agentgate.adapters.evidence._parts.claims import Checkpoint, Integrity, Leaf
+from agentgate.adapters.evidence._parts.marks import Mark
+from agentgate.adapters.evidence._parts.words import count
+from agentgate.adapters.evidence._pdf.paint import ATTACHED
+from agentgate.adapters.evidence._pdf.pictures import ALARM, sign_of
+from agentgate.adapters.evidence._pdf.sheet import BOTTOM, INK, LEFT, MEASURE, SOFT, TINT, Sheet, Style
+from agentgate.adapters.evidence._pdf.table import Cell, Column, Row, pairs, table, table_of
+from agentgate.adapters.evidence._view import View
 
 
 def proof(sheet: Sheet, view: View) -> None:
@@ -26,31 +26,23 @@ def proof(sheet: Sheet, view: View) -> None:
         _checkpoint(sheet, integrity.checkpoint)
     sheet.heading("How to check it", "steps", 1)
     for number, step in enumerate(integrity.steps, 1):
-        _step(sheet, number, step)
+        sheet.need(46)
+        sheet.put(LEFT, sheet.y + 9.2, f"{number}.", Style(sheet.faces.bold, 9.2, 13.2))
+        sheet.paragraph(step.what, x=LEFT + 16, after=2)
+        _verbatim(sheet, step.command.splitlines())
 
 
 def _protections(sheet: Sheet, integrity: Integrity) -> None:
     sheet.heading("Signatures", "signatures", 1)
-    fine = sheet.fine
     columns = (
         Column("KIND", 120, Style(sheet.faces.bold, 7.4, 9.8)),
-        Column("THERE", 32, fine),
+        Column("THERE", 32, sheet.fine),
         Column("KEY", 110, sheet.code),
-        Column("WHAT IT IS WORTH", 0, fine),
+        Column("WHAT IT IS WORTH", 0, sheet.fine),
     )
-    there, missing = ("circle", INKS[Mark.RAN]), ("cross", SOFT)
-    sheet.table(
-        columns,
-        (
-            (
-                s.name,
-                Cell("yes", sign=there) if s.is_there else Cell("no", sign=missing),
-                s.key_id or "–",
-                s.text,
-            )
-            for s in integrity.signatures
-        ),
-    )
+    there, missing = Cell("yes", sign=sign_of(Mark.RAN)), Cell("no", sign=("cross", SOFT))
+    rows = [(s.name, there if s.is_there else missing, s.key_id or "–", s.text) for s in integrity.signatures]
+    table(sheet, columns, rows)
 
 
 def _claims(sheet: Sheet, integrity: Integrity) -> None:
@@ -62,19 +54,15 @@ def _claims(sheet: Sheet, integrity: Integrity) -> None:
             Column("BY", 130, fine),
             Column("IT CONVINCES", 0, fine),
         )
-        sheet.table(columns, [(c.claim, c.by, c.convinces) for c in integrity.proves])
+        table(sheet, columns, [(c.claim, c.by, c.convinces) for c in integrity.proves])
     else:
         sheet.paragraph("Nothing.", Style(sheet.faces.bold, 9.2, 13.2, ALARM))
     sheet.heading("Not proven", "not-proven", 1)
     for limit in integrity.limits:
-        _item(sheet, limit)
+        sheet.need(sheet.body.leading)
+        sheet.sign("bar", LEFT + 4, sheet.y + 6.4, SOFT, 2.4)
+        sheet.paragraph(limit, x=LEFT + 13, after=3)
     sheet.space(4)
-
-
-def _item(sheet: Sheet, text: str) -> None:
-    sheet.need(sheet.body.leading)
-    sheet.sign("bar", LEFT + 4, sheet.y + 6.4, SOFT, 2.4)
-    sheet.paragraph(text, x=LEFT + 13, after=3)
 
 
 def _attachment(sheet: Sheet, integrity: Integrity) -> None:
@@ -95,17 +83,18 @@ def _attachment(sheet: Sheet, integrity: Integrity) -> None:
         ("Events", f"{integrity.event_count:,}"),
         ("SHA-256 over all leaf hashes", Cell(integrity.events_hash, sheet.code)),
     ]
-    sheet.pairs(rows)
+    pairs(sheet, rows)
 
 
 def _checkpoint(sheet: Sheet, checkpoint: Checkpoint) -> None:
     sheet.heading("The log's checkpoint", "checkpoint", 1)
-    sheet.pairs(
+    pairs(
+        sheet,
         [
             ("Log", checkpoint.origin),
             ("Size", count(checkpoint.size, "event")),
             ("Root (base64)", Cell(checkpoint.root, sheet.code)),
-        ]
+        ],
     )
     _verbatim(sheet, checkpoint.note)
 
@@ -124,25 +113,16 @@ def _verbatim(sheet: Sheet, lines: Sequence[str]) -> None:
         sheet.y += len(now) * style.leading + 14
 
 
-def _step(sheet: Sheet, number: int, step: Step) -> None:
-    sheet.need(46)
-    sheet.put(LEFT, sheet.y + 9.2, f"{number}.", Style(sheet.faces.bold, 9.2, 13.2))
-    sheet.paragraph(step.what, x=LEFT + 16, after=2)
-    _verbatim(sheet, step.command.splitlines())
-
-
 def leaves(sheet: Sheet, view: View) -> None:
     """Every event's place in the log and its leaf hash."""
-    found = view.integrity.leaves
-    if not found.rows:
-        sheet.paragraph("No event is in this pack.", sheet.body._replace(colour=SOFT))
-        return
     columns = (
         Column("NO.", 28, sheet.fine, right=True),
         Column("LOG", 36, sheet.fine, right=True),
         Column("EVENT", 132, sheet.code),
         Column("LEAF HASH (SHA-256, RFC 6962)", 0, sheet.code),
     )
-    sheet.table(columns, ((str(e.number), str(e.index), e.event_id, e.leaf_hash) for e in found.rows), pad=1.4)
-    if found.hidden:
-        sheet.paragraph(f"{count(found.hidden, 'more event')}: in {ATTACHED} only.", sheet.small)
+
+    def cells(row: Leaf) -> Row:
+        return str(row.number), str(row.index), row.event_id, row.leaf_hash
+
+    table_of(sheet, view.integrity.leaves, columns, cells, "No event is in this pack.", "event", pad=1.4)

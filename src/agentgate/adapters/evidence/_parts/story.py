@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
 
-from agentgate.adapters.evidence._model import EFFECT_UNKNOWN, Approval, Figure, Kill, Mark, Title
-from agentgate.adapters.evidence._picture import Marked, tally
-from agentgate.adapters.evidence._words import count, listed, reason
+from agentgate.adapters.evidence._parts.approvals import Approval
+from agentgate.adapters.evidence._parts.claims import pack_id
+from agentgate.adapters.evidence._parts.kills import Kill
+from agentgate.adapters.evidence._parts.marks import EFFECT_UNKNOWN, Entry, Mark, Marked, tally
+from agentgate.adapters.evidence._parts.words import count, duration, listed, moment, reason
+from agentgate.core.evidence.pack import Pack
 from agentgate.core.visible import visible
 
 _MOST_KILLS: Final = 3
@@ -25,10 +30,67 @@ _DID: Final[Mapping[Mark, tuple[str, str]]] = {
     Mark.NOT_SENT: ("was allowed but not sent", "were allowed but not sent"),
 }
 
-Body = Mapping[str, Any]
+
+@dataclass(frozen=True, slots=True)
+class Title:
+    """The head of the first page. Times are UTC."""
+
+    heading: str
+    """Such as `Session s-1`, `Agent bot`, `Tenant default`."""
+    tenant: str
+    sessions: tuple[str, ...]
+    agents: tuple[str, ...]
+    start: str
+    end: str
+    span: str
+    """The time between first and last event, in words; empty without events."""
+    asked_for: str
+    """The limits of time that the pack was asked with, or empty."""
+    generated_at: str
+    generator: str
+    version: str
+    policies: tuple[str, ...]
+    pack_id: str
+    """SHA-256 of the signed bytes (pack.json of the zip), in hex."""
 
 
-def figures(body: Body, calls: Sequence[Marked]) -> tuple[Figure, ...]:
+def title_of(pack: Pack) -> Title:
+    metadata = pack.body["metadata"]
+    scope: Mapping[str, str] = metadata["scope"]
+    start, end = metadata["time_range"]["start"], metadata["time_range"]["end"]
+    kind = next((name for name in ("session", "agent") if name in scope), "tenant")
+    named = scope[kind].removeprefix("agent:") if kind == "agent" else scope[kind]
+    limits = [
+        f"{word} {moment(scope[name])}" for name, word in (("since", "from"), ("until", "before")) if name in scope
+    ]
+    return Title(
+        heading=f"{kind.capitalize()} {visible(named)}",
+        tenant=visible(metadata["tenant"]),
+        sessions=tuple(map(visible, metadata["sessions"])),
+        agents=tuple(map(visible, metadata["agents"])),
+        start=moment(start),
+        end=moment(end),
+        span=duration(datetime.fromisoformat(end) - datetime.fromisoformat(start)) if start else "",
+        asked_for=" ".join(limits),
+        generated_at=moment(metadata["generated_at"]),
+        generator=visible(metadata["generator"]),
+        version=visible(metadata["version"]),
+        policies=tuple(map(visible, pack.body["summary"]["policy_versions_used"])),
+        pack_id=pack_id(pack),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number for the first page."""
+
+    label: str
+    value: str
+    note: str = ""
+    is_alarming: bool = False
+
+
+def figures(body: Entry, calls: Sequence[Marked]) -> tuple[Figure, ...]:
     """The numbers of the first page."""
     marks = Counter(mark for _, mark in calls)
     unknown = sum(marks[mark] for mark in EFFECT_UNKNOWN)
@@ -50,7 +112,7 @@ def figures(body: Body, calls: Sequence[Marked]) -> tuple[Figure, ...]:
 
 
 def narrative(
-    body: Body, title: Title, calls: Sequence[Marked], kills: Sequence[Kill], approvals: Sequence[Approval]
+    body: Entry, title: Title, calls: Sequence[Marked], kills: Sequence[Kill], approvals: Sequence[Approval]
 ) -> tuple[str, ...]:
     """What happened, in a few sentences. Each can be checked against the tables."""
     if not calls:
@@ -92,11 +154,8 @@ def _refusals(calls: Sequence[Marked], before: int) -> str:
     what = "The reason for the refusal" if total == 1 else f"The most frequent reason for a refusal{share}"
     if number == total and total > 1:
         what = f"All {total:,} refusals had one reason"
-    return f"{what}: {_lower(reason(code))}{more}"
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
+    why = reason(code)
+    return f"{what}: {why[:1].lower()}{why[1:]}{more}"
 
 
 def _approvals(approvals: Sequence[Approval]) -> str:
@@ -144,7 +203,7 @@ def _kill(kill: Kill, title: Title) -> str:
     return f"{kill.ordered_by or 'The gateway'} {order}; it {listed(did)}. {end}"
 
 
-def _writes(body: Body) -> str:
+def _writes(body: Entry) -> str:
     writes = body["write_action_log"]
     if not writes:
         return "No call that writes went out."
@@ -162,6 +221,6 @@ def _unknown(calls: Sequence[Marked]) -> str:
     return f"Of {count(unknown, 'call')} nobody knows what the tool did: the effect may be there."
 
 
-def _anomalies(body: Body) -> str:
+def _anomalies(body: Entry) -> str:
     number = len(body["anomalies"])
     return f"{count(number, 'anomaly', 'anomalies')} found." if number else "No anomaly was found."
