@@ -12,14 +12,7 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentgate.core import merkle
-from agentgate.core.note import (
-    COSIGNATURE_V1,
-    NoteInvalid,
-    NoteKey,
-    checkpoint_of,
-    cosign,
-    open_note,
-)
+from agentgate.core.note import COSIGNATURE_V1, NoteInvalid, NoteKey, checkpoint_of, cosign, open_note
 from agentgate.core.tiles import TileInvalid, parse_consistency_body
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]

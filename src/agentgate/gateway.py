@@ -16,23 +16,13 @@ from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.core.call import Call
 from agentgate.core.retention import Rule
-from agentgate.edges._mcp.parts import Parts
-from agentgate.edges._mcp.parts import Rules as McpRules
+from agentgate.edges._mcp import parts
 from agentgate.edges.caller import Callers
 from agentgate.edges.mcp import McpDoor
-from agentgate.evidence import (
-    make_evidence,
-    make_timestamps,
-)
+from agentgate.evidence import make_evidence, make_timestamps
 from agentgate.health import Health
 from agentgate.identity import Keys, make_certificates, make_tokens
-from agentgate.kinds import (
-    make_compiler,
-    make_redactor,
-    make_routes,
-    make_tools,
-    policy_path,
-)
+from agentgate.kinds import make_compiler, make_redactor, make_routes, make_tools, policy_path
 from agentgate.notices import make_notices
 from agentgate.opening import Opened
 from agentgate.pipeline.acknowledge import Acknowledger
@@ -253,7 +243,7 @@ class Gateway:
         self.mcp_door = McpDoor(
             self.gate,
             self.callers,
-            Parts(
+            parts.Parts(
                 tools=self.tools,
                 policy=self.policy,
                 approvals=self.approvals,
@@ -296,8 +286,8 @@ class Gateway:
         return len({(flight.call.tenant, flight.call.session) for flight in self.replica.flights()})
 
 
-def _mcp_rules(config: Settings) -> McpRules:
-    return McpRules(
+def _mcp_rules(config: Settings) -> parts.Rules:
+    return parts.Rules(
         hold_s=config.mcp.hold_s,
         session_idle_s=config.mcp.session_idle_s,
         max_sessions=config.mcp.max_sessions,

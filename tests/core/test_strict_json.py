@@ -15,15 +15,7 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentgate.core.strict_json import (
-    MAX_DEPTH,
-    MAX_INTEGER,
-    NotStrictJson,
-    canonical,
-    canonical_plain,
-    check,
-    parse,
-)
+from agentgate.core.strict_json import MAX_DEPTH, MAX_INTEGER, NotStrictJson, canonical, canonical_plain, check, parse
 from tests.core.strategies import INTEGERS, JSON, TEXT
 
 

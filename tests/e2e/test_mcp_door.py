@@ -23,13 +23,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp.types import (
-    CallToolResult,
-    ElicitRequestURLParams,
-    ElicitResult,
-    InputRequiredResult,
-    TextContent,
-)
+from mcp.types import CallToolResult, ElicitRequestURLParams, ElicitResult, InputRequiredResult, TextContent
 
 from agentgate.worker import GRACE_S
 from tests.e2e.conftest import MANY_REFUSALS

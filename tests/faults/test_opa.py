@@ -14,16 +14,7 @@ from typing import Any
 import pytest
 
 from tests.containment.toxiproxy import Link, Toxiproxy
-from tests.faults.conftest import (
-    Gate,
-    PullingOpa,
-    Service,
-    WithOpa,
-    needs_cluster,
-    needs_opa,
-    service_config,
-    with_opa,
-)
+from tests.faults.conftest import Gate, PullingOpa, Service, WithOpa, needs_cluster, needs_opa, service_config, with_opa
 from tests.gateway import until
 
 pytestmark = needs_opa

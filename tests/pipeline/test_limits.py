@@ -26,15 +26,7 @@ from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.passage import Answer
 from agentgate.pipeline.recount import Recount
 from agentgate.pipeline.toll import UNNOTED
-from agentgate.ports.containment import (
-    UNDECIDED_S,
-    Admitted,
-    Counted,
-    NotAdmitted,
-    Quota,
-    RateLimit,
-    Spent,
-)
+from agentgate.ports.containment import UNDECIDED_S, Admitted, Counted, NotAdmitted, Quota, RateLimit, Spent
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, until

@@ -23,16 +23,7 @@ from agentgate.pipeline import recount as module
 from agentgate.pipeline.limits import RateLimits
 from agentgate.pipeline.recount import Recount
 from agentgate.pipeline.toll import Toll, budget_of, not_admitted, retry_after_s
-from agentgate.ports.containment import (
-    Admitted,
-    BudgetState,
-    Counted,
-    LimitState,
-    NotAdmitted,
-    Quota,
-    RateLimit,
-    Spent,
-)
+from agentgate.ports.containment import Admitted, BudgetState, Counted, LimitState, NotAdmitted, Quota, RateLimit, Spent
 from agentgate.ports.upstreams import Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, principal
 from tests.pipeline.conftest import House, until

@@ -15,13 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentgate.core.call import Call, Principal, is_id
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
-from agentgate.edges._mcp.message import (
-    INVALID_REQUEST,
-    Unserved,
-    read_message,
-    request_id_of,
-    require_single_headers,
-)
+from agentgate.edges._mcp.message import INVALID_REQUEST, Unserved, read_message, request_id_of, require_single_headers
 from agentgate.edges._mcp.parts import Guest, Parts
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem, method_not_allowed

@@ -9,13 +9,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse, Response
 
 from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
-from agentgate.edges.desks import (
-    Admin,
-    EmptyBody,
-    Opa,
-    TheDesks,
-    anybody,
-)
+from agentgate.edges.desks import Admin, EmptyBody, Opa, TheDesks, anybody
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
 

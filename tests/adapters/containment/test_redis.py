@@ -20,15 +20,7 @@ from agentgate.adapters.containment.redis import RedisAdmission
 from agentgate.core.containment import FlagChange, Scope
 from agentgate.core.errors import KillStateUnknown, ReasonCode, UnsafeConfiguration
 from agentgate.ports.containment import Admission, Admitted, NotAdmitted, Quota, Spent
-from tests.adapters.containment.asking import (
-    DEADLINE_S,
-    PROMPT_S,
-    applies,
-    connected,
-    eventually,
-    recovers,
-    refusal,
-)
+from tests.adapters.containment.asking import DEADLINE_S, PROMPT_S, applies, connected, eventually, recovers, refusal
 from tests.contracts.admission import (
     EVERY_SCOPE,
     MEMBER,

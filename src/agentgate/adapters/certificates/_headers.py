@@ -13,14 +13,7 @@ from urllib.parse import unquote_to_bytes
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from agentgate.adapters.certificates._names import (
-    UNREADABLE,
-    Names,
-    NoCertificate,
-    names_of,
-    read_der,
-    read_subject,
-)
+from agentgate.adapters.certificates._names import UNREADABLE, Names, NoCertificate, names_of, read_der, read_subject
 
 MAX_CHARS: Final = 16_384
 _BINARY: Final = re.compile(r":([A-Za-z0-9+/]*={0,2}):")

@@ -6,14 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Final
 
-from agentgate.adapters.containment._common import (
-    US_PER_S,
-    budget_key,
-    budget_state,
-    facts_fields,
-    life_s,
-    read_facts,
-)
+from agentgate.adapters.containment._common import US_PER_S, budget_key, budget_state, facts_fields, life_s, read_facts
 from agentgate.core.amounts import NOTHING, Amounts
 from agentgate.core.budget import Budget, Period, Tally, first_over
 from agentgate.core.call import Call

@@ -17,16 +17,7 @@ from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import FlagChange, KillId, KillState, flags_over
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.ambient import Clock
-from agentgate.ports.containment import (
-    Admitted,
-    InFlight,
-    LimitState,
-    NotAdmitted,
-    Quota,
-    RateLimit,
-    Spent,
-    Uncounted,
-)
+from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, Quota, RateLimit, Spent, Uncounted
 
 
 @dataclass(slots=True)
