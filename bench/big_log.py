@@ -29,7 +29,7 @@ from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.call import MemberId
 from agentgate.core.note import NoteKey
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.records.record import Recorder
 from agentgate.settings.sections import LogPart
 from bench import services
 from bench.log import one_call

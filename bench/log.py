@@ -25,7 +25,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
 from agentgate.core.events.calls import decided, finished
 from agentgate.core.note import NoteKey
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.log import Log
 from bench import services
 from tests.fakes import ALLOW, REDACTOR, REVISION, a_call

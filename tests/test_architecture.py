@@ -296,7 +296,7 @@ def test_every_step_of_a_picture_is_called_in_that_order(title: str) -> None:
 
 
 STEPS = """
-    participant gate as pipeline.gate.Gate
+    participant gate as pipeline.calls.gate.Gate
     participant log as ports.log
     participant upstream as ports.upstreams.Upstream
     door-->>gate: pass_through()

@@ -78,7 +78,7 @@ def _fields() -> dict[str, set[str]]:
     """The names that events are made with, by where they are made: keys of mappings, in the code that makes events."""
     found: dict[str, set[str]] = {}
     source = ROOT / "src/agentgate"
-    for path in [source / "core/event.py", *source.glob("core/events/*.py"), *source.glob("pipeline/*.py")]:
+    for path in [source / "core/event.py", *source.glob("core/events/*.py"), *source.glob("pipeline/**/*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             found.setdefault(path.name, set()).update(_keys(node))
     return found

@@ -15,7 +15,7 @@ from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.core.decision import Ruling
 from agentgate.core.policy import ROOTS
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline.asking import Questions
+from agentgate.pipeline.policy.asking import Questions
 from tests.contracts.policy_engine import POLICIES, needs_opa, question, shipped
 from tests.fakes import REDACTOR, FakeEngine
 from tests.opa_server import OPA

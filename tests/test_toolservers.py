@@ -11,7 +11,7 @@ from agentgate.core.errors import UnsafeConfiguration
 from agentgate.credentials import make_broker
 from agentgate.edges._mcp.parts import OPERATIONS
 from agentgate.kinds import make_tools, make_upstream
-from agentgate.pipeline.tool_serving import Served
+from agentgate.pipeline.tools.serving import Served
 from agentgate.settings import load
 from agentgate.toolservers import make_servers, names
 from tests.fakes import FakeClock

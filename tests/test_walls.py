@@ -97,7 +97,7 @@ MAX_FUNCTION_LINES = 40  # without its docstring
 
 # Where a handler may catch everything. Each such line needs a comment with its reason as well.
 BROAD_HANDLERS = {
-    "pipeline/gate.py": "whatever goes wrong in a check is a refusal, never an ALLOW",
+    "pipeline/calls/gate.py": "whatever goes wrong in a check is a refusal, never an ALLOW",
     "core/redaction/redactor.py": "whatever a detector raises, what it did not read is not written down",
     "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",
 }
@@ -359,7 +359,7 @@ def test_a_breach_is_seen(rel: str, text: str) -> None:
         ),
         ("pipeline/x.py", "import asyncio\nfrom agentgate.ports import Log"),
         ("adapters/log/x.py", "import sqlalchemy\nfrom agentgate.adapters.log import _rows"),
-        ("edges/x.py", "from fastapi import FastAPI\nfrom agentgate.pipeline.gate import Gate"),
+        ("edges/x.py", "from fastapi import FastAPI\nfrom agentgate.pipeline.calls.gate import Gate"),
         ("kinds.py", "import redis\nfrom agentgate.adapters.log import sqlite"),
     ],
 )

@@ -18,7 +18,7 @@ from agentgate.edges.mcp import PATH as MCP_PATH
 from agentgate.edges.wire import HotRoute, Mounted, Receive, Scope, Send, Wire
 from agentgate.gateway import Gateway
 from agentgate.opening import open_all
-from agentgate.pipeline.record import new_trace_id
+from agentgate.pipeline.records.record import new_trace_id
 from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
 

@@ -15,8 +15,8 @@ from agentgate.core.call import Call
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.hosts import is_loopback
 from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
-from agentgate.pipeline.broker import Broker
-from agentgate.pipeline.sources import Bounded
+from agentgate.pipeline.credentials.broker import Broker
+from agentgate.pipeline.credentials.sources import Bounded
 from agentgate.ports.ambient import Clock
 from agentgate.ports.credentials import Ask, CredentialRefused, Issuer, Serves
 from agentgate.ports.upstreams import Credential, CredentialSource

@@ -11,9 +11,9 @@ from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute
 from agentgate.gateway import Gateway
 from agentgate.kinds import EXPORTS, policy_path
-from agentgate.pipeline.audit import AuditDesk
-from agentgate.pipeline.edits import EditDesk
-from agentgate.pipeline.tree import TreeDesk
+from agentgate.pipeline.approvals.edits import EditDesk
+from agentgate.pipeline.records.audit import AuditDesk
+from agentgate.pipeline.records.tree import TreeDesk
 from agentgate.ports.identity import SignatureVerifier
 
 

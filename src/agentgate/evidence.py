@@ -18,9 +18,9 @@ from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.core.dsse import EnvelopeInvalid, PublicKey
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.logs import LogStore, log_keys
-from agentgate.pipeline.books import Books
-from agentgate.pipeline.evidence import EvidenceDesk, Forms, Rules, Seal
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.records.books import Books
+from agentgate.pipeline.records.evidence import EvidenceDesk, Forms, Rules, Seal
+from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Worker
 from agentgate.ports.evidence import TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner

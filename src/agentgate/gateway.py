@@ -25,31 +25,31 @@ from agentgate.identity import Keys, make_certificates, make_tokens
 from agentgate.kinds import make_compiler, make_redactor, make_routes, make_tools, policy_path
 from agentgate.notices import make_notices
 from agentgate.opening import Opened
-from agentgate.pipeline.acknowledge import Acknowledger
-from agentgate.pipeline.answers import AnswerBook
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.asking import Questions
-from agentgate.pipeline.books import Books
-from agentgate.pipeline.circumstances import Circumstances
-from agentgate.pipeline.control import Containment, Rules
-from agentgate.pipeline.deferred import DeferredDesk
-from agentgate.pipeline.drains import Drains
-from agentgate.pipeline.flights import IsOver
-from agentgate.pipeline.gate import Gate
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.members import Membership
-from agentgate.pipeline.pins import PinDesk
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.pruning import Keeping
-from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.recount import Recount
-from agentgate.pipeline.refusals import RefusalLimiter
-from agentgate.pipeline.registry import Registry
-from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.retention import RetentionDesk
-from agentgate.pipeline.run import Runner
+from agentgate.pipeline.approvals.circumstances import Circumstances
+from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.approvals.voids import Voids
+from agentgate.pipeline.calls.answers import AnswerBook
+from agentgate.pipeline.calls.deferred import DeferredDesk
+from agentgate.pipeline.calls.gate import Gate
+from agentgate.pipeline.calls.run import Runner
+from agentgate.pipeline.containment.acknowledge import Acknowledger
+from agentgate.pipeline.containment.control import Containment, Rules
+from agentgate.pipeline.containment.drains import Drains
+from agentgate.pipeline.containment.flights import IsOver
+from agentgate.pipeline.containment.members import Membership
+from agentgate.pipeline.containment.replica import Replica
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.limits.recount import Recount
+from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.policy.asking import Questions
+from agentgate.pipeline.policy.desk import PolicyDesk
+from agentgate.pipeline.records.books import Books
+from agentgate.pipeline.records.pruning import Keeping
+from agentgate.pipeline.records.record import Recorder
+from agentgate.pipeline.records.retention import RetentionDesk
+from agentgate.pipeline.tools.pins import PinDesk
+from agentgate.pipeline.tools.registry import Registry
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.pipeline.voids import Voids
 from agentgate.ports.upstreams import ToolServer, Upstream
 from agentgate.settings import Settings
 from agentgate.toolservers import make_servers

@@ -10,10 +10,10 @@ from agentgate.adapters.meters.prometheus import PrometheusMeter
 from agentgate.core.errors import LogUnavailable
 from agentgate.kinds import KillStore
 from agentgate.logs import LogStore
+from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.notices.desk import NoticeDesk
-from agentgate.pipeline.pins import PinDesk
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.replica import Replica
+from agentgate.pipeline.policy.desk import PolicyDesk
+from agentgate.pipeline.tools.pins import PinDesk
 from agentgate.ports.policy import PolicyEngine
 from agentgate.ports.upstreams import ToolServer
 

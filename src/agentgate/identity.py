@@ -24,8 +24,8 @@ from agentgate.core.signature import SignatureKey, is_anybodys
 from agentgate.edges.caller import AccessTokens, Keyring
 from agentgate.edges.resource import PATH, ProtectedResource
 from agentgate.kinds import admin_key
-from agentgate.pipeline.keys import KeyBook
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.records.keys import KeyBook
+from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
 from agentgate.ports.identity import CertificateReader, TokenVerifier
 from agentgate.settings import Certificate, EnvRef, FileRef, Key, OAuth, Settings, Signature

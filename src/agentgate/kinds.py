@@ -33,8 +33,8 @@ from agentgate.core.redaction.marks import Marks
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Detector
 from agentgate.credentials import OfProcess
-from agentgate.pipeline.audit import Forms
-from agentgate.pipeline.run import Route
+from agentgate.pipeline.calls.run import Route
+from agentgate.pipeline.records.audit import Forms
 from agentgate.ports.containment import Admission
 from agentgate.ports.upstreams import CredentialSource, Upstream
 from agentgate.settings import Settings

@@ -16,7 +16,7 @@ from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced
 from agentgate.gateway import Gateway
-from agentgate.pipeline.books import Books
+from agentgate.pipeline.records.books import Books
 
 logger = logging.getLogger("agentgate")
 

@@ -13,7 +13,7 @@ from agentgate.evidence import envelope_key_path, make_envelope_signer, make_pub
 from agentgate.kinds import EXPORTS
 from agentgate.logs import check_log, has_log_key, log_key_path, log_keys, migrate_log, read_log
 from agentgate.notices import ping
-from agentgate.pipeline.audit import written
+from agentgate.pipeline.records.audit import written
 from agentgate.settings import Settings
 
 

@@ -17,7 +17,7 @@ from agentgate.core.call import MemberId
 from agentgate.credentials import make_broker
 from agentgate.kinds import KillStore, make_admission, make_engine, make_upstreams, open_private, workers_file
 from agentgate.logs import LogStore, containment_id, make_log, make_log_signer
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
 

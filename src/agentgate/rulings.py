@@ -29,9 +29,9 @@ from agentgate.core.decision import Decision
 from agentgate.core.facts import Facts, Past
 from agentgate.core.tiers import read_rules
 from agentgate.kinds import make_compiler, make_redactor, make_tools, policy_path
-from agentgate.pipeline.asking import Questions
-from agentgate.pipeline.checks import first_refusal
-from agentgate.pipeline.tool_serving import facts_of
+from agentgate.pipeline.calls.checks import first_refusal
+from agentgate.pipeline.policy.asking import Questions
+from agentgate.pipeline.tools.serving import facts_of
 from agentgate.ports.upstreams import Upstream
 from agentgate.settings import Settings
 

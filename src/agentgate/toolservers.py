@@ -11,8 +11,8 @@ from agentgate.adapters.upstreams._mcp.settings import read_access, read_labels,
 from agentgate.core.call import Access, Tool, ToolName, is_tool_name
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.pin import skeleton
-from agentgate.pipeline.offers import ServerRules, ToolRule
-from agentgate.pipeline.tool_serving import Served
+from agentgate.pipeline.tools.offers import ServerRules, ToolRule
+from agentgate.pipeline.tools.serving import Served
 from agentgate.settings import Settings, UpstreamPart
 
 KIND: Final = "mcp"

@@ -12,10 +12,11 @@ from agentgate.core.call import Call
 from agentgate.core.containment import KillChanges, KillState
 from agentgate.core.decision import Behind, Decision, Grant, Receipt
 from agentgate.core.members import Presence, Progress
-from agentgate.pipeline import drains, gate
-from agentgate.pipeline.acknowledge import Acknowledger
-from agentgate.pipeline.flights import Cutting
-from agentgate.pipeline.replica import Replica
+from agentgate.pipeline.calls import gate
+from agentgate.pipeline.containment import drains
+from agentgate.pipeline.containment.acknowledge import Acknowledger
+from agentgate.pipeline.containment.flights import Cutting
+from agentgate.pipeline.containment.replica import Replica
 
 _EVERY_POSITION = 2**62
 

@@ -258,7 +258,7 @@ class Protocol:
             new = Store(position, flags)
             yield label, NORMAL, s._replace(primary=new) if r.link == PRIMARY else s._replace(second=new)
 
-    # --- calls (pipeline/gate.py) ---
+    # --- calls (pipeline/calls/gate.py) ---
 
     def _flight(self, s: State, i: int, j: int, flight: Flight) -> Iterator[Step]:
         r, name, phase = s.replicas[i], f"R{i}.{j}", flight.phase
@@ -321,7 +321,7 @@ class Protocol:
                 return f"K1, after kill {kill} was answered {('', 'drained_except', 'drained')[answer]}"
         return "K4, without a readable kill state" if flight.marks & BLIND else ""
 
-    # --- people (pipeline/control.py, drains.py) ---
+    # --- people (pipeline/containment/control.py, drains.py) ---
 
     def _control(self, s: State) -> Iterator[Step]:
         for order in self.scenario.orders:

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import pytest
 
 from agentgate.core.call import Call
-from agentgate.pipeline.broker import Broker
-from agentgate.pipeline.sources import Bounded
+from agentgate.pipeline.credentials.broker import Broker
+from agentgate.pipeline.credentials.sources import Bounded
 from agentgate.ports.credentials import Issuer
 from tests.fakes import FakeClock, NullMeter, a_call
 

@@ -36,7 +36,7 @@ from agentgate.core.pin import PinState, Unpinned, pin_from_row
 from agentgate.core.projection.effects import effects
 from agentgate.core.projection.tables import Tables
 from agentgate.core.query import Query
-from agentgate.pipeline.tree import Proofs
+from agentgate.pipeline.records.tree import Proofs
 from agentgate.ports.log import (
     AlreadySpent,
     Appended,

@@ -19,9 +19,9 @@ from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.strict_json import canonical
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approvals import Verdict
-from agentgate.pipeline.edits import EditDesk
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.desk import Verdict
+from agentgate.pipeline.approvals.edits import EditDesk
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, TOOL, a_call, principal
 from tests.pipeline.conftest import House
 

@@ -15,8 +15,8 @@ from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.query import Query
 from agentgate.edges.framework import make_framework
-from agentgate.pipeline.audit import AuditDesk
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.records.audit import AuditDesk
+from agentgate.pipeline.records.record import Recorder
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, NullMeter
 
 

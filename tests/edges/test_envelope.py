@@ -25,7 +25,7 @@ from agentgate.edges.envelope import say
 from agentgate.edges.problem import Problem
 from agentgate.identity import known_keys
 from agentgate.keyfile import add_key, key_file, read_keys
-from agentgate.pipeline.passage import Answer, PendingApproval
+from agentgate.pipeline.calls.passage import Answer, PendingApproval
 from agentgate.settings import Auth, Key, refuse_unsafe_keys
 from tests.fakes import TOOL, FakeClock, principal
 

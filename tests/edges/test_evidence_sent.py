@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from agentgate.edges.evidence import Sent
-from agentgate.pipeline.evidence import EvidenceDesk, Export
+from agentgate.pipeline.records.evidence import EvidenceDesk, Export
 
 EXPORT = Export("application/zip", "zip", "ab" * 32, events=1, size=6, chunks=lambda: iter((b"abc", b"def")))
 

@@ -25,11 +25,11 @@ from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.mcp import McpDoor
 from agentgate.edges.wire import Wire
-from agentgate.pipeline.gate import Gate
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.registry import Registry
-from agentgate.pipeline.run import Route, Runner
+from agentgate.pipeline.calls.gate import Gate
+from agentgate.pipeline.calls.run import Route, Runner
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.policy.desk import PolicyDesk
+from agentgate.pipeline.tools.registry import Registry
 from agentgate.ports.peer import Peer, PeerUnable, peer_of
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ASK, DENY, FakeEntropy, PlainSealer

@@ -17,9 +17,9 @@ from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
-from agentgate.pipeline.control import Rules
-from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.orders import Order
+from agentgate.pipeline.containment.control import Rules
+from agentgate.pipeline.containment.drains import Drain
+from agentgate.pipeline.containment.orders import Order
 from tests.fakes import ADMIN, FakeClock, a_call
 from tests.pipeline.conftest import FlagStore, House
 

@@ -12,7 +12,7 @@ import pytest
 
 from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.core.errors import ReasonCode
-from agentgate.pipeline.replica import LEASE_S
+from agentgate.pipeline.containment.replica import LEASE_S
 from tests.containment.toxiproxy import Link
 from tests.faults.conftest import DATABASE, Backends, Gate, Said, Service, needs_cluster
 from tests.gateway import GatewayFailed, until

@@ -27,7 +27,7 @@ from agentgate.core.call import is_tool_name
 from agentgate.core.decision import Decision, read_ruling
 from agentgate.core.errors import TimestampUnavailable
 from agentgate.core.pin import changes, pin_sha256
-from agentgate.pipeline.offers import Listing, read_listing
+from agentgate.pipeline.tools.offers import Listing, read_listing
 from agentgate.ports.containment import Admitted, Counted, Quota, RateLimit
 from agentgate.ports.credentials import CredentialRefused
 from tests.fuzz.target import finish, target

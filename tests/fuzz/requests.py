@@ -23,7 +23,7 @@ from agentgate.edges.envelope import EnvelopeDoor, Rules
 from agentgate.edges.problem import Problem
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import Receive, Request, is_traceparent
-from agentgate.pipeline.audit import Span, _cursor, _place
+from agentgate.pipeline.records.audit import Span, _cursor, _place
 from tests.fakes import FakeClock, FakeEntropy, principal
 from tests.fuzz.target import finish, target, text_of
 

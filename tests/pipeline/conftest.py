@@ -17,24 +17,24 @@ from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Origin
 from agentgate.core.events.kills import killed, released
 from agentgate.core.redaction.redactor import Redactor
-from agentgate.pipeline.acknowledge import Acknowledger
-from agentgate.pipeline.answers import AnswerBook
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.asking import Questions
-from agentgate.pipeline.circumstances import Circumstances
-from agentgate.pipeline.control import Containment, Rules
-from agentgate.pipeline.drains import Drain, Drains
-from agentgate.pipeline.gate import Gate
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.members import Membership
-from agentgate.pipeline.orders import Order
-from agentgate.pipeline.passage import Answer
-from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.refusals import RefusalLimiter
-from agentgate.pipeline.replica import Replica
-from agentgate.pipeline.run import Route, Runner
+from agentgate.pipeline.approvals.circumstances import Circumstances
+from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.approvals.voids import Voids
+from agentgate.pipeline.calls.answers import AnswerBook
+from agentgate.pipeline.calls.gate import Gate
+from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.calls.run import Route, Runner
+from agentgate.pipeline.containment.acknowledge import Acknowledger
+from agentgate.pipeline.containment.control import Containment, Rules
+from agentgate.pipeline.containment.drains import Drain, Drains
+from agentgate.pipeline.containment.members import Membership
+from agentgate.pipeline.containment.orders import Order
+from agentgate.pipeline.containment.replica import Replica
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.policy.asking import Questions
+from agentgate.pipeline.records.record import Recorder
 from agentgate.pipeline.upkeep import Upkeep
-from agentgate.pipeline.voids import Voids
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import (
     ADMIN,

@@ -15,7 +15,7 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.calls import closed
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.calls.passage import Answer
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
 from tests.pipeline.conftest import House

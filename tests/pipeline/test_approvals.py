@@ -16,10 +16,10 @@ from agentgate.core.decision import Verdict as PolicySays
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approval_finder import MOST_PENDING
-from agentgate.pipeline.approvals import Verdict
-from agentgate.pipeline.edits import EditDesk
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.desk import Verdict
+from agentgate.pipeline.approvals.edits import EditDesk
+from agentgate.pipeline.approvals.finder import MOST_PENDING
 from agentgate.ports.containment import LimitState
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment

@@ -15,7 +15,7 @@ from agentgate.core.errors import PolicyInvalid, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.facts import Facts, Past
 from agentgate.core.redaction.redactor import Redactor
-from agentgate.pipeline.asking import Questions
+from agentgate.pipeline.policy.asking import Questions
 from agentgate.ports.upstreams import Undelivered
 from tests.fakes import REDACTOR, TOOL, FakeEngine, a_call
 from tests.pipeline.conftest import House

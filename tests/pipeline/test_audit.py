@@ -11,9 +11,9 @@ from agentgate.core.call import MemberId, Principal, Role
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.query import Query, as_line
-from agentgate.pipeline.audit import AuditDesk, Page, Span
-from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.records.audit import AuditDesk, Page, Span
+from agentgate.pipeline.records.record import Recorder
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, NullMeter, principal
 from tests.pipeline.test_whole_calls import own
 

@@ -13,9 +13,9 @@ import pytest
 from agentgate.core.call import Call
 from agentgate.core.containment import flags_over
 from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
-from agentgate.pipeline import broker as module
-from agentgate.pipeline import sources
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials import broker as module
+from agentgate.pipeline.credentials import sources
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
 from agentgate.ports.upstreams import Credential
 from tests.contracts.credential_source import broker_of

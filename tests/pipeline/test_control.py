@@ -13,11 +13,11 @@ from agentgate.core.containment import Kill, KillId, KillState, Scope
 from agentgate.core.decision import Grant
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make
-from agentgate.pipeline.control import Rules
-from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.orders import Order, Refused, ReleasePending
-from agentgate.pipeline.passage import Answer
-from agentgate.pipeline.record import Recorder
+from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.containment.control import Rules
+from agentgate.pipeline.containment.drains import Drain
+from agentgate.pipeline.containment.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, REDACTOR, FakeUpstream, a_call, a_kill, principal
 from tests.pipeline.conftest import House, ended, given, until

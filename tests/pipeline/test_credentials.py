@@ -10,7 +10,7 @@ import pytest
 
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
-from agentgate.pipeline.run import Route
+from agentgate.pipeline.calls.run import Route
 from agentgate.ports.credentials import CredentialRefused
 from agentgate.ports.upstreams import Delivered
 from tests.contracts.credential_source import broker_of

@@ -15,9 +15,9 @@ from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.events.calls import closed
-from agentgate.pipeline.deferred import DeferredDesk
-from agentgate.pipeline.fates import Elsewhere, Over, Progress, Underway
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.calls.deferred import DeferredDesk
+from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
+from agentgate.pipeline.calls.passage import Answer
 from tests.fakes import ALLOW_WRITE, ASK, DENY, TOOL, a_call, principal
 from tests.pipeline.conftest import House, until
 

@@ -11,10 +11,10 @@ from agentgate.core.call import Principal, Role
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
-from agentgate.pipeline.fates import Fetched, Progress, Underway
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.calls.fates import Fetched, Progress, Underway
+from agentgate.pipeline.calls.passage import Answer
 from tests.fakes import ALLOW_WRITE, ASK, DENY, a_call, principal
 from tests.pipeline.conftest import House
 from tests.pipeline.test_approvals import ADA, BOB, asked_for

@@ -27,9 +27,9 @@ from agentgate.core.query import Query
 from agentgate.core.verification.findings import Standing
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify
-from agentgate.pipeline.books import Books
-from agentgate.pipeline.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
-from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.records.books import Books
+from agentgate.pipeline.records.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
 from agentgate.ports.evidence import Enclosures
 from tests.fakes import ADMIN, AtOnce, FakeEntropy, MemoryLog, a_call, principal
 from tests.pipeline.conftest import House

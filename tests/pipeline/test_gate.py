@@ -16,7 +16,7 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approval_book import CannotDecide
+from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.ports.upstreams import Delivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given

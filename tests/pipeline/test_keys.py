@@ -11,7 +11,7 @@ import pytest
 from agentgate.core.call import KnownKey, Role
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Kind
-from agentgate.pipeline.keys import KeyBook
+from agentgate.pipeline.records.keys import KeyBook
 from tests.fakes import principal
 from tests.pipeline.conftest import House
 

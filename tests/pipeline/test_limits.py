@@ -20,12 +20,12 @@ from agentgate.core.event import Kind, Outcome
 from agentgate.core.facts import Facts
 from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.edits import EditDesk
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.passage import Answer
-from agentgate.pipeline.recount import Recount
-from agentgate.pipeline.toll import UNNOTED
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.edits import EditDesk
+from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.limits.recount import Recount
+from agentgate.pipeline.limits.toll import UNNOTED
 from agentgate.ports.containment import UNDECIDED_S, Admitted, Counted, NotAdmitted, Quota, RateLimit, Spent
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, a_kill, principal

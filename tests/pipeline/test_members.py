@@ -14,8 +14,8 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.kills import killed
 from agentgate.core.members import Presence
-from agentgate.pipeline.members import Member
-from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.containment.members import Member
+from agentgate.pipeline.containment.orders import Refused
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import FlagStore, House, a_moment, given, until

@@ -16,10 +16,10 @@ from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Record, rfc3339
 from agentgate.core.notice import Notice
+from agentgate.pipeline.containment.orders import Order
 from agentgate.pipeline.notices import line as module
 from agentgate.pipeline.notices.desk import NoticeDesk, Standing
 from agentgate.pipeline.notices.endpoint import Rules, Subscription
-from agentgate.pipeline.orders import Order
 from agentgate.ports.containment import LimitState, NotAdmitted
 from agentgate.ports.notices import Failure
 from tests.fakes import ADMIN, DENY, REVISION, FakeCourier, FakeEntropy, MemoryBookmarks, NullMeter, a_call

@@ -1,4 +1,4 @@
-"""Claims of pipeline.pins: nothing of a tool server is served but what was accepted, in the form that was accepted."""
+"""Claims of pipeline.tools.pins: nothing of a server is served but what was accepted, in the form that was accepted."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from agentgate.core.call import Access, MemberId, Tool, ToolName
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.pin import MAX_DEFINITION_BYTES, pin_sha256, subject
-from agentgate.pipeline.heard import changes_of
-from agentgate.pipeline.offers import Offer, ServerRules, State, ToolRule
-from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.pins import LIST_CHANGED, PinDesk
-from agentgate.pipeline.policy import TOOLS
-from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.registry import Registry
-from agentgate.pipeline.tool_serving import Served
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.policy.desk import TOOLS
+from agentgate.pipeline.records.record import Recorder
+from agentgate.pipeline.tools.heard import changes_of
+from agentgate.pipeline.tools.offers import Offer, ServerRules, State, ToolRule
+from agentgate.pipeline.tools.pins import LIST_CHANGED, PinDesk
+from agentgate.pipeline.tools.registry import Registry
+from agentgate.pipeline.tools.serving import Served
 from agentgate.ports.upstreams import Listing
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, principal
 from tests.pipeline.test_whole_calls import own

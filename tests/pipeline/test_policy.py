@@ -14,11 +14,11 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
-from agentgate.pipeline.books import Books
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.orders import Order
-from agentgate.pipeline.policy import TOOLS as TOOLS_CHANGED
-from agentgate.pipeline.policy import PolicyDesk
+from agentgate.pipeline.containment.orders import Order
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.policy.desk import TOOLS as TOOLS_CHANGED
+from agentgate.pipeline.policy.desk import PolicyDesk
+from agentgate.pipeline.records.books import Books
 from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, a_call, principal
 from tests.pipeline.conftest import House
 

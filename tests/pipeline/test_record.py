@@ -12,7 +12,7 @@ import pytest
 from agentgate.core.call import MemberId
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import SALT_BYTES, Kind, make
-from agentgate.pipeline.record import Recorder, new_trace_id
+from agentgate.pipeline.records.record import Recorder, new_trace_id
 from tests.fakes import REDACTOR, a_call
 from tests.pipeline.conftest import House
 

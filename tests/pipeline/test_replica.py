@@ -8,7 +8,7 @@ import pytest
 
 from agentgate.core.containment import KillChange, KillChanges, KillState, Scope
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
-from agentgate.pipeline.flights import Cutting, Flight
+from agentgate.pipeline.containment.flights import Cutting, Flight
 from tests.fakes import MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, ended, given
 

@@ -11,8 +11,8 @@ from agentgate.core.containment import FlagChange, KillChanges, KillId, Scope
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.members import Acknowledgement
-from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.orders import Order
+from agentgate.pipeline.containment.drains import Drain
+from agentgate.pipeline.containment.orders import Order
 from agentgate.ports.containment import InFlight, NotAdmitted
 from tests.fakes import ADMIN, MemoryLog, a_call, a_kill
 from tests.pipeline.conftest import FlagStore, House, a_moment, until
@@ -378,7 +378,7 @@ async def test_wake_up_that_the_log_does_not_answer_is_read_for_again(three: lis
 async def test_who_has_given_up_on_a_wake_up_hears_the_next_one(
     three: list[House], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentgate.pipeline.replica._WAKE_UP_AGAIN_AFTER_S", ())
+    monkeypatch.setattr("agentgate.pipeline.containment.replica._WAKE_UP_AGAIN_AFTER_S", ())
     three[1].replica.woken(7)
     await a_moment()
     three[1].replica.woken(three[0].kill_elsewhere(a_kill()).position)

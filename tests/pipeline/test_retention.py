@@ -14,10 +14,10 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.events.kills import killed
 from agentgate.core.retention import Hold, Rule
-from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.pruning import EVERY_S, FIRST_AFTER_S, SESSIONS_PER_ORDER, Keeping, Pruned
-from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.retention import HoldOrder, PruneOrder, RetentionDesk
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.records.pruning import EVERY_S, FIRST_AFTER_S, SESSIONS_PER_ORDER, Keeping, Pruned
+from agentgate.pipeline.records.record import Recorder
+from agentgate.pipeline.records.retention import HoldOrder, PruneOrder, RetentionDesk
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, NullMeter, a_kill, principal
 
 DAY = 86_400

@@ -10,7 +10,7 @@ from agentgate.core import merkle
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.note import NoteKey
 from agentgate.core.tiles import Tile, parse_bundle, parse_hashes
-from agentgate.pipeline.tree import Proofs, TreeDesk
+from agentgate.pipeline.records.tree import Proofs, TreeDesk
 from tests.contracts.log import Author
 from tests.fakes import LOG_KEY, AtOnce, MemoryLog
 

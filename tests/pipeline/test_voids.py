@@ -13,7 +13,7 @@ from agentgate.core.approval import State
 from agentgate.core.call import Tool
 from agentgate.core.containment import Scope
 from agentgate.core.event import Kind
-from agentgate.pipeline.voids import Voids
+from agentgate.pipeline.approvals.voids import Voids
 from tests.fakes import TOOL, a_call, a_kill
 from tests.pipeline.conftest import House, a_moment, until
 from tests.pipeline.test_approvals import asked_for
@@ -29,7 +29,7 @@ async def _looking(house: House, *, is_wanted: bool = True) -> AsyncIterator[Non
 
 
 def _never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentgate.pipeline.voids._EVERY_S", 60)
+    monkeypatch.setattr("agentgate.pipeline.approvals.voids._EVERY_S", 60)
 
 
 async def test_a_kill_that_was_applied_has_all_looked_at_at_once_also_after_the_log_was_away(
@@ -52,7 +52,7 @@ async def test_a_kill_that_was_applied_has_all_looked_at_at_once_also_after_the_
 
 
 async def test_all_are_looked_at_every_now_and_then(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentgate.pipeline.voids._EVERY_S", 0.001)
+    monkeypatch.setattr("agentgate.pipeline.approvals.voids._EVERY_S", 0.001)
     await asked_for(house)
     house.kill_elsewhere(a_kill())
     async with _looking(house):

@@ -22,15 +22,15 @@ from agentgate.core.event import SALT_BYTES, Event, Kind, Outcome, make
 from agentgate.core.evidence.scope import Scope as EvidenceScope
 from agentgate.core.members import Acknowledgement, Presence
 from agentgate.core.strict_json import parse
-from agentgate.pipeline import acknowledge
-from agentgate.pipeline.books import Books
-from agentgate.pipeline.control import Rules
-from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.flights import Cutting
-from agentgate.pipeline.members import HEARTBEAT_S, PRESUMED_GONE_AFTER_S, Member, new_member
-from agentgate.pipeline.orders import Order, Refused, ReleasePending
-from agentgate.pipeline.record import Recorder, new_trace_id
-from agentgate.pipeline.replica import LEASE_S, Replica
+from agentgate.pipeline.containment import acknowledge
+from agentgate.pipeline.containment.control import Rules
+from agentgate.pipeline.containment.drains import Drain
+from agentgate.pipeline.containment.flights import Cutting
+from agentgate.pipeline.containment.members import HEARTBEAT_S, PRESUMED_GONE_AFTER_S, Member, new_member
+from agentgate.pipeline.containment.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.containment.replica import LEASE_S, Replica
+from agentgate.pipeline.records.books import Books
+from agentgate.pipeline.records.record import Recorder, new_trace_id
 from agentgate.ports.containment import InFlight
 from tests.fakes import ADMIN, LOG_KEY, REDACTOR, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, given, until
@@ -375,7 +375,7 @@ async def test_who_has_the_whole_log_closes_what_those_left_open_who_have_left(h
 async def test_who_cannot_end_its_calls_leaves_without_a_last_event(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agentgate.pipeline.members.LEAVE_WITHIN_S", 0.01)
+    monkeypatch.setattr("agentgate.pipeline.containment.members.LEAVE_WITHIN_S", 0.01)
     task = asyncio.current_task()
     assert task is not None
     flight = house.replica.enter(a_call(), task)

@@ -18,12 +18,12 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approvals import MAX_REASON_CHARS, Verdict
-from agentgate.pipeline.deferred import DeferredDesk
-from agentgate.pipeline.edits import EditDesk
-from agentgate.pipeline.fates import Elsewhere, Over, Progress, Underway
-from agentgate.pipeline.passage import Answer, PendingApproval
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS, Verdict
+from agentgate.pipeline.approvals.edits import EditDesk
+from agentgate.pipeline.calls.deferred import DeferredDesk
+from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
+from agentgate.pipeline.calls.passage import Answer, PendingApproval
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, a_moment, until
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
@@ -427,7 +427,7 @@ async def test_a_closing_gateway_makes_no_deferred_call(house: House, desk: Defe
 async def test_what_the_desk_leaves_behind_is_cut_and_recorded_as_cut(
     house: House, desk: DeferredDesk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agentgate.pipeline.deferred._CLOSE_WITHIN_S", 0.01)
+    monkeypatch.setattr("agentgate.pipeline.calls.deferred._CLOSE_WITHIN_S", 0.01)
     approval_id = await approve(house, await asked(house))
     house.upstream.hold()
     making = asyncio.create_task(desk.execute(approval_id))
@@ -512,7 +512,7 @@ async def test_a_call_that_its_caller_has_made_itself_is_told_as_that(house: Hou
 async def test_those_that_nobody_has_made_are_looked_for_until_the_end(
     house: House, desk: DeferredDesk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agentgate.pipeline.deferred._LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr("agentgate.pipeline.calls.deferred._LOOK_EVERY_S", 0.001)
     await approve(house, await asked(house))
     house.log.is_down = True
     looking = asyncio.create_task(desk.look_after(lambda: True))

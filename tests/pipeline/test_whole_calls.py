@@ -18,8 +18,8 @@ from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome, body_sha256
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.passage import Answer, PendingApproval
-from agentgate.pipeline.run import Route
+from agentgate.pipeline.calls.passage import Answer, PendingApproval
+from agentgate.pipeline.calls.run import Route
 from agentgate.ports.containment import Admitted, BudgetState, Counted, LimitState, NotAdmitted, Quota
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.fakes import (

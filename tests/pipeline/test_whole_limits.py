@@ -19,10 +19,10 @@ from agentgate.core.decision import Verdict
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline import recount as module
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.recount import Recount
-from agentgate.pipeline.toll import Toll, budget_of, not_admitted, retry_after_s
+from agentgate.pipeline.limits import recount as module
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.limits.recount import Recount
+from agentgate.pipeline.limits.toll import Toll, budget_of, not_admitted, retry_after_s
 from agentgate.ports.containment import Admitted, BudgetState, Counted, LimitState, NotAdmitted, Quota, RateLimit, Spent
 from agentgate.ports.upstreams import Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, principal

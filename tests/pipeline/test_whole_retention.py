@@ -14,10 +14,10 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, rfc3339
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS, Hold, Kept, Rule
 from agentgate.core.strict_json import parse
-from agentgate.pipeline import retention
-from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.pruning import EVERY_S, SESSIONS_AT_ONCE, Keeping, Pruned
-from agentgate.pipeline.retention import HoldOrder, Status
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.records import retention
+from agentgate.pipeline.records.pruning import EVERY_S, SESSIONS_AT_ONCE, Keeping, Pruned
+from agentgate.pipeline.records.retention import HoldOrder, Status
 from tests.fakes import ADMIN, principal
 from tests.pipeline.conftest import until
 from tests.pipeline.test_retention import AUDITOR, DAY, OF_B, Office, aged

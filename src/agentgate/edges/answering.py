@@ -14,11 +14,11 @@ from agentgate.edges.desks import Approver, TheDesks, refused
 from agentgate.edges.envelope import APPROVAL_NEEDED, say
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approvals import MAX_REASON_CHARS
-from agentgate.pipeline.envelopes import Denied, EnvelopeDesk, Incomplete
-from agentgate.pipeline.fates import Elsewhere, Over, Underway
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS
+from agentgate.pipeline.approvals.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.calls.fates import Elsewhere, Over, Underway
+from agentgate.pipeline.calls.passage import Answer
 
 router = APIRouter(tags=["envelope"])
 

@@ -16,7 +16,7 @@ from agentgate.core.visible import visible
 from agentgate.edges.desks import Approver, Desks, TheDesks, unless_refused
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
-from agentgate.pipeline.approvals import MAX_REASON_CHARS, Verdict
+from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS, Verdict
 
 router = APIRouter(tags=["approvals"])
 

@@ -18,8 +18,8 @@ from agentgate.edges import filters
 from agentgate.edges.desks import Auditor, TheDesks, refused
 from agentgate.edges.problem import Problem, unfit
 from agentgate.edges.schemas import ref
-from agentgate.pipeline.audit import Page, Span
-from agentgate.pipeline.orders import Refused
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.records.audit import Page, Span
 
 MOST_AT_ONCE: Final = 1_000
 USUAL: Final = 100

@@ -15,8 +15,8 @@ from agentgate.edges.desks import Agent, TheDesks
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import answers
 from agentgate.edges.tools import say, too_many_refusals
-from agentgate.pipeline.fates import Elsewhere, Over, Underway
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.calls.fates import Elsewhere, Over, Underway
+from agentgate.pipeline.calls.passage import Answer
 
 router = APIRouter(tags=["tools"])
 

@@ -18,21 +18,21 @@ from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
 from agentgate.edges.resource import ProtectedResource
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.pipeline.approval_book import CannotDecide
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.audit import AuditDesk
-from agentgate.pipeline.control import Containment
-from agentgate.pipeline.deferred import DeferredDesk
-from agentgate.pipeline.edits import EditDesk
-from agentgate.pipeline.evidence import EvidenceDesk
-from agentgate.pipeline.members import Membership
+from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.approvals.edits import EditDesk
+from agentgate.pipeline.calls.deferred import DeferredDesk
+from agentgate.pipeline.containment.control import Containment
+from agentgate.pipeline.containment.members import Membership
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.pipeline.limits.refusals import RefusalLimiter
 from agentgate.pipeline.notices.desk import NoticeDesk
-from agentgate.pipeline.orders import Refused
-from agentgate.pipeline.pins import PinDesk
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.refusals import RefusalLimiter
-from agentgate.pipeline.retention import RetentionDesk
-from agentgate.pipeline.tree import TreeDesk
+from agentgate.pipeline.policy.desk import PolicyDesk
+from agentgate.pipeline.records.audit import AuditDesk
+from agentgate.pipeline.records.evidence import EvidenceDesk
+from agentgate.pipeline.records.retention import RetentionDesk
+from agentgate.pipeline.records.tree import TreeDesk
+from agentgate.pipeline.tools.pins import PinDesk
 from agentgate.ports.upstreams import ServerState
 
 _Done = TypeVar("_Done")

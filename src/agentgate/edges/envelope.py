@@ -22,10 +22,10 @@ from agentgate.edges.caller import Caller, Callers, Keyring
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
-from agentgate.pipeline.gate import Gate
-from agentgate.pipeline.passage import Answer
-from agentgate.pipeline.record import new_trace_id
-from agentgate.pipeline.refusals import RefusalLimiter
+from agentgate.pipeline.calls.gate import Gate
+from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.records.record import new_trace_id
 from agentgate.ports.ambient import Entropy
 from agentgate.ports.identity import SignatureVerifier, SignedRequest
 from agentgate.ports.notices import Meter

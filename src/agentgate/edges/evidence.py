@@ -18,7 +18,7 @@ from agentgate.edges import filters, wire
 from agentgate.edges.desks import Auditor, Desks, Id, Operator, TheDesks, unless_refused
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers, ref
-from agentgate.pipeline.evidence import EvidenceDesk, Export, Form
+from agentgate.pipeline.records.evidence import EvidenceDesk, Export, Form
 
 logger = logging.getLogger("agentgate.evidence")
 router = APIRouter(tags=["evidence"])

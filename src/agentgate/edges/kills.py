@@ -16,8 +16,8 @@ from agentgate.core.members import Presence
 from agentgate.edges.desks import Admin, Desks, Id, Operator, TheDesks, unless_refused
 from agentgate.edges.problem import Problem, unfit
 from agentgate.edges.schemas import ID_PATTERN, TOOL_PATTERN, Responses, answers
-from agentgate.pipeline.drains import Drain
-from agentgate.pipeline.orders import Order, ReleasePending
+from agentgate.pipeline.containment.drains import Drain
+from agentgate.pipeline.containment.orders import Order, ReleasePending
 
 MOST_DETAILED = 100
 """Of so many kills a list also says how far each has come, where that is not simply `drained`: every one costs a few

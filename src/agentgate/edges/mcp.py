@@ -21,9 +21,9 @@ from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem, method_not_allowed
 from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Message, Receive, Request, Send, replay
-from agentgate.pipeline.flights import IsOver
-from agentgate.pipeline.gate import Gate
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.calls.gate import Gate
+from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.containment.flights import IsOver
 
 if TYPE_CHECKING:
     from agentgate.edges._mcp.server import Hall

@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from agentgate.edges.desks import Admin, EmptyBody, Operator, TheDesks, unless_refused
 from agentgate.edges.schemas import answers
-from agentgate.pipeline.members import Member
+from agentgate.pipeline.containment.members import Member
 
 router = APIRouter(tags=["containment"])
 

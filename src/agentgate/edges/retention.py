@@ -14,8 +14,8 @@ from agentgate.core.retention import FLOOR_DAYS, MAX_HOLD_REASON_CHARS, Hold, Pl
 from agentgate.edges.desks import Admin, Auditor, TheDesks, unless_refused
 from agentgate.edges.problem import unfit
 from agentgate.edges.schemas import ID_PATTERN, Responses, answers
-from agentgate.pipeline.pruning import Pruned
-from agentgate.pipeline.retention import HoldOrder, PruneOrder, Status
+from agentgate.pipeline.records.pruning import Pruned
+from agentgate.pipeline.records.retention import HoldOrder, PruneOrder, Status
 
 router = APIRouter(tags=["retention"])
 

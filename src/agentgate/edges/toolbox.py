@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from agentgate.core.call import Access, AgentId, Principal, PrincipalKind, Role
 from agentgate.edges.desks import Desks, Operator, TheDesks, unless_refused
 from agentgate.edges.schemas import ID_PATTERN, Responses, answers
-from agentgate.pipeline.heard import changes_of
-from agentgate.pipeline.offers import Offer
+from agentgate.pipeline.tools.heard import changes_of
+from agentgate.pipeline.tools.offers import Offer
 
 router = APIRouter(tags=["tools"])
 

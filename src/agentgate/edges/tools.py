@@ -20,12 +20,12 @@ from agentgate.edges.caller import Callers
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.gate import Gate
-from agentgate.pipeline.passage import Answer, PendingApproval
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.record import new_trace_id
-from agentgate.pipeline.refusals import RefusalLimiter
+from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.calls.gate import Gate
+from agentgate.pipeline.calls.passage import Answer, PendingApproval
+from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.policy.desk import PolicyDesk
+from agentgate.pipeline.records.record import new_trace_id
 from agentgate.ports.ambient import Entropy
 
 _JSON: Final = (b"content-type", b"application/json")

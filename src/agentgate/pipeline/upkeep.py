@@ -7,14 +7,14 @@ import logging
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.event import Outcome
 from agentgate.core.events.calls import closed
-from agentgate.pipeline.answers import AnswerBook
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.control import Containment
-from agentgate.pipeline.drains import Drains
-from agentgate.pipeline.members import Membership
-from agentgate.pipeline.record import Recorder
-from agentgate.pipeline.refusals import RefusalLimiter
-from agentgate.pipeline.run import Runner
+from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.calls.answers import AnswerBook
+from agentgate.pipeline.calls.run import Runner
+from agentgate.pipeline.containment.control import Containment
+from agentgate.pipeline.containment.drains import Drains
+from agentgate.pipeline.containment.members import Membership
+from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.log import LogReader
 
 logger = logging.getLogger("agentgate.upkeep")

@@ -16,8 +16,8 @@ from agentgate.core.containment import KillState
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline.limits import RateLimits
-from agentgate.pipeline.recount import Recount
+from agentgate.pipeline.limits.rates import RateLimits
+from agentgate.pipeline.limits.recount import Recount
 from agentgate.ports.containment import Admitted, NotAdmitted, Spent
 from tests.adapters.containment.asking import PROMPT_S, applies, connected, eventually
 from tests.contracts.admission import a_call, state

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from agentgate.adapters.credentials.aws_sts import AwsSts
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused
 from tests.contracts.credential_source import CredentialSourceContract, broker_of
 from tests.fakes import a_call, principal

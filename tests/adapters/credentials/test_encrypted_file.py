@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agentgate.adapters.credentials.encrypted_file import EncryptedFileCredentials
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused
 from tests.contracts.credential_source import CredentialSourceContract, broker_of
 

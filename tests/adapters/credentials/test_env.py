@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentgate.adapters.credentials.env import EnvCredentials
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from tests.contracts.credential_source import CredentialSourceContract, broker_of
 
 NAMES = {"known": "KNOWN_TOKEN", "empty": "EMPTY_TOKEN", "unset": "UNSET_TOKEN"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agentgate.adapters.credentials.file import FileCredentials
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused
 from tests.contracts.credential_source import CredentialSourceContract, broker_of
 

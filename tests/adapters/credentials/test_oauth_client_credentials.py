@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from agentgate.adapters.credentials.oauth_client_credentials import OAuthClientCredentials
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused
 from tests.adapters.credentials.token_server import TokenServer
 from tests.contracts.credential_source import CredentialSourceContract, broker_of

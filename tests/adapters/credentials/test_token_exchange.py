@@ -11,7 +11,7 @@ import pytest
 
 from agentgate.adapters.credentials.token_exchange import TokenExchange
 from agentgate.core.call import Call
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused
 from tests.adapters.credentials.token_server import TokenServer
 from tests.contracts.credential_source import CredentialSourceContract, broker_of

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from agentgate.adapters.credentials.vault import Vault
-from agentgate.pipeline.broker import Broker
+from agentgate.pipeline.credentials.broker import Broker
 from agentgate.ports.credentials import Ask, CredentialRefused
 from tests.contracts.credential_source import CredentialSourceContract, broker_of
 from tests.fakes import FakeClock, a_call
@@ -106,7 +106,7 @@ async def test_a_kill_revokes_the_lease(vault: VaultServer) -> None:
 
 
 async def test_a_kill_is_heard_by_vault_when_it_comes_back(vault: VaultServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agentgate.pipeline.sources._RETRY_S", (0.01,))
+    monkeypatch.setattr("agentgate.pipeline.credentials.sources._RETRY_S", (0.01,))
     broker = broker_of({"db": issuer(vault, engine="dynamic", path="database/creds/readonly")})
     await broker.credential("db", scope="read", ttl_s=300, call=a_call())
     vault.is_sealed = True

@@ -16,7 +16,7 @@ from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
 from agentgate.edges._mcp.parts import OURS, definition_of
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.calls.passage import Answer
 
 _RETRY_MS: Final = 1000
 _APPROVAL_RETRY_MS: Final = 5000

@@ -24,8 +24,8 @@ from agentgate.core.strict_json import canonical
 from agentgate.edges._mcp.parts import INVALID_PARAMS, OURS, Parts
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.states import BadState, Round, States
-from agentgate.pipeline.passage import Answer, PendingApproval
-from agentgate.pipeline.record import new_trace_id
+from agentgate.pipeline.calls.passage import Answer, PendingApproval
+from agentgate.pipeline.records.record import new_trace_id
 from agentgate.ports.peer import PeerUnable
 
 _T = TypeVar("_T")

@@ -28,7 +28,7 @@ from agentgate.edges._mcp.calls import Calls, Target
 from agentgate.edges._mcp.lists import Lists
 from agentgate.edges._mcp.parts import INVALID_PARAMS
 from agentgate.edges._mcp.peer import ClientPeer
-from agentgate.pipeline.flights import IsOver
+from agentgate.pipeline.containment.flights import IsOver
 
 _TELL_WITHIN_S: Final = 1.0
 """For a client to take an announcement; one that does not read has itself to ask again."""

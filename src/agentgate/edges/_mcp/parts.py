@@ -8,10 +8,10 @@ from typing import Any, Final, Protocol
 
 from agentgate.core.call import Call, Principal, Tool
 from agentgate.core.decision import Decision
-from agentgate.pipeline.approvals import ApprovalDesk
-from agentgate.pipeline.passage import Answer
-from agentgate.pipeline.policy import PolicyDesk
-from agentgate.pipeline.refusals import RefusalLimiter
+from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.policy.desk import PolicyDesk
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.keys import Sealer
 

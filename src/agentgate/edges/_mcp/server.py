@@ -40,7 +40,7 @@ from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.plain import PlainCalls
 from agentgate.edges._mcp.seated import SeatedCalls
 from agentgate.edges.wire import Receive, Scope, Send
-from agentgate.pipeline.passage import Answer
+from agentgate.pipeline.calls.passage import Answer
 
 _MOST_SCHEMAS: Final = 10_000
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from agentgate.core.call import Access
 from agentgate.edges.schemas import BOOL, COUNT, OBJECT, TEXT, Schema, list_of, perhaps, record, ref, said
-from agentgate.pipeline.offers import State
+from agentgate.pipeline.tools.offers import State
 
 _SAID_OF_TOOL: Final[dict[str, Schema]] = {
     "server": TEXT,

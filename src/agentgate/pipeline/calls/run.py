@@ -1,0 +1,290 @@
+"""Sending a granted call, cutting it, and recording what came of it.
+
+From here two things are certain whatever happens: the call ends with its deadline or its kill, and an
+outcome is recorded, or is kept until it can be, and is `unknown` at worst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from agentgate.core import strict_json
+from agentgate.core.call import Call, Clean
+from agentgate.core.containment import Kill
+from agentgate.core.decision import Grant, Receipt
+from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.event import Event, Outcome
+from agentgate.core.events.calls import finished
+from agentgate.core.redaction.redactor import FAILED
+from agentgate.core.redaction.scrub import scrub
+from agentgate.pipeline.calls import upstream_words
+from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending
+from agentgate.pipeline.containment.flights import Flight
+from agentgate.pipeline.policy.asking import Questions
+from agentgate.pipeline.records.record import Recorder
+from agentgate.ports.ambient import Clock
+from agentgate.ports.notices import Meter
+from agentgate.ports.upstreams import Credential, CredentialSource, Delivered, Undelivered, Upstream
+
+_UNHEARD: Final = frozenset({ReasonCode.UPSTREAM_TIMEOUT, ReasonCode.UPSTREAM_UNAVAILABLE})
+"""Failures in which the upstream said nothing of what it did with the call."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An upstream, and the alias of the credential it wants."""
+
+    upstream: Upstream
+    credential: str | None = None
+    source: CredentialSource | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Errand:
+    """A call that was sent, and what is needed once it is back."""
+
+    call: Call
+    flight: Flight
+    clean: Clean
+    alias: str | None
+    """Of the credential that it has."""
+    latency_us: dict[str, int]
+
+
+class Runner:
+    """Steps 6 and 7 of a call."""
+
+    def __init__(
+        self, routes: Mapping[str, Route], recorder: Recorder, clock: Clock, meter: Meter, questions: Questions
+    ) -> None:
+        self._routes = routes
+        self._questions = questions
+        self._recorder = recorder
+        self._clock = clock
+        self._meter = meter
+        self._unrecorded: list[Event] = []
+        """Outcomes that the log would not take; written as soon as it does."""
+
+    async def run(self, granted: Grant, flight: Flight, latency_us: dict[str, int]) -> Ending:
+        """Send, and record the outcome before anybody hears of it.
+
+        Raises:
+            asyncio.CancelledError: the process is ending; the outcome is recorded all the same.
+        """
+        call = granted.call
+        route = self._routes[call.server]
+        credential: Credential | None = None
+        if route.credential is not None and route.source is not None:
+            try:
+                credential = await self._credential(route.source, route.credential, granted, flight)
+            except asyncio.CancelledError:
+                flight.ending = Outcome.NOT_SENT
+                ending = Ending(Outcome.NOT_SENT, _why_cancelled(call), "Cut before it was sent")
+                await self.not_sent(flight, call, ending, alias=route.credential)
+                raise
+            if credential is None:
+                return await self._without_credential(call, route.credential, flight)
+        alias = credential.alias if credential is not None else None
+        errand = _Errand(call, flight, self._cleaner(granted, credential), alias, latency_us)
+        if call.peer is not None:
+            call.peer.guard(call.tool_name, errand.clean)
+        before = self._clock.ticks_ns()
+        try:
+            sent = await self._send(route, granted, flight, credential)
+        except asyncio.CancelledError:
+            flight.ending = Outcome.CANCELLED
+            ending = Ending(Outcome.CANCELLED, _why_cancelled(call), f"Cut while running; {UNKNOWN_EFFECT}")
+            await self._record(
+                self._finished(call, flight, ending, error=UNKNOWN_EFFECT, latency_us=latency_us, kill=None)
+            )
+            raise
+        took_ns = self._clock.ticks_ns() - before
+        latency_us["upstream"] = took_ns // 1000
+        self._meter.step("upstream", took_ns / 1e9)
+        return await self._end(errand, sent)
+
+    async def _credential(
+        self, source: CredentialSource, alias: str, granted: Grant, flight: Flight
+    ) -> Credential | None:
+        """None when it cannot be had; a kill ends the wait for it."""
+        if flight.is_cut():
+            return None
+        decision = granted.decision
+        flight.is_out = True
+        try:
+            return await source.credential(
+                alias, scope=decision.allowed_scope, ttl_s=decision.credential_ttl_s, call=granted.call
+            )
+        except asyncio.CancelledError:
+            if not flight.was_ended():
+                raise
+            return None
+        finally:
+            flight.come_back()
+
+    async def _without_credential(self, call: Call, alias: str, flight: Flight) -> Ending:
+        if flight.is_cut():
+            killed = flight.kill is not None
+            reason = ReasonCode.KILLED if killed else ReasonCode.KILL_STATE_UNKNOWN
+            text = "Cut by a kill switch before it was sent" if killed else "Kill switch state unknown"
+        else:
+            reason = ReasonCode.CREDENTIAL_UNAVAILABLE
+            text = f"Credential broker unavailable: no secret for {alias}"
+        flight.ending = Outcome.NOT_SENT
+        ending = Ending(Outcome.NOT_SENT, reason, text)
+        await self.not_sent(flight, call, ending, alias=alias)
+        return ending
+
+    def _cleaner(self, granted: Grant, credential: Credential | None) -> Clean:
+        """Of the credential always; of secrets and personal data where a decision wants that."""
+        secrets = credential.secrets if credential is not None else ()
+        redacts = any(item["type"] == "redact_result" for item in granted.decision.obligations)
+
+        def clean(raw: bytes) -> bytes:
+            raw = scrub(raw, secrets)
+            if redacts and raw is not FAILED:
+                raw = self._recorder.redactor.json(raw)
+            if raw is FAILED:
+                self._meter.count("redaction_failed")
+                raise ValueError("what the upstream said could not be redacted")
+            return raw
+
+        return clean
+
+    async def _send(
+        self, route: Route, granted: Grant, flight: Flight, credential: Credential | None
+    ) -> Delivered | Undelivered | None:
+        """The upstream's answer; None when it was cut."""
+        if flight.is_cut():
+            return None
+        tool = granted.call.tool
+        deadline = asyncio.get_running_loop().call_later(tool.timeout_s if tool is not None else 0, flight.expire)
+        flight.is_out = True
+        try:
+            return await route.upstream.send(granted, credential)
+        except asyncio.CancelledError:
+            if not flight.was_ended():
+                raise
+            return None if flight.is_cut() else Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
+        finally:
+            deadline.cancel()
+            flight.come_back()
+
+    async def _end(self, errand: _Errand, sent: Delivered | Undelivered | None) -> Ending:
+        if sent is None or errand.flight.is_cut():
+            # an answer that raced with its kill is not released either: K1 says that nothing runs on
+            return await self._cut(errand)
+        if isinstance(sent, Delivered):
+            sent = upstream_words.strict(sent)
+        if isinstance(sent, Undelivered):
+            return await self._failed(errand, sent)
+        said = strict_json.canonical(sent.value)
+        try:
+            result = errand.clean(said)
+        except ValueError:
+            withheld = Undelivered(ReasonCode.REDACTION_FAILED, "the answer could not be redacted", status=sent.status)
+            return await self._failed(errand, withheld)
+        labels = self._questions.labels(errand.call, said)
+        ending = Ending(Outcome.OK, ReasonCode.OK, None, result, labels=labels)
+        return await self._recorded(errand, ending, status=sent.status)
+
+    async def _cut(self, errand: _Errand) -> Ending:
+        kill = errand.flight.kill
+        reason = ReasonCode.KILLED if kill is not None else ReasonCode.KILL_STATE_UNKNOWN
+        text = "Cut by a kill switch while running" if kill is not None else "Cut: kill switches could not be heard"
+        ending = Ending(Outcome.CANCELLED, reason, f"{text}; {UNKNOWN_EFFECT}")
+        return await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
+
+    async def _failed(self, errand: _Errand, sent: Undelivered) -> Ending:
+        if not sent.reached:
+            outcome = Outcome.NOT_SENT
+        else:
+            outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
+        text = upstream_words.cleaned(sent, errand.clean)
+        suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
+        labels = self._questions.labels(errand.call, upstream_words.said(sent)) if sent.reached else ()
+        fault = upstream_words.fault(sent, errand.clean)
+        words = f"Tool execution failed: {text}{suffix}"
+        ending = Ending(outcome, sent.reason, words, fault_json=fault, labels=labels)
+        return await self._recorded(errand, ending, error=self._recorder.redactor.text(text), status=sent.status)
+
+    # --- step 7: no answer before its outcome is durable ---
+
+    async def not_sent(self, flight: Flight, call: Call, ending: Ending, *, alias: str | None = None) -> None:
+        """Record that an allowed call never left."""
+        await self._record(self._finished(call, flight, ending, alias=alias, kill=flight.kill))
+
+    async def _recorded(self, errand: _Errand, ending: Ending, *, error: str = "", status: int | None = None) -> Ending:
+        """The ending, on record; or that nobody knows one, where the log does not take it."""
+        flight = errand.flight
+        flight.ending = ending.outcome
+        event = self._finished(
+            errand.call,
+            flight,
+            ending,
+            error=error,
+            status=status,
+            alias=errand.alias,
+            kill=flight.kill,
+            latency_us=errand.latency_us,
+        )
+        index = await self._record(event)
+        if index is not None:
+            return ending._replace(recorded_at=index)
+        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
+        return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text)
+
+    def _finished(
+        self,
+        call: Call,
+        flight: Flight,
+        ending: Ending,
+        *,
+        kill: Kill | None,
+        error: str = "",
+        status: int | None = None,
+        alias: str | None = None,
+        latency_us: Mapping[str, int] | None = None,
+    ) -> Event:
+        return finished(
+            self._recorder.origin(),
+            call,
+            ending.outcome,
+            ending.reason,
+            error=error,
+            answer=flight.keep(ending) if flight.keep is not None else None,
+            result=ending.result_json or b"",
+            upstream_status=status,
+            credential=alias,
+            kill_id=kill.id if kill is not None else None,
+            latency_us=latency_us,
+            labels=ending.labels,
+        )
+
+    async def _record(self, event: Event) -> int | None:
+        """Its index; None: the log would not take it now."""
+        try:
+            receipt = await self._recorder.write(event)
+        except LogUnavailable:
+            self._meter.count("log_unavailable")
+            self._unrecorded.append(event)
+            return None
+        return receipt.index if isinstance(receipt, Receipt) else 0  # another has closed the call: that is recorded too
+
+    async def write_unrecorded(self) -> int:
+        """Try again to write what the log would not take; how many are still waiting."""
+        for event in tuple(self._unrecorded):  # one that is not taken must not keep the others back
+            try:
+                await self._recorder.write(event)
+            except LogUnavailable:
+                continue
+            self._unrecorded.remove(event)
+        return len(self._unrecorded)
+
+
+def _why_cancelled(call: Call) -> ReasonCode:
+    withdrawn = call.peer is not None and call.peer.withdrawn
+    return ReasonCode.CALLER_WITHDREW if withdrawn else ReasonCode.SHUTTING_DOWN

@@ -1,0 +1,75 @@
+"""A principal that is refused too often is turned away before the pipeline, so that it cannot fill the log.
+
+More than `per_second` refusals in a second: 429 until the second is over, and one event a second carries the
+count (DESIGN §6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agentgate.core.call import Principal
+from agentgate.core.event import Kind, make
+from agentgate.pipeline.records.record import Recorder
+from agentgate.ports.ambient import Clock
+
+
+@dataclass(slots=True)
+class _Second:
+    number: int
+    refused: int = 0
+    turned_away: int = 0
+
+
+class RefusalLimiter:
+    """Counts refusals by principal and second. Forgets everybody who was quiet, so its memory is bounded."""
+
+    def __init__(self, recorder: Recorder, clock: Clock, per_second: int) -> None:
+        self._recorder = recorder
+        self._clock = clock
+        self._per_second = per_second
+        self._seconds: dict[tuple[str, str], _Second] = {}
+        self._uncounted: dict[tuple[str, str], int] = {}
+
+    def is_over(self, caller: Principal) -> bool:
+        """Whether to turn `caller` away now; counts it if so."""
+        if not self._seconds:
+            return False
+        second = self._seconds.get((caller.tenant, caller.id))
+        if second is None or second.number != self._now() or second.refused < self._per_second:
+            return False
+        second.turned_away += 1
+        return True
+
+    def refused(self, caller: Principal) -> None:
+        key = (caller.tenant, caller.id)
+        now = self._now()
+        second = self._seconds.get(key)
+        if second is None or second.number != now:
+            if second is not None:
+                self._keep(key, second)
+            second = self._seconds[key] = _Second(now)
+        second.refused += 1
+
+    async def write_counts(self) -> None:
+        """Once a second: record how many were turned away. Raises LogUnavailable; nothing is forgotten then."""
+        now = self._now()
+        for key in [key for key, second in self._seconds.items() if second.number != now]:
+            self._keep(key, self._seconds.pop(key))
+        for (tenant, principal), count in list(self._uncounted.items()):
+            event = make(self._recorder.origin(), Kind.REFUSALS, {"count": count}, tenant=tenant, principal=principal)
+            await self._recorder.write(event)
+            self._written((tenant, principal), count)
+
+    def _written(self, key: tuple[str, str], count: int) -> None:
+        """Take off what was recorded; more may have come while the log was writing."""
+        left = self._uncounted.pop(key) - count
+        if left:
+            self._uncounted[key] = left
+
+    def _keep(self, key: tuple[str, str], second: _Second) -> None:
+        if second.turned_away:
+            self._uncounted[key] = self._uncounted.get(key, 0) + second.turned_away
+
+    def _now(self) -> int:
+        return self._clock.ticks_ns() // 1_000_000_000

@@ -1,0 +1,94 @@
+"""What the log has of a pack's scope: a signed state of it, and the events in that."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.event import Record
+from agentgate.core.evidence.scope import WIDER, Scope, called
+from agentgate.core.evidence.sections import OF_TOOLS
+from agentgate.core.note import Checkpoint, checkpoint_of
+from agentgate.core.query import Query
+from agentgate.pipeline.containment.orders import Refused
+from agentgate.ports.log import LogReader, Tree
+
+MAX_BYTES: Final = 1 << 28
+"""Of leaves and bodies: a pack is made in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the log has of a scope: its events, and the state that proves them."""
+
+    own: Sequence[Record]
+    wider: Sequence[Record]
+    note: bytes
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return checkpoint_of(self.note)
+
+
+class Findings:
+    """Reads them, and no more of them than a pack may have."""
+
+    def __init__(self, reader: LogReader, tree: Tree, max_events: int) -> None:
+        self._reader = reader
+        self._tree = tree
+        self._max_events = max_events
+
+    async def read(self, scope: Scope) -> Found | Refused:
+        """A signed state of the log, and the scope's events in it."""
+        await self._tree.integrate()
+        note = await self._tree.checkpoint()
+        if note is None:
+            raise LogUnavailable("the log has no checkpoint")
+        size = checkpoint_of(note).size
+        own = await self._own(scope, size)
+        if isinstance(own, Refused):
+            return own
+        wider = await self._wider(scope, size, called(own))
+        return wider if isinstance(wider, Refused) else Found(own, wider, note)
+
+    async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
+        rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
+        sessions = frozenset(row.session for row in rows if row.principal == scope.agent)
+        first, below = 0, size
+        if scope.since is not None or scope.until is not None:  # by time, and then all of it by index: see `Scope`
+            within = [r.index async for r in self._reader.search(scope.query, below=size) if scope.owns(r, sessions)]
+            first, below = (within[0], within[-1] + 1) if within else (0, 0)
+        timeless = Query(tenant=scope.tenant, session=scope.session)
+        found = self._reader.search(timeless, first=first, below=below)
+        return await self._within_limits(found, lambda record: scope.owns(record, sessions))
+
+    async def _wider(self, scope: Scope, size: int, tools: frozenset[str]) -> list[Record] | Refused:
+        """What may concern the scope without being in its sessions: of its tenant, or of no tenant. Of other tools than
+        `tools` it is not what was accepted, which may be long."""
+
+        def belongs(record: Record) -> bool:
+            if record.kind in OF_TOOLS:
+                return record.fields["tool"] in tools
+            return record.fields.get("tenant", "") in ("", scope.tenant)
+
+        return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), belongs)
+
+    async def _within_limits(
+        self, found: AsyncIterator[Record], belongs: Callable[[Record], bool]
+    ) -> list[Record] | Refused:
+        kept: list[Record] = []
+        n_bytes = 0
+        async for record in found:
+            if not belongs(record):
+                continue
+            kept.append(record)
+            n_bytes += len(record.leaf) + len(record.raw_body or b"")
+            if len(kept) > self._max_events or n_bytes > MAX_BYTES:
+                text = (
+                    f"a pack has at most {self._max_events} events and {MAX_BYTES >> 20} MiB of them; "
+                    "narrow it with since and until"
+                )
+                return Refused(ReasonCode.PACK_TOO_LARGE, text)
+        return kept
