@@ -41,6 +41,7 @@ def make_evidence(
 ) -> EvidenceDesk:
     """Raises UnsafeConfiguration."""
     part, envelope, hmac = config.evidence, make_envelope_signer(config), make_hmac(config)
+    keys, html, pdf = make_public_keys(config, PublicKey(envelope.spki)), HtmlPack(), PdfPack()
     return EvidenceDesk(
         reader=log,
         tree=log,
@@ -48,7 +49,7 @@ def make_evidence(
         clock=clock,
         meter=meter,
         worker=worker,
-        forms=make_forms(make_public_keys(config, PublicKey(envelope.spki)), hmac),
+        forms=Forms({"json": JsonPack(), "html": html, "pdf": pdf}, Bundle((html, pdf), keys, hmac)),
         seal=Seal(
             envelope,
             hmac_key=part.signing_key.encode() if part.signing_key is not None else None,
@@ -94,12 +95,6 @@ def make_public_keys(config: Settings, envelope: PublicKey) -> dict[str, bytes]:
         if key != envelope:
             files[f"keys/retired-{key.key_id}.pub.pem"] = key.pem
     return files
-
-
-def make_forms(keys: Mapping[str, bytes], hmac: HmacSigner | None) -> Forms:
-    """Every form of a pack."""
-    html, pdf = HtmlPack(), PdfPack()
-    return Forms({"json": JsonPack(), "html": html, "pdf": pdf}, Bundle((html, pdf), keys, hmac))
 
 
 def make_hmac(config: Settings) -> HmacSigner | None:

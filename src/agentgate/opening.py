@@ -24,12 +24,13 @@ from agentgate.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """All of it, for one process under one name."""
+    """All of it, for one process."""
 
     clock: SystemClock
     slot: Slot
     log: LogStore
     member: MemberId
+    """Its name at the start."""
     admission: KillStore
     engine: WasmPolicyEngine | OpaPolicyEngine
     broker: Broker

@@ -11,7 +11,7 @@ from agentgate.adapters.upstreams._mcp.settings import read_access, read_labels,
 from agentgate.core.call import Access, Tool, ToolName, is_tool_name
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.pin import skeleton
-from agentgate.pipeline.tools.offers import ServerRules, ToolRule
+from agentgate.pipeline.tools.offers import ServerRules
 from agentgate.pipeline.tools.serving import Served
 from agentgate.settings import Settings, UpstreamPart
 
@@ -101,10 +101,7 @@ def _served(name: str, part: UpstreamPart) -> Served:
             access=read_access(part.options.get("access", "write")),
             labels=read_labels(part.options.get("labels", ())),
             timeout_s=part.timeout_ms / 1000,
-            tools={
-                tool: ToolRule(said.access, said.labels, said.timeout_s)
-                for tool, said in read_tools(part.options.get("tools")).items()
-            },
+            tools=read_tools(part.options.get("tools")),
         )
     except (TypeError, ValueError) as error:  # YAML has values of all kinds everywhere
         raise UnsafeConfiguration(f"upstreams.{name}: {error}") from None

@@ -19,7 +19,7 @@ from agentgate.core.event import Event, Origin, rfc3339
 from agentgate.core.events.keeping import held, pruned, unheld
 from agentgate.core.note import NoteKey, open_checkpoint
 from agentgate.core.query import Query
-from agentgate.core.retention import Around, Kept, Quiet
+from agentgate.core.retention import Around, Hold, Kept, Quiet
 from agentgate.ports.log import AlreadySpent, Bodies, OnHold
 from tests.contracts.log import ORIGIN, Author, Whole, all_of, append_all, receipts
 
@@ -52,18 +52,10 @@ class Historian(Author):
         )
 
     def held(self, hold: str, tenant: str = "acme", session: str = "") -> Event:
-        return held(
-            self.origin(),
-            hold_id=hold,
-            actor="person:a",
-            auth="key",
-            tenant=tenant,
-            session=session,
-            reason="a lawsuit",
-        )
+        return held(self.origin(), Hold(hold, tenant, session, "person:a", "", "a lawsuit"), auth="key")
 
     def unheld(self, hold: str) -> Event:
-        return unheld(self.origin(), hold_id=hold, actor="person:a", auth="key", tenant="acme", session="")
+        return unheld(self.origin(), Hold(hold, "acme", "", "person:a", ""), actor="person:a", auth="key")
 
 
 class BodiesContract:

@@ -16,10 +16,9 @@ from agentgate.core.approval import Approval, State
 from agentgate.core.call import Call, Principal, Role, Tool
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Kind
 from agentgate.core.strict_json import canonical
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.desk import Verdict
 from agentgate.pipeline.approvals.edits import EditDesk
 from tests.fakes import ADMIN, ALLOW_WRITE, ASK, TOOL, a_call, principal
@@ -237,7 +236,7 @@ class Approvals(RuleBasedStateMachine):
         may = person.id in entry.approvers and person.tenant == "default"
         is_open = self.is_live(entry) and len(entry.yes) < entry.quorum
         verdict = self.do(self.house.approvals.decide(person, name, State.APPROVED if yes else State.DENIED))
-        if isinstance(verdict, CannotDecide):
+        if isinstance(verdict, Refused):
             assert not (may and is_open and (not yes or person.id not in entry.yes)), verdict
             return
         self.taken(entry, verdict, person, yes=yes, may=may)
@@ -264,7 +263,7 @@ class Approvals(RuleBasedStateMachine):
     def change(self, name: str, person: Principal, to: int, *, approve: bool) -> None:
         entry = self.book[name]
         done = self.do(self.edits.edit(person, name, {"n": to}))
-        if isinstance(done, CannotDecide):
+        if isinstance(done, Refused):
             return
         assert person.id in entry.approvers
         assert len(entry.yes) < entry.quorum
@@ -286,7 +285,7 @@ class Approvals(RuleBasedStateMachine):
         entry = self.book[name]
         done = self.do(self.house.approvals.withdraw(person, name))
         may = person.id in entry.approvers and person.tenant == "default"
-        if isinstance(done, CannotDecide):
+        if isinstance(done, Refused):
             assert not (may and self.is_live(entry)), done
             return
         assert may, f"{person.id} is nobody who may"

@@ -19,6 +19,7 @@ from agentgate.core.events.keeping import exported, held, keyed, keys_changed, p
 from agentgate.core.events.kills import acked, drained, gone, killed, release_asked, released
 from agentgate.core.events.tools import tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.members import Acknowledgement, Progress
+from agentgate.core.retention import Hold
 from tests.core.events import READ, START, allow, origin, record_of
 from tests.fakes import REVISION, TOOL, a_call, a_kill, principal
 
@@ -75,6 +76,7 @@ ASKED = b'{"arguments":{"a":1},"context":{"c":2},"reason":"read"}'
 ANSWER = {"answer_key": NAMED.answer_key, "idempotency_sha256": NAMED.answer_key}
 OF_KILL = {"tenant": "default", "session": "s-1", "kill_id": KILL.id, "scope": "session", "target": "s-1"}
 OF_TOOL = {"server": "files", "of_tool": "read", "tool": "files__read"}
+HOLD = Hold("h-1", "acme", "s-1", BY["actor"], "", "court")
 OF_HOLD = {"tenant": "acme", "principal": "person:op", "auth": "api_key", "hold_id": "h-1", "of_session": "s-1"}
 UNRECORDED = {**OF_CALL, "reason_code": "outcome_unrecorded", "of": "m-1"}
 
@@ -145,11 +147,11 @@ def said() -> list[tuple[Event, str, dict[str, Any], bytes]]:
         ), "pruned", {
             "tenant": "acme", "session": "s-1", "principal": "person:op", "why": "forced", "bodies": 3, "through": 9,
         }, b"{}"),
-        (held(origin(), **BY, hold_id="h-1", tenant="acme", session="s-1", reason="court"), "held", OF_HOLD,
+        (held(origin(), HOLD, auth=BY["auth"]), "held", OF_HOLD,
          b'{"reason":"court"}'),
-        (unheld(origin(), **BY, hold_id="h-1", tenant="acme", session="s-1", reason="over"), "unheld", OF_HOLD,
+        (unheld(origin(), HOLD, **BY, reason="over"), "unheld", OF_HOLD,
          b'{"reason":"over"}'),
-        (unheld(origin(), **BY, hold_id="h-1", tenant="acme", session="s-1"), "unheld", OF_HOLD, b"{}"),
+        (unheld(origin(), HOLD, **BY), "unheld", OF_HOLD, b"{}"),
         (keyed(origin(), use="checkpoints", algorithm="ed25519", key_id="ab", public="log+ab+cd"), "keyed", {
             "use": "checkpoints", "algorithm": "ed25519", "key_id": "ab", "public": "log+ab+cd",
         }, b"{}"),

@@ -17,6 +17,7 @@ from agentgate.core.events.kills import killed, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined
 from agentgate.core.evidence.pack import About, Seals, build, seal
 from agentgate.core.evidence.scope import Scope, concerning
+from agentgate.core.retention import Hold
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify
@@ -118,10 +119,8 @@ def test_exports_and_holds_of_the_scope_are_in_its_pack() -> None:
         event = exported(origin(300 + number), actor="person:ivy", tenant="default", form="pdf", what=what)
         return record_of(event, index=200 + number, number=0)
 
-    hold = held(
-        origin(7), hold_id="h-1", actor="person:ivy", auth="api_key", tenant="default", session="s-1", reason="court"
-    )
-    end = unheld(origin(8), hold_id="h-1", actor="person:ada", auth="api_key", tenant="default", session="s-1")
+    order = Hold("h-1", "default", "s-1", "person:ivy", "", "court")
+    hold, end = held(origin(7), order, auth="api_key"), unheld(origin(8), order, actor="person:ada", auth="api_key")
     ours, theirs = export(1, of_session="s-1"), export(2, of_session="s-2")
     wider = [ours, theirs, record_of(hold, index=210, number=0), record_of(end, index=211, number=0)]
     found = concerning(SESSION, OWN, wider)
@@ -155,9 +154,7 @@ TENANT = Scope("default")
 def test_a_hold_is_in_the_packs_of_its_tenant_that_it_names_or_where_it_names_no_session(
     scope: Scope, tenant: str, session: str, concerns: bool
 ) -> None:
-    event = held(
-        origin(7), hold_id="h-1", actor="person:ivy", auth="api_key", tenant=tenant, session=session, reason="court"
-    )
+    event = held(origin(7), Hold("h-1", tenant, session, "person:ivy", "", "court"), auth="api_key")
     hold = record_of(event, index=210, number=0)
     assert concerning(scope, OWN, [hold]) == ([hold] if concerns else [])
 

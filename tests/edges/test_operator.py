@@ -23,7 +23,7 @@ GETS = [
 
 def events(gateway: GatewayProcess) -> list[str]:
     with contextlib.closing(sqlite3.connect(f"file:{gateway.data_dir}/log.db?mode=ro", uri=True)) as connection:
-        return [kind for (kind,) in connection.execute('SELECT kind FROM events ORDER BY "index"')]
+        return [kind for (kind,) in connection.execute("SELECT kind FROM events ORDER BY idx")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -13,10 +13,9 @@ from agentgate.core.call import Call, Role
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling, refusal
 from agentgate.core.decision import Verdict as PolicySays
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.desk import Verdict
 from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.approvals.finder import MOST_PENDING
@@ -126,7 +125,7 @@ async def test_what_some_have_said_yes_to_can_be_taken_back_and_not_completed(ho
     await approved(house, approval)
     assert isinstance(await house.approvals.withdraw(BOB, approval.id), Approval)
     late = await house.approvals.decide(BOB, approval.id, State.APPROVED)
-    assert isinstance(late, CannotDecide)
+    assert isinstance(late, Refused)
     assert not (await house.gate.pass_through(a_call())).success
 
 
@@ -145,7 +144,7 @@ async def test_what_is_over_cannot_be_taken_back(house: House, ended: str) -> No
         house.clock.move(901)
     events = len(house.log.events)
     refused = await house.approvals.withdraw(ADA, approval.id)
-    assert isinstance(refused, CannotDecide)
+    assert isinstance(refused, Refused)
     assert refused.reason is (ReasonCode.EXPIRED if ended == "expired" else ReasonCode.CONFLICT)
     why = ": a person who may answer it took it back" if ended == "void" else ""
     assert refused.detail == f"the approval is {ended}{why}"
@@ -187,7 +186,7 @@ async def test_who_waited_for_what_is_taken_back_is_told_and_asks_nobody_anew(ho
 async def test_an_answer_to_what_is_void_already_is_not_taken_and_says_why(house: House, why: Why) -> None:
     approval = await asked_for(house)
     assert await house.approvals.close(approval, State.VOID, Void(why, kill_id="kill-of-somebody"))
-    refused = CannotDecide(ReasonCode.CONFLICT, f"the approval is void: {Void(why).sentence}")
+    refused = Refused(ReasonCode.CONFLICT, f"the approval is void: {Void(why).sentence}")
     assert await house.approvals.decide(ADA, approval.id, State.APPROVED) == refused
     assert await house.approvals.withdraw(ADA, approval.id) == refused
 
@@ -244,7 +243,7 @@ async def test_a_sweep_closes_what_policy_or_tool_have_left_behind_once_that_las
         house.tools[TOOL.name] = replace(TOOL, quarantine="its server describes it otherwise")
     assert await house.voids.sweep() == 0, "a roll-out is not the same everywhere for a moment"
     refused = await house.approvals.decide(ADA, approval.id, State.APPROVED)
-    assert isinstance(refused, CannotDecide)
+    assert isinstance(refused, Refused)
     house.tools.update(before)
     house.engine.enforced = REVISION
     house.clock.move(10)
@@ -348,7 +347,7 @@ async def test_an_edit_when_policy_does_not_answer_changes_nothing(house: House)
     house.engine.answer = Ruling("nonsense", REVISION)
     edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
     refused = await edits.edit(ADA, approval.id, {"n": 2})
-    assert isinstance(refused, CannotDecide)
+    assert isinstance(refused, Refused)
     assert refused.reason is ReasonCode.POLICY_MALFORMED
     assert await house.approvals.approval(approval.id) == approval
 

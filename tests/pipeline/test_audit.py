@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from agentgate.core.call import MemberId, Principal, Role
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.query import Query, as_line
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.audit import AuditDesk, Page, Span
 from agentgate.pipeline.records.record import Recorder
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, NullMeter, principal

@@ -11,12 +11,12 @@ import pytest
 from agentgate.core.call import AgentId, MemberId, Principal, Role, TenantId
 from agentgate.core.containment import Kill, KillId, KillState, Scope
 from agentgate.core.decision import Grant
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind, make
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.containment.control import Rules
 from agentgate.pipeline.containment.drains import Drain
-from agentgate.pipeline.containment.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.containment.orders import Order, ReleasePending
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, REDACTOR, FakeUpstream, a_call, a_kill, principal

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core import dsse
-from agentgate.core.errors import LogUnavailable, ReasonCode, TimestampUnavailable
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused, TimestampUnavailable
 from agentgate.core.event import Kind, Record
 from agentgate.core.evidence.pack import Pack, key_id
 from agentgate.core.evidence.scope import Scope
@@ -27,7 +27,6 @@ from agentgate.core.query import Query
 from agentgate.core.verification.findings import Standing
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.books import Books
 from agentgate.pipeline.records.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
 from agentgate.ports.evidence import Enclosures

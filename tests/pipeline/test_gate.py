@@ -11,12 +11,11 @@ from agentgate.core.approval import State
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillState, Scope
 from agentgate.core.decision import Decision, NoRuling, Ruling, Verdict, refusal
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.ports.upstreams import Delivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given
@@ -381,10 +380,10 @@ async def test_agent_cannot_approve_and_neither_can_the_one_who_asked(house: Hou
     house.engine.answer = _write_policy
     approval_id = await _pending(house)
     for who in (principal("bot", Role.AGENT, Role.APPROVER), principal("carl", Role.OPERATOR, person=True)):
-        assert isinstance(await house.approvals.decide(who, approval_id, State.APPROVED), CannotDecide)
+        assert isinstance(await house.approvals.decide(who, approval_id, State.APPROVED), Refused)
     asker = principal("dora", Role.AGENT, Role.APPROVER, person=True)
     own = await _pending(house, caller=asker, session="s-dora")
-    assert isinstance(await house.approvals.decide(asker, own, State.APPROVED), CannotDecide)
+    assert isinstance(await house.approvals.decide(asker, own, State.APPROVED), Refused)
 
 
 async def test_static_token_works_where_configured_and_is_recorded_as_such(house: House) -> None:

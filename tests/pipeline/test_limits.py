@@ -15,12 +15,11 @@ from agentgate.core.approval import State
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillState
 from agentgate.core.decision import Verdict
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.facts import Facts
 from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.limits.rates import RateLimits
@@ -218,7 +217,7 @@ async def test_past_the_threshold_somebody_must_approve_and_the_limit_stays(coun
         asked = await made.call()
         assert asked.approval is not None
         verdict = await counting.approvals.decide(ADMIN, asked.approval.id, State.APPROVED)
-        assert not isinstance(verdict, CannotDecide), verdict
+        assert not isinstance(verdict, Refused), verdict
         assert (await made.call()).reason_code is ReasonCode.OK
     refused = await made.call()
     assert refused.reason_code is ReasonCode.BUDGET_SPENT
@@ -329,7 +328,7 @@ async def test_an_edited_call_that_is_repeated_is_judged_with_what_its_session_d
     assert first.approval is not None
     edits = EditDesk(counting.approvals, counting.recorder, counting.tools, counting.entropy, counting.gate.opinion)
     done = await edits.edit_and_approve(principal("ada", Role.APPROVER, person=True), first.approval.id, {"n": 2})
-    assert not isinstance(done, CannotDecide), done
+    assert not isinstance(done, Refused), done
     assert (await made_of.call(arguments={"n": 1})).success
     assert all("calls" in asked["session"] for asked in counting.engine.asked)
 

@@ -10,12 +10,11 @@ import pytest
 
 from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillChanges, KillState
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.kills import killed
 from agentgate.core.members import Presence
 from agentgate.pipeline.containment.members import Member
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import FlagStore, House, a_moment, given, until

@@ -12,18 +12,17 @@ import pytest
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.core import strict_json
 from agentgate.core.call import Access, MemberId, Tool, ToolName
-from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode
+from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode, Refused
 from agentgate.core.event import Kind
 from agentgate.core.pin import MAX_DEFINITION_BYTES, pin_sha256, subject
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.policy.desk import TOOLS
 from agentgate.pipeline.records.record import Recorder
 from agentgate.pipeline.tools.heard import changes_of
-from agentgate.pipeline.tools.offers import Offer, ServerRules, State, ToolRule
+from agentgate.pipeline.tools.offers import Offer, ServerRules, State
 from agentgate.pipeline.tools.pins import LIST_CHANGED, PinDesk
 from agentgate.pipeline.tools.registry import Registry
 from agentgate.pipeline.tools.serving import Served
-from agentgate.ports.upstreams import Listing
+from agentgate.ports.upstreams import Listing, ToolRule
 from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, principal
 from tests.pipeline.test_whole_calls import own
 

@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from agentgate.core.call import MemberId, Principal, Role
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.events.kills import killed
 from agentgate.core.retention import Hold, Rule
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.pruning import EVERY_S, FIRST_AFTER_S, SESSIONS_PER_ORDER, Keeping, Pruned
 from agentgate.pipeline.records.record import Recorder
 from agentgate.pipeline.records.retention import HoldOrder, PruneOrder, RetentionDesk

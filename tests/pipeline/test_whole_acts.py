@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.core.call import AgentId, MemberId, Principal, Role, TenantId
 from agentgate.core.containment import MAX_REASON_CHARS, KillId, KillState, Scope
 from agentgate.core.dsse import PublicKey
-from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import SALT_BYTES, Event, Kind, Outcome, make
 from agentgate.core.evidence.scope import Scope as EvidenceScope
 from agentgate.core.members import Acknowledgement, Presence
@@ -27,7 +27,7 @@ from agentgate.pipeline.containment.control import Rules
 from agentgate.pipeline.containment.drains import Drain
 from agentgate.pipeline.containment.flights import Cutting
 from agentgate.pipeline.containment.members import HEARTBEAT_S, PRESUMED_GONE_AFTER_S, Member, new_member
-from agentgate.pipeline.containment.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.containment.orders import Order, ReleasePending
 from agentgate.pipeline.containment.replica import LEASE_S, Replica
 from agentgate.pipeline.records.books import Books
 from agentgate.pipeline.records.record import Recorder, new_trace_id

@@ -14,11 +14,10 @@ import pytest
 from agentgate.core.approval import Approval, State, Void, Why
 from agentgate.core.call import Role, SessionId
 from agentgate.core.decision import refusal
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS, Verdict
 from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
@@ -80,7 +79,7 @@ async def test_a_first_yes_of_two_is_on_record_in_full_and_brings_no_token(house
     assert own(event) == _OF | fields | {"approval_id": approval.id}
     assert event.body == b"{}"
     again = await house.approvals.decide(ADA, approval.id, State.APPROVED)
-    assert again == CannotDecide(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
+    assert again == Refused(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
     pending = (await house.gate.pass_through(a_call())).approval
     assert pending == PendingApproval(approval.id, "pending", pending.expires_at, approval.trace_id, 2, 1)
     assert isinstance(await house.approvals.decide(BOB, approval.id, State.APPROVED), Verdict)
@@ -101,15 +100,15 @@ async def test_a_no_is_on_record_in_full(house: House) -> None:
 
 async def test_an_answer_that_is_not_taken_says_why(house: House) -> None:
     decide = house.approvals.decide
-    nobody = CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
+    nobody = Refused(ReasonCode.NOT_FOUND, "no such approval")
     assert await decide(ADA, "apr-none", State.APPROVED) == nobody
     approval = await asked_for(house)
     stranger = principal("eve", Role.APPROVER, person=True, tenant="b")
     assert await decide(stranger, approval.id, State.APPROVED) == nobody
-    robot = CannotDecide(ReasonCode.FORBIDDEN, "an approval is given by a person with the role approver")
+    robot = Refused(ReasonCode.FORBIDDEN, "an approval is given by a person with the role approver")
     assert await decide(principal("x", Role.APPROVER), approval.id, State.APPROVED) == robot
     house.clock.move(901)
-    expired = CannotDecide(ReasonCode.EXPIRED, "the approval is expired")
+    expired = Refused(ReasonCode.EXPIRED, "the approval is expired")
     assert await decide(ADA, approval.id, State.APPROVED) == expired
 
 
@@ -130,7 +129,7 @@ async def test_a_yes_that_is_worth_nothing_says_why(house: House, change: str, s
     else:
         house.tools[TOOL.name] = replace(TOOL, description="another")
     said = await house.approvals.decide(ADA, approval.id, State.APPROVED)
-    assert said == CannotDecide(ReasonCode.CONFLICT, f"the approval is void: {sentence}")
+    assert said == Refused(ReasonCode.CONFLICT, f"the approval is void: {sentence}")
     assert (await now(house, approval)).state is (State.VOID if change == "kill" else State.PENDING)
     assert house.log.of(Kind.APPROVAL_DECIDED) == []
 
@@ -146,7 +145,7 @@ async def test_who_is_second_is_told_so(house: House) -> None:
 
     house.log.on_append = deny_first
     second = await house.approvals.decide(ADA, approval.id, State.APPROVED)
-    assert second == CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+    assert second == Refused(ReasonCode.CONFLICT, "somebody else answered first")
 
 
 # --- closing --------------------------------------------------------------------------------------------------
@@ -195,7 +194,7 @@ async def test_a_withdrawal_that_another_beats_each_time_says_so(house: House, m
         return False
 
     monkeypatch.setattr(house.approvals, "close", never)
-    lost = CannotDecide(ReasonCode.CONFLICT, "somebody else was first")
+    lost = Refused(ReasonCode.CONFLICT, "somebody else was first")
     assert await house.approvals.withdraw(ADA, approval.id) == lost
 
 
@@ -284,7 +283,7 @@ async def test_an_edit_is_on_record_in_full(house: House) -> None:
 async def test_an_edit_that_could_not_be_written_down_is_not_taken() -> None:
     house = House(redactor=Redactor(None, [FailsOn("poison")]))
     old = await asked_for(house, a_call(arguments={"n": 1}))
-    unfit = CannotDecide(ReasonCode.REDACTION_FAILED, "the arguments could not be redacted for the log")
+    unfit = Refused(ReasonCode.REDACTION_FAILED, "the arguments could not be redacted for the log")
     assert await edit_desk(house).edit(ADA, old.id, {"n": "poison"}) == unfit
     assert await now(house, old) == old
 
@@ -292,14 +291,14 @@ async def test_an_edit_that_could_not_be_written_down_is_not_taken() -> None:
 async def test_an_edit_that_is_not_taken_says_why(house: House) -> None:
     old = await asked_for(house, a_call(arguments={"n": 1}))
     edit = edit_desk(house).edit
-    same = CannotDecide(ReasonCode.INVALID_REQUEST, "these are the arguments that were asked for")
+    same = Refused(ReasonCode.INVALID_REQUEST, "these are the arguments that were asked for")
     assert await edit(ADA, old.id, {"n": 1}) == same
     house.tools[TOOL.name] = replace(TOOL, description="another")
-    changed = CannotDecide(ReasonCode.CONFLICT, "the tool is not the one any more that it was asked for")
+    changed = Refused(ReasonCode.CONFLICT, "the tool is not the one any more that it was asked for")
     assert await edit(ADA, old.id, {"n": 2}) == changed
     house.tools[TOOL.name] = TOOL
     house.engine.answer = lambda _: DENY
-    denied = CannotDecide(ReasonCode.POLICY_DENY, "the edited call is refused: No matching rule")
+    denied = Refused(ReasonCode.POLICY_DENY, "the edited call is refused: No matching rule")
     assert await edit(ADA, old.id, {"n": 2}) == denied
     house.engine.answer = lambda _: ASK
 
@@ -310,9 +309,9 @@ async def test_an_edit_that_is_not_taken_says_why(house: House) -> None:
             house.log.append_now(no)
 
     house.log.on_append = answer_first
-    lost = CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+    lost = Refused(ReasonCode.CONFLICT, "somebody else answered first")
     assert await edit(ADA, old.id, {"n": 2}) == lost
-    gone = CannotDecide(ReasonCode.CONFLICT, "the approval is denied")
+    gone = Refused(ReasonCode.CONFLICT, "the approval is denied")
     assert await edit(ADA, old.id, {"n": 3}) == gone
 
 

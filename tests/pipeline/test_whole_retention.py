@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 
 from agentgate.core.call import Principal, Role
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind, rfc3339
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS, Hold, Kept, Rule
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records import retention
 from agentgate.pipeline.records.pruning import EVERY_S, SESSIONS_AT_ONCE, Keeping, Pruned
 from agentgate.pipeline.records.retention import HoldOrder, Status

@@ -7,6 +7,7 @@ learn what happened. `docs/reasons.md` lists the codes and a test keeps the two 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
@@ -104,6 +105,14 @@ OUTAGE: Final = frozenset(
     }
 )
 """Refusals that a caller should retry later: the tool door answers them with 503 (DESIGN §6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why what a person wanted of the gateway was not done."""
+
+    reason: ReasonCode
+    detail: str
 
 
 class AgentGateError(Exception):

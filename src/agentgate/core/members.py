@@ -97,7 +97,7 @@ class Progress:
 
 
 def progress(
-    members: Iterable[str], presence: Mapping[str, Presence], acknowledged: Mapping[str, int], position: int
+    members: Iterable[str], present: Mapping[str, Presence], acknowledged: Mapping[str, int], position: int
 ) -> Progress:
     """How far the kill at `position` has come, that `members` were there for.
 
@@ -106,7 +106,7 @@ def progress(
     """
     waiting = {Presence.HERE: list[str](), Presence.GONE: list[str](), Presence.ATTESTED: list[str]()}
     for member in members:
-        standing = presence.get(member, Presence.HERE)
+        standing = present.get(member, Presence.HERE)
         if acknowledged.get(member, -1) < position and standing in waiting:
             waiting[standing].append(member)
     return Progress(*(tuple(waiting[key]) for key in (Presence.HERE, Presence.GONE, Presence.ATTESTED)))

@@ -9,14 +9,13 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from agentgate.core.approval import Approval, State
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.edges.desks import Approver, TheDesks, refused
 from agentgate.edges.envelope import APPROVAL_NEEDED, say
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS
-from agentgate.pipeline.approvals.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.calls.answering import AnswerDesk, Denied, Incomplete
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Underway
 from agentgate.pipeline.calls.passage import Answer
 
@@ -54,10 +53,10 @@ async def approve(desks: TheDesks, approver: Approver, body: ApproveBody) -> Res
 
     The same again is answered the same, and runs nothing twice.
     """
-    desk = EnvelopeDesk(desks.approvals, desks.deferred)
+    desk = AnswerDesk(desks.approvals, desks.deferred)
     found = await desk.answer(approver, body.approval_id, approved=body.approved, reason=body.reason)
     match found:
-        case CannotDecide():
+        case Refused():
             raise refused(found)
         case Denied():
             return _told(200, found.approval, "denied", "Approval denied", ReasonCode.APPROVAL_DENIED)

@@ -12,13 +12,12 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentgate.core import query as core
 from agentgate.core.decision import Verdict
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Kind, Outcome
 from agentgate.edges import filters
 from agentgate.edges.desks import Auditor, TheDesks, refused
 from agentgate.edges.problem import Problem, unfit
 from agentgate.edges.schemas import ref
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.audit import Page, Span
 
 MOST_AT_ONCE: Final = 1_000

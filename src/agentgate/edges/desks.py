@@ -13,18 +13,16 @@ from fastapi import Depends, Path, Request
 from pydantic import BaseModel, ConfigDict
 
 from agentgate.core.call import Principal, Role
-from agentgate.core.errors import OUTAGE, ReasonCode
+from agentgate.core.errors import OUTAGE, ReasonCode, Refused
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem
 from agentgate.edges.resource import ProtectedResource
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.containment.control import Containment
 from agentgate.pipeline.containment.members import Membership
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.limits.refusals import RefusalLimiter
 from agentgate.pipeline.notices.desk import NoticeDesk
 from agentgate.pipeline.policy.desk import PolicyDesk
@@ -132,14 +130,14 @@ _REFUSED_STATUS = {
 }
 
 
-def refused(why: Refused | CannotDecide) -> Problem:
+def refused(why: Refused) -> Problem:
     """What a desk would not do, as the door says it."""
     status = 503 if why.reason in OUTAGE else _REFUSED_STATUS.get(why.reason, 403)
     return Problem(status, why.reason, why.detail)
 
 
-def unless_refused(outcome: _Done | Refused | CannotDecide) -> _Done:
+def unless_refused(outcome: _Done | Refused) -> _Done:
     """What a desk has done. Raises Problem for what it would not do."""
-    if isinstance(outcome, Refused | CannotDecide):
+    if isinstance(outcome, Refused):
         raise refused(outcome)
     return outcome

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from agentgate.core.call import ArgumentCheck, Call
+from agentgate.core.call import Access, ArgumentCheck, Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 
@@ -68,6 +68,15 @@ class Upstream(Protocol):
         ...
 
     async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """What the configuration says of one tool of a server; None and empty: as of the server's tools in general."""
+
+    access: Access | None = None
+    labels: tuple[str, ...] = ()
+    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentgate.core.event import Event, Kind, Origin, make
+from agentgate.core.retention import Hold
 from agentgate.core.strict_json import canonical_plain
 
 MAX_KEY_IDS: Final = 100
@@ -28,20 +29,18 @@ def pruned(origin: Origin, *, actor: str, tenant: str, session: str, why: str, b
     return make(origin, Kind.PRUNED, fields, tenant=tenant, session=session, principal=actor)
 
 
-def held(origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, session: str, reason: str) -> Event:
-    """A legal hold: nothing of `session` (empty: of the whole tenant; both empty: of anybody) is pruned."""
-    fields = {"hold_id": hold_id, "of_session": session, "auth": auth}
-    body = canonical_plain({"reason": reason})
-    return make(origin, Kind.HELD, fields, tenant=tenant, principal=actor, body=body)
+def held(origin: Origin, hold: Hold, *, auth: str) -> Event:
+    """A legal hold, and how who gave it was known."""
+    fields = {"hold_id": hold.id, "of_session": hold.session, "auth": auth}
+    body = canonical_plain({"reason": hold.reason})
+    return make(origin, Kind.HELD, fields, tenant=hold.tenant, principal=hold.actor, body=body)
 
 
-def unheld(
-    origin: Origin, *, hold_id: str, actor: str, auth: str, tenant: str, session: str, reason: str = ""
-) -> Event:
-    """The end of a legal hold."""
-    fields = {"hold_id": hold_id, "of_session": session, "auth": auth}
+def unheld(origin: Origin, hold: Hold, *, actor: str, auth: str, reason: str = "") -> Event:
+    """The end of a legal hold, by whom it was."""
+    fields = {"hold_id": hold.id, "of_session": hold.session, "auth": auth}
     body = canonical_plain({"reason": reason}) if reason else b"{}"
-    return make(origin, Kind.UNHELD, fields, tenant=tenant, principal=actor, body=body)
+    return make(origin, Kind.UNHELD, fields, tenant=hold.tenant, principal=actor, body=body)
 
 
 def keyed(origin: Origin, *, use: str, algorithm: str, key_id: str, public: str) -> Event:

@@ -1,6 +1,6 @@
 """What an evidence pack says, section by section: each follows from the records alone, so that it can be made again.
 
-The first six sections are the ones that AgentGate v0.2's readers know; `pack.py` puts them together and signs.
+They have the names that AgentGate v0.2's readers know; `pack.py` adds the metadata, puts them together and signs.
 """
 
 from __future__ import annotations

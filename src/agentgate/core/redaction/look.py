@@ -18,7 +18,8 @@ class Seen(NamedTuple):
     detectors: tuple[Detector, ...]
     """Those that saw something, in the text as it is or folded."""
     inner: Seen | None
-    """What was seen in what is encoded in it; None if that has to be found out: then it is all that is looked for."""
+    """What was seen in what is encoded in it; None if that has to be found out: then as much is looked for
+    as was in the text itself."""
     folds: bool = True
     """Whether there may be something in letters that only look like others."""
     named: bool = True
@@ -32,7 +33,7 @@ class Seen(NamedTuple):
 
     def may_open(self, text: str) -> bool:
         """Whether there may be something in what is encoded in a part of what was looked at."""
-        if self.inner is NOTHING:
+        if self is NOTHING or self.inner is NOTHING:
             return False
         if self.runs is None or "%" in text or "\\" in text:
             return True

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from agentgate.core import kept
 from agentgate.core.approval import Approval, State, Vote, from_row, may_not_answer
 from agentgate.core.call import Call, Principal, Tool, TraceId
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.strict_json import reread
 from agentgate.ports.ambient import Clock
 from agentgate.ports.keys import Sealer
@@ -17,14 +16,6 @@ from agentgate.ports.log import LogReader
 
 SEALED: Final = "sealed"
 """The column that is not read where many approvals are: it may be a megabyte each."""
-
-
-@dataclass(frozen=True, slots=True)
-class CannotDecide:
-    """Why an approver's answer was not taken."""
-
-    reason: ReasonCode
-    detail: str
 
 
 class ApprovalBook:
@@ -95,18 +86,18 @@ class ApprovalBook:
 
     async def answerable(
         self, person: Principal, approval_id: str, states: Sequence[State] = (State.PENDING,)
-    ) -> Approval | CannotDecide:
+    ) -> Approval | Refused:
         """An approval in one of `states` that `person` may answer. Raises LogUnavailable."""
         approval = await self.get(person, approval_id)
         if approval is None:
-            return CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
+            return Refused(ReasonCode.NOT_FOUND, "no such approval")
         forbidden = may_not_answer(approval, person)
         if forbidden is not None:
-            return CannotDecide(ReasonCode.FORBIDDEN, forbidden)
+            return Refused(ReasonCode.FORBIDDEN, forbidden)
         state = self.state_now(approval)
         if state not in states:
             reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
-            return CannotDecide(reason, approval.said_to_be(state))
+            return Refused(reason, approval.said_to_be(state))
         return approval
 
     async def open(self) -> tuple[Approval, ...]:

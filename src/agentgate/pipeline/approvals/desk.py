@@ -15,10 +15,10 @@ from agentgate.core import kept
 from agentgate.core.approval import Approval, ApprovalId, State, Void, Why, from_row
 from agentgate.core.call import Call, Principal
 from agentgate.core.decision import Decision, Receipt, Terms, refusal
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind, make, rfc3339
 from agentgate.core.strict_json import canonical_plain
-from agentgate.pipeline.approvals.book import SEALED, ApprovalBook, CannotDecide
+from agentgate.pipeline.approvals.book import SEALED, ApprovalBook
 from agentgate.pipeline.approvals.circumstances import Circumstances
 from agentgate.pipeline.approvals.finder import ApprovalFinder, Found, Opinion, token_sha256
 from agentgate.pipeline.approvals.waiting import Waiting
@@ -174,14 +174,12 @@ class ApprovalDesk(ApprovalBook):
 
     # --- the approver's side ---
 
-    async def decide(
-        self, approver: Principal, approval_id: str, state: State, reason: str = ""
-    ) -> Verdict | CannotDecide:
+    async def decide(self, approver: Principal, approval_id: str, state: State, reason: str = "") -> Verdict | Refused:
         """Record an approver's yes or no: the first no, and the yes that completes the quorum, count for good. Raises
         LogUnavailable."""
         for _ in range(_TRIES):
             approval = await self.answerable(approver, approval_id)
-            if isinstance(approval, CannotDecide):
+            if isinstance(approval, Refused):
                 return approval
             if state is State.APPROVED and (stale := await self._stale(approval)) is not None:
                 return stale
@@ -190,19 +188,19 @@ class ApprovalDesk(ApprovalBook):
             if not isinstance(outcome, AlreadySpent):
                 return await self._decided(approval, token)
             if outcome.spend.kind == "vote" and outcome.spend.key == f"{approval.id}/{approver.id}":
-                return CannotDecide(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
+                return Refused(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
             if outcome.spend.kind != "vote":
                 break
-        return CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+        return Refused(ReasonCode.CONFLICT, "somebody else answered first")
 
-    async def _stale(self, approval: Approval) -> CannotDecide | None:
+    async def _stale(self, approval: Approval) -> Refused | None:
         """Why a yes would not be worth anything."""
         void = (await self._circumstances.killed((approval,))).get(approval.id)
         if void is not None:
             await self.close(approval, State.VOID, void)
         else:
             void = self._circumstances.changed(approval, await self._circumstances.revision())
-        return CannotDecide(ReasonCode.CONFLICT, f"the approval is void: {void.sentence}") if void else None
+        return Refused(ReasonCode.CONFLICT, f"the approval is void: {void.sentence}") if void else None
 
     def _answer(self, approver: Principal, approval: Approval, state: State, reason: str) -> tuple[Event, str | None]:
         """The event of an answer, and the token that a completing yes comes with."""
@@ -224,29 +222,29 @@ class ApprovalDesk(ApprovalBook):
             self.on_approved(approval)
         return Verdict(approval, state, token)
 
-    async def edit(self, edit: Edit, call: Call, revision: str, terms: Terms) -> Approval | CannotDecide:
+    async def edit(self, edit: Edit, call: Call, revision: str, terms: Terms) -> Approval | Refused:
         """Put an approval of the edited `call` in the place of a pending one. Raises LogUnavailable."""
         approval_id = self._new_id()
         fields = {"edited_to": approval_id, "auth": edit.by.auth_method}
         closed = await self.close(edit.of, State.VOID, Void(Why.EDITED), fields, edit.by, edit.reason)
         if not closed:
-            return CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+            return Refused(ReasonCode.CONFLICT, "somebody else answered first")
         try:
             return await self._request(approval_id, call, revision, terms, edit)
         finally:
             self.waiting.wake(edit.of.id)
 
-    async def withdraw(self, person: Principal, approval_id: str, reason: str = "") -> Approval | CannotDecide:
+    async def withdraw(self, person: Principal, approval_id: str, reason: str = "") -> Approval | Refused:
         """Take back what is pending, or approved and not used: it carries nothing any more. Of a withdrawal and a
         redemption the first one in the log counts. Raises LogUnavailable."""
         for _ in range(_TRIES):  # one that is approved meanwhile is taken back as that
             approval = await self.answerable(person, approval_id, (State.PENDING, State.APPROVED))
-            if isinstance(approval, CannotDecide):
+            if isinstance(approval, Refused):
                 return approval
             auth = {"auth": person.auth_method}
             if await self.close(approval, State.VOID, Void(Why.WITHDRAWN), auth, person, reason):
                 return await self.approval(approval_id) or approval
-        return CannotDecide(ReasonCode.CONFLICT, "somebody else was first")
+        return Refused(ReasonCode.CONFLICT, "somebody else was first")
 
     # --- closing ---
 

@@ -9,9 +9,8 @@ from typing import Any
 from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal, Tool
 from agentgate.core.decision import Verdict
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.redaction.redactor import FAILED
-from agentgate.pipeline.approvals.book import CannotDecide
 from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS, ApprovalDesk, Edit
 from agentgate.pipeline.approvals.desk import Verdict as Answered
 from agentgate.pipeline.approvals.finder import Opinion
@@ -38,35 +37,35 @@ class EditDesk:
 
     async def edit(
         self, editor: Principal, approval_id: str, arguments: Mapping[str, Any], reason: str = ""
-    ) -> Approval | CannotDecide:
+    ) -> Approval | Refused:
         """The approval that is about the edited call now; the old one is void. Of two edits at once one is taken.
 
         Raises:
             LogUnavailable
         """
         old = await self._approvals.answerable(editor, approval_id)
-        if isinstance(old, CannotDecide):
+        if isinstance(old, Refused):
             return old
         original = self._approvals.kept(old, self._tools.get(old.tool), new_trace_id(self._entropy))
         if original is None:
-            return CannotDecide(ReasonCode.CONFLICT, "the tool is not the one any more that it was asked for")
+            return Refused(ReasonCode.CONFLICT, "the tool is not the one any more that it was asked for")
         call = replace(original, arguments=arguments)
         if call.digest == original.digest:
-            return CannotDecide(ReasonCode.INVALID_REQUEST, "these are the arguments that were asked for")
+            return Refused(ReasonCode.INVALID_REQUEST, "these are the arguments that were asked for")
         if self._recorder.redactor.json(call.arguments_json) is FAILED:
-            return CannotDecide(ReasonCode.REDACTION_FAILED, "the arguments could not be redacted for the log")
+            return Refused(ReasonCode.REDACTION_FAILED, "the arguments could not be redacted for the log")
         decision = await self._opinion(call)
         if decision.verdict is Verdict.DENY:
-            return CannotDecide(decision.reason_code, f"the edited call is refused: {decision.reason}")
+            return Refused(decision.reason_code, f"the edited call is refused: {decision.reason}")
         terms = decision.terms if decision.verdict is Verdict.REQUIRE_APPROVAL else old.terms
         said = self._recorder.reason(reason, MAX_REASON_CHARS)
         return await self._approvals.edit(Edit(old, original, editor, said), call, decision.policy_revision, terms)
 
     async def edit_and_approve(
         self, editor: Principal, approval_id: str, arguments: Mapping[str, Any], reason: str = ""
-    ) -> Answered | CannotDecide:
+    ) -> Answered | Refused:
         """Both at once. Where the yes is not taken, the edit stands. Raises LogUnavailable."""
         edited = await self.edit(editor, approval_id, arguments, reason)
-        if isinstance(edited, CannotDecide):
+        if isinstance(edited, Refused):
             return edited
         return await self._approvals.decide(editor, edited.id, State.APPROVED, reason)

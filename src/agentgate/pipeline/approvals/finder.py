@@ -10,8 +10,7 @@ from typing import Final
 
 from agentgate.core.approval import Approval, State, carries, from_row
 from agentgate.core.call import Call, Principal
-from agentgate.core.decision import Decision
-from agentgate.core.decision import Verdict as PolicySays
+from agentgate.core.decision import Decision, Verdict
 from agentgate.pipeline.approvals.book import SEALED, ApprovalBook
 from agentgate.pipeline.approvals.circumstances import Circumstances
 from agentgate.ports.ambient import Clock
@@ -118,7 +117,7 @@ class ApprovalFinder(ApprovalBook):
         if edited.digest != approval.digest:
             return None
         of_edited = await opinion(edited)
-        wanted = asked if of_edited.verdict is PolicySays.DENY else of_edited
+        wanted = asked if of_edited.verdict is Verdict.DENY else of_edited
         found = await self._found(edited, approval, wanted)
         return replace(found, edited=edited) if found is not None else None
 

@@ -22,10 +22,10 @@ from agentgate.core.containment import (
     may_release,
 )
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode, Refused
 from agentgate.core.events.kills import killed, release_asked, released
 from agentgate.pipeline.containment.drains import Drain, Drains
-from agentgate.pipeline.containment.orders import Order, Refused, ReleasePending
+from agentgate.pipeline.containment.orders import Order, ReleasePending
 from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy

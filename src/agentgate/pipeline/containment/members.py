@@ -14,12 +14,11 @@ from typing import Any
 
 from agentgate.core.call import MemberId, Principal
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
+from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Kind, Outcome, make
 from agentgate.core.events.calls import closed
 from agentgate.core.events.kills import gone
 from agentgate.core.members import Hearing, Presence, presence
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.containment.replica import LEASE_S, Replica
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentgate.core.containment import Kill, KillId, Scope
-from agentgate.core.errors import ReasonCode
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +18,6 @@ class Order:
     expires_in_s: float | None = None
     tenant: str | None = None
     """Of a session or an agent: the tenant it is in, where that is not the actor's own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Why an order was not carried out."""
-
-    reason: ReasonCode
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)

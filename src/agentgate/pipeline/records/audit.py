@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agentgate.core.call import Principal
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Record
 from agentgate.core.events.keeping import exported
 from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.evidence import Export
 from agentgate.ports.log import LogReader

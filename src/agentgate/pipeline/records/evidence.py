@@ -16,15 +16,14 @@ from typing import Any, Final, Literal
 from agentgate.core import archive
 from agentgate.core.call import Principal
 from agentgate.core.dsse import Envelope, PublicKey, Signature, statement
-from agentgate.core.errors import ReasonCode, TimestampUnavailable
+from agentgate.core.errors import ReasonCode, Refused, TimestampUnavailable
 from agentgate.core.event import Kind, Record, rfc3339
 from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
 from agentgate.core.evidence.scope import Scope, concerning
 from agentgate.core.query import Query
 from agentgate.core.tiles import consistency_body, tlog_proof
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.books import Books
-from agentgate.pipeline.records.findings import Findings, Found
+from agentgate.pipeline.records.material import Gatherer, Material
 from agentgate.pipeline.records.tree import Proofs
 from agentgate.ports.ambient import Clock, Worker
 from agentgate.ports.evidence import Bundler, Enclosures, PackWriter, TimestampAuthority
@@ -98,7 +97,7 @@ class EvidenceDesk:
         rules: Rules,
     ) -> None:
         self._reader = reader
-        self._findings = Findings(reader, tree, rules.max_events)
+        self._gatherer = Gatherer(reader, tree, rules.max_events)
         self._proofs = Proofs(tree, worker)
         self._books = books
         self._clock = clock
@@ -146,7 +145,7 @@ class EvidenceDesk:
         await self._books.exported(auditor, scope, form)
         if form == "zip":
             await self._announce()
-        found = await self._findings.read(scope)
+        found = await self._gatherer.read(scope)
         if isinstance(found, Refused):
             return found
         if earlier_size is not None and earlier_size > found.checkpoint.size:
@@ -171,7 +170,7 @@ class EvidenceDesk:
 
     # --- writing, in the worker ---
 
-    def _pack(self, scope: Scope, found: Found, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
+    def _pack(self, scope: Scope, found: Material, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
         records = [*found.own, *concerning(scope, found.own, found.wider)]
         records.sort(key=lambda record: record.index)
         about = About(scope, rfc3339(now), self._generator)
@@ -179,7 +178,7 @@ class EvidenceDesk:
         seals = Seals(self._seal.hmac_key, key_id, proofs=is_bundle)
         return seal(build(about, records, found.note), seals, signed_at=rfc3339(now)), records
 
-    def _write(self, scope: Scope, found: Found, now: datetime, writer: PackWriter) -> Export:
+    def _write(self, scope: Scope, found: Material, now: datetime, writer: PackWriter) -> Export:
         pack, records = self._pack(scope, found, now, is_bundle=False)
         content = writer.write(pack)
         return Export(
@@ -195,7 +194,7 @@ class EvidenceDesk:
 
     # --- the bundle ---
 
-    async def _bundle(self, scope: Scope, found: Found, now: datetime, earlier_size: int | None) -> Export | Refused:
+    async def _bundle(self, scope: Scope, found: Material, now: datetime, earlier_size: int | None) -> Export | Refused:
         pack, records = await self._worker.run(partial(self._pack, scope, found, now, is_bundle=True))
         size = found.checkpoint.size
         proofs = await self._proofs.inclusions((record.index for record in records), size)

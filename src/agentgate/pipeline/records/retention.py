@@ -15,7 +15,7 @@ from typing import Final
 
 from agentgate.core.call import Principal
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import rfc3339
 from agentgate.core.events.keeping import held, unheld
 from agentgate.core.retention import (
@@ -28,7 +28,6 @@ from agentgate.core.retention import (
     Standing,
     hold_from_row,
 )
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.pruning import SESSIONS_AT_ONCE, DailyRun, Keeping, Pruned, Pruner, in_force
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
@@ -130,15 +129,7 @@ class RetentionDesk:
             at=rfc3339(origin.at),
             reason=self._recorder.reason(order.reason, MAX_HOLD_REASON_CHARS),
         )
-        event = held(
-            origin,
-            hold_id=hold.id,
-            actor=actor.id,
-            auth=actor.auth_method,
-            tenant=hold.tenant,
-            session=hold.session,
-            reason=hold.reason,
-        )
+        event = held(origin, hold, auth=actor.auth_method)
         if isinstance(await self._recorder.write(event, (Spend("hold", hold.id),)), Receipt):
             return hold
         known = await self._hold(hold.id)
@@ -155,15 +146,8 @@ class RetentionDesk:
             return Refused(ReasonCode.NOT_FOUND, "no such hold is in force")
         if (refused := _not_of(actor, hold.tenant)) is not None:
             return refused
-        event = unheld(
-            self._recorder.origin(),
-            hold_id=hold.id,
-            actor=actor.id,
-            auth=actor.auth_method,
-            tenant=hold.tenant,
-            session=hold.session,
-            reason=self._recorder.reason(reason, MAX_HOLD_REASON_CHARS),
-        )
+        reason = self._recorder.reason(reason, MAX_HOLD_REASON_CHARS)
+        event = unheld(self._recorder.origin(), hold, actor=actor.id, auth=actor.auth_method, reason=reason)
         await self._recorder.write(event, (Spend("unhold", hold.id),))  # or another one has, which is the same
         return hold
 

@@ -26,20 +26,11 @@ from agentgate.core.pin import (
     subject_json,
 )
 from agentgate.core.visible import visible
-from agentgate.ports.upstreams import Listing, Schemas
+from agentgate.ports.upstreams import Listing, Schemas, ToolRule
 
 MAX_TOOLS: Final = 1_000
 """Of one server: what it lists beyond them is not read."""
 _MAX_SHOWN_CHARS: Final = 160
-
-
-@dataclass(frozen=True, slots=True)
-class ToolRule:
-    """What the configuration says of one tool of a server; None and empty: as of the server's tools in general."""
-
-    access: Access | None = None
-    labels: tuple[str, ...] = ()
-    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

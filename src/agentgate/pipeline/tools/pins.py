@@ -15,11 +15,10 @@ from typing import Any, Final
 
 from agentgate.core.call import Access, Principal, Tool
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Kind
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_rejected
 from agentgate.core.pin import Pin, pin_from_row
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.pipeline.records.record import Recorder
 from agentgate.pipeline.tools.heard import Heard, reviewed
 from agentgate.pipeline.tools.offers import Offer, Offers, State, Workshop, read_listing

@@ -12,20 +12,11 @@ from agentgate.adapters.upstreams._http_inject import Injection, is_header_value
 from agentgate.adapters.upstreams._mcp.trouble import Trouble
 from agentgate.core.call import Access
 from agentgate.core.hosts import is_loopback
-from agentgate.ports.upstreams import Credential
+from agentgate.ports.upstreams import Credential, ToolRule
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 _TRUSTS: Final = ("accepted", "first_use")
 _OF_A_TOOL: Final = frozenset({"access", "labels", "timeout_ms"})
-
-
-@dataclass(frozen=True, slots=True)
-class ToolSettings:
-    """What the operator says of one tool of the server; None and empty: as the server's tools in general."""
-
-    access: Access | None = None
-    labels: tuple[str, ...] = ()
-    timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +146,7 @@ def read_trust(trust: object) -> str:
     return str(trust)
 
 
-def read_tools(tools: Any) -> dict[str, ToolSettings]:
+def read_tools(tools: Any) -> dict[str, ToolRule]:
     """The `tools` of a server's settings by the tool's own name.
 
     Raises:
@@ -163,7 +154,7 @@ def read_tools(tools: Any) -> dict[str, ToolSettings]:
     """
     if tools is not None and not isinstance(tools, Mapping):
         raise ValueError("tools must be a mapping")
-    read: dict[str, ToolSettings] = {}
+    read: dict[str, ToolRule] = {}
     for name, said in (tools or {}).items():
         if not isinstance(said, Mapping):
             raise ValueError(f"tools.{name} must be a mapping")
@@ -174,7 +165,7 @@ def read_tools(tools: Any) -> dict[str, ToolSettings]:
             raise ValueError(f"tools.{name}.timeout_ms must be a whole number")
         if timeout_ms is not None and timeout_ms < 1:
             raise ValueError(f"tools.{name}.timeout_ms must be above zero")
-        read[str(name)] = ToolSettings(
+        read[str(name)] = ToolRule(
             access=read_access(said["access"], f"tools.{name}.access") if "access" in said else None,
             labels=read_labels(said.get("labels", ()), f"tools.{name}.labels"),
             timeout_s=timeout_ms / 1000 if timeout_ms is not None else None,

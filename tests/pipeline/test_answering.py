@@ -8,11 +8,10 @@ import pytest
 
 from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal, Role
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import parse
-from agentgate.pipeline.approvals.book import CannotDecide
-from agentgate.pipeline.approvals.envelopes import Denied, EnvelopeDesk, Incomplete
+from agentgate.pipeline.calls.answering import AnswerDesk, Denied, Incomplete
 from agentgate.pipeline.calls.fates import Fetched, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
 from tests.fakes import ALLOW_WRITE, ASK, DENY, a_call, principal
@@ -20,7 +19,7 @@ from tests.pipeline.conftest import House
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
 from tests.pipeline.test_deferred import asked, desk_of
 
-Told = CannotDecide | Incomplete | Denied | Fetched
+Told = Refused | Incomplete | Denied | Fetched
 
 
 class Letters:
@@ -29,7 +28,7 @@ class Letters:
     def __init__(self, house: House, approval: Approval) -> None:
         self.house = house
         self.approval = approval
-        self.desk = EnvelopeDesk(house.approvals, desk_of(house))
+        self.desk = AnswerDesk(house.approvals, desk_of(house))
 
     async def yes(self, person: Principal = ADA) -> Told:
         return await self.desk.answer(person, self.approval.id, approved=True, reason="fine")
@@ -87,7 +86,7 @@ async def test_a_no_is_recorded_once_and_no_yes_comes_after_it(letters: Letters)
     for told in (await letters.no(), await letters.no(), await letters.no(BOB)):
         assert told == Denied(await letters.now())
     assert (await letters.now()).decided_by == ADA.id
-    assert await letters.yes(BOB) == CannotDecide(ReasonCode.CONFLICT, "the approval is denied")
+    assert await letters.yes(BOB) == Refused(ReasonCode.CONFLICT, "the approval is denied")
     assert letters.said() == ["denied"]
     assert letters.house.upstream.sent == []
 
@@ -109,19 +108,19 @@ async def test_a_no_ends_what_somebody_has_said_yes_to(house: House) -> None:
 
 async def test_a_no_to_a_call_that_was_made_is_too_late(letters: Letters) -> None:
     await letters.yes()
-    assert await letters.no(BOB) == CannotDecide(ReasonCode.CONFLICT, "the approval is spent")
+    assert await letters.no(BOB) == Refused(ReasonCode.CONFLICT, "the approval is spent")
 
 
 async def test_an_answer_after_the_time_is_over_is_told_so(letters: Letters) -> None:
     letters.house.clock.move(901)
     for told in (await letters.yes(), await letters.no()):
-        assert told == CannotDecide(ReasonCode.EXPIRED, "the approval is expired")
+        assert told == Refused(ReasonCode.EXPIRED, "the approval is expired")
     assert letters.said() == []
 
 
 async def test_who_may_not_answer_is_told_why_and_no_answer_of_the_call_either(letters: Letters) -> None:
-    nobody = CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
-    robot = CannotDecide(ReasonCode.FORBIDDEN, "an approval is given by a person with the role approver")
+    nobody = Refused(ReasonCode.NOT_FOUND, "no such approval")
+    robot = Refused(ReasonCode.FORBIDDEN, "an approval is given by a person with the role approver")
     for said in ([], ["approved"]):
         assert await letters.yes(principal("eve", Role.APPROVER, person=True, tenant="b")) == nobody
         assert await letters.yes(principal("x", Role.APPROVER)) == robot
@@ -139,7 +138,7 @@ async def test_a_yes_to_what_policy_refuses_by_now_says_so(letters: Letters) -> 
 async def test_a_call_that_its_caller_makes_itself_is_not_made_here_but_can_be_denied(house: House) -> None:
     letters = Letters(house, await asked_for(house, a_call()))
     text = "the caller makes this call itself: POST /approvals/{id}/approve"
-    assert await letters.yes() == CannotDecide(ReasonCode.CONFLICT, text)
+    assert await letters.yes() == Refused(ReasonCode.CONFLICT, text)
     assert letters.said() == []
     assert await letters.no() == Denied(await letters.now())
 
@@ -164,7 +163,7 @@ async def test_the_same_first_yes_twice_at_once_is_one_vote(house: House) -> Non
 
 async def test_a_yes_that_a_no_beats_is_not_taken(letters: Letters) -> None:
     letters.before_this_is_written(BOB, State.DENIED)
-    assert await letters.yes() == CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+    assert await letters.yes() == Refused(ReasonCode.CONFLICT, "somebody else answered first")
     assert (await letters.no(), letters.house.upstream.sent) == (Denied(await letters.now()), [])
 
 
@@ -176,7 +175,7 @@ async def test_a_no_that_a_no_beats_is_that_no(letters: Letters) -> None:
 
 async def test_a_no_that_a_yes_beats_is_not_taken(letters: Letters) -> None:
     letters.before_this_is_written(BOB, State.APPROVED)
-    assert await letters.no() == CannotDecide(ReasonCode.CONFLICT, "somebody else answered first")
+    assert await letters.no() == Refused(ReasonCode.CONFLICT, "somebody else answered first")
 
 
 async def test_the_same_yes_at_two_members_is_one_call_and_neither_is_told_that_it_failed(letters: Letters) -> None:

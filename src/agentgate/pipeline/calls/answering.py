@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from agentgate.core.approval import Approval, State, may_not_answer
 from agentgate.core.call import Principal
-from agentgate.core.errors import ReasonCode
-from agentgate.pipeline.approvals.book import CannotDecide
+from agentgate.core.errors import ReasonCode, Refused
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Fetched, Over
@@ -27,7 +26,7 @@ class Denied:
     approval: Approval
 
 
-class EnvelopeDesk:
+class AnswerDesk:
     """Answers approvals whose calls the gateway makes itself. The same answer again changes nothing."""
 
     def __init__(self, approvals: ApprovalDesk, deferred: DeferredDesk) -> None:
@@ -36,7 +35,7 @@ class EnvelopeDesk:
 
     async def answer(
         self, person: Principal, approval_id: str, *, approved: bool, reason: str
-    ) -> CannotDecide | Incomplete | Denied | Fetched:
+    ) -> Refused | Incomplete | Denied | Fetched:
         """Record the answer if it is not there yet; what there is to say of the call then.
 
         Raises:
@@ -44,18 +43,18 @@ class EnvelopeDesk:
         """
         approval = await self._approvals.get(person, approval_id)
         if approval is None:
-            return CannotDecide(ReasonCode.NOT_FOUND, "no such approval")
+            return Refused(ReasonCode.NOT_FOUND, "no such approval")
         forbidden = may_not_answer(approval, person)
         if forbidden is not None:
-            return CannotDecide(ReasonCode.FORBIDDEN, forbidden)
+            return Refused(ReasonCode.FORBIDDEN, forbidden)
         if approved and not approval.executes:
             text = "the caller makes this call itself: POST /approvals/{id}/approve"
-            return CannotDecide(ReasonCode.CONFLICT, text)
+            return Refused(ReasonCode.CONFLICT, text)
         if self._approvals.state_now(approval) is State.PENDING:
             wanted = State.APPROVED if approved else State.DENIED
             verdict = await self._approvals.decide(person, approval_id, wanted, reason)
             approval = await self._approvals.approval(approval_id) or approval
-            if isinstance(verdict, CannotDecide) and not await self._has_said(person, approval, approved=approved):
+            if isinstance(verdict, Refused) and not await self._has_said(person, approval, approved=approved):
                 return verdict
         return await self._standing(person, approval, approved=approved)
 
@@ -67,7 +66,7 @@ class EnvelopeDesk:
 
     async def _standing(
         self, person: Principal, approval: Approval, *, approved: bool
-    ) -> CannotDecide | Incomplete | Denied | Fetched:
+    ) -> Refused | Incomplete | Denied | Fetched:
         state = self._approvals.state_now(approval)
         if approved and state is State.PENDING:
             return Incomplete(approval)
@@ -81,4 +80,4 @@ class EnvelopeDesk:
         if not approved and state is State.DENIED:
             return Denied(approval)
         reason = ReasonCode.EXPIRED if state is State.EXPIRED else ReasonCode.CONFLICT
-        return CannotDecide(reason, approval.said_to_be(state))
+        return Refused(reason, approval.said_to_be(state))

@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Record
 from agentgate.core.evidence.scope import WIDER, Scope, called
 from agentgate.core.evidence.sections import OF_TOOLS
 from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
-from agentgate.pipeline.containment.orders import Refused
 from agentgate.ports.log import LogReader, Tree
 
 MAX_BYTES: Final = 1 << 28
@@ -20,7 +19,7 @@ MAX_BYTES: Final = 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Material:
     """What the log has of a scope: its events, and the state that proves them."""
 
     own: Sequence[Record]
@@ -32,7 +31,7 @@ class Found:
         return checkpoint_of(self.note)
 
 
-class Findings:
+class Gatherer:
     """Reads them, and no more of them than a pack may have."""
 
     def __init__(self, reader: LogReader, tree: Tree, max_events: int) -> None:
@@ -40,7 +39,7 @@ class Findings:
         self._tree = tree
         self._max_events = max_events
 
-    async def read(self, scope: Scope) -> Found | Refused:
+    async def read(self, scope: Scope) -> Material | Refused:
         """A signed state of the log, and the scope's events in it."""
         await self._tree.integrate()
         note = await self._tree.checkpoint()
@@ -51,7 +50,7 @@ class Findings:
         if isinstance(own, Refused):
             return own
         wider = await self._wider(scope, size, called(own))
-        return wider if isinstance(wider, Refused) else Found(own, wider, note)
+        return wider if isinstance(wider, Refused) else Material(own, wider, note)
 
     async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
         rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
