@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agentgate.adapters.log._sqlite.schema import TRIGGERS
+from agentgate.adapters.log._sqlite.ddl import TRIGGERS
 from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit.report import Report

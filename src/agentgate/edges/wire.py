@@ -197,8 +197,7 @@ def _require_plain_path(scope: Scope) -> None:
         Problem: 404.
     """
     raw: bytes = (scope.get("raw_path") or scope["path"].encode()).partition(b"?")[0]  # some servers leave the query
-    escapes = (found[1] for found in _ESCAPE.finditer(raw)) if b"%" in raw else ()
-    is_plain = all(escape is not None and int(escape, 16) not in _NEVER_ESCAPED for escape in escapes)
+    is_plain = b"%" not in raw or all(one[1] and int(one[1], 16) not in _NEVER_ESCAPED for one in _ESCAPE.finditer(raw))
     if not is_plain or b"//" in raw or _DOTS.search(raw) is not None:
         text = "This path is written in a way that proxies read differently: dots, slashes, or needless escapes"
         raise Problem(404, ReasonCode.NOT_FOUND, text)

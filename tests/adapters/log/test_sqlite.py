@@ -25,8 +25,8 @@ from agentgate.adapters.log._intake import ANSWER_WITHIN_S, MAX_WAITING, in_time
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
+from agentgate.adapters.log._sqlite.ddl import TRIGGERS
 from agentgate.adapters.log._sqlite.earlier import NEW_IN
-from agentgate.adapters.log._sqlite.schema import TRIGGERS
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify

@@ -1,4 +1,4 @@
-"""The tables of every store. What keeps them append-only is each store's own: `_sqlite/schema.py`, and the migrations.
+"""The tables of every store. What keeps them append-only is each store's own: `_sqlite/ddl.py`, and the migrations.
 
 `events` and `bodies` are the log. `head` and the derived tables can be made again from them (core/projection/),
 and `log verify` does. `log_id` is everywhere, so that a store can hold several logs one day (DESIGN §8).

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from agentgate.adapters.log._checkpoints.continuity import Ground, is_continued
 from agentgate.adapters.log._checkpoints.exchange import Exchange, Webhook, Witness
 from agentgate.adapters.log._checkpoints.followers import Follower, Signed, Standing, WebhookFollower, WitnessFollower
-from agentgate.adapters.log._checkpoints.ground import Ground, is_continued
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import Frontier
 from agentgate.core.note import NoteInvalid, NoteKey, open_checkpoint

@@ -8,8 +8,8 @@ import logging
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from agentgate.adapters.log._checkpoints.continuity import Ground, prove
 from agentgate.adapters.log._checkpoints.exchange import Conflict, Exchange, NotKnown, Unproven, Webhook, Witness
-from agentgate.adapters.log._checkpoints.ground import Ground, prove
 from agentgate.adapters.log._intake import told
 from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.merkle import consistency_ranges

@@ -8,26 +8,27 @@ from typing import Final
 from agentgate.adapters.log._postgres.connection import UNSAFE
 from agentgate.core.projection.tables import KEYS, Drop, Effect, Put
 
-HEAD, SESSION, SPENT, MEMBER, HOLD = range(5)
+OF_HEAD, OF_SESSION, OF_SPENT, OF_MEMBER, OF_HOLD = range(5)
+"""What a row of `LOOK` is of."""
 STANDING: Final = ("left_idx", "gone_idx", "attested_idx")
 
 LOOK: Final = f"""
-    SELECT {HEAD}, NULL::text, NULL::text, {UNSAFE}, size, kill_position, NULL::bigint[] FROM head WHERE log_id = $1
+    SELECT {OF_HEAD}, NULL::text, NULL::text, {UNSAFE}, size, kill_position, NULL::bigint[] FROM head WHERE log_id = $1
     UNION ALL
-    SELECT {SESSION}, w.tenant, w.session,
+    SELECT {OF_SESSION}, w.tenant, w.session,
       (SELECT s.principal FROM sessions s WHERE s.log_id = $1 AND s.tenant = w.tenant AND s.session = w.session),
       (SELECT max(e.session_number) FROM events e
        WHERE e.log_id = $1 AND e.tenant = w.tenant AND e.session = w.session AND e.session <> ''),
       NULL, NULL
     FROM unnest($2::text[], $3::text[]) AS w(tenant, session)
     UNION ALL
-    SELECT {SPENT}, w.kind, w.key, NULL, NULL, NULL, NULL FROM unnest($4::text[], $5::text[]) AS w(kind, key)
+    SELECT {OF_SPENT}, w.kind, w.key, NULL, NULL, NULL, NULL FROM unnest($4::text[], $5::text[]) AS w(kind, key)
     WHERE EXISTS (SELECT FROM spent s WHERE s.log_id = $1 AND s.kind = w.kind AND s.key = w.key)
     UNION ALL
-    SELECT {MEMBER}, member, NULL, NULL, joined_idx, NULL, ARRAY[left_idx, gone_idx, attested_idx] FROM members
+    SELECT {OF_MEMBER}, member, NULL, NULL, joined_idx, NULL, ARRAY[left_idx, gone_idx, attested_idx] FROM members
     WHERE $6::boolean AND log_id = $1 AND (left_idx IS NULL OR member = ANY ($7::text[]))
     UNION ALL
-    SELECT {HOLD}, id, tenant, session, NULL, NULL, NULL FROM holds
+    SELECT {OF_HOLD}, id, tenant, session, NULL, NULL, NULL FROM holds
     WHERE $8::boolean AND log_id = $1 AND released_idx IS NULL
 """  # noqa: S608  # constants of this package
 

@@ -145,18 +145,18 @@ class PostgresStore:
             list(questions.deciders or ()),
             questions.holds,
         )
-        head = next((row for row in rows if row[0] == statements.HEAD), None)
+        head = next((row for row in rows if row[0] == statements.OF_HEAD), None)
         if head is None:
             raise LogBroken("the log has no head row; run `log verify`")
         found = Found(size=head[4], position=head[5], unsafe=head[3])
         for what, a, b, c, n, _, standing in rows:
-            if what == statements.SESSION:
+            if what == statements.OF_SESSION:
                 found.sessions.append(((a, b), Session(c, n or 0)))
-            elif what == statements.SPENT:
+            elif what == statements.OF_SPENT:
                 found.spent.add((a, b))
-            elif what == statements.MEMBER:
+            elif what == statements.OF_MEMBER:
                 found.members.append((n, a, presence(dict(zip(statements.STANDING, standing, strict=True)))))
-            elif what == statements.HOLD:
+            elif what == statements.OF_HOLD:
                 found.holds[a] = (b, c)
         found.members.sort(key=lambda member: member[0])
         return found

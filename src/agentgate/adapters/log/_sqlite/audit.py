@@ -14,7 +14,7 @@ from sqlalchemy import Select, Table, bindparam, select
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._reading.rows import WITH_BODIES
 from agentgate.adapters.log._segments import Unfolding
-from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, tables
+from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, stand_ins
 from agentgate.adapters.log._sqlite.statements import DIALECT
 from agentgate.core.audit.auditor import Auditor
 from agentgate.core.audit.report import Report
@@ -39,7 +39,7 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
     with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as db:
         db.execute("BEGIN")  # everything below is of one moment
         version = db.execute("PRAGMA user_version").fetchone()[0]
-        for make in tables(version):
+        for make in stand_ins(version):
             db.execute(make)
         tile_hashes = None if version < SUBTREES_SINCE else _rows(db, _of(schema.subtrees), log_id)
         checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]

@@ -8,7 +8,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from agentgate.adapters.log._sqlite.schema import TABLES
+from agentgate.adapters.log._sqlite.ddl import TABLES
 
 CHECKPOINT_EVERY_PAGES: Final = 2_000
 BUSY_MS: Final = 700

@@ -42,7 +42,7 @@ def views(version: int) -> Iterator[str]:
         yield f"CREATE TEMPORARY VIEW approvals AS {APPROVALS_OF_OLD} FROM main.approvals a"
 
 
-def tables(version: int) -> Iterator[str]:
+def stand_ins(version: int) -> Iterator[str]:
     """What an audit makes for itself: what is lacked, with nothing in it, and the approvals as they are now."""
     for since, lacked in NEW_IN.items():
         for table in lacked if version < since else ():

@@ -10,8 +10,8 @@ from typing import Final
 from sqlalchemy.schema import CreateIndex
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._sqlite.ddl import BODIES_DELETE, EVENTS_STRETCH, VERSION, make
 from agentgate.adapters.log._sqlite.earlier import APPROVALS_OF_OLD, NEW_IN
-from agentgate.adapters.log._sqlite.schema import BODIES_DELETE, EVENTS_STRETCH, VERSION, make
 from agentgate.adapters.log._sqlite.statements import DIALECT, insert_rows
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.merkle import Frontier
