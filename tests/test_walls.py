@@ -8,7 +8,7 @@ import ast
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pytest
 
@@ -17,6 +17,7 @@ SRC = ROOT / "src" / "agentgate"
 TESTS = ROOT / "tests"
 
 ANY = frozenset({"*"})
+Node = TypeVar("Node", bound=ast.stmt | ast.expr)
 
 
 class Room(NamedTuple):
@@ -139,8 +140,6 @@ def parse(path: Path) -> Module:
 
 
 MODULES = [parse(p) for p in sorted(SRC.rglob("*.py")) if p != SRC / "__init__.py"]
-every_module = pytest.mark.parametrize("module", MODULES, ids=lambda m: m.rel)
-pure_module = pytest.mark.parametrize("module", [m for m in MODULES if m.room in PURE], ids=lambda m: m.rel)
 
 
 def imports(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -183,36 +182,37 @@ def test_every_module_has_a_room() -> None:
     assert {m.room for m in MODULES} <= ROOMS.keys()
 
 
-@every_module
-def test_module_stays_in_its_room(module: Module) -> None:
-    assert not list(breaches(module))
+def test_modules_stay_in_their_rooms() -> None:
+    assert not [breach for module in MODULES for breach in breaches(module)]
 
 
-@every_module
-def test_no_relative_imports(module: Module) -> None:
-    found = [n.lineno for n in ast.walk(module.tree) if isinstance(n, ast.ImportFrom) and n.level]
-    assert not found, f"{module.rel}: lines {found}"
+def places(
+    nodes: type[Node] | tuple[type[Node], ...], rooms: frozenset[str] = frozenset(ROOMS)
+) -> Iterator[tuple[str, Node]]:
+    """Every node of that kind in those rooms, and where it is."""
+    for module in MODULES:
+        if module.room in rooms:
+            for node in ast.walk(module.tree):
+                if isinstance(node, nodes):
+                    yield f"{module.rel}:{node.lineno}", node
 
 
-@pure_module
-def test_pure_rooms_ask_nobody_for_time_files_or_code(module: Module) -> None:
-    found = [
-        f"{module.rel}:{n.lineno}: {ast.unparse(n.func)}"
-        for n in ast.walk(module.tree)
-        if isinstance(n, ast.Call) and ast.unparse(n.func) in IMPURE_CALLS
-    ]
-    assert not found
+def test_no_relative_imports() -> None:
+    assert not [where for where, node in places(ast.ImportFrom) if node.level]
 
 
-@pytest.mark.parametrize("module", [m for m in MODULES if m.room == "core"], ids=lambda m: m.rel)
-def test_core_is_not_async(module: Module) -> None:
+def test_pure_rooms_ask_nobody_for_time_files_or_code() -> None:
+    found = ((where, ast.unparse(call.func)) for where, call in places(ast.Call, PURE))
+    assert not [f"{where}: {name}" for where, name in found if name in IMPURE_CALLS]
+
+
+def test_core_is_not_async() -> None:
     kinds = (ast.AsyncFunctionDef, ast.Await, ast.AsyncFor, ast.AsyncWith)
-    assert not [n for n in ast.walk(module.tree) if isinstance(n, kinds)], module.rel
+    assert not [where for where, _ in places(kinds, frozenset({"core"}))]
 
 
-@every_module
-def test_no_module_is_too_long(module: Module) -> None:
-    assert len(module.text.splitlines()) <= MAX_MODULE_LINES, module.rel
+def test_no_module_is_too_long() -> None:
+    assert not [module.rel for module in MODULES if len(module.text.splitlines()) > MAX_MODULE_LINES]
 
 
 def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
@@ -223,14 +223,9 @@ def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return lines - ((first.end_lineno or first.lineno) - first.lineno + 1) if is_told else lines
 
 
-@every_module
-def test_no_function_is_too_long(module: Module) -> None:
-    found = [
-        f"{module.rel}:{n.lineno}: {n.name} has {lines} lines"
-        for n in ast.walk(module.tree)
-        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and (lines := lines_of(n)) > MAX_FUNCTION_LINES
-    ]
-    assert not found
+def test_no_function_is_too_long() -> None:
+    found = ((where, node.name, lines_of(node)) for where, node in places((ast.FunctionDef, ast.AsyncFunctionDef)))
+    assert not [f"{where}: {name} has {lines} lines" for where, name, lines in found if lines > MAX_FUNCTION_LINES]
 
 
 def catches_everything(handler: ast.ExceptHandler) -> bool:
@@ -245,13 +240,13 @@ def catches_everything(handler: ast.ExceptHandler) -> bool:
     return any(ast.unparse(c).rpartition(".")[2] in {"Exception", "BaseException"} for c in caught)
 
 
-@every_module
-def test_only_the_gate_and_the_last_handler_catch_everything_and_say_why(module: Module) -> None:
-    for node in ast.walk(module.tree):
-        if isinstance(node, ast.ExceptHandler) and catches_everything(node):
-            where = f"{module.rel}:{node.lineno}"
-            assert module.rel in BROAD_HANDLERS, f"{where}: name what you catch"
-            assert module.has_comment(node.lineno), f"{where}: say why on this line"
+def test_only_the_gate_and_the_last_handler_catch_everything_and_say_why() -> None:
+    for module in MODULES:
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.ExceptHandler) and catches_everything(node):
+                where = f"{module.rel}:{node.lineno}"
+                assert module.rel in BROAD_HANDLERS, f"{where}: name what you catch"
+                assert module.has_comment(node.lineno), f"{where}: say why on this line"
 
 
 def test_no_broad_handler_is_allowed_for_nothing() -> None:
@@ -262,10 +257,10 @@ def test_no_broad_handler_is_allowed_for_nothing() -> None:
         assert any(map(catches_everything, handlers)), f"{rel} needs no entry in BROAD_HANDLERS"
 
 
-@every_module
-def test_an_import_inside_a_function_gives_its_reason(module: Module) -> None:
+def test_an_import_inside_a_function_gives_its_reason() -> None:
     found = {
         f"{module.rel}:{inner.lineno}"
+        for module in MODULES
         for function in ast.walk(module.tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
         for inner in ast.walk(function)
