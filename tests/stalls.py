@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from os import fsync, pwrite
+from socket import IPPROTO_TCP, TCP_NODELAY
 from time import monotonic, sleep
 from typing import Final
 
@@ -66,6 +67,13 @@ class Stalls:
         for item in items:
             if not item.nodeid.startswith(STRICT):
                 item.add_marker(pytest.mark.flaky(reruns=RERUNS, condition=self._is_to_blame))
+
+    def pytest_sessionstart(self, session: pytest.Session) -> None:
+        """Beside others, `pytest-rerunfailures` asks its parent about each test over TCP, in two small messages: the
+        second would wait 40 ms for the first one's acknowledgement."""
+        asked = getattr(getattr(session.config, "failures_db", None), "sock", None)
+        if asked is not None:
+            asked.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
     def pytest_runtestloop(self) -> None:
         self._watch.start()
