@@ -23,7 +23,6 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 from tests import scratch
@@ -150,9 +149,7 @@ class PostgresServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill9()
         self._free_memory()
         shutil.rmtree(self.directory, ignore_errors=True)

@@ -17,7 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -118,9 +117,7 @@ class Issuer:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.go_on.set()
         self._server.shutdown()
         self._server.server_close()
@@ -165,15 +162,3 @@ class Issuer:
         members = {"typ": "at+jwt", "alg": self.algorithm, "kid": self.kid, **(header or {})}
         kept = {name: value for name, value in members.items() if value is not ...}
         return sign(self.key, self.algorithm, kept, self.claims(**claims))
-
-
-def unsigned(token: str) -> str:
-    """The token without its signature, up to the second dot."""
-    return token.rpartition(".")[0] + "."
-
-
-def tampered(token: str) -> str:
-    head, _, last = token.rpartition(".")
-    raw = bytearray(base64.urlsafe_b64decode(last + "=" * (-len(last) % 4)))
-    raw[0] ^= 1
-    return f"{head}.{b64(bytes(raw))}"

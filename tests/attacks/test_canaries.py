@@ -622,10 +622,6 @@ class Drive:
         until(lambda: self.ask("approver", "GET", "/approvals", "approver").status_code == 200, timeout_s=20)
 
 
-def pem_body(text: str) -> str:
-    return "".join(line for line in text.splitlines() if not line.startswith("-"))
-
-
 def key_bytes(text: bytes) -> bytes:
     """The secret number of a private key."""
     key = load_pem_private_key(text, None)

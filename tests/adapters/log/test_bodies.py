@@ -97,7 +97,6 @@ async def with_a_past(log: SqliteLog, author: Historian) -> None:
     await log.append(author.pruned("s-1", 300))
 
 
-SEGMENT = "SELECT log_id, last_idx + 1, last_idx + 9, newest, bodies, codec, content FROM body_segments"
 TAKINGS = [
     "DELETE FROM bodies",
     "DELETE FROM bodies WHERE idx = 598",  # of s-1, but after the prune
