@@ -31,11 +31,6 @@ from tests.contracts.log import ORIGIN, all_of, opener, patient
 from tests.postgres_server import PostgresServer
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "log.db"
-
-
 class TestSqliteBodies(BodiesContract):
     @pytest.fixture
     def opened(self, path: Path) -> Any:
