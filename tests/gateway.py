@@ -342,6 +342,18 @@ def run_cli(
     return subprocess.CompletedProcess(arguments, status, *said)
 
 
+def resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * 4096
+
+
+def is_alive(pid: int) -> bool:
+    """Whether it runs: a process that has ended and that nobody has waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def until(probe: Callable[[], _T], *, timeout_s: float = 10, every_s: float = 0.02) -> _T:
     """What `probe` answers, as soon as that is true.
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tests import scratch
+from tests.gateway import is_alive
 from tests.redis_server import free_port
 
 READY = re.compile(r"ready to accept (read-only )?connections")
@@ -110,13 +111,6 @@ def _template() -> Path:
     options += ("--wal-segsize", "1")  # MiB: less to copy
     _run(_program("initdb"), "--pgdata", str(data), *options)
     return data
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 class PostgresServer:
@@ -207,7 +201,7 @@ class PostgresServer:
         self._process.wait(30)
         self._process = None
         deadline = time.monotonic() + 10
-        while any(map(_is_alive, children)):  # they hold on to the shared memory until they are dead
+        while any(map(is_alive, children)):  # they hold on to the shared memory until they are dead
             assert time.monotonic() < deadline, "a killed postgres does not die"
             time.sleep(0.001)
 
