@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
@@ -40,7 +39,7 @@ def measure(*, rounds: int, seconds: float) -> list[str]:
     ]
     missed = []
     for subject in subjects:
-        slower, dearer = _ratio(subject, none, "rate"), _ratio(subject, none, "cpu_us")
+        slower, dearer = subject.ratio(none, CONNECTIONS, "rate"), subject.ratio(none, CONNECTIONS, "cpu_us")
         lines.append(
             f"| {subject.name} | {subject.median(CONNECTIONS, 'rate'):,.0f} | {slower:.2f} "
             f"| {subject.median(CONNECTIONS, 'cpu_us'):.0f} | {dearer:.2f} "
@@ -49,8 +48,3 @@ def measure(*, rounds: int, seconds: float) -> list[str]:
         if slower < 1 - MOST:
             missed.append(f"**Missed**: `{subject.name}` costs {1 - slower:.0%} of the throughput without containment.")
     return [*lines, *(["", *missed] if missed else [])]
-
-
-def _ratio(subject: Subject, to: Subject, value: str) -> float:
-    pairs = zip(subject.rounds[CONNECTIONS], to.rounds[CONNECTIONS], strict=True)
-    return statistics.median(mine[value] / theirs[value] for mine, theirs in pairs)

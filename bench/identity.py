@@ -69,7 +69,7 @@ def measure(*, rounds: int, seconds: float) -> list[str]:
     ]
     missed = []
     for subject in subjects:
-        slower, dearer = _ratio(subject, none, "rate"), _ratio(subject, none, "cpu_us")
+        slower, dearer = subject.ratio(none, CONNECTIONS, "rate"), subject.ratio(none, CONNECTIONS, "cpu_us")
         share = (alone[subject.name] - alone[none.name]) / none.median(CONNECTIONS, "cpu_us")
         lines.append(
             f"| {subject.name} | {subject.median(CONNECTIONS, 'rate'):,.0f} | {slower:.2f} "
@@ -132,8 +132,3 @@ async def _alone(auth: Mapping[str, Any], shown: Shown | None) -> float:
     if tokens is not None:
         await tokens.verifier.aclose()
     return statistics.median(runs)
-
-
-def _ratio(subject: Subject, to: Subject, value: str) -> float:
-    pairs = zip(subject.rounds[CONNECTIONS], to.rounds[CONNECTIONS], strict=True)
-    return statistics.median(mine[value] / theirs[value] for mine, theirs in pairs)

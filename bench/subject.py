@@ -32,6 +32,11 @@ class Subject:
     def median(self, connections: int, value: str) -> float:
         return statistics.median(round_[value] for round_ in self.rounds[connections])
 
+    def ratio(self, to: Subject, connections: int, value: str) -> float:
+        """The median of each round's own ratio."""
+        pairs = zip(self.rounds[connections], to.rounds[connections], strict=True)
+        return statistics.median(mine[value] / theirs[value] for mine, theirs in pairs)
+
     def load(self, connections: int, seconds: float, *, keep: bool = True) -> dict[str, float]:
         """One round; the connections are shared out among the servers, a wrk for each.
 

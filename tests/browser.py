@@ -8,17 +8,17 @@ look.console    what it complained of
 
 from __future__ import annotations
 
-import http.server
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from html.parser import HTMLParser
 
 import pytest
+
+from tests.web import Handler, serving
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
@@ -38,43 +38,22 @@ class Look:
     console: tuple[str, ...]
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, pages: Mapping[str, bytes]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.pages = pages
-        self.asked_for: list[str] = []
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    server: _Server
-
-    def do_GET(self) -> None:
-        self.server.asked_for.append(self.path)
-        page = self.server.pages.get(self.path.partition("?")[0])
-        self.send_response(404 if page is None else 200)
-        self.send_header("Content-Type", "text/html; charset=utf-8")
-        self.end_headers()
-        self.wfile.write(page or b"")
-
-    def do_POST(self) -> None:
-        """A form or a beacon that gets out is told of all the same."""
-        self.do_GET()
-
-    def log_message(self, format: str, *arguments: object) -> None:
-        """Nothing on the tests' standard error."""
-
-
 def look_at(pages: Mapping[str, bytes], *, at: str) -> Look:
     """What Chromium makes of the page `at`, and what it fetched meanwhile. `{origin}` in pages is the server's own."""
     program = _program()
     assert program is not None
-    with _Server({}) as server, tempfile.TemporaryDirectory() as profile:
-        origin = f"http://127.0.0.1:{server.server_address[1]}"
-        server.pages = {path: page.replace(b"{origin}", origin.encode()) for path, page in pages.items()}
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
+    asked_for: list[str] = []
+
+    class Pages(Handler):
+        def do_GET(self) -> None:
+            asked_for.append(self.path)
+            page = served.get(self.path.partition("?")[0])
+            self.say(404 if page is None else 200, page or b"", "text/html; charset=utf-8")
+
+        do_POST = do_GET  # noqa: N815 - a form or a beacon that gets out is told of all the same
+
+    with serving(Pages) as origin, tempfile.TemporaryDirectory() as profile:
+        served = {path: page.replace(b"{origin}", origin.encode()) for path, page in pages.items()}
         flags = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
         told = ("--enable-logging=stderr", "--v=0")
         quiet = ("--disable-background-networking", "--disable-component-update", "--disable-sync")
@@ -88,15 +67,11 @@ def look_at(pages: Mapping[str, bytes], *, at: str) -> Look:
             "--virtual-time-budget=30000",
             "--dump-dom",
         ]
-        try:
-            done = subprocess.run([*command, origin + at], capture_output=True, check=False, timeout=90)
-        finally:
-            server.shutdown()
-            thread.join()
+        done = subprocess.run([*command, origin + at], capture_output=True, check=False, timeout=90)
         said = done.stderr.decode(errors="replace")
         assert done.returncode == 0, said[-2000:]
         console = tuple(line for line in said.splitlines() if "CONSOLE" in line)
-        return Look(done.stdout.decode(), tuple(server.asked_for), console)
+        return Look(done.stdout.decode(), tuple(asked_for), console)
 
 
 class Elements(HTMLParser):

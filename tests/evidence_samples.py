@@ -24,6 +24,7 @@ from agentgate.core.events.kills import drained, killed, release_asked, released
 from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
 from agentgate.core.evidence.scope import Scope as PackScope
 from agentgate.core.members import Progress
+from agentgate.core.retention import Hold
 from tests.core.events import allow, numbered
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
 
@@ -225,15 +226,8 @@ def rich() -> tuple[Record, ...]:
     story.wait(2)
     what = {"of_session": story.session}
     story.add(exported, actor="person:audra", tenant=story.tenant, form="json", what=what)
-    story.add(
-        held,
-        hold_id="hold-1",
-        actor="person:legal",
-        auth="api_key",
-        tenant=story.tenant,
-        session=story.session,
-        reason="Case 2026-118",
-    )
+    hold = Hold("hold-1", story.tenant, story.session, "person:legal", "", "Case 2026-118")
+    story.add(held, hold, auth="api_key")
     return tuple(story.records())
 
 
@@ -341,7 +335,7 @@ def hostile(texts: Sequence[str], names: Sequence[str] = ()) -> tuple[Record, ..
         story.add(released, kill, actor=text, auth="api_key", why=text, forced=True, asked_by=[text])
         what = {"of_session": text, "of_agent": text, "since": text, "until": text}
         story.add(exported, actor=text, tenant=story.tenant, form=text, what=what)
-        story.add(held, hold_id=text, actor=text, auth=text, tenant=story.tenant, session=text, reason=text)
+        story.add(held, Hold(text, story.tenant, text, text, "", text), auth=text)
         story.add(pruned, actor=text, tenant=story.tenant, session=text, why=text, bodies=1, through=2)
     return tuple(story.records())
 

@@ -14,12 +14,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 from agentgate.adapters.policy._bundle import PublishedBundle
 from agentgate.adapters.policy._compile import find_opa
+from tests.web import Handler, serving
 
 OPA = find_opa(os.environ)
 NO_OPA = "opa is not installed (AGENTGATE_OPA_BIN, PATH or the cache)"
@@ -34,28 +34,20 @@ class Shelf:
         self._open = True
         shelf = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Published(Handler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
                 wait = re.search(r"wait=(\d+)", self.headers.get("Prefer", ""))
                 found = shelf._new_since(self.headers.get("If-None-Match"), int(wait[1]) if wait else 0)
-                self.send_response(200 if found else 304)
-                self.send_header("Content-Type", "application/vnd.openpolicyagent.bundles")
-                self.send_header("Content-Length", str(len(found.content) if found else 0))
+                kind = "application/vnd.openpolicyagent.bundles"
                 if found:
-                    self.send_header("ETag", found.etag)
-                self.end_headers()
-                if found:
-                    self.wfile.write(found.content)
+                    self.say(200, found.content, kind, ETag=found.etag)
+                else:
+                    self.say(304, kind=kind)
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+        self._ends = ExitStack()
+        self.url = self._ends.enter_context(serving(Published))
 
     def show(self, published: Callable[[], PublishedBundle | None]) -> None:
         self._published = published
@@ -79,8 +71,7 @@ class Shelf:
     def close(self) -> None:
         self._open = False
         self.announce()
-        self._server.shutdown()
-        self._server.server_close()
+        self._ends.close()
 
 
 class OpaServer:
@@ -154,8 +145,6 @@ class OpaServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         shutil.rmtree(self.directory, ignore_errors=True)

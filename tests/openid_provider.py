@@ -20,7 +20,6 @@ import secrets
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -86,9 +85,7 @@ class OpenIdProvider:
         self.issuer = self._heard()["issuer"]
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._http.close()
         if self._process is not None:
             assert self._process.stdin is not None

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 from tests.command_line import CommandLine, Done
@@ -134,9 +133,7 @@ class Reader:
         (self.home / ".venv").symlink_to(sys.prefix)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ends.close()
 
     def enter(self, started: AbstractContextManager[_T]) -> _T:

@@ -23,10 +23,10 @@ import time
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import TracebackType
 from urllib.parse import quote
 
 from tests import scratch
+from tests.gateway import is_alive
 from tests.redis_server import free_port
 
 READY = re.compile(r"ready to accept (read-only )?connections")
@@ -113,13 +113,6 @@ def _template() -> Path:
     return data
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 class PostgresServer:
     """One server after another on the same address and directory."""
 
@@ -150,9 +143,7 @@ class PostgresServer:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.kill9()
         self._free_memory()
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -210,7 +201,7 @@ class PostgresServer:
         self._process.wait(30)
         self._process = None
         deadline = time.monotonic() + 10
-        while any(map(_is_alive, children)):  # they hold on to the shared memory until they are dead
+        while any(map(is_alive, children)):  # they hold on to the shared memory until they are dead
             assert time.monotonic() < deadline, "a killed postgres does not die"
             time.sleep(0.001)
 

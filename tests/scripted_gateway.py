@@ -13,9 +13,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
+from contextlib import ExitStack
 from typing import Any
+
+from tests.web import Handler, serving
 
 SILENCE = (0, {})
 HANG_UP = (-1, {})
@@ -35,11 +36,13 @@ class ScriptedGateway:
         self.keys: list[str | None] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
+        self._ends = ExitStack()
+        self.url = ""
 
     def __enter__(self) -> ScriptedGateway:
         script = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Scripted(Handler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
@@ -47,29 +50,15 @@ class ScriptedGateway:
 
             do_POST = do_GET  # noqa: N815 - the name that the library calls
 
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        self._thread.start()
+        self.url = self._ends.enter_context(serving(Scripted))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
+        self._ends.close()
 
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def _serve(self, request: BaseHTTPRequestHandler) -> None:
-        raw = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    def _serve(self, request: Handler) -> None:
+        raw = request.given()
         path = request.path.partition("?")[0]
         with self._lock:
             self.asked.append((request.command, request.path, json.loads(raw) if raw else None))
@@ -81,8 +70,4 @@ class ScriptedGateway:
         if status <= 0:
             request.close_connection = True
             return
-        text = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request.send_response(status)
-        request.send_header("Content-Length", str(len(text)))
-        request.end_headers()
-        request.wfile.write(text)
+        request.say(status, body if isinstance(body, bytes) else json.dumps(body).encode())

@@ -52,9 +52,6 @@ async def test_a_gateway_that_ends_cuts_what_runs_and_says_last_that_nothing_doe
     assert kinds[kinds.index(Kind.LEFT) - 1 :] == [Kind.FINISHED, Kind.LEFT, Kind.JOINED, Kind.POLICY]
 
 
-# --- the keys of checkpoints ---
-
-
 def log_settings(tmp_path: Path, log: str) -> settings.Settings:
     path = tmp_path / "agentgate.yaml"
     path.write_text(f"log: {log}", encoding="utf-8")

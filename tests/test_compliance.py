@@ -31,9 +31,6 @@ BASIS = {
 }
 
 
-# --- the page ---------------------------------------------------------------------------------------------------
-
-
 def tables() -> str:
     return MARK + "".join(map(_framework, frameworks()))
 
@@ -68,9 +65,6 @@ def _item(item: dict[str, Any]) -> str:
 def test_page_is_what_the_data_say() -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page[page.index(MARK) :] == tables(), "run: .venv/bin/python -m tests.test_compliance"
-
-
-# --- what it claims ---------------------------------------------------------------------------------------------
 
 
 @cache

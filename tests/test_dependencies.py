@@ -105,9 +105,6 @@ def test_no_package_is_explained_that_nobody_asked_for() -> None:
     assert {name for names in listed for name in re.findall(r"`([^`]+)`", names)} <= direct
 
 
-# --- the SBOM ---------------------------------------------------------------------------------------------------
-
-
 @pytest.fixture(scope="module")
 def sbom(tmp_path_factory: pytest.TempPathFactory) -> str:
     out = tmp_path_factory.mktemp("sbom") / "sbom.json"

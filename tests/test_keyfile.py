@@ -37,9 +37,6 @@ def house(tmp_path: Path) -> House:
     return House(path, FollowedKeys(path, CONFIGURED))
 
 
-# --- changing it ------------------------------------------------------------------------------------------------------
-
-
 def test_of_many_who_change_it_at_once_nobody_loses_a_key(tmp_path: Path) -> None:
     path = key_file(tmp_path / "data")
     with ThreadPoolExecutor(8) as pool:
@@ -75,9 +72,6 @@ def test_what_an_earlier_one_left_half_written_is_neither_read_nor_trusted(tmp_p
     add_key(path, key(2))
     assert not elsewhere.exists()
     assert not path.is_symlink()
-
-
-# --- following it -----------------------------------------------------------------------------------------------------
 
 
 def test_a_gateway_takes_every_change_and_looks_again_only_then(house: House) -> None:

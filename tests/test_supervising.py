@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from agentgate.supervising import bind
-from tests.gateway import until
+from tests.gateway import is_alive, until
 
 _PARENT = """
 import json, logging, sys
@@ -131,13 +131,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             if is_alive(pid):
                 os.kill(pid, signal.SIGKILL)
         service.parent.communicate()
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_ready_is_said_once_when_all_are_ready_and_all_leave_in_order(start: Start) -> None:

@@ -30,9 +30,6 @@ def rows(first: str) -> list[list[str]]:
     return [[number, *(cell.strip() for cell in rest.split(" | "))] for number, rest in found]
 
 
-# --- the tests that are named -----------------------------------------------------------------------------------
-
-
 @cache
 def parsed(path: str) -> ast.Module:
     return ast.parse((ROOT / path).read_text(encoding="utf-8"))
@@ -99,9 +96,6 @@ def test_nothing_that_looks_like_a_test_is_left_unchecked() -> None:
     ]
 
 
-# --- attacks ----------------------------------------------------------------------------------------------------
-
-
 def test_every_attack_is_there_once() -> None:
     assert sorted(number for number, *_ in rows(r"A\d\d")) == ATTACKS
 
@@ -119,8 +113,6 @@ def test_where_an_attack_is_stopped_is_in_the_source() -> None:
         for place in re.findall(r"`([a-z_/]+(?:\.py|/))`", stopped):
             assert (ROOT / "src" / "agentgate" / place).exists(), f"{number}: {place}"
 
-
-# --- OWASP ------------------------------------------------------------------------------------------------------
 
 REQUIREMENTS = [
     f"{chapter}.{section}.{number}"

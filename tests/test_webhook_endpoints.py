@@ -83,8 +83,6 @@ def test_what_cannot_be_told_is_a_sentence_before_the_start(parts: list[dict[str
     assert SECRET not in said
 
 
-# --- docs/webhooks.md ------------------------------------------------------------------------------------------------
-
 PAGE = (Path(__file__).parents[1] / "docs" / "webhooks.md").read_text(encoding="utf-8")
 
 

@@ -6,8 +6,9 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+
+from tests.web import Handler, serving
 
 _CONFIG = """
 [tsa]
@@ -62,35 +63,25 @@ class TimestampServer:
 
     @contextmanager
     def serving(self) -> Iterator[TimestampServer]:
-        server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{server.server_port}/"
-        try:
-            yield self
-        finally:
-            self.go_on.set()
-            server.shutdown()
-            server.server_close()
+        with serving(_handler(self)) as url:
+            self.url = f"{url}/"
+            try:
+                yield self
+            finally:
+                self.go_on.set()
 
 
-def _handler(authority: TimestampServer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
+def _handler(authority: TimestampServer) -> type[Handler]:
+    class Authority(Handler):
         def do_POST(self) -> None:
             authority.asked += 1
             assert self.headers["Content-Type"] == "application/timestamp-query"
-            query = self.rfile.read(int(self.headers["Content-Length"]))
+            query = self.given()
             authority.go_on.wait(30)
             reply = authority.answer if authority.answer is not None else authority.reply(query)
-            self.send_response(authority.status)
-            self.send_header("Content-Type", "application/timestamp-reply")
-            self.send_header("Content-Length", str(len(reply)))
-            self.end_headers()
-            self.wfile.write(reply)
+            self.say(authority.status, reply, "application/timestamp-reply")
 
-        def log_message(self, *_: object) -> None: ...
-
-    return Handler
+    return Authority
 
 
 def openssl(folder: Path, *arguments: str) -> None:

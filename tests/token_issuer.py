@@ -16,13 +16,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 from jwt.api_jws import PyJWS
+
+from tests.web import Handler, serving
 
 AUDIENCE = "https://gate.example.org/mcp"
 _numbers = itertools.count(1)
@@ -85,45 +85,33 @@ class Issuer:
         self.key: Any = None
         self.kid = ""
         self.algorithm = ""
+        self._ends = contextlib.ExitStack()
 
     def __enter__(self) -> Issuer:
         issuer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Served(Handler):
             def do_GET(self) -> None:
                 issuer.asked.append(self.path)
                 issuer.go_on.wait(20)
-                if (place := issuer.redirect.get(self.path)) is not None:
-                    self.send_response(302)
-                    self.send_header("Location", place)
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                body = None if issuer.down else issuer.document(self.path)
-                self.send_response(503 if issuer.down else 404 if body is None else 200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body or b"")))
-                self.end_headers()
                 with contextlib.suppress(OSError):  # who asked has seen enough
-                    self.wfile.write(body or b"")
+                    if (place := issuer.redirect.get(self.path)) is not None:
+                        self.say(302, Location=place)
+                    elif issuer.down:
+                        self.say(503)
+                    else:
+                        body = issuer.document(self.path)
+                        self.say(404 if body is None else 200, body or b"")
 
-            def log_message(self, *_: Any) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._origin = f"http://127.0.0.1:{self._server.server_port}"
+        self._origin = self._ends.enter_context(serving(Served))
         self.url = f"{self._origin}{self._path}"
         self.metadata = {"issuer": self.url, "jwks_uri": f"{self._origin}/jwks"}
         self.rotate(rsa_key())
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.go_on.set()
-        self._server.shutdown()
-        self._server.server_close()
+        self._ends.close()
 
     @property
     def jwks_url(self) -> str:
@@ -165,15 +153,3 @@ class Issuer:
         members = {"typ": "at+jwt", "alg": self.algorithm, "kid": self.kid, **(header or {})}
         kept = {name: value for name, value in members.items() if value is not ...}
         return sign(self.key, self.algorithm, kept, self.claims(**claims))
-
-
-def unsigned(token: str) -> str:
-    """The token without its signature, up to the second dot."""
-    return token.rpartition(".")[0] + "."
-
-
-def tampered(token: str) -> str:
-    head, _, last = token.rpartition(".")
-    raw = bytearray(base64.urlsafe_b64decode(last + "=" * (-len(last) % 4)))
-    raw[0] ^= 1
-    return f"{head}.{b64(bytes(raw))}"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from types import TracebackType
 from typing import Any
 
 from aiohttp import web
@@ -47,9 +46,7 @@ class VaultServer:
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
 
     @property

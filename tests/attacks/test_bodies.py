@@ -8,12 +8,11 @@ import json
 import random
 import time
 import unicodedata
-from pathlib import Path
 
 import pytest
 
 from tests.attacks.conftest import BOT, OPERATOR, reached
-from tests.gateway import JSON, GatewayProcess, call, exchange, post, statuses
+from tests.gateway import JSON, GatewayProcess, call, exchange, post, resident_bytes, statuses
 
 KEY = f"X-API-Key: {BOT}"
 
@@ -85,10 +84,6 @@ def test_a_depth_bomb(gateway: GatewayProcess) -> None:
         assert send(gateway, bomb)[0] == 400
         assert time.monotonic() - started < 0.25
     assert resident_bytes(gateway.pid) - before < 20_000_000
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * 4096
 
 
 def test_a_body_of_a_hundred_megabytes(gateway: GatewayProcess) -> None:

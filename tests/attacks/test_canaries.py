@@ -18,7 +18,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,6 +42,7 @@ from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 from tests.signing import PATH, Envelope, hmac_with
 from tests.signing import body as envelope_body
+from tests.web import serving
 
 SIGNS = string.ascii_letters + string.digits
 
@@ -192,17 +192,10 @@ class Api(Echo):
             super().do_GET()
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.given()
         self.seen.append(self.raw_requestline + self.headers.as_bytes() + body)
         said = {"you said": body.decode(), "your key": [self._ways(text) for text in self._given()]}
-        self._say(json.dumps(said).encode(), "application/json")
-
-    def _say(self, body: bytes, kind: str) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        self.say(200, json.dumps(said).encode())
 
 
 class Others(Api):
@@ -211,12 +204,13 @@ class Others(Api):
     seen: list[bytes] = []  # noqa: RUF012 - of one test module
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.given()
         path = self.path.replace(GIVEN["webhook path"], "HOOK").replace(GIVEN["slack path"], "SLACK")
         self.seen.append(path.encode() + b"\n" + self.headers.as_bytes() + body)
         if not self.path.startswith("/sts"):
-            return self._say(b"", "text/plain")
-        return self._say(
+            return self.say(200, b"", "text/plain")
+        return self.say(
+            200,
             (
                 "<AssumeRoleResponse xmlns='https://sts.amazonaws.com/doc/2011-06-15/'><AssumeRoleResult><Credentials>"
                 f"<AccessKeyId>{STS['sts session key id']}</AccessKeyId>"
@@ -622,24 +616,12 @@ class Drive:
         until(lambda: self.ask("approver", "GET", "/approvals", "approver").status_code == 200, timeout_s=20)
 
 
-def pem_body(text: str) -> str:
-    return "".join(line for line in text.splitlines() if not line.startswith("-"))
-
-
 def key_bytes(text: bytes) -> bytes:
     """The secret number of a private key."""
     key = load_pem_private_key(text, None)
     if isinstance(key, ec.EllipticCurvePrivateKey):
         return key.private_numbers().private_value.to_bytes(32, "big")
     return key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
-
-
-def serving(stack: ExitStack, handler: type[BaseHTTPRequestHandler]) -> str:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    stack.callback(server.server_close)
-    stack.callback(server.shutdown)
-    return f"http://127.0.0.1:{server.server_port}"
 
 
 SESSIONS = [
@@ -668,8 +650,9 @@ def drive(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drive]:
         redis = stack.enter_context(
             RedisServer("--requirepass", GIVEN["redis password"], "--rdbcompression", "no", "--appendonly", "yes")
         )
+        api, others, mcp = (stack.enter_context(serving(handler)) for handler in (Api, Others, McpServer))
         where = {
-            "api": serving(stack, Api), "others": serving(stack, Others), "mcp": f"{serving(stack, McpServer)}/mcp",
+            "api": api, "others": others, "mcp": f"{mcp}/mcp",
             "vault": vault.url, "issuer": provider.issuer, "redis": redis.url, "nobody": "http://127.0.0.1:9",
         }  # fmt: skip
         Api.thief = f"{where['others']}/thief"
@@ -782,14 +765,11 @@ class Opa(Api):
         self.do_POST()
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.given()
         self.seen.append(self.headers.as_bytes())
         raw = json.dumps({"code": "internal_error", "message": str(self.headers)}).encode()
-        self.send_response(500)
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
         with contextlib.suppress(BrokenPipeError):  # of a gateway that has ended
-            self.wfile.write(raw)
+            self.say(500, raw)
 
 
 def test_no_canary_is_in_postgresql_nor_said_when_what_the_gateway_needs_is_down(tmp_path: Path) -> None:
@@ -805,10 +785,10 @@ def test_no_canary_is_in_postgresql_nor_said_when_what_the_gateway_needs_is_down
         server.sql("CREATE DATABASE agentgate")
         assert run_cli("log", "migrate", "--database-url", server.url("agentgate")).returncode == 0
         redis = stack.enter_context(RedisServer("--requirepass", PASSWORDS["redis password"]))
-        opa = serving(stack, Opa)
+        opa = stack.enter_context(serving(Opa))
         tool = {"upstream": "h", "method": "POST", "path": "/", "input_schema": {"type": "object"}}
         upstream = {
-            "kind": "http", "base_url": serving(stack, Api), "credential": "env",
+            "kind": "http", "base_url": stack.enter_context(serving(Api)), "credential": "env",
             "inject": {"kind": "header", "name": "X-Key"},
         }  # fmt: skip
         config = {

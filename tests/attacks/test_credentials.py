@@ -7,7 +7,6 @@ import base64
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -17,6 +16,7 @@ import pytest
 from tests.adapters.credentials.test_encrypted_file import KEY, kept_in
 from tests.gateway import GatewayFailed, GatewayProcess, until
 from tests.vault_server import VaultServer
+from tests.web import Handler, serving
 
 CANARIES = {
     "env": "canary/of+env?7351&x=1",
@@ -48,7 +48,7 @@ def forms(secret: str) -> list[str]:
     ]
 
 
-class Echo(BaseHTTPRequestHandler):
+class Echo(Handler):
     """An API that says back in every way what it was given, in chunks that cut through it."""
 
     protocol_version = "HTTP/1.1"
@@ -61,10 +61,7 @@ class Echo(BaseHTTPRequestHandler):
             self.wfile.write(f"HTTP/1.1 200 {self._given()[0]}\r\n\x00{self._given()[0]}".encode())
             return
         if parts.path == "/moved":
-            self.send_response(307)
-            self.send_header("Location", f"{self.thief}/stolen?from={quote(self.path)}")
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self.say(307, Location=f"{self.thief}/stolen?from={quote(self.path)}")
             return
         said = [self._ways(text) for text in self._given()]
         body = json.dumps({"said": said, "path": self.path, "headers": dict(self.headers)}).encode()
@@ -98,9 +95,6 @@ class Echo(BaseHTTPRequestHandler):
             "deep": std(std(quote(text, safe=""))), "line": f"bad key '{text}' at /x?key={quote(text)}",
             text: "as a name", "escaped": "".join(f"\\u{ord(sign):04x}" for sign in text),
         }  # fmt: skip
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the test's own output stays readable."""
 
 
 class Thief(Echo):
@@ -167,46 +161,36 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     (folder / "token").write_text(CANARIES["file"])
     (folder / "token").chmod(0o600)
     kept_in(folder).put("encrypted", CANARIES["encrypted"])
-    api, thief = (ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Echo, Thief))
-    for server in (api, thief):
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    Echo.thief = f"http://127.0.0.1:{thief.server_port}"
-    address = f"http://127.0.0.1:{api.server_port}"
     anything = {"type": "object"}
     upstreams: dict[str, Any] = {}
     tools: dict[str, Any] = {}
-    for name, (alias, inject) in INJECTIONS.items():
-        upstreams[name] = {"kind": "http", "base_url": address, "credential": alias, "inject": inject}
-        for way, path in PLACES.items():
-            tools[f"{name}.{way}"] = {
-                "upstream": name, "access": "read", "method": "GET", "path": path, "input_schema": anything,
-            }  # fmt: skip
-    try:
-        with ThreadedVault() as vault:
-            login = {"method": "approle", "role_id": vault.role_id, "secret_id": {"env": "SECRET_ID"}}
-            credentials = {
-                "env": {"kind": "env", "name": "CANARY"},
-                "joined": {"kind": "env", "name": "JOINED"},
-                "file": {"kind": "file", "path": str(folder / "token")},
-                "encrypted": {"kind": "encrypted_file", "path": str(folder / "sealed.json"), "key": {"env": "KEY"}},
-                "leased": {
-                    "kind": "vault", "url": vault.url, "auth": login, "engine": "dynamic",
-                    "path": "database/creds/readonly",
-                },
-            }  # fmt: skip
-            config = {
-                "server": {"log_level": "DEBUG"},
-                "upstreams": upstreams,
-                "tools": tools,
-                "credentials": credentials,
-            }
-            env = {"CANARY": CANARIES["env"], "JOINED": CANARIES["joined"], "KEY": KEY, "SECRET_ID": vault.secret_id}
-            with GatewayProcess(config=config, env=env) as gateway:
-                yield World(gateway, vault)
-    finally:
-        for server in (api, thief):
-            server.shutdown()
-            server.server_close()
+    with serving(Echo) as address, serving(Thief) as Echo.thief, ThreadedVault() as vault:
+        for name, (alias, inject) in INJECTIONS.items():
+            upstreams[name] = {"kind": "http", "base_url": address, "credential": alias, "inject": inject}
+            for way, path in PLACES.items():
+                tools[f"{name}.{way}"] = {
+                    "upstream": name, "access": "read", "method": "GET", "path": path, "input_schema": anything,
+                }  # fmt: skip
+        login = {"method": "approle", "role_id": vault.role_id, "secret_id": {"env": "SECRET_ID"}}
+        credentials = {
+            "env": {"kind": "env", "name": "CANARY"},
+            "joined": {"kind": "env", "name": "JOINED"},
+            "file": {"kind": "file", "path": str(folder / "token")},
+            "encrypted": {"kind": "encrypted_file", "path": str(folder / "sealed.json"), "key": {"env": "KEY"}},
+            "leased": {
+                "kind": "vault", "url": vault.url, "auth": login, "engine": "dynamic",
+                "path": "database/creds/readonly",
+            },
+        }  # fmt: skip
+        config = {
+            "server": {"log_level": "DEBUG"},
+            "upstreams": upstreams,
+            "tools": tools,
+            "credentials": credentials,
+        }
+        env = {"CANARY": CANARIES["env"], "JOINED": CANARIES["joined"], "KEY": KEY, "SECRET_ID": vault.secret_id}
+        with GatewayProcess(config=config, env=env) as gateway:
+            yield World(gateway, vault)
 
 
 def secrets_of(world: World, name: str) -> list[str]:

@@ -15,7 +15,7 @@ import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.attacks.test_idempotency import Counter, counter
+from tests.attacks.test_idempotency import Counter, counter, effects
 from tests.gateway import GatewayProcess, exchange, key_entry, statuses
 from tests.signing import COVERED, PATH, Envelope, Signing, body, digest, hmac_with, post, public_text
 
@@ -59,10 +59,6 @@ def envelope(gateway: GatewayProcess, session: str, agent: str = "ed", tool: str
     key_id, sign = AGENTS[agent]
     said = body(agent, f"{session}-1", tool, {"query": session}, session_id=session)
     return replace(Envelope(key_id, sign, said, gateway.url + PATH), **more)
-
-
-def effects(counter: Counter, session: str) -> int:
-    return sum(session in json.dumps(found) for found in counter.got)
 
 
 def refused(answer: httpx.Response, reason: str = "signature_invalid") -> None:

@@ -9,7 +9,6 @@ import threading
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,50 +16,34 @@ import httpx
 import pytest
 
 from tests.gateway import GatewayProcess, key_entry, run_cli, until
+from tests.web import Handler, serving
 
 BOT, OTHER, OTHER_TENANT, APPROVER = "key-bot", "key-other", "key-tenant-b", "key-approver"
 
 
-class Counter(ThreadingHTTPServer):
-    """Counts what reaches it. While `held` it answers nothing."""
-
-    daemon_threads = True
+class Counter:
+    """What reached a server. Its answers wait for `go_on`."""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        self.url = ""
         self.got: list[Any] = []
         self.go_on = threading.Event()
         self.go_on.set()
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Counter
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.got.append(body)
-        self.server.go_on.wait(60)
-        answer = json.dumps({"effect": len(self.server.got), "of": body}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def counter() -> Iterator[Counter]:
-    server = Counter()
-    yield server
-    server.shutdown()
-    server.server_close()
+    found = Counter()
+
+    class Counting(Handler):
+        def do_POST(self) -> None:
+            body = json.loads(self.given())
+            found.got.append(body)
+            found.go_on.wait(60)
+            self.say(200, json.dumps({"effect": len(found.got), "of": body}).encode())
+
+    with serving(Counting) as found.url:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ from tests.attacks.test_tokens import AUDIENCE, spellings
 from tests.e2e.test_mcp_door import connected
 from tests.gateway import GatewayProcess, key_entry, until
 from tests.token_issuer import Issuer
+from tests.web import Handler, serving
 
 MODERN, LEGACY = "2026-07-28", "legacy"
 KEY = "canary-key-of-an-agent-7351"
@@ -34,7 +33,7 @@ OFFERS: dict[str, Any] = {
 }
 
 
-class Recorder(BaseHTTPRequestHandler):
+class Recorder(Handler):
     """A server of MCP on HTTP that remembers every byte that it is sent, and says all of it back."""
 
     protocol_version = "HTTP/1.1"
@@ -42,7 +41,7 @@ class Recorder(BaseHTTPRequestHandler):
     seen: bytearray
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.given()
         type(self).seen += self.raw_requestline + self.headers.as_bytes() + body
         message = json.loads(body)
         if "id" not in message:
@@ -83,25 +82,15 @@ class Recorder(BaseHTTPRequestHandler):
 
     def _reply(self, status: int, message: dict[str, Any] | None) -> None:
         raw = json.dumps({"jsonrpc": "2.0", **message}).encode() if message is not None else b""
-        self.send_response(status)
-        if message is not None and message.get("result", {}).get("protocolVersion"):
-            self.send_header("Mcp-Session-Id", "s-1")
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(raw)))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def log_message(self, *_: Any) -> None: ...
+        starts = message is not None and message.get("result", {}).get("protocolVersion")
+        self.say(status, raw, **({"Mcp-Session-Id": "s-1"} if starts else {}))
 
 
 @pytest.fixture
 def recorder(request: pytest.FixtureRequest) -> Iterator[tuple[str, type[Recorder]]]:
     handler = type("ThisRecorder", (Recorder,), {"seen": bytearray(), "era": request.param})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/mcp", handler
-    server.shutdown()
-    server.server_close()
+    with serving(handler) as url:
+        yield f"{url}/mcp", handler
 
 
 async def use(client: Client) -> str:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -15,40 +13,21 @@ from pypdf import PdfReader
 
 from agentgate.adapters.evidence.pdf import PdfPack
 from tests.evidence_samples import hostile, pack_of
-
-
-class Canary:
-    """A server that nobody has a reason to call."""
-
-    def __init__(self) -> None:
-        self.hits: list[str] = []
-        canary = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                canary.hits.append(self.path)
-                self.send_response(200)
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+from tests.web import Handler, serving
 
 
 @pytest.fixture
-def canary() -> Iterator[Canary]:
-    canary = Canary()
-    yield canary
-    canary.close()
+def canary() -> Iterator[tuple[str, list[str]]]:
+    """A server that nobody has a reason to call, and the paths that it was asked for."""
+    hits: list[str] = []
+
+    class Canary(Handler):
+        def do_GET(self) -> None:
+            hits.append(self.path)
+            self.say(200)
+
+    with serving(Canary) as url:
+        yield url, hits
 
 
 # What was opened or called while a pack was written. A hook stays for the life of the process; the list says when.
@@ -81,11 +60,12 @@ def texts(url: str, secret: Path) -> list[str]:
     return [*(form % source for form in forms for source in sources), "&lt;b&gt; &amp; <b>bold</b> <br/> </para>"]
 
 
-def test_pdf_injection_and_server_side_requests(canary: Canary, tmp_path: Path) -> None:
+def test_pdf_injection_and_server_side_requests(canary: tuple[str, list[str]], tmp_path: Path) -> None:
     """A48: a pack's texts make the writer open no file and call nobody, and a reader program likewise."""
+    url, hits = canary
     secret = tmp_path / "secret.txt"
     secret.write_text("the-contents-of-a-file", encoding="utf-8")
-    injected = texts(canary.url, secret)
+    injected = texts(url, secret)
     pack = pack_of(hostile(injected))
     writer = PdfPack()
     writer.write(pack_of(()))  # fonts are unpacked with the first
@@ -97,7 +77,7 @@ def test_pdf_injection_and_server_side_requests(canary: Canary, tmp_path: Path) 
     finally:
         _watching.pop()
     assert seen == []
-    assert canary.hits == []
+    assert hits == []
 
     reader = PdfReader(BytesIO(written))
     text = re.sub(r"\s", "", " ".join(page.extract_text() for page in reader.pages))

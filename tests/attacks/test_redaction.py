@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import random
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import orjson
@@ -16,13 +14,11 @@ import pytest
 
 from agentgate.core.redaction.marks import MARK
 from agentgate.core.strict_json import canonical, parse
+from tests.attacks.test_credentials import std
 from tests.fakes import REDACTOR
 from tests.gateway import GatewayProcess, call, until
 from tests.vectors.canaries import HARMLESS, SHAPED
-
-
-def std(text: str) -> str:
-    return base64.b64encode(text.encode()).decode()
+from tests.web import Handler, serving
 
 
 def url(text: str) -> str:
@@ -92,37 +88,25 @@ def test_ordinary_arguments_stay_readable() -> None:
     assert parse(REDACTOR.json(canonical(value))) == value
 
 
-# --- over the gateway -------------------------------------------------------------------------------------------
-
 SECRET = "sup3r-secret/+injected-key"
 
 
-class Echo(BaseHTTPRequestHandler):
+class Echo(Handler):
     """An API that says back whatever it was told, its key in every form."""
 
     protocol_version = "HTTP/1.1"
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.given()
         key = self.headers["X-Key"]
-        self._say({
+        self.say(200, json.dumps({
             "plain": key, "hex": key.encode().hex(), "base64": std(key), "shifted": std("x" + key), "url": url(key),
             "json": json.dumps({"k": key}), "split": [key[:7], key[7:]], "deep": std(json.dumps([url(key)])),
-        }, 200)  # fmt: skip
+        }).encode())  # fmt: skip
 
     def do_GET(self) -> None:
-        self._say({"error": f"bad key {self.headers['X-Key']} or {std(self.headers['X-Key'])}"}, 500)
-
-    def _say(self, value: object, status: int) -> None:
-        body = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the test's own output stays readable."""
+        key = self.headers["X-Key"]
+        self.say(500, json.dumps({"error": f"bad key {key} or {std(key)}"}).encode())
 
 
 @pytest.fixture(scope="module")
@@ -136,38 +120,30 @@ def guarded(heard: list[bytes]) -> Iterator[GatewayProcess]:
 
     class Hook(Echo):
         def do_POST(self) -> None:
-            heard.append(self.rfile.read(int(self.headers["Content-Length"])))
-            self._say({}, 200)
+            heard.append(self.given())
+            self.say(200, b"{}")
 
-    servers = [ThreadingHTTPServer(("127.0.0.1", 0), handler) for handler in (Echo, Hook)]
-    for server in servers:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-    api, hook = (f"http://127.0.0.1:{server.server_port}" for server in servers)
     anything: dict[str, Any] = {"type": "object"}
-    config = {
-        "server": {"log_level": "DEBUG"},
-        "upstreams": {
-            "api": {
-                "kind": "http",
-                "base_url": api,
-                "credential": "api-key",
-                "inject": {"kind": "header", "name": "X-Key"},
-            }
-        },
-        "tools": {
-            "say": {"upstream": "api", "access": "read", "method": "POST", "path": "/", "input_schema": anything},
-            "fail": {"upstream": "api", "access": "read", "method": "GET", "path": "/", "input_schema": anything},
-        },
-        "credentials": {"api-key": {"kind": "env", "name": "ECHO_KEY"}},
-        "webhook": {"url": hook, "secret": "a-secret-of-the-hook-7351", "allow_private": True},
-    }
-    try:
+    with serving(Echo) as api, serving(Hook) as hook:
+        config = {
+            "server": {"log_level": "DEBUG"},
+            "upstreams": {
+                "api": {
+                    "kind": "http",
+                    "base_url": api,
+                    "credential": "api-key",
+                    "inject": {"kind": "header", "name": "X-Key"},
+                }
+            },
+            "tools": {
+                "say": {"upstream": "api", "access": "read", "method": "POST", "path": "/", "input_schema": anything},
+                "fail": {"upstream": "api", "access": "read", "method": "GET", "path": "/", "input_schema": anything},
+            },
+            "credentials": {"api-key": {"kind": "env", "name": "ECHO_KEY"}},
+            "webhook": {"url": hook, "secret": "a-secret-of-the-hook-7351", "allow_private": True},
+        }
         with GatewayProcess(config=config, env={"ECHO_KEY": SECRET}) as process:
             yield process
-    finally:
-        for server in servers:
-            server.shutdown()
-            server.server_close()
 
 
 def everything(gateway: GatewayProcess, heard: list[bytes], sessions: list[str]) -> str:

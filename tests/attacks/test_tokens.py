@@ -6,10 +6,8 @@ import base64
 import hashlib
 import hmac
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -22,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from tests.gateway import GatewayProcess, call, exchange, key_entry, post, statuses
 from tests.token_issuer import AUDIENCE, Issuer, b64, public_jwk, rsa_key, sign, signature
+from tests.web import Handler, serving
 
 KEY = "key-of-an-agent-beside-the-issuer"
 QUERY = {"query": "SELECT 1"}
@@ -499,35 +498,24 @@ def test_clients_find_the_issuer(house: House) -> None:
 # --- the issuer's keys, over the wire ---------------------------------------------------------------------------------
 
 
-class Recorder(BaseHTTPRequestHandler):
+class Recorder(Handler):
     """An upstream that remembers every byte that it is sent."""
 
     seen: bytearray
 
     def do_GET(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.given()
         self.seen += self.raw_requestline + self.headers.as_bytes() + body
-        answer = json.dumps({"headers": dict(self.headers), "body": body.decode("latin-1")}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
+        self.say(200, json.dumps({"headers": dict(self.headers), "body": body.decode("latin-1")}).encode())
 
-    def do_POST(self) -> None:
-        self.do_GET()
-
-    def log_message(self, *_: Any) -> None: ...
+    do_POST = do_GET  # noqa: N815 - the name that the library calls
 
 
 @pytest.fixture
 def upstream() -> Iterator[tuple[str, bytearray]]:
     handler = type("ThisRecorder", (Recorder,), {"seen": bytearray()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.seen
-    server.shutdown()
-    server.server_close()
+    with serving(handler) as url:
+        yield url, handler.seen
 
 
 def spellings(token: str) -> set[bytes]:

@@ -5,7 +5,6 @@ The server is a real one on stdio; whether a call has reached it is read from it
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from agentgate.core.errors import UnsafeConfiguration
 from agentgate.kinds import make_tools
 from agentgate.settings import load
 from agentgate.toolservers import make_servers
+from tests.e2e.test_tool_servers import describe
 from tests.fakes import FakeUpstream
 from tests.gateway import GatewayProcess, run_cli, until
 
@@ -71,12 +71,6 @@ class Attacker:
         done = self.gateway.admin().post(f"/tools/{name}/accept", json=body)
         assert done.status_code == 200, done.text
         assert done.json()["served"] is True
-
-
-def describe(folder: Path, *tools: Mapping[str, Any], name: str = "files-server") -> None:
-    new = folder / "tools.new"
-    new.write_text(json.dumps({"name": name, "tools": tools}), encoding="utf-8")
-    new.replace(folder / "tools.json")
 
 
 @pytest.fixture(scope="module")

@@ -42,9 +42,6 @@ def asked(gateway: ScriptedGateway) -> list[tuple[str, str, Any]]:
     return [request for request in gateway.asked if request[0] == "POST"]
 
 
-# --- list -------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("words", [["tools"], ["tools", "list"]])
 def test_a_list_says_the_state_of_each_tool(words: list[str]) -> None:
     with answering(SERVED, tool("files__write", state="missing", why="its server does not list it")) as gateway:
@@ -77,9 +74,6 @@ def test_a_server_that_is_down_and_a_policy_that_is_behind_are_said() -> None:
     assert "not served yet: the policy cannot be loaded: x" in result.stdout
 
 
-# --- show -------------------------------------------------------------------------------------------------
-
-
 def test_show_hides_nothing_and_colours_nothing_that_a_server_wrote() -> None:
     with answering(CHANGED) as gateway:
         result = run(gateway, "tools", "show", "files__read")
@@ -94,9 +88,6 @@ def test_a_tool_that_there_is_not_is_said() -> None:
     with ScriptedGateway({"GET /tools": [(200, {"tools": [], "servers": SERVERS})]}) as gateway:
         result = run(gateway, "tools", "show", "x")
     assert (result.exit_code, "there is no tool x" in result.stderr) == (1, True)
-
-
-# --- accept and reject ------------------------------------------------------------------------------------
 
 
 def test_what_was_shown_is_what_is_accepted() -> None:

@@ -7,7 +7,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,6 +24,7 @@ from agentgate.commands.sources import GatewaySource
 from agentgate.core.query import Query
 from tests.commands.test_stopping import run
 from tests.scripted_gateway import HANG_UP, Said, ScriptedGateway, problem
+from tests.web import Handler, serving
 
 DECIDED = {
     "index": 7,
@@ -326,41 +327,31 @@ class ScriptedCollector:
     """Takes `POST /v1/logs`, and answers what was written down."""
 
     def __init__(self, *said: tuple[int, bytes, dict[str, str]]) -> None:
+        self.url = ""
         self.said = list(said)
         self.took: list[tuple[str, bytes, str | None]] = []
-        script = self
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                script.took.append((self.path, body, self.headers.get("Authorization")))
-                status, text, headers = script.said.pop(0) if len(script.said) > 1 else script.said[0]
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
-
-            def log_message(self, format: str, *args: Any) -> None: ...
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    def take(self, request: Handler) -> None:
+        self.took.append((request.path, request.given(), request.headers.get("Authorization")))
+        status, text, headers = self.said.pop(0) if len(self.said) > 1 else self.said[0]
+        request.say(status, text, **headers)
 
 
 @pytest.fixture
 def collector() -> Iterator[Callable[..., ScriptedCollector]]:
-    made: list[ScriptedCollector] = []
+    with ExitStack() as ends:
 
-    def make(*said: tuple[int, bytes, dict[str, str]]) -> ScriptedCollector:
-        made.append(ScriptedCollector(*said))
-        return made[-1]
+        def make(*said: tuple[int, bytes, dict[str, str]]) -> ScriptedCollector:
+            made = ScriptedCollector(*said)
 
-    yield make
-    for one in made:
-        one.server.shutdown()
-        one.server.server_close()
+            class Taker(Handler):
+                def do_POST(self) -> None:
+                    made.take(self)
+
+            made.url = ends.enter_context(serving(Taker))
+            return made
+
+        yield make
 
 
 @pytest.fixture

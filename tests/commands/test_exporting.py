@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -16,6 +14,7 @@ from click.testing import Result
 from tests.commands.test_stopping import run
 from tests.gateway import run_cli
 from tests.scripted_gateway import ScriptedGateway, problem
+from tests.web import Handler, serving
 
 PACK = b"PK" + bytes(100_000)
 KNOWN = (200, {"events": [{}], "next": None, "size": 1})
@@ -27,12 +26,10 @@ def giving(body: bytes = PACK, *, claims: int | None = None, **more: str) -> Ite
     """A gateway that gives one pack, of which it `claims` a length, and the questions that it was asked."""
     asked: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Giver(Handler):
         def do_GET(self) -> None:
             if self.path.startswith("/audit?"):  # whether anything is on record
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(json.dumps(KNOWN[1]).encode())
+                self.say(200, json.dumps(KNOWN[1]).encode())
                 return
             asked.append(self.path)
             self.send_response(200)
@@ -43,15 +40,8 @@ def giving(body: bytes = PACK, *, claims: int | None = None, **more: str) -> Ite
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", asked
-    finally:
-        server.shutdown()
-        server.server_close()
+    with serving(Giver) as url:
+        yield url, asked
 
 
 def pull(url: str, *words: str) -> Result:

@@ -149,9 +149,6 @@ def test_a_log_that_has_signed_nothing_proves_nothing() -> None:
         follow(log, [KEY], None)
 
 
-# --- the command ---
-
-
 def run(*options: str) -> tuple[int, str]:
     found = CliRunner().invoke(cli, ["log", "monitor", *options])
     return found.exit_code, found.output

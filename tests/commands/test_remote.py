@@ -146,9 +146,6 @@ def test_a_total_that_is_not_said_is_what_was_listed() -> None:
     assert [request.url.query for request in asked] == [b"limit=1", b""]
 
 
-# --- silence ----------------------------------------------------------------------------------------------------
-
-
 def test_an_order_whose_answer_was_lost_is_given_once_more_under_its_id() -> None:
     order = {"id": "k", "scope": "session", "target": "s"}
     with ScriptedGateway({"POST /kills": [HANG_UP, (200, KILL)]}) as gateway, Remote(gateway.url, "key") as remote:

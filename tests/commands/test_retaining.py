@@ -32,9 +32,6 @@ def one(request: str, *answers: Any) -> ScriptedGateway:
     return ScriptedGateway({"GET /retention": [(200, STATUS)], request: list(answers)})
 
 
-# --- retention ---
-
-
 def test_status_says_what_is_due_and_what_is_held() -> None:
     with one("GET /retention", (200, STATUS)) as gateway:
         result = run(gateway, "retention", "status")
@@ -95,9 +92,6 @@ def test_prune_that_is_not_answered_any_more_says_how_far_it_came() -> None:
         result = run(gateway, "retention", "prune")
     assert result.exit_code == 1
     assert "256 sessions pruned, and perhaps more. Saying it again goes on" in result.stderr
-
-
-# --- holds ---
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ from tests.containment.plan import make
 from tests.containment.run import Running
 
 SEEDS = range(32)
-SLOW_SEEDS = range(3)
 TORTURE = int(os.environ.get("AGENTGATE_HISTORIES", "1000"))
 FIRST = int(os.environ.get("AGENTGATE_FIRST_HISTORY", "10000"))
 """So that a second night finds other histories."""

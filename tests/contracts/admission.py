@@ -37,6 +37,7 @@ from agentgate.core.call import (
 )
 from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.errors import ReasonCode
+from agentgate.kinds import KillStore
 from agentgate.ports.containment import Admission, Admitted, InFlight, LimitState, NotAdmitted, Quota, RateLimit
 
 MEMBER = "member-1"
@@ -534,3 +535,9 @@ class AdmissionContract:
         admission.release(call)
         admission.release(call)
         assert await admission.in_flight() == []
+
+    async def test_a_member_with_a_new_name_is_shown_under_it(self, admission: KillStore) -> None:
+        await admission.apply(state(0))
+        admission.rename("m-2")
+        await admission.admit(a_call(), None, 0)
+        assert [flight.member for flight in await admission.in_flight()] == ["m-2"]

@@ -24,7 +24,7 @@ from agentgate.core.approval import State, from_row
 from agentgate.core.audit.report import Report
 from agentgate.core.containment import Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.decision import Receipt
-from agentgate.core.errors import LogBroken
+from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make, rfc3339
 from agentgate.core.events.calls import answers_closed, closed
 from agentgate.core.events.keeping import keys_changed
@@ -1153,6 +1153,13 @@ class LogContract:
                 async with asyncio.timeout(10):
                     await asyncio.gather(*tasks, return_exceptions=True)
                     assert await log.size() >= 1
+
+    async def test_a_closed_log_refuses_at_once(self, opened: Opened, author: Author) -> None:
+        async with opened() as log:
+            pass
+        for refused in (log.append(author.decided()), log.kills_since(-1), log.beat("m-1")):
+            with pytest.raises(LogUnavailable):
+                await refused
 
 
 def patient(open_log: Callable[[], Awaitable[Patient]]) -> Opened:

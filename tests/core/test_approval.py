@@ -102,8 +102,6 @@ def test_row_gives_the_approval_back() -> None:
     assert from_row({**row, "approvers": '["person:a"]', "executes": 1}) == whole
 
 
-# --- who may answer, under which terms, and what makes it void ------------------------------------------------
-
 ALICE = principal("alice", Role.APPROVER, person=True)
 
 

@@ -162,10 +162,6 @@ def test_every_member_is_done_waited_for_excepted_or_attested(
     assert state.drained is not any(presence.get(m, Presence.HERE) in (Presence.HERE, Presence.GONE) for m in owing)
 
 
-def test_member_of_which_nothing_is_known_is_waited_for() -> None:
-    assert progress(["m-1"], {}, {}, 1).unheard == ("m-1",)
-
-
 def test_later_acknowledgement_covers_earlier_kills_and_not_the_other_way_round() -> None:
     assert progress(["m-1"], {}, {"m-1": 2}, 1).drained
     assert not progress(["m-1"], {}, {"m-1": 1}, 2).drained

@@ -71,7 +71,6 @@ class Member:
     name: str
     joined_at: int
     state: KillState
-    expected_cuts: set[KillId]
     cut_by: set[KillId] = field(default_factory=set)
     acked: int | None = None
     presence: Presence = Presence.HERE
@@ -161,7 +160,7 @@ class Containment(RuleBasedStateMachine):
         drained = [self._progress(waiting) for waiting in self.waits]
         here, name = self.book.position, f"m{len(self.members)}"
         changes = self.book.changes(-1, here)
-        self.members[name] = Member(name, here, KillState(-1, {}).advanced(changes), set())
+        self.members[name] = Member(name, here, KillState(-1, {}).advanced(changes))
         assert [self._progress(waiting) for waiting in self.waits] == drained
 
     @rule(seed=MANY, since=MANY, upto=MANY)

@@ -98,9 +98,6 @@ def test_what_has_no_canonical_form_has_no_pin(value: object) -> None:
     assert pin_sha256(IDENTITY, DEFINITION | {"description": value}) == ""
 
 
-# --- what an operator sees --------------------------------------------------------------------------------
-
-
 @given(old=OBJECTS, new=OBJECTS)
 def test_a_difference_is_told_exactly_where_there_is_one(old: dict[str, Any], new: dict[str, Any]) -> None:
     old, new = (strict_json.parse(strict_json.canonical(value)) for value in (old, new))
@@ -167,9 +164,6 @@ def test_of_a_tools_own_meta_everything_counts_but_the_protocols_stamp() -> None
         "tool": DEFINITION | {"_meta": {"x": 1}},
     }
     assert subject({}, DEFINITION | {"_meta": stamp}) == {"server": {"name": ""}, "tool": DEFINITION}
-
-
-# --- names ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,6 @@ from agentgate.core.parsing import MOST_CHARS, MOST_TEXTS, read_parse, texts_of
 from agentgate.core.policy import PolicyBundle
 from tests.fakes import TOOL
 
-# --- labels -----------------------------------------------------------------------------------------------
-
 
 def test_a_tool_has_its_own_labels_its_servers_and_those_by_its_name_each_once() -> None:
     about = {"tools": {TOOL.name: ["pii", "own"]}, "servers": {TOOL.upstream: ["private", "pii"]}}
@@ -75,9 +73,6 @@ def test_as_many_and_as_long_labels_as_are_allowed_are_read() -> None:
     assert read_labels(of_tool(["x" * 128] * 32)).tools["a"] == ("x" * 128,) * 32
 
 
-# --- arguments that are parsed ------------------------------------------------------------------------------
-
-
 def test_rules_of_parsing_are_read_as_they_are() -> None:
     assert read_parse({"parse": {"bash": {"command": "shell", "/a/b": "path"}}})["bash"]["/a/b"] == "path"
     assert read_parse({}) == {}
@@ -110,9 +105,6 @@ def test_texts_of_an_argument_are_found_or_it_is_said_that_it_is_something_else(
 ) -> None:
     """Where it is something else nobody knows what the tool makes of it: that is not the same as nothing."""
     assert texts_of(ARGUMENTS, name) == found
-
-
-# --- what policy is asked, and the revision that answers ----------------------------------------------------
 
 
 def test_a_session_past_is_told_in_whole_seconds_that_are_never_negative() -> None:

@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from agentgate.core.redaction import layers, sensitive
 
-# --- runs -------------------------------------------------------------------------------------------------------
-
 SAID = st.sampled_from(["canary@example.org", "zürich größe €", "東京データ東京データ", "x" * 14, "a"])
 DATA = st.builds(str.encode, SAID, st.sampled_from(["utf-8", "utf-16-le", "utf-16-be"])) | st.binary(max_size=40)
 ENCODED = st.builds(
@@ -99,8 +97,6 @@ def test_escapes_of_program_texts_are_read_and_what_is_no_character_is_replaced(
     assert layers.unescaped(text) == plain
 
 
-# --- folding ----------------------------------------------------------------------------------------------------
-
 ODD = st.sampled_from(
     "е\u0301\u0308ﬁ²½™…\u200b\u00ad\u0660\uff11\uff20\u0430\u212a\u2019é東\u0f73\u1100\u1161\u11a8\u2028\x85\xa0\u0344"
 )
@@ -135,8 +131,6 @@ def test_place_in_a_folded_text_leads_back_to_where_it_was(text: str) -> None:
             assert folded.original(sensitive.Span(at, at + len(plain), "x")) == (before, before + len(part), "x")
         at, before = at + len(plain), before + len(part)
 
-
-# --- what is secret by its name ---------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["password", "apiKey", " : password", "a", "", ":", "token_count", "x" * 600, '"', " "])
 

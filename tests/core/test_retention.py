@@ -105,9 +105,6 @@ def test_nothing_younger_than_the_limit_is_old(times: list[datetime], days: int)
     assert young is None or limit < times[young] <= NOW
 
 
-# --- clocks ---
-
-
 def days_ago(days: float) -> datetime:
     return NOW - timedelta(days=days)
 

@@ -82,9 +82,6 @@ def test_what_a_clock_has_closed_names_nobody() -> None:
     assert summary([of_nobody], [])["approvals"] == [ASKED | {"what": "expired"}]
 
 
-# --- anomalies --------------------------------------------------------------------------------------------
-
-
 def entry(number: int = 0, **said: Any) -> dict[str, Any]:
     return {
         "event_id": f"e-{number}", "timestamp": AT, "tenant": "t", "session_id": "s-1", "agent_id": "agent:bot",

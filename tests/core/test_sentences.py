@@ -26,7 +26,6 @@ KEY = note.NoteKey("log", RAW)
 WITNESS = note.NoteKey("w", RAW, note.COSIGNATURE_V1)
 ROOT = base64.b64encode(bytes(32)).decode()
 NOTE = note.sign(f"log\n7\n{ROOT}\n", KEY, SIGNER.sign)
-LINE = NOTE.split(b"\n\n")[1].decode()
 FALSE = note.sign("x\n", KEY, lambda _: bytes(64))
 SHORT = "x\n\n— log " + base64.b64encode(KEY.hash).decode() + "\n"
 OTHERS = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from agentgate.core.event import Kind, Record, make
 from agentgate.core.events.keeping import pruned
 from agentgate.core.evidence.scope import Scope
-from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical
 from agentgate.core.verification.findings import Fault, Report, Standing
 from agentgate.core.verification.seals import NoKey, Trust, read_trust
@@ -256,15 +255,6 @@ def test_pages_that_have_each_others_hmac_are_named() -> None:
 # --- by an insider, who holds every key but the log's ---------------------------------------------------------
 
 
-def rehash(body: Body) -> None:
-    """Hashes, numbers and sections put right, as the gateway would have written them."""
-    integrity = body["integrity"]
-    for number, event in enumerate(integrity["events"], 1):
-        event["leaf_hash"] = leaf_hash(event["leaf"].encode()).hex()
-        event["number"] = number
-    integrity["event_count"] = len(integrity["events"])
-
-
 def forged(records: list[Record]) -> bytes:
     """What the gateway itself would make of these records, with proofs of the true log, signed with its keys."""
     pack = Maker(records, leaves=MAKER.leaves).make()
@@ -276,10 +266,6 @@ def altered(place: int, **fields: object) -> list[Record]:
     changed = {**records[place].fields, **fields}
     records[place] = replace(records[place], fields=changed, leaf=canonical(changed))
     return records
-
-
-def renumbered(records: list[Record]) -> list[Record]:
-    return [replace(record, session_number=number) for number, record in enumerate(records, 1)]
 
 
 def test_an_event_rewritten_by_who_holds_the_other_keys_is_not_in_the_log() -> None:

@@ -13,17 +13,17 @@ import socket
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jsonschema_rs
 import pytest
 import yaml
+
+from tests.web import Handler, serving
 
 ROOT = Path(__file__).resolve().parents[2]
 DEV = "docker-compose.yaml"
@@ -326,7 +326,7 @@ def test_image_starts_the_gateway_by_its_exec_form() -> None:
 # The commands, run.
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Handler):
     """Answers `routes[path]`, and notes the bearer tokens it was shown."""
 
     routes: ClassVar[dict[str, tuple[int, bytes]]] = {}
@@ -335,26 +335,14 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.tokens.append(self.headers.get("Authorization", ""))
         status, body = self.routes.get(self.path, (404, b""))
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
+        self.say(status, body)
 
 
 @contextmanager
 def answering(routes: dict[str, tuple[int, bytes]]) -> Iterator[tuple[int, list[str]]]:
-    handler = type("Handler", (Answer,), {"routes": routes, "tokens": []})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield server.server_address[1], handler.tokens
-        finally:
-            server.shutdown()
-            thread.join()
+    handler = type("Answers", (Answer,), {"routes": routes, "tokens": []})
+    with serving(handler) as url:
+        yield int(url.rpartition(":")[2]), handler.tokens
 
 
 def free_port() -> int:

@@ -25,6 +25,15 @@ def gateway() -> Iterator[GatewayProcess]:
 
 
 @pytest.fixture
+def released(gateway: GatewayProcess) -> Iterator[None]:
+    """What a test killed does not outlive it."""
+    yield
+    admin = gateway.admin()
+    for kill in admin.get("/kills").json()["kills"]:
+        admin.post(f"/kills/{kill['id']}/release", json={"force": True})
+
+
+@pytest.fixture
 def session() -> str:
     """An id that no other test uses."""
     return f"session-{next(_numbers)}"

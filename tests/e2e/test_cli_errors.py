@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import shutil
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import CommandLine, Done
 from tests.gateway import GatewayProcess
+from tests.web import Handler, serving
 
 REFUSED, USAGE, START, INTERRUPTED = 1, 2, 3, 130
 A_KEY = "k" * 40
@@ -37,23 +36,23 @@ class Stage:
         return {"AGENTGATE_URL": self.gateway.url, "AGENTGATE_KEY": self.gateway.admin_key}
 
 
-class _Page(BaseHTTPRequestHandler):
+class _Page(Handler):
     def do_GET(self) -> None:
-        self.send_response(200)
-        self.end_headers()
-        self.wfile.write(b"<h1>It works!</h1>")
+        self.say(200, b"<h1>It works!</h1>", "text/html")
 
     do_POST = do_GET  # noqa: N815 - the name that the library calls
-
-    def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     tmp = tmp_path_factory.mktemp("errors")
-    web = ThreadingHTTPServer(("127.0.0.1", 0), _Page)
-    threading.Thread(target=web.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-    with socket.socket() as bound, socket.socket() as busy, GatewayProcess() as gateway, CommandLine() as command_line:
+    with (
+        socket.socket() as bound,
+        socket.socket() as busy,
+        serving(_Page) as web,
+        GatewayProcess() as gateway,
+        CommandLine() as command_line,
+    ):
         bound.bind(("127.0.0.1", 0))
         busy.bind(("127.0.0.1", 0))
         busy.listen()
@@ -61,7 +60,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         down, host = f"127.0.0.1:{bound.getsockname()[1]}", gateway.url.removeprefix("http://")
         names = {
             "gateway": gateway.url, "host": host, "down": f"http://{down}", "database": f"postgresql://{down}/x",
-            "web": f"http://127.0.0.1:{web.server_port}", "busy": str(busy.getsockname()[1]),
+            "web": web, "busy": str(busy.getsockname()[1]),
             "data": str(gateway.data_dir),
         }  # fmt: skip
         stage = Stage(command_line, gateway, names | {name: str(path) for name, path in _places(tmp).items()})
@@ -70,8 +69,6 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield stage
         for folder in ("theirs", "fixed"):
             Path(stage.names[folder]).chmod(0o700)
-    web.shutdown()
-    web.server_close()
 
 
 def _places(tmp: Path) -> dict[str, Path]:

@@ -24,6 +24,8 @@ from tests.gateway import GatewayProcess, call, clean_environment, key_entry, ru
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer
 
+pytestmark = pytest.mark.usefixtures("released")
+
 OLGA, ANN, BOB, EVE, BOT = "key-olga", "key-ann", "key-bob", "key-eve", "key-bot"
 KEYS = [
     key_entry(OLGA, person="olga", roles=["operator"], all_tenants=True),
@@ -47,14 +49,6 @@ def strict() -> Iterator[GatewayProcess]:
     config = {**MANY_REFUSALS, "auth": {"keys": KEYS}, "containment": {"release_quorum": 2}}
     with GatewayProcess(config=config) as process:
         yield process
-
-
-@pytest.fixture(autouse=True)
-def _releases(gateway: GatewayProcess) -> Iterator[None]:
-    yield
-    admin = gateway.admin()
-    for kill in admin.get("/kills").json()["kills"]:
-        admin.post(f"/kills/{kill['id']}/release", json={"force": True})
 
 
 def at(gateway: GatewayProcess, *words: str, key: str = ANN) -> subprocess.CompletedProcess[str]:

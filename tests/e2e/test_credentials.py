@@ -4,9 +4,7 @@ what came of it."""
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import httpx
@@ -15,12 +13,13 @@ import pytest
 
 from tests.gateway import GatewayProcess, call, key_entry
 from tests.openid_provider import RESOURCE, SCOPE, OpenIdProvider
+from tests.web import Handler, serving
 
 UPSTREAM = "https://tickets.example.org"
 API_KEY = "key-of-an-agent-without-a-token"
 
 
-class Api(BaseHTTPRequestHandler):
+class Api(Handler):
     """Keeps the tokens that it is sent, and says each back."""
 
     protocol_version = "HTTP/1.1"
@@ -29,15 +28,7 @@ class Api(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         self.tokens.append(token)
-        body = json.dumps({"you": token, "sent": dict(self.headers)}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Nothing: the test's own output stays readable."""
+        self.say(200, json.dumps({"you": token, "sent": dict(self.headers)}).encode())
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +38,13 @@ def provider() -> Iterator[OpenIdProvider]:
 
 
 @pytest.fixture(scope="module")
-def gateway(provider: OpenIdProvider) -> Iterator[GatewayProcess]:
-    api = ThreadingHTTPServer(("127.0.0.1", 0), Api)
-    threading.Thread(target=api.serve_forever, daemon=True).start()
+def api() -> Iterator[str]:
+    with serving(Api) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def gateway(provider: OpenIdProvider, api: str) -> Iterator[GatewayProcess]:
     exchange = {
         "kind": "token_exchange",
         "token_url": provider.token_endpoint,
@@ -60,7 +55,7 @@ def gateway(provider: OpenIdProvider) -> Iterator[GatewayProcess]:
     }
     own = {**exchange, "kind": "oauth_client_credentials"}
     tool = {"access": "read", "method": "GET", "path": "/", "input_schema": {"type": "object"}}
-    upstream = {"kind": "http", "base_url": f"http://127.0.0.1:{api.server_port}"}
+    upstream = {"kind": "http", "base_url": api}
     config: dict[str, Any] = {
         "auth": {"oauth": {"issuer": provider.issuer, "audience": RESOURCE}, "keys": [key_entry(API_KEY, agent="bot")]},
         "server": {"log_level": "DEBUG"},
@@ -73,8 +68,6 @@ def gateway(provider: OpenIdProvider) -> Iterator[GatewayProcess]:
     }
     with GatewayProcess(config=config, env={"CLIENT_SECRET": provider.secret_of("gateway")}) as process:
         yield process
-    api.shutdown()
-    api.server_close()
 
 
 def seen() -> dict[str, Any]:

@@ -23,6 +23,8 @@ KEYS = [
 CONFIG = {**MANY_REFUSALS, "auth": {"keys": KEYS}}
 KEYED = {**MANY_REFUSALS, "auth": {"keys": [*KEYS, key_entry(BOT_B, agent="bot", tenant="b")]}}
 
+pytestmark = pytest.mark.usefixtures("released")
+
 EVERY_SCOPE = [
     ("session", "/sessions/{session}/kill"),
     ("agent", "/agents/local/kill"),
@@ -39,15 +41,6 @@ def gateway() -> Iterator[GatewayProcess]:
     """Keyless for agents of this machine, with operators' keys."""
     with GatewayProcess(config=CONFIG) as process:
         yield process
-
-
-@pytest.fixture(autouse=True)
-def _releases(gateway: GatewayProcess) -> Iterator[None]:
-    """What a test killed does not outlive it."""
-    yield
-    admin = gateway.admin()
-    for kill in admin.get("/kills").json()["kills"]:
-        admin.post(f"/kills/{kill['id']}/release")
 
 
 @contextlib.contextmanager

@@ -23,10 +23,11 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
-from mcp.types import CallToolResult, ElicitRequestURLParams, ElicitResult, InputRequiredResult, TextContent
+from mcp.types import CallToolResult, ElicitRequestURLParams, ElicitResult, InputRequiredResult
 
 from agentgate.worker import GRACE_S
 from tests.e2e.conftest import MANY_REFUSALS
+from tests.edges.test_mcp import said
 from tests.faults.conftest import Service, service_config
 from tests.gateway import GatewayProcess, key_entry, until
 
@@ -90,10 +91,6 @@ async def connected(gateway: GatewayProcess, mode: Any, key: str = BOT, **more: 
 
 def in_session(session: str) -> dict[str, Any]:
     return {f"{OURS}session": session}
-
-
-def said(result: CallToolResult) -> str:
-    return "".join(part.text for part in result.content if isinstance(part, TextContent))
 
 
 def meta(result: CallToolResult, name: str) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_mcp_door import BOT, OURS, connected, said
+from tests.e2e.test_mcp_door import BOT, OURS, connected
+from tests.edges.test_mcp import said
 from tests.faults.conftest import Gate
 from tests.faults.test_log import locked
 from tests.gateway import GatewayProcess, key_entry, until

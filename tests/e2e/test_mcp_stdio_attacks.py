@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ import pytest
 
 from agentgate import whereabouts
 from tests.gateway import GatewayProcess, clean_environment, key_entry, until
+from tests.web import Handler, serving
 
 ERAS = ("2025-11-25", "2026-07-28")
 NEWER = {
@@ -158,24 +157,15 @@ def thief() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """A web server that is no gateway, and the headers of what it was asked."""
     asked: list[dict[str, str]] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Thief(Handler):
         def answer(self) -> None:
             asked.append(dict(self.headers))
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(b'{"jsonrpc":"2.0","id":0,"result":{"tools":["x",7,{}],"protocolVersion":7}}')
+            self.say(200, b'{"jsonrpc":"2.0","id":0,"result":{"tools":["x",7,{}],"protocolVersion":7}}')
 
         do_GET = do_POST = do_DELETE = answer  # noqa: N815 - the names that it must have
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
-        thread.join()
+    with serving(Thief) as url:
+        yield url, asked
 
 
 @contextlib.contextmanager

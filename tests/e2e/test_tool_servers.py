@@ -15,9 +15,10 @@ SCRIPT = Path(__file__).parents[1] / "adapters" / "upstreams" / "mcp_script.py"
 READ = {"name": "read", "description": "Reads a file.", "inputSchema": {"type": "object"}}
 
 
-def describe(folder: Path, *tools: Mapping[str, Any]) -> None:
+def describe(folder: Path, *tools: Mapping[str, Any], name: str = "files-server") -> None:
+    """What the server in `folder` offers from now on."""
     new = folder / "tools.new"
-    new.write_text(json.dumps({"name": "files-server", "tools": tools}), encoding="utf-8")
+    new.write_text(json.dumps({"name": name, "tools": tools}), encoding="utf-8")
     new.replace(folder / "tools.json")
 
 

@@ -9,10 +9,8 @@ import hmac
 import json
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +18,10 @@ import pytest
 from standardwebhooks import Webhook as Verifier
 
 from tests.e2e.conftest import MANY_REFUSALS
-from tests.e2e.test_workers import EMPTY_LOG, running
+from tests.e2e.test_workers import migrated, running
 from tests.gateway import GatewayFailed, GatewayProcess, call, key_entry, run_cli, until
-from tests.postgres_server import PostgresServer
 from tests.redis_server import free_port
+from tests.web import Handler, serving
 
 SECRET = f"whsec_{base64.b64encode(bytes(range(32))).decode()}"
 BOT, APPROVER = "key-bot", "key-approver"
@@ -37,7 +35,7 @@ class Hook:
     port: int
     got: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
     status: int = 200
-    _server: ThreadingHTTPServer | None = None
+    _ends: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
 
     @property
     def url(self) -> str:
@@ -53,24 +51,16 @@ class Hook:
     def open(self) -> None:
         hook = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Receiver(Handler):
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                body = self.given()
                 hook.got.append((body, {name.lower(): value for name, value in self.headers.items()}))
-                self.send_response(hook.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.say(hook.status)
 
-            def log_message(self, *_: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self._ends.enter_context(serving(Receiver, self.port))
 
     def close(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-            self._server = None
+        self._ends.close()
 
 
 @pytest.fixture
@@ -200,21 +190,12 @@ def test_an_endpoint_that_cannot_be_told_stops_the_start(hook: Hook, change: dic
     assert SECRET not in caught.value.stderr
 
 
-@contextlib.contextmanager
-def database() -> Iterator[PostgresServer]:
-    with PostgresServer() as server:
-        server.sql(f"CREATE DATABASE {EMPTY_LOG}")
-        ran = run_cli("log", "migrate", "--database-url", server.url(EMPTY_LOG))
-        assert ran.returncode == 0, ran.stderr
-        yield server
-
-
 def test_of_several_workers_one_tells_and_another_goes_on_when_it_dies(hook: Hook, tmp_path: Path) -> None:
     hook.open()
     secret = tmp_path / "secret"
     secret.write_text(SECRET)
     config = configured(hook, secret={"file": str(secret)})
-    with database() as server, running(server, config=config) as service:
+    with migrated() as server, running(server, config=config) as service:
         bots = [service.client(BOT) for _ in range(6)]
         traces = [call(bots[number % 6], "no_such_tool", {}).json()["trace_id"] for number in range(30)]
         until(lambda: len(hook.got) >= 30, timeout_s=20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import pytest
 from tests import postgres_server, redis_server
 from tests.contracts.policy_engine import needs_opa
 from tests.faults.conftest import OPA_ROLE_KEY, PullingOpa
-from tests.gateway import GatewayFailed, GatewayProcess, call, run_cli, until
+from tests.gateway import GatewayFailed, GatewayProcess, call, is_alive, run_cli, until
 from tests.postgres_server import PostgresServer
 from tests.redis_server import RedisServer, free_port
 
@@ -36,12 +37,19 @@ EMPTY_LOG = "empty_log"
 OPEN = "SELECT count(*) FROM members WHERE left_idx IS NULL"
 
 
-@pytest.fixture(scope="module")
-def database_server() -> Iterator[PostgresServer]:
+@contextlib.contextmanager
+def migrated() -> Iterator[PostgresServer]:
+    """A server with an empty log in a database."""
     with PostgresServer() as server:
         server.sql(f"CREATE DATABASE {EMPTY_LOG}")
         ran = run_cli("log", "migrate", "--database-url", server.url(EMPTY_LOG))
         assert ran.returncode == 0, ran.stderr
+        yield server
+
+
+@pytest.fixture(scope="module")
+def database_server() -> Iterator[PostgresServer]:
+    with migrated() as server:
         yield server
 
 
@@ -111,13 +119,6 @@ def service(database_server: PostgresServer, policies: Path) -> Iterator[Service
     """For tests that leave its workers alive."""
     with running(database_server, config={"policy": {"path": str(policies)}}) as process:
         yield process
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @dataclass

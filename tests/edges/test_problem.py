@@ -73,8 +73,6 @@ def test_a_405_names_head_with_get() -> None:
     assert method_not_allowed(["POST"]).headers == {"Allow": "POST"}
 
 
-# --- nothing is a 5xx -----------------------------------------------------------------------------------------
-
 GRAINS = [
     *[b"{", b"}", b"[", b"]", b":", b",", b'"', b"\\", b"\\u", b"\\ud800", b"\\udc00", b"\x00", b"\xff", b"\xc3\x28"],
     *[b"1e999", b"-0", b"NaN", b"null", b"true", b"9" * 400, b"0." + b"1" * 400, b"\xef\xbb\xbf", b"\xf0\x9f\x98\x80"],

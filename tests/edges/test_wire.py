@@ -7,12 +7,11 @@ import itertools
 import json
 import time
 import zlib
-from pathlib import Path
 
 import pytest
 
 from tests.edges.conftest import key_of
-from tests.gateway import GatewayProcess, exchange, post, statuses
+from tests.gateway import GatewayProcess, exchange, post, resident_bytes, statuses
 
 CALL = b'{"session_id":"s","tool_name":"rate_limited_tool","arguments":%s}'
 GOOD = CALL % b"{}"
@@ -98,10 +97,6 @@ def test_a_depth_bomb_is_refused_quickly_and_costs_no_memory(gateway: GatewayPro
     assert statuses(exchange(gateway.port, post("/tools/call", b"[" * 1_000_000, AGENT))) == [400]
     assert time.monotonic() - started < 1
     assert resident_bytes(gateway.pid) - before < 30_000_000
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * 4096
 
 
 # --- body limit -----------------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import re
 import select
 import shutil
@@ -22,7 +21,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -90,10 +88,8 @@ class Gate(GatewayProcess):
         super().__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         self._pool.shutdown()
 
     def say(self, tool: str = "db_query", session: str = "s-1", *, token: str | None = None, **arguments: Any) -> Said:
@@ -516,7 +512,3 @@ def with_opa(
         settings = {"AGENTGATE_OPA_URL": where, "AGENTGATE_POLICY_PATH": str(directory), **(env or {})}
         with Gate("--port", str(port), env=settings, config={"auth": {"keys": [OPA_ROLE_KEY]}}) as gateway:
             yield WithOpa(gateway, opa, directory)
-
-
-def is_root() -> bool:
-    return os.geteuid() == 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterator
-from io import BytesIO
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from agentgate.core.verification.verify import verify, verify_view
 from tests.gateway import GatewayProcess, key_entry
 from tests.outside import tools
 from tests.outside.test_verify_md import parts, paste, stock
+from tests.outside.tools import unpacked
 
 __all__ = ["stock"]
 
@@ -49,13 +48,6 @@ def fetch(gateway: GatewayProcess, query: str) -> bytes:
     answer = gateway.client(gateway.admin_key).get(f"/evidence?{query}")
     assert answer.status_code == 200, answer.text
     return answer.content
-
-
-def unpacked(raw: bytes, folder: Path) -> Path:
-    with zipfile.ZipFile(BytesIO(raw)) as opened:
-        assert opened.testzip() is None
-        opened.extractall(folder)
-    return folder
 
 
 def trust_of(folder: Path) -> Trust:

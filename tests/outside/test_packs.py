@@ -6,9 +6,7 @@ Each finds a good pack good, and notices the damage that is its part to notice.
 from __future__ import annotations
 
 import base64
-import io
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +19,8 @@ from securesystemslib.signer import SSlibKey
 from agentgate.core.dsse import pae
 from tests.core.events import a_session
 from tests.outside import tools
-from tests.packs import ENVELOPE_SECRET, HMAC_KEY, THIEF, Maker, ZipPack, a_secret, log_key, pem_of
+from tests.outside.tools import flipped, unpacked
+from tests.packs import ENVELOPE_SECRET, HMAC_KEY, THIEF, Maker, a_secret, log_key, pem_of
 
 RECORDS = a_session(2)
 VKEY = log_key().text
@@ -29,19 +28,9 @@ SECRETS = {"ecdsa": ENVELOPE_SECRET, "ed25519": a_secret(5)}
 every_signer = pytest.mark.parametrize("secret", SECRETS.values(), ids=SECRETS.keys())
 
 
-def unpacked(pack: ZipPack, folder: Path) -> Path:
-    with zipfile.ZipFile(io.BytesIO(pack.zip())) as opened:
-        assert opened.testzip() is None
-        opened.extractall(folder)
-    return folder
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return unpacked(Maker(RECORDS, earlier_size=17).make(), tmp_path / "pack")
-
-
-# --- Go's sumdb -----------------------------------------------------------------------------------------------
+    return unpacked(Maker(RECORDS, earlier_size=17).make().zip(), tmp_path / "pack")
 
 
 def test_go_finds_every_event_in_the_log(folder: Path) -> None:
@@ -66,20 +55,14 @@ def test_go_finds_that_the_log_continues_an_earlier_one(folder: Path, tmp_path: 
 
 FIRST = RECORDS[0].index
 GO_SEES: dict[str, Callable[[Path], object]] = {
-    "leaf": lambda pack: flip(pack / f"leaves/{FIRST}.json"),
-    "proof": lambda pack: flip(pack / f"proofs/{FIRST}.tlog-proof", 60),
-    "checkpoint": lambda pack: flip(pack / "checkpoint", 25),
-    "signature": lambda pack: flip(pack / "checkpoint", -8),
+    "leaf": flipped(f"leaves/{FIRST}.json"),
+    "proof": flipped(f"proofs/{FIRST}.tlog-proof", 60),
+    "checkpoint": flipped("checkpoint", 25),
+    "signature": flipped("checkpoint", -8),
     "leaf gone": lambda pack: (pack / f"leaves/{FIRST}.json").unlink(),
     "proof gone": lambda pack: (pack / f"proofs/{FIRST}.tlog-proof").unlink(),
     "swapped": lambda pack: swap(pack / f"leaves/{FIRST}.json", pack / f"leaves/{RECORDS[1].index}.json"),
 }
-
-
-def flip(path: Path, at: int = 10) -> None:
-    raw = bytearray(path.read_bytes())
-    raw[at] ^= 1
-    path.write_bytes(raw)
 
 
 def swap(one: Path, other: Path) -> None:
@@ -99,13 +82,10 @@ def test_go_refuses_another_logs_key(folder: Path) -> None:
         assert tools.run([tools.go(), "pack", folder, key.text])[0] == 1
 
 
-# --- the envelope ---------------------------------------------------------------------------------------------
-
-
 @every_signer
 def test_sigstore_accepts_the_bundle_and_refuses_a_changed_one(secret: object, tmp_path: Path) -> None:
     pack = Maker(RECORDS, envelope_secret=secret).make()  # type: ignore[arg-type]
-    folder = unpacked(pack, tmp_path / "pack")
+    folder = unpacked(pack.zip(), tmp_path / "pack")
     check = [*tools.sigstore(), folder / "pack.sigstore.json", folder / "keys/envelope.pub.pem"]
     status, said = tools.run(check)
     assert status == 0, said
@@ -163,9 +143,6 @@ def test_openssl_makes_the_same_hmac(folder: Path) -> None:
             [tools.openssl(), "dgst", "-sha256", "-mac", "HMAC", "-macopt", hexkey, "-r", name], cwd=folder
         )
         assert (status, said.split(" ")[0] + "\n") == (0, (folder / f"{name}.hmac").read_text())
-
-
-# --- the tree -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 40, 255, 256, 257, 600])

@@ -10,6 +10,7 @@ import pytest
 from agentgate.core.merkle import root
 from agentgate.core.tiles import TILE_WIDTH, Tile, bundle
 from tests.outside import tools
+from tests.outside.tools import flipped
 from tests.packs import Maker, a_secret, log_key
 
 VKEY = log_key().text
@@ -47,22 +48,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return publish(Maker([], size=700), tmp_path_factory.mktemp("log"))
 
 
-def flipped(path: str, at: int = 5) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        raw = bytearray((folder / path).read_bytes())
-        raw[at] ^= 1
-        (folder / path).write_bytes(raw)
-
-    return change
-
-
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "an entry": flipped("tile/entries/001"),
+    "an entry": flipped("tile/entries/001", 5),
     "an entry of the last bundle": flipped("tile/entries/002.p/188", -3),
     "a length": flipped("tile/entries/000", 1),
-    "a hash": flipped("tile/0/001"),
+    "a hash": flipped("tile/0/001", 5),
     "a hash of the last tile": flipped("tile/0/002.p/188", -1),
-    "an upper hash": flipped("tile/1/000.p/2"),
+    "an upper hash": flipped("tile/1/000.p/2", 5),
     "the root": flipped("checkpoint", 30),
     "a tile gone": lambda folder: (folder / "tile/0/001").unlink(),
     "a bundle gone": lambda folder: (folder / "tile/entries/000").unlink(),

@@ -21,6 +21,7 @@ from agentgate.core.evidence.pack import Pack
 from agentgate.ports.evidence import Enclosures
 from tests.core.events import a_session
 from tests.outside import tools
+from tests.outside.tools import flipped
 from tests.packs import ENVELOPE_SECRET, EnvelopeSecret, Maker, ZipPack, a_secret, enveloped
 
 RECORDS = a_session(2)
@@ -109,15 +110,6 @@ def test_the_fingerprint_to_compare_is_the_keys(folder: Path, stock: str) -> Non
     assert vkey == (folder / "keys/log.vkey").read_text(encoding="utf-8").strip()
 
 
-def flip(name: str, at: int = 10) -> Callable[[Path], None]:
-    def change(folder: Path) -> None:
-        raw = bytearray((folder / name).read_bytes())
-        raw[at] ^= 1
-        (folder / name).write_bytes(raw)
-
-    return change
-
-
 def remove(name: str) -> Callable[[Path], None]:
     return lambda folder: (folder / name).unlink()
 
@@ -134,23 +126,23 @@ def steal(folder: Path) -> None:
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
-    "a body, to the envelope": (ENVELOPE, flip(f"bodies/{FIRST}.json")),
-    "a page, to the envelope": (ENVELOPE, flip("pack.html")),
+    "a body, to the envelope": (ENVELOPE, flipped(f"bodies/{FIRST}.json")),
+    "a page, to the envelope": (ENVELOPE, flipped("pack.html")),
     "a file put in": (ENVELOPE, put("leaves/1.json")),
     "a file put in, hidden": (ENVELOPE, put(".evil")),
     "a file taken out": (ENVELOPE, remove("pack.pdf")),
     "another signer": (ENVELOPE, steal),
-    "a leaf, to the log": (LOG, flip(f"leaves/{FIRST}.json")),
+    "a leaf, to the log": (LOG, flipped(f"leaves/{FIRST}.json")),
     "a leaf gone, to the log": (LOG, remove(f"leaves/{FIRST}.json")),
-    "a body, to the log": (LOG, flip(f"bodies/{FIRST}.json")),
-    "a proof": (LOG, flip(f"proofs/{FIRST}.tlog-proof", 60)),
+    "a body, to the log": (LOG, flipped(f"bodies/{FIRST}.json")),
+    "a proof": (LOG, flipped(f"proofs/{FIRST}.tlog-proof", 60)),
     "a proof gone": (LOG, remove(f"proofs/{FIRST}.tlog-proof")),
-    "the size": (LOG, flip("checkpoint", 19)),
-    "the log's signature": (LOG, flip("checkpoint", -6)),
-    "the log's key": (LOG, flip("keys/log.vkey", -8)),
-    "a page, to the HMAC": (HMAC, flip("pack.html")),
-    "the body, to the HMAC": (HMAC, flip("pack.json")),
-    "an HMAC": (HMAC, flip("pack.pdf.hmac")),
+    "the size": (LOG, flipped("checkpoint", 19)),
+    "the log's signature": (LOG, flipped("checkpoint", -6)),
+    "the log's key": (LOG, flipped("keys/log.vkey", -8)),
+    "a page, to the HMAC": (HMAC, flipped("pack.html")),
+    "the body, to the HMAC": (HMAC, flipped("pack.json")),
+    "an HMAC": (HMAC, flipped("pack.pdf.hmac")),
 }
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -71,3 +73,22 @@ def run(
         check=False,
     )
     return done.returncode, done.stdout.decode(errors="replace")
+
+
+def unpacked(pack: bytes, folder: Path) -> Path:
+    with zipfile.ZipFile(io.BytesIO(pack)) as opened:
+        assert opened.testzip() is None
+        opened.extractall(folder)
+    return folder
+
+
+def flip(path: Path, at: int) -> None:
+    """Change one bit of the byte at that place."""
+    raw = bytearray(path.read_bytes())
+    raw[at] ^= 1
+    path.write_bytes(raw)
+
+
+def flipped(name: str, at: int = 10) -> Callable[[Path], None]:
+    """What changes one bit of a file in the folder that it is given."""
+    return lambda folder: flip(folder / name, at)

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from agentgate.adapters.parsers.arguments import ArgumentParsers
-from agentgate.core.call import Call, MemberId, Tool
+from agentgate.core.call import Call, MemberId, Principal, Tool
 from agentgate.core.containment import FlagChange, Kill, KillChange, KillChanges, KillId, KillState, Scope, flags_over
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, ReasonCode
-from agentgate.core.event import Origin
+from agentgate.core.event import Event, Kind, Origin
 from agentgate.core.events.kills import killed, released
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.pipeline.approvals.circumstances import Circumstances
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.approvals.voids import Voids
 from agentgate.pipeline.calls.answers import AnswerBook
+from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.calls.run import Route, Runner
@@ -38,6 +39,8 @@ from agentgate.pipeline.upkeep import Upkeep
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import (
     ADMIN,
+    ALLOW_WRITE,
+    ASK,
     REDACTOR,
     TOOL,
     FakeAdmission,
@@ -263,9 +266,22 @@ async def until(what: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+def last(of: Any, kind: Kind) -> Event:
+    """The newest event of a kind in the log of a house or an office."""
+    found: Event = [event for event, _ in of.log.events if event.kind is kind][-1]
+    return found
+
+
 @pytest.fixture
 async def house() -> House:
     return House()
+
+
+@pytest.fixture
+async def counting(house: House) -> AsyncIterator[House]:
+    """It leaves no recount behind."""
+    yield house
+    await house.gate._limits.aclose()
 
 
 class FlagStore(FakeAdmission):
@@ -301,3 +317,22 @@ class FlagStore(FakeAdmission):
         self.state = KillState(state.position, {})  # the flags are all that it knows
         for on_wake in self.listeners:
             on_wake(state.position)
+
+
+def desk_of(house: House, is_valid: Callable[[Principal], bool] = lambda _: True) -> DeferredDesk:
+    return DeferredDesk(
+        gate=house.gate,
+        approvals=house.approvals,
+        answers=house.answers,
+        reader=house.log,
+        tools=house.tools,
+        is_valid=is_valid,
+        clock=house.clock,
+        entropy=house.entropy,
+    )
+
+
+@pytest.fixture
+def desk(house: House) -> DeferredDesk:
+    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
+    return desk_of(house)

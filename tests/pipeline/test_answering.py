@@ -15,9 +15,9 @@ from agentgate.pipeline.calls.answering import AnswerDesk, Denied, Incomplete
 from agentgate.pipeline.calls.fates import Fetched, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
 from tests.fakes import ALLOW_WRITE, ASK, DENY, a_call, principal
-from tests.pipeline.conftest import House
+from tests.pipeline.conftest import House, desk_of
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
-from tests.pipeline.test_deferred import asked, desk_of
+from tests.pipeline.test_deferred import asked
 
 Told = Refused | Incomplete | Denied | Fetched
 
@@ -141,9 +141,6 @@ async def test_a_call_that_its_caller_makes_itself_is_not_made_here_but_can_be_d
     assert await letters.yes() == Refused(ReasonCode.CONFLICT, text)
     assert letters.said() == []
     assert await letters.no() == Denied(await letters.now())
-
-
-# --- at the same time -------------------------------------------------------------------------------------
 
 
 async def test_the_same_yes_twice_at_once_is_one_yes_and_one_call(letters: Letters) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -18,30 +17,11 @@ from agentgate.core.events.calls import closed
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
-from tests.fakes import ALLOW_WRITE, ASK, DENY, TOOL, a_call, principal
-from tests.pipeline.conftest import House, until
+from tests.fakes import ALLOW_WRITE, DENY, TOOL, a_call, principal
+from tests.pipeline.conftest import House, desk_of, until
 
 ADA = principal("ada", Role.APPROVER, person=True)
 BOT = principal()
-
-
-def desk_of(house: House, is_valid: Callable[[Principal], bool] = lambda _: True) -> DeferredDesk:
-    return DeferredDesk(
-        gate=house.gate,
-        approvals=house.approvals,
-        answers=house.answers,
-        reader=house.log,
-        tools=house.tools,
-        is_valid=is_valid,
-        clock=house.clock,
-        entropy=house.entropy,
-    )
-
-
-@pytest.fixture
-def desk(house: House) -> DeferredDesk:
-    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
-    return desk_of(house)
 
 
 async def asked(house: House, **more: Any) -> Answer:

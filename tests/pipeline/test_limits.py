@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +27,7 @@ from agentgate.pipeline.limits.toll import UNNOTED
 from agentgate.ports.containment import UNDECIDED_S, Admitted, Counted, NotAdmitted, Quota, RateLimit, Spent
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, a_kill, principal
-from tests.pipeline.conftest import House, until
-from tests.pipeline.test_deferred import desk_of
+from tests.pipeline.conftest import House, desk_of, until
 
 
 class Budgeted:
@@ -72,12 +70,6 @@ async def budgeted(house: House, data: dict[str, Any]) -> Budgeted:
 
 def per(period: str, **about: Any) -> dict[str, Any]:
     return {"tiers": {"default": {f"per_{period}": about}}}
-
-
-@pytest.fixture
-async def counting(house: House) -> AsyncIterator[House]:
-    yield house
-    await house.gate._limits.aclose()
 
 
 # --- tiers -----------------------------------------------------------------------------------------------------

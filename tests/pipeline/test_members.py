@@ -19,8 +19,6 @@ from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import FlagStore, House, a_moment, given, until
 
-THREE = ("m-1", "m-2", "m-3")
-
 
 @pytest.fixture
 async def three() -> list[House]:

@@ -97,9 +97,6 @@ async def test_one_step_never_goes_back_and_never_jumps(house: House) -> None:
     assert not house.replica.is_next(5)
 
 
-# --- the log and the fast path ------------------------------------------------------------------------------------
-
-
 async def test_catch_up_applies_the_log_here_and_to_the_fast_path(house: House) -> None:
     kill = house.kill_elsewhere(a_kill())
     flight = _enter(house)

@@ -33,15 +33,11 @@ from agentgate.pipeline.records.books import Books
 from agentgate.pipeline.records.record import Recorder, new_trace_id
 from agentgate.ports.containment import InFlight
 from tests.fakes import ADMIN, LOG_KEY, REDACTOR, a_call, a_kill, principal
-from tests.pipeline.conftest import House, a_moment, given, until
+from tests.pipeline.conftest import House, a_moment, given, last, until
 from tests.pipeline.test_whole_calls import own
 
 OPERATOR = principal("op", Role.OPERATOR, person=True)
 STRANGER = replace(OPERATOR, tenant=TenantId("other"))
-
-
-def last(house: House, kind: Kind) -> Event:
-    return [event for event, _ in house.log.events if event.kind is kind][-1]
 
 
 # --- kills ---------------------------------------------------------------------------------------------------

@@ -23,19 +23,15 @@ from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
-from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
-from tests.pipeline.conftest import House, a_moment, until
+from tests.fakes import ADMIN, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
+from tests.pipeline.conftest import House, a_moment, last, until
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
 from tests.pipeline.test_approvals import approved as said_yes
-from tests.pipeline.test_deferred import BOT, approve, asked, desk_of
+from tests.pipeline.test_deferred import BOT, approve, asked
 from tests.pipeline.test_gate import FailsOn
 from tests.pipeline.test_whole_calls import own
 
 _OF = {"tenant": "default", "session": "s-1"}
-
-
-def last(house: House, kind: Kind) -> Event:
-    return [event for event, _ in house.log.events if event.kind is kind][-1]
 
 
 async def now(house: House, approval: Approval) -> Approval:
@@ -316,12 +312,6 @@ async def test_an_edit_that_is_not_taken_says_why(house: House) -> None:
 
 
 # --- deferred calls -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def desk(house: House) -> DeferredDesk:
-    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
-    return desk_of(house)
 
 
 async def _denied(house: House, approval: Approval) -> None:

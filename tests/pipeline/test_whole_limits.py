@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
@@ -52,12 +51,6 @@ async def told(house: House, data: dict[str, Any]) -> Told:
     house.gate._limits, house.gate._admission = limits, (admission := Told(house))
     await admission.apply(KillState(0, {}))
     return admission
-
-
-@pytest.fixture
-async def counting(house: House) -> AsyncIterator[House]:
-    yield house
-    await house.gate._limits.aclose()
 
 
 # --- what a call is counted against ---------------------------------------------------------------------------

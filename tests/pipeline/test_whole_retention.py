@@ -11,14 +11,14 @@ import pytest
 
 from agentgate.core.call import Principal, Role
 from agentgate.core.errors import ReasonCode, Refused
-from agentgate.core.event import Event, Kind, rfc3339
+from agentgate.core.event import Kind, rfc3339
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS, Hold, Kept, Rule
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.records import retention
 from agentgate.pipeline.records.pruning import EVERY_S, SESSIONS_AT_ONCE, Keeping, Pruned
 from agentgate.pipeline.records.retention import HoldOrder, Status
 from tests.fakes import ADMIN, principal
-from tests.pipeline.conftest import until
+from tests.pipeline.conftest import last, until
 from tests.pipeline.test_retention import AUDITOR, DAY, OF_B, Office, aged
 from tests.pipeline.test_whole_calls import own
 
@@ -29,10 +29,6 @@ A_YEAR_AGO = "2026-12-22T00:00:00.000000Z"
 @pytest.fixture
 def office() -> Office:
     return aged()
-
-
-def last(office: Office, kind: Kind) -> Event:
-    return [event for event, _ in office.log.events if event.kind is kind][-1]
 
 
 # --- holds ------------------------------------------------------------------------------------------------

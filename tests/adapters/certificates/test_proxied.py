@@ -67,9 +67,6 @@ def uri(name: str) -> str:
     return f"URI={name}"
 
 
-# --- from whom --------------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("host", ["10.0.0.0", "10.0.0.255", "::ffff:10.0.0.9", "2001:db8::1"])
 def test_a_trusted_proxy_is_believed(host: str) -> None:
     found = House().holder(uri("spiffe://example.org/agent/bot"), host)
@@ -104,9 +101,6 @@ def test_only_the_configured_header_counts_and_two_are_one_too_many(header: str)
         assert isinstance(alone, NotTaken)
 
 
-# --- when -------------------------------------------------------------------------------------------------------------
-
-
 def test_a_certificate_counts_while_it_is_valid_and_not_one_second_longer() -> None:
     house = House(header="Client-Cert")
     now = house.clock.now()
@@ -122,9 +116,6 @@ def test_what_is_remembered_does_not_grow() -> None:
     for number in range(MAX_REMEMBERED + 50):
         house.who(uri(f"spiffe://example.org/agent/bot-{number}"))
     assert len(house.certificates._known) == MAX_REMEMBERED
-
-
-# --- whom -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -114,17 +114,6 @@ async def test_a_lowered_limit_holds_at_once() -> None:
     assert (type(answer).__name__, answer.limit.remaining) == ("NotAdmitted", 0)
 
 
-async def test_a_member_with_a_new_name_is_shown_under_it() -> None:
-    admission = LocalAdmission(member=MEMBER, clock=SetClock())
-    await admission.apply(state(0))
-    admission.rename("m-2")
-    await admission.admit(a_call(), None, 0)
-    assert [flight.member for flight in await admission.in_flight()] == ["m-2"]
-
-
-# --- budgets over hours of our choosing -------------------------------------------------------------------------
-
-
 HOUR_NS = 3600 * 10**9
 
 

@@ -119,15 +119,6 @@ async def test_what_a_dead_member_left_in_flight_can_be_forgotten(shared_server:
         assert [flight.trace_id for flight in await two.in_flight()] == [mine.trace_id]
 
 
-async def test_a_member_with_a_new_name_is_shown_under_it(shared_server: RedisServer) -> None:
-    shared_server.command("FLUSHALL")
-    async with connected(shared_server.url, "m-1") as admission:
-        await admission.apply(state(1))
-        admission.rename("m-2")
-        await admission.admit(a_call(), None, 1)
-        assert [flight.member for flight in await admission.in_flight()] == ["m-2"]
-
-
 OLDER_ENTRY = '{"tenant":"acme","session":"s","agent":"a","tool":"t","since_us":1767225600000000,"member":"m"}'
 """As a gateway of another version wrote it."""
 

@@ -1,4 +1,4 @@
-"""Real PostgreSQL servers, and a migrated database of its own for each test."""
+"""A file for a log; real PostgreSQL servers, and a migrated database of its own for each test."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ from tests.contracts.log import Author
 from tests.postgres_server import PostgresServer, is_installed
 
 _numbers = itertools.count(1)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a log on SQLite may be."""
+    return tmp_path / "data" / "log.db"
 
 
 def _fresh_database(server: PostgresServer) -> str:
@@ -44,6 +50,11 @@ def postgres() -> Iterator[PostgresServer]:
 def database(postgres: PostgresServer) -> str:
     """The name of a fresh database with an empty log."""
     return _fresh_database(postgres)
+
+
+@pytest.fixture
+def url(postgres: PostgresServer, database: str) -> str:
+    return postgres.url(database)
 
 
 # --- as docs/operating.md says ---

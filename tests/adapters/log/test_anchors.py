@@ -35,16 +35,6 @@ SECRET = "a-secret-of-the-checkpoint-webhook"
 
 
 @pytest.fixture
-def author() -> Author:
-    return Author()
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "log.db"
-
-
-@pytest.fixture
 def witness() -> TestWitness:
     return TestWitness([KEY, OTHER_KEY])
 

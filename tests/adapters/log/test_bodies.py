@@ -31,11 +31,6 @@ from tests.contracts.log import ORIGIN, all_of, opener, patient
 from tests.postgres_server import PostgresServer
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "log.db"
-
-
 class TestSqliteBodies(BodiesContract):
     @pytest.fixture
     def opened(self, path: Path) -> Any:
@@ -97,7 +92,6 @@ async def with_a_past(log: SqliteLog, author: Historian) -> None:
     await log.append(author.pruned("s-1", 300))
 
 
-SEGMENT = "SELECT log_id, last_idx + 1, last_idx + 9, newest, bodies, codec, content FROM body_segments"
 TAKINGS = [
     "DELETE FROM bodies",
     "DELETE FROM bodies WHERE idx = 598",  # of s-1, but after the prune

@@ -34,11 +34,6 @@ KEY = NoteKey(ORIGIN, SIGNER.public_key)
 OTHER_SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
 
 
-@pytest.fixture
-def url(postgres: PostgresServer, database: str) -> str:
-    return postgres.url(database)
-
-
 @asynccontextmanager
 async def replicas(url: str, count: int, every_s: float = 3600) -> AsyncIterator[list[PostgresLog]]:
     """As many processes as share a log, in one."""
@@ -414,14 +409,6 @@ async def test_an_address_where_nothing_serves_is_said(url: str, error: type[Exc
     with pytest.raises(error, match=sentence) as raised:
         await PostgresLog.open(url, SIGNER, ORIGIN)
     assert "secret" not in str(raised.value)
-
-
-async def test_a_closed_log_refuses_at_once(url: str, author: Author) -> None:
-    async with replicas(url, 1) as (log,):
-        pass
-    for refused in (log.append(author.decided()), log.kills_since(-1), log.beat("m-1")):
-        with pytest.raises(LogUnavailable):
-            await refused
 
 
 async def test_reading_connections_cannot_write(url: str) -> None:

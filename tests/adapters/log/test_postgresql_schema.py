@@ -32,11 +32,6 @@ from tests.contracts.log import ORIGIN, Author, a_kill, all_of
 from tests.postgres_server import PostgresServer
 
 
-@pytest.fixture
-def url(postgres: PostgresServer, database: str) -> str:
-    return postgres.url(database)
-
-
 async def three_events(url: str, author: Author) -> None:
     async with replicas(url, 1) as (log,):
         for _ in range(3):

@@ -53,15 +53,11 @@ from tests.contracts.log import (
     opener,
     patient,
 )
+from tests.pipeline.conftest import until
 
 SIGNER = crash_child.SIGNER
 KEY = NoteKey(ORIGIN, SIGNER.public_key)
 OTHER_SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "log.db"
 
 
 @pytest.fixture
@@ -74,13 +70,6 @@ async def log(opened: Opened) -> AsyncIterator[SqliteLog]:
     async with opened() as found:
         assert isinstance(found, SqliteLog)
         yield found
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread brings about without telling."""
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110 - nobody sets an event for it
-            await asyncio.sleep(0.01)
 
 
 @contextmanager
@@ -428,15 +417,6 @@ async def test_another_schema_version_is_refused(opened: Opened, path: Path) -> 
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(UnsafeConfiguration, match="schema version 99"):
         await SqliteLog.open(path, SIGNER, ORIGIN)
-
-
-async def test_a_closed_log_refuses_at_once(opened: Opened, author: Author) -> None:
-    async with opened() as log:
-        pass
-    with pytest.raises(LogUnavailable):
-        await log.append(author.decided())
-    with pytest.raises(LogUnavailable):
-        await log.kills_since(-1)
 
 
 # --- what is found at the start ---------------------------------------------------------------------------

@@ -33,11 +33,6 @@ from tests.contracts.log import ORIGIN, Author, a_kill, all_of, append_all, open
 VERSIONS = (2, 3, 4, 5, 6)
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "log.db"
-
-
 def opened(path: Path) -> Any:
     return opener(lambda: SqliteLog.open(path, SIGNER, ORIGIN, checkpoint_every_s=3600))()
 

@@ -71,8 +71,6 @@ def test_a_label_cannot_forge_a_series() -> None:
     assert not re.search(rb"^evil_metric", meter.render(), re.MULTILINE)
 
 
-# --- several workers ------------------------------------------------------------------------------------------------
-
 CALLS = 'agentgate_tool_calls_total{decision="ALLOW",tool="db_query"}'
 KILLS = 'agentgate_kill_switch_activations_total{level="session"}'
 OPA = 'agentgate_health_status{dependency="opa"}'

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import http.server
-import threading
 from collections.abc import Iterator
 
 import pytest
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from tests.contracts.schemas import SchemasContract
+from tests.web import Handler, serving
 
 
 @pytest.fixture
@@ -17,21 +16,13 @@ def listener() -> Iterator[tuple[str, list[str]]]:
     """A web server that would gladly serve a schema, and the paths that it was asked for."""
     asked: list[str] = []
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Schema(Handler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(b'{"type": "object"}')
+            self.say(200, b'{"type": "object"}')
 
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}", asked
-        server.shutdown()
-        thread.join()
+    with serving(Schema) as url:
+        yield url, asked
 
 
 class TestJsonSchemas(SchemasContract):

@@ -18,6 +18,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.adapters.upstreams.mcp_world import FakePeer, World, down, grant_of, script, until, world
 from tests.contracts.upstream import UpstreamContract, make_tool
+from tests.gateway import is_alive
 
 ERAS = pytest.mark.parametrize("era", ["--legacy", "--modern"])
 
@@ -196,7 +197,7 @@ async def test_a_client_with_a_session_has_its_own_process(legacy: World) -> Non
     for end in one.enders:
         await end()
     await _gone(pids[0])
-    assert _is_alive(pids[2])
+    assert is_alive(pids[2])
 
 
 async def test_only_declared_capabilities_are_mirrored(legacy: World) -> None:
@@ -520,7 +521,7 @@ async def test_a_server_whose_credential_is_missing_stays_down() -> None:
 async def test_closing_ends_grandchildren_too() -> None:
     async with world(McpUpstream("s", command=script())) as w:
         pids = await w.content("spawn")
-        assert _is_alive(pids["pid"])
+        assert is_alive(pids["pid"])
     await _gone(pids["pid"])
     await _gone(pids["own"])
 
@@ -671,12 +672,5 @@ def _operation() -> Any:
     return make_tool("s__mcp.resources.list", options={"method": "resources/list"})
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 async def _gone(pid: int) -> None:
-    await until(lambda: not _is_alive(pid))
+    await until(lambda: not is_alive(pid))
