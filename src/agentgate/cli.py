@@ -82,9 +82,6 @@ def say_version() -> None:
     out.print(f"agentgate {__version__}")
 
 
-# --- demo -------------------------------------------------------------------------------------------------
-
-
 @cli.command("demo")
 def run_demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Where the evidence pack goes")] = Path("demo/out"),

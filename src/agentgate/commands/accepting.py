@@ -191,9 +191,6 @@ def reject(
         out.print(f"rejected {safe(done['name'])}")
 
 
-# --- one tool ---------------------------------------------------------------------------------------------
-
-
 def _one(remote: Remote, name: str) -> Answer:
     found = [dict(tool) for tool in remote.tools({"name": name})["tools"] if tool["name"] == name]
     if not found:

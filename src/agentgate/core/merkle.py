@@ -115,9 +115,6 @@ def root(leaves: Iterable[bytes]) -> bytes:
     return frontier.root()
 
 
-# --- proofs -----------------------------------------------------------------------------------------------
-
-
 def inclusion_ranges(index: int, size: int) -> list[Range]:
     """The subtrees whose roots are the inclusion proof of `index`, lowest first (RFC 6962 §2.1.1).
 

@@ -131,8 +131,6 @@ class Vault:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    # --- our own token ---
-
     async def _as_us(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """With our token, and once more with a new one where Vault no longer takes it. Raises CredentialRefused."""
         token = await self._our_token()

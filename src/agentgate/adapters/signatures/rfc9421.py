@@ -96,9 +96,6 @@ def _dictionary(value: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-# --- the signature itself ---
-
-
 @dataclass(frozen=True, slots=True)
 class _Message:
     """A request as the library reads it."""

@@ -133,9 +133,6 @@ def _holds_in_postgresql(holds: _Holds, compiler: Any, **options: Any) -> str:
     return f"position({compiler.process(part, **options)} IN {compiler.process(whole, **options)}) > 0"
 
 
-# --- where a time begins and ends --------------------------------------------------------------------------
-
-
 async def size(ask: Ask, log_id: str) -> int:
     """The index of the next event."""
     rows = await ask(select(func.max(_events.idx)).where(_events.log_id == log_id))
