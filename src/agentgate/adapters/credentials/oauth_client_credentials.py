@@ -7,7 +7,7 @@ from typing import Any
 
 from agentgate.adapters.credentials._options import Options
 from agentgate.adapters.credentials._token_endpoint import TokenEndpoint
-from agentgate.ports.credentials import Ask, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, Issued, Serves
 
 
 class OAuthClientCredentials:
@@ -34,6 +34,3 @@ class OAuthClientCredentials:
 
     async def aclose(self) -> None:
         await self._endpoint.aclose()
-
-
-_: type[Issuer] = OAuthClientCredentials

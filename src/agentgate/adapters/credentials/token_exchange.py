@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from agentgate.adapters.credentials._options import Options
 from agentgate.adapters.credentials._token_endpoint import TokenEndpoint
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TYPE: Final = "urn:ietf:params:oauth:token-type:"
@@ -56,6 +56,3 @@ class TokenExchange:
 
     async def aclose(self) -> None:
         await self._endpoint.aclose()
-
-
-_: type[Issuer] = TokenExchange
