@@ -17,7 +17,7 @@ from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.pictures.approvals import approvals_table, in_full, in_short, standing
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, wide
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, tell, wide
 from agentgate.core.strict_json import NotStrictJson, parse
 
 cli = typer.Typer(invoke_without_command=True)
@@ -119,10 +119,7 @@ def show(
     """Everything about one: the whole call with whatever hides in it written out, who voted, what policy wants."""
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         one = remote.approval(_id_of(remote, approval_id))
-    if as_json:
-        say_json(one)
-    else:
-        _say(one)
+    tell(one, as_json, _say)
 
 
 def _say(one: Answer) -> None:
@@ -173,10 +170,7 @@ def void(
     """
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "void", {"reason": reason})
-    if as_json:
-        say_json(done)
-    else:
-        out.print(f"void [bold]{safe(done['id'])}[/]: {in_short(done)}")
+    tell(done, as_json, lambda done: out.print(f"void [bold]{safe(done['id'])}[/]: {in_short(done)}"))
 
 
 def _arguments(given: str) -> dict[str, Any]:
@@ -241,10 +235,7 @@ def deny(
     """
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "deny", {"reason": reason})
-    if as_json:
-        say_json(done)
-    else:
-        out.print(f"denied {safe(done['id'])}: {in_short(done)}")
+    tell(done, as_json, lambda done: out.print(f"denied {safe(done['id'])}: {in_short(done)}"))
 
 
 def _say_token(done: Answer) -> None:

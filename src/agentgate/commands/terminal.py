@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -46,6 +46,14 @@ def wide() -> Console:
 
 def say_json(value: object) -> None:
     print(json.dumps(value, indent=2))
+
+
+def tell(answer: Mapping[str, Any], as_json: bool, say: Callable[[Mapping[str, Any]], None]) -> None:
+    """As JSON for programs, or as `say` puts it."""
+    if as_json:
+        say_json(answer)
+    else:
+        say(answer)
 
 
 def safe(text: object) -> str:
