@@ -17,8 +17,8 @@ from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.pictures.approvals import approvals_table, in_full, in_short, standing
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, tell, wide
-from agentgate.core.strict_json import NotStrictJson, parse
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, none_before, out, safe, say_json, tell, wide
+from agentgate.commands.typed import json_object
 
 cli = typer.Typer(invoke_without_command=True)
 answers_cli = typer.Typer()
@@ -64,8 +64,7 @@ def list_approvals(
     Exit status: 0; 4 when something waits; 1 refused or failed.
     """
     if context.invoked_subcommand is not None:
-        if as_json or watch or any(option is not None for option in (url, key, config, data_dir)):
-            die(f"options of `approvals {context.invoked_subcommand}` go behind its name", Status.USAGE)
+        none_before(f"approvals {context.invoked_subcommand}", as_json, watch, url, key, config, data_dir)
         return
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         if watch and out.is_terminal and not as_json:
@@ -175,15 +174,10 @@ def void(
 
 def _arguments(given: str) -> dict[str, Any]:
     try:
-        raw = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
-        value = parse(raw)
+        raw = Path(given[1:]).read_bytes() if given.startswith("@") else given
     except OSError as error:
         die(f"{given[1:]}: {error.strerror}", Status.USAGE)
-    except NotStrictJson as error:
-        die(f"--arguments is not JSON: {error}", Status.USAGE)
-    if not isinstance(value, dict):
-        die("--arguments is no JSON object", Status.USAGE)
-    return value
+    return json_object(raw, "--arguments")
 
 
 @answers_cli.command("approve")

@@ -81,6 +81,12 @@ def die(sentence: str, status: int) -> NoReturn:
     raise typer.Exit(status)
 
 
+def none_before(command: str, *options: object) -> None:
+    """End with a sentence when options were said before the name of a command, where they would count for nothing."""
+    if any(option is not None and option is not False for option in options):
+        die(f"options of `{command}` go behind its name", Status.USAGE)
+
+
 def ask(question: str) -> None:
     """Go on if somebody says yes."""
     if not _is_somebody_here():
