@@ -247,10 +247,7 @@ async def read_json_body(request: Request, receive: Receive, limit: int) -> byte
     body = await read_body(request, receive, limit)
     if body:
         require_json_type(request)
-        try:
-            parse(body)
-        except NotStrictJson as error:
-            raise malformed(error) from None
+        parsed(body)
     return body
 
 
@@ -263,8 +260,12 @@ def require_json_type(request: Request) -> None:
         raise Problem(415, ReasonCode.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed")
 
 
-def malformed(error: NotStrictJson) -> Problem:
-    return Problem(400, ReasonCode.MALFORMED_JSON, f"Not strict JSON: {error}")
+def parsed(body: bytes) -> Any:
+    """Raises Problem where it is not strict JSON."""
+    try:
+        return parse(body)
+    except NotStrictJson as error:
+        raise Problem(400, ReasonCode.MALFORMED_JSON, f"Not strict JSON: {error}") from None
 
 
 def _too_large(limit: int) -> Problem:
