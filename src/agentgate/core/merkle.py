@@ -109,7 +109,6 @@ class Frontier:
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
-    """The root of a tree of these leaf hashes."""
     frontier = Frontier()
     frontier.extend(leaves)
     return frontier.root()
