@@ -24,7 +24,7 @@ class NotTaken(Exception):
 class Collector:
     """An OpenTelemetry collector. Headers come from OTEL_EXPORTER_OTLP_HEADERS, as for every exporter."""
 
-    def __init__(self, endpoint: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, endpoint: str) -> None:
         """Raises ValueError with a sentence when `endpoint` or the headers are none."""
         parsed = httpx.URL(endpoint)
         if parsed.scheme not in ("http", "https") or not parsed.host:
@@ -33,7 +33,7 @@ class Collector:
         self.url = str(parsed.copy_with(path=path if path.endswith(_PATH) else path + _PATH))
         self.taken = 0
         headers = {"Content-Type": "application/json", **_headers()}
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(30.0, connect=5.0), transport=transport)
+        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(30.0, connect=5.0))
 
     def __enter__(self) -> Collector:
         return self
