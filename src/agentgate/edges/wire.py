@@ -166,7 +166,10 @@ class Wire:
     async def _framework(self, request: Request, receive: Receive, send: Send) -> None:
         """Everything but the hot routes: the body is read and checked here and replayed to the framework."""
         if request.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await read_json_body(request, receive, self._max_body_bytes)
+            body = await read_body(request, receive, self._max_body_bytes)
+            if body:
+                require_json_type(request)
+                parsed(body)
             receive = replay(body, receive)
         await self._stream(request, send, lambda sending: self._app(request.scope, receive, sending))
 
@@ -240,15 +243,6 @@ async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
     if message["type"] == "http.disconnect":
         raise Problem(400, ReasonCode.INVALID_REQUEST, "The client went away before its body was complete")
     return bytes(chunks)
-
-
-async def read_json_body(request: Request, receive: Receive, limit: int) -> bytes:
-    """A body that is empty or strict JSON, still as bytes."""
-    body = await read_body(request, receive, limit)
-    if body:
-        require_json_type(request)
-        parsed(body)
-    return body
 
 
 def require_json_type(request: Request) -> None:
