@@ -26,7 +26,7 @@ from agentgate.commands import (
     verifying,
     watching,
 )
-from agentgate.commands.terminal import Config, DataDir, Status, die, out
+from agentgate.commands.terminal import Config, DataDir, none_before, out
 from agentgate.starting import Host, Port, command_line, serve
 
 cli = command_line()
@@ -67,8 +67,7 @@ def root(
         say_version()
         raise typer.Exit
     if context.invoked_subcommand is not None:
-        if demo or any(option is not None for option in (host, port, config, data_dir)):
-            die(f"options of `{context.invoked_subcommand}` go behind its name", Status.USAGE)
+        none_before(context.invoked_subcommand, demo, host, port, config, data_dir)
         return
     if demo:
         run_demo()
@@ -80,9 +79,6 @@ def root(
 def say_version() -> None:
     """Say the version."""
     out.print(f"agentgate {__version__}")
-
-
-# --- demo -------------------------------------------------------------------------------------------------
 
 
 @cli.command("demo")

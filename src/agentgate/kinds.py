@@ -203,7 +203,6 @@ def _demo_tool(tool: DemoTool, schemas: JsonSchemas) -> Tool:
 
 
 def make_routes(config: Settings, upstreams: Mapping[str, Upstream], source: CredentialSource) -> dict[str, Route]:
-    """Upstreams with their credentials."""
     routes = {}
     for name, upstream in upstreams.items():
         part_of = config.upstreams.get(name)

@@ -125,9 +125,6 @@ def serve_reloading(settings: Settings, config: Path | None) -> None:
     )
 
 
-# --- as one of several ----------------------------------------------------------------------------------------
-
-
 def main() -> None:
     """Started by `supervising.Supervisor`: the arguments are the handles of the socket to it and of the listeners."""
     channel, *listeners = (socket.socket(fileno=int(handle)) for handle in sys.argv[1:])

@@ -114,6 +114,7 @@ def test_the_terms_of_an_approval_are_told(house: House) -> None:
         (("--tool", "nope"), 3, "no tool 'nope' is declared"),
         (("--tool", "db_query", "--arguments", "[1]"), 2, "--arguments is not a JSON object"),
         (("--tool", "db_query", "--arguments", '{"a":1,"a":2}'), 2, "--arguments is not JSON"),
+        (("--tool", "db_query", "--arguments", '{"a":"half a character: \udcff"}'), 2, "--arguments is not JSON"),
         ((*QUERY, "--session-facts", "{}"), 3, 'data.json has no "session_facts": true'),
         ((*QUERY, "--agent", "no name"), 3, "is no name of an agent"),
     ],

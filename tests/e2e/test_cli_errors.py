@@ -131,7 +131,7 @@ CALLED = [
     ("approve", "missing argument 'ID'"),
     ("approvals --state x", "'pending'"),
     ("approvals edit apr-1 --arguments {{", "--arguments is not JSON"),
-    ("approvals edit apr-1 --arguments []", "no JSON object"),
+    ("approvals edit apr-1 --arguments []", "is not a JSON object"),
     ("approvals edit apr-1 --arguments @{none}", "No such file or directory"),
     ("verify", "missing argument 'PACK'"),
     ("audit --format xml", "'table', 'jsonl'"),

@@ -55,7 +55,6 @@ _MOST_UNSENT: Final = 256
 _LOST: Final = "The gateway was lost; whether the call had an effect is unknown"
 
 RequestId = str | int
-Lines = anyio.abc.ObjectSendStream[SessionMessage]
 
 
 def run(gateway: Callable[[], str], headers: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from rich.table import Table
 from agentgate.commands.answers import Answer
 from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, safe, say_json, wide
+from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, safe, say_json, tell, wide
 from agentgate.core.call import Access
 from agentgate.core.pin import shown
 from agentgate.core.visible import visible
@@ -61,10 +61,7 @@ def list_tools(
     """
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         found = remote.tools({"agent": agent})
-    if as_json:
-        say_json(found)
-    else:
-        _say_all(found)
+    tell(found, as_json, _say_all)
     is_waiting = any(tool["state"] in _WAITING for tool in found["tools"])
     raise typer.Exit(Status.NOT_YET if is_waiting else 0)
 
@@ -109,10 +106,7 @@ def show(
     """One tool: what its server says of it, and how that differs from what was accepted. Needs an operator."""
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         tool = _one(remote, name)
-    if as_json:
-        say_json(tool)
-    else:
-        _say(tool)
+    tell(tool, as_json, _say)
 
 
 @cli.command("accept")
@@ -185,13 +179,7 @@ def reject(
             _say(_one(remote, name), to_err=True)
             ask(f"Take {visible(name)} away from everybody?")
         done = remote.reject_tool(name)
-    if as_json:
-        say_json(done)
-    else:
-        out.print(f"rejected {safe(done['name'])}")
-
-
-# --- one tool ---------------------------------------------------------------------------------------------
+    tell(done, as_json, lambda done: out.print(f"rejected {safe(done['name'])}"))
 
 
 def _one(remote: Remote, name: str) -> Answer:

@@ -17,8 +17,8 @@ from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.pictures.approvals import approvals_table, in_full, in_short, standing
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, wide
-from agentgate.core.strict_json import NotStrictJson, parse
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, none_before, out, safe, say_json, tell, wide
+from agentgate.commands.typed import json_object
 
 cli = typer.Typer(invoke_without_command=True)
 answers_cli = typer.Typer()
@@ -64,8 +64,7 @@ def list_approvals(
     Exit status: 0; 4 when something waits; 1 refused or failed.
     """
     if context.invoked_subcommand is not None:
-        if as_json or watch or any(option is not None for option in (url, key, config, data_dir)):
-            die(f"options of `approvals {context.invoked_subcommand}` go behind its name", Status.USAGE)
+        none_before(f"approvals {context.invoked_subcommand}", as_json, watch, url, key, config, data_dir)
         return
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         if watch and out.is_terminal and not as_json:
@@ -119,10 +118,7 @@ def show(
     """Everything about one: the whole call with whatever hides in it written out, who voted, what policy wants."""
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         one = remote.approval(_id_of(remote, approval_id))
-    if as_json:
-        say_json(one)
-    else:
-        _say(one)
+    tell(one, as_json, _say)
 
 
 def _say(one: Answer) -> None:
@@ -173,23 +169,15 @@ def void(
     """
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "void", {"reason": reason})
-    if as_json:
-        say_json(done)
-    else:
-        out.print(f"void [bold]{safe(done['id'])}[/]: {in_short(done)}")
+    tell(done, as_json, lambda done: out.print(f"void [bold]{safe(done['id'])}[/]: {in_short(done)}"))
 
 
 def _arguments(given: str) -> dict[str, Any]:
     try:
-        raw = Path(given[1:]).read_bytes() if given.startswith("@") else given.encode()
-        value = parse(raw)
+        raw = Path(given[1:]).read_bytes() if given.startswith("@") else given
     except OSError as error:
         die(f"{given[1:]}: {error.strerror}", Status.USAGE)
-    except NotStrictJson as error:
-        die(f"--arguments is not JSON: {error}", Status.USAGE)
-    if not isinstance(value, dict):
-        die("--arguments is no JSON object", Status.USAGE)
-    return value
+    return json_object(raw, "--arguments")
 
 
 @answers_cli.command("approve")
@@ -241,10 +229,7 @@ def deny(
     """
     with the_gateway(url, key, config, data_dir, needs="approver") as remote:
         done = remote.answer_approval(_id_of(remote, approval_id), "deny", {"reason": reason})
-    if as_json:
-        say_json(done)
-    else:
-        out.print(f"denied {safe(done['id'])}: {in_short(done)}")
+    tell(done, as_json, lambda done: out.print(f"denied {safe(done['id'])}: {in_short(done)}"))
 
 
 def _say_token(done: Answer) -> None:

@@ -158,9 +158,6 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-# --- keys -------------------------------------------------------------------------------------------------
-
-
 @cli.command("keys")
 def public_keys(
     folder: Annotated[Path | None, typer.Option("--out", help="Write them there, for `verify --trust`")] = None,

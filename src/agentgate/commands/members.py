@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
 from agentgate.commands.pictures.containment import members_table
-from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, wide
+from agentgate.commands.terminal import Config, DataDir, ask, err, none_before, out, say_json, wide
 from agentgate.commands.typed import check_ids
 
 cli = typer.Typer(invoke_without_command=True)
@@ -26,8 +26,7 @@ def list_members(
 ) -> None:
     """The processes that carry out calls and kills. Also who of them was not heard for how long. Needs an operator."""
     if context.invoked_subcommand is not None:
-        if as_json or any(option is not None for option in (url, key, config, data_dir)):
-            die(f"options of `members {context.invoked_subcommand}` go behind its name", Status.USAGE)
+        none_before(f"members {context.invoked_subcommand}", as_json, url, key, config, data_dir)
         return
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:
         members = remote.members()

@@ -120,9 +120,6 @@ def _opened(note: bytes, keys: list[NoteKey], what: str) -> Checkpoint:
         raise Differs(f"wrong key: {what} does not hold ({error})", note) from error
 
 
-# --- the command ------------------------------------------------------------------------------------------
-
-
 @cli.command("monitor")
 def monitor(
     url: Annotated[str, typer.Argument(metavar="URL", help="The log's prefix, such as https://gate.example.org/log")],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, say_json, settings_of, wide
+from agentgate.commands.typed import json_object
 from agentgate.commands.words import plain
-from agentgate.core import strict_json
 from agentgate.core.call import Role
 from agentgate.core.decision import Decision, Verdict
 from agentgate.core.errors import AgentGateError
@@ -72,12 +71,12 @@ def try_call(
     settings = _settings(config, data_dir, path)
     asked = rulings.Asked(
         tool=tool,
-        arguments=_object(arguments, "--arguments"),
+        arguments=json_object(arguments, "--arguments"),
         agent=agent,
         roles=tuple(dict.fromkeys(role or [Role.AGENT])),
         tenant=tenant,
         tier=tier,
-        session_facts=_object(session_facts, "--session-facts") if session_facts is not None else None,
+        session_facts=json_object(session_facts, "--session-facts") if session_facts is not None else None,
         is_approved=approved,
     )
     try:
@@ -99,16 +98,6 @@ def _settings(config: Path | None, data_dir: Path | None, path: Path | None) -> 
     if path is None:
         return settings
     return settings.model_copy(update={"policy": settings.policy.model_copy(update={"path": path})})
-
-
-def _object(text: str, option: str) -> Mapping[str, Any]:
-    try:
-        value = strict_json.parse(text.encode(errors="replace"))
-    except strict_json.NotStrictJson as error:
-        die(f"{option} is not JSON: {error}", Status.USAGE)
-    if not isinstance(value, dict):
-        die(f"{option} is not a JSON object", Status.USAGE)
-    return value
 
 
 def _said(decision: Decision, revision: str) -> dict[str, Any]:

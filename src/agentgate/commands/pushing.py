@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from types import TracebackType
 from typing import Final
 from urllib.parse import unquote
 
@@ -25,7 +24,7 @@ class NotTaken(Exception):
 class Collector:
     """An OpenTelemetry collector. Headers come from OTEL_EXPORTER_OTLP_HEADERS, as for every exporter."""
 
-    def __init__(self, endpoint: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, endpoint: str) -> None:
         """Raises ValueError with a sentence when `endpoint` or the headers are none."""
         parsed = httpx.URL(endpoint)
         if parsed.scheme not in ("http", "https") or not parsed.host:
@@ -34,14 +33,12 @@ class Collector:
         self.url = str(parsed.copy_with(path=path if path.endswith(_PATH) else path + _PATH))
         self.taken = 0
         headers = {"Content-Type": "application/json", **_headers()}
-        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(30.0, connect=5.0), transport=transport)
+        self._client = httpx.Client(headers=headers, timeout=httpx.Timeout(30.0, connect=5.0))
 
     def __enter__(self) -> Collector:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
 
     def take(self, request: bytes) -> None:

@@ -9,7 +9,6 @@ import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -75,12 +74,8 @@ class Remote:
     def __enter__(self) -> Remote:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._client.close()
-
-    # --- kills ---
 
     def kill(self, order: Mapping[str, Any]) -> Answer:
         """Give an order that has an `id`, which makes it one kill however often it is said."""
@@ -105,8 +100,6 @@ class Remote:
         """End every pause: `released` ids, or `status` `pending`."""
         return self._post("/system/resume", {"force": force}, wants=("status",))
 
-    # --- members and calls ---
-
     def members(self) -> list[Answer]:
         return list(self._get("/members", wants=("members",))["members"])
 
@@ -116,8 +109,6 @@ class Remote:
     def calls(self) -> list[Answer]:
         """Calls in flight in every member."""
         return list(self._get("/calls", wants=("calls",))["calls"])
-
-    # --- events and evidence ---
 
     def events(self, asked: Mapping[str, Any]) -> Answer:
         """One page of the log: `events`, `next`, `size`."""
@@ -146,8 +137,6 @@ class Remote:
             pack_id = said.get("X-AgentGate-Pack-Id", "")
             yield Download(int(events), int(size), pack_id, hmac, response.iter_bytes())
 
-    # --- retention ---
-
     def retention(self) -> Answer:
         """How long bodies are kept, and what is due."""
         return self._get("/retention", wants=("days", "due", "before"))
@@ -167,8 +156,6 @@ class Remote:
     def release_hold(self, hold_id: str, reason: str) -> Answer:
         return self._post(_path("holds", hold_id, "release"), {"reason": reason}, wants=("id", "status"))
 
-    # --- approvals ---
-
     def approvals(self, asked: Mapping[str, Any]) -> Answer:
         """A page: `approvals`, and `next` of the following one."""
         return self._get("/approvals", asked, wants=("approvals", "next"))
@@ -180,8 +167,6 @@ class Remote:
     def answer_approval(self, approval_id: str, verb: str, order: Mapping[str, Any]) -> Answer:
         """`approve`, `deny`, `edit` or `void`."""
         return self._post(_path("approvals", approval_id, verb), order, wants=("id", "state", "votes"))
-
-    # --- tools and webhooks ---
 
     def tools(self, asked: Mapping[str, str]) -> Answer:
         """`tools` and `servers`; of one `name` with its definitions."""
@@ -195,8 +180,6 @@ class Remote:
 
     def webhooks(self) -> list[Answer]:
         return list(self._get("/webhooks", wants=("webhooks",))["webhooks"])
-
-    # --- the wire ---
 
     def _get(self, path: str, asked: Mapping[str, Any] | None = None, *, wants: tuple[str, ...]) -> Answer:
         return fitting(answer_of(self._send("GET", path, asked=asked)), wants)

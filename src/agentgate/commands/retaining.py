@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
@@ -14,7 +14,7 @@ from rich.table import Table
 from agentgate.commands.answers import Answer, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, wide
+from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, tell, wide
 from agentgate.commands.typed import check_ids, moment
 from agentgate.commands.words import counted, named, plain
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS
@@ -39,10 +39,7 @@ def status(
     """
     with the_gateway(url, key, config, data_dir, needs="auditor") as remote:
         found = remote.retention()
-    if as_json:
-        say_json(found)
-    else:
-        _say_status(found)
+    tell(found, as_json, _say_status)
     is_stuck = found["due"] and (found["cannot_delete"] or found["clock"])
     raise typer.Exit(Status.NOT_YET if is_stuck else 0)
 
@@ -104,10 +101,7 @@ def prune(
     }
     with the_gateway(url, key, config, data_dir, needs="admin", answer_s=ANSWER_S) as remote:
         done = _prune(remote, order)
-    if as_json:
-        say_json(done)
-    else:
-        _say_pruned(done, dry_run=dry_run)
+    tell(done, as_json, partial(_say_pruned, dry_run=dry_run))
 
 
 def _ask() -> None:
@@ -158,7 +152,7 @@ def _so_far(done: dict[str, Any]) -> str:
     return f"{counted(done['sessions'], 'session')} pruned"
 
 
-def _say_pruned(done: dict[str, Any], *, dry_run: bool) -> None:
+def _say_pruned(done: Answer, *, dry_run: bool) -> None:
     sessions, bodies = counted(done["sessions"], "session"), done["bodies"]
     of = f"{bodies} {'body' if bodies == 1 else 'bodies'} of {sessions}"
     out.print(f"{'would prune' if dry_run else 'pruned'} {of}, without an event since {escape(done['before'][:10])}")
@@ -207,7 +201,7 @@ def add(
         order["all_tenants"] = True
     with the_gateway(url, key, config, data_dir, needs="auditor") as remote:
         hold = _held(remote, order)
-    _say(hold, as_json, lambda: f"hold [bold]{escape(hold['id'])}[/] keeps {escape(_what(hold))}")
+    tell(hold, as_json, lambda hold: out.print(f"hold [bold]{escape(hold['id'])}[/] keeps {escape(_what(hold))}"))
 
 
 def _held(remote: Remote, order: dict[str, Any]) -> Answer:
@@ -258,14 +252,7 @@ def release(
         die(f"the reason has {len(reason)} characters; at most {MAX_HOLD_REASON_CHARS} fit", Status.USAGE)
     with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         hold = remote.release_hold(hold_id, reason)
-    _say(hold, as_json, lambda: f"released {escape(hold['id'])}, which kept {escape(_what(hold))}")
-
-
-def _say(answer: Answer, as_json: bool, sentence: Callable[[], str]) -> None:
-    if as_json:
-        say_json(answer)
-    else:
-        out.print(sentence())
+    tell(hold, as_json, lambda hold: out.print(f"released {escape(hold['id'])}, which kept {escape(_what(hold))}"))
 
 
 def _what(hold: Answer) -> str:

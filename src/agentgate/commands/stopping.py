@@ -16,7 +16,7 @@ from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.pictures import containment
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, wide
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, tell, wide
 from agentgate.commands.typed import check_ids, seconds
 from agentgate.commands.words import counted, duration, plain
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
@@ -80,10 +80,7 @@ def kill(
         answer = _given(remote, order)
         if not answer["drained"] and not no_wait:
             answer = _follow(remote, answer)
-    if as_json:
-        say_json(answer)
-    else:
-        _say_kill(answer)
+    tell(answer, as_json, _say_kill)
     if not answer.get("active", True):
         raise typer.Exit(Status.REFUSED)
     raise typer.Exit(0 if answer["drained"] else Status.NOT_YET)

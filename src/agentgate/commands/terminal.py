@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
@@ -48,6 +48,14 @@ def say_json(value: object) -> None:
     print(json.dumps(value, indent=2))
 
 
+def tell(answer: Mapping[str, Any], as_json: bool, say: Callable[[Mapping[str, Any]], None]) -> None:
+    """As JSON for programs, or as `say` puts it."""
+    if as_json:
+        say_json(answer)
+    else:
+        say(answer)
+
+
 def safe(text: object) -> str:
     """For a console: what strangers wrote neither hides nor colours anything."""
     return escape(visible(text))
@@ -71,6 +79,12 @@ def or_die(status: Status) -> Iterator[None]:
 def die(sentence: str, status: int) -> NoReturn:
     err.print(f"agentgate: {escape(sentence)}")
     raise typer.Exit(status)
+
+
+def none_before(command: str, *options: object) -> None:
+    """End with a sentence when options were said before the name of a command, where they would count for nothing."""
+    if any(option is not None and option is not False for option in options):
+        die(f"options of `{command}` go behind its name", Status.USAGE)
 
 
 def ask(question: str) -> None:

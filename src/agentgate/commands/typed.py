@@ -1,15 +1,16 @@
-"""Times, lengths of time, ids and principals, as people type them."""
+"""Times, lengths of time, ids, principals and JSON, as people type them."""
 
 from __future__ import annotations
 
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
 from agentgate.commands.terminal import Status, die
+from agentgate.core import strict_json
 from agentgate.core.call import is_id
 from agentgate.core.event import rfc3339
 
@@ -40,6 +41,17 @@ def seconds(text: str) -> float:
     if not parts or "".join(number + unit for number, unit in parts) != whole or not math.isfinite(found):
         die(f"{text!r} is not a length of time, such as 90s, 15m, 2h or 1d", Status.USAGE)
     return found
+
+
+def json_object(text: str | bytes, option: str) -> dict[str, Any]:
+    """The value of an option. Half a character, which a shell can give as well, is refused and not replaced."""
+    try:
+        value = strict_json.parse(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
+    except strict_json.NotStrictJson as error:
+        die(f"{option} is not JSON: {error}", Status.USAGE)
+    if not isinstance(value, dict):
+        die(f"{option} is not a JSON object", Status.USAGE)
+    return value
 
 
 def check_ids(**given: str | None) -> None:

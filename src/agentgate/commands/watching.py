@@ -116,8 +116,6 @@ class Board:
             "missing": self.missing,
         }
 
-    # --- the picture ---
-
     def picture(self, height: int = 10_000) -> RenderableType:
         """Everything, in at most `height` lines where that is possible."""
         now = self.wall()

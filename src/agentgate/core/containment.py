@@ -105,7 +105,6 @@ class KillChange:
 
 
 def kill_from_row(row: Mapping[str, Any]) -> Kill:
-    """A kill from its derived row."""
     expires_at = row["expires_at"]
     return Kill(
         id=KillId(row["id"]),

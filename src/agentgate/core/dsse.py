@@ -43,9 +43,6 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(payload), payload)
 
 
-# --- keys -------------------------------------------------------------------------------------------------
-
-
 P256_ORDER: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 """Of the curve's group (SEC 2, §2.4.2): with `s`, this less `s` is a signature too."""
 
@@ -108,9 +105,6 @@ class PublicKey:
         raise EnvelopeInvalid("envelopes are signed with ECDSA on P-256 or with Ed25519, and this is another key")
 
 
-# --- the statement ----------------------------------------------------------------------------------------
-
-
 def statement(digests: Mapping[str, str], predicate: Mapping[str, Any]) -> bytes:
     """An in-toto Statement v1 about files, given by their name and SHA-256 in hexadecimals."""
     subjects = [{"name": name, "digest": {"sha256": digest}} for name, digest in digests.items()]
@@ -149,9 +143,6 @@ def parse_statement(raw: bytes) -> Statement:
             case _:
                 raise EnvelopeInvalid("a subject has one name, of its own, and its SHA-256")
     return Statement(digests, said["predicate"])
-
-
-# --- the envelope -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,3 @@ class Facts:
                 for name, past in self.tools.items()
             },
         }
-
-
-NOTHING: Final = Facts()

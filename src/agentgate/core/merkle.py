@@ -109,13 +109,9 @@ class Frontier:
 
 
 def root(leaves: Iterable[bytes]) -> bytes:
-    """The root of a tree of these leaf hashes."""
     frontier = Frontier()
     frontier.extend(leaves)
     return frontier.root()
-
-
-# --- proofs -----------------------------------------------------------------------------------------------
 
 
 def inclusion_ranges(index: int, size: int) -> list[Range]:

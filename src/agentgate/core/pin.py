@@ -135,8 +135,6 @@ class Pin:
         return self.subject["tool"] if self.subject is not None else {}
 
 
-# --- names ------------------------------------------------------------------------------------------------
-
 _SEPARATORS: Final = re.compile(r"[_.\-]+")
 _ALIKE: Final = str.maketrans("01i", "oll")
 
@@ -152,9 +150,6 @@ def skeleton(name: str) -> str:
     Only for names that `is_offerable`: those have ASCII characters only.
     """
     return _SEPARATORS.sub("_", name.casefold()).translate(_ALIKE)
-
-
-# --- differences ------------------------------------------------------------------------------------------
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -211,9 +206,6 @@ def shown(value: Any) -> str:
     except TypeError:  # a lone surrogate, a number beyond 64 bits
         text = repr(value)
     return visible(text)
-
-
-# --- the derived table ------------------------------------------------------------------------------------
 
 
 def pin_from_row(row: Mapping[str, Any]) -> Pin:

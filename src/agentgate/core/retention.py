@@ -81,7 +81,6 @@ def covers(of_tenant: str, of_session: str, tenant: str, session: str) -> bool:
 
 
 def hold_from_row(row: Mapping[str, Any]) -> Hold:
-    """A hold from its derived row."""
     return Hold(
         id=row["id"],
         tenant=row["tenant"],

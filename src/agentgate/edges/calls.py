@@ -14,9 +14,9 @@ from agentgate.core.event import rfc3339
 from agentgate.edges.desks import Agent, TheDesks
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import answers
-from agentgate.edges.tools import say, too_many_refusals
+from agentgate.edges.tools import say, told_approval, too_many_refusals
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Underway
-from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.calls.passage import Answer, PendingApproval
 
 router = APIRouter(tags=["tools"])
 
@@ -67,14 +67,8 @@ async def get_call(desks: TheDesks, caller: Agent, trace_id: str) -> Response:
 
 
 def _told(approval: Approval) -> dict[str, Any]:
-    return {
-        "id": approval.id,
-        "state": approval.state.value,
-        "expires_at": rfc3339(approval.expires_at),
-        "quorum": approval.quorum,
-        "votes": approval.votes,
-        "url": f"/approvals/{approval.id}",
-    }
+    state, expires_at = approval.state.value, rfc3339(approval.expires_at)
+    return told_approval(PendingApproval(approval.id, state, expires_at, quorum=approval.quorum, votes=approval.votes))
 
 
 def _refusal(over: Over) -> Response:

@@ -16,12 +16,12 @@ from agentgate.core.call import Call, Door, Principal, SessionId, Tool, ToolName
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.signature import NotSigned, SignatureKey
-from agentgate.core.strict_json import NotStrictJson, canonical, parse
+from agentgate.core.strict_json import canonical
 from agentgate.edges import idempotency, tools
 from agentgate.edges.caller import Caller, Callers, Keyring
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
+from agentgate.edges.wire import Receive, Request, parsed, read_body, require_json_type
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.limits.refusals import RefusalLimiter
@@ -102,9 +102,6 @@ class EnvelopeDoor:
             body = await read_body(request, receive, self._rules.max_body_bytes)
         try:
             call, foreign = self._parse(body, caller, request)
-        except NotStrictJson as error:
-            self._refusals.refused(caller.principal)
-            raise malformed(error) from None
         except Problem:
             self._refusals.refused(caller.principal)
             raise
@@ -159,7 +156,7 @@ class EnvelopeDoor:
 
     def _parse(self, raw: bytes, caller: Caller, request: Request) -> tuple[Call, Decision | None]:
         """The call, and why it is refused whatever policy says."""
-        body = parse(raw)
+        body = parsed(raw)
         _check(body)
         who, agent, tool = caller.principal, body["agent_id"], body["tool"]
         is_nameless = who.auth_method == "loopback"

@@ -106,9 +106,6 @@ async def evidence(desks: TheDesks, auditor: Auditor, asked: Annotated[Asked, Qu
     return await _answer(desks, auditor, scope, wanted, asked.checkpoint_size)
 
 
-# --- what is asked for ------------------------------------------------------------------------------------
-
-
 def _form(text: str) -> Form:
     for form in _FORMS:
         if text == form:
@@ -129,9 +126,6 @@ def _tenant(auditor: Principal, tenant: str | None) -> str:
     if not auditor.sees(tenant):
         raise Problem(404, ReasonCode.NOT_FOUND, "no such session")
     return tenant
-
-
-# --- what is given ----------------------------------------------------------------------------------------
 
 
 async def _answer(desks: Desks, auditor: Principal, scope: Scope, form: Form, earlier_size: int | None) -> Response:

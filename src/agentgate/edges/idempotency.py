@@ -34,5 +34,4 @@ def of_header(headers: Mapping[bytes, bytes]) -> str | None:
 
 
 def checked(key: Any) -> str | None:
-    """The key, if it is one."""
     return key if isinstance(key, str) and _KEY.fullmatch(key) is not None else None

@@ -9,13 +9,10 @@ from typing import Any, Final
 from fastapi.routing import APIRoute
 
 from agentgate.core.call import Role
-from agentgate.edges._openapi.approvals import APPROVALS
 from agentgate.edges._openapi.calls import CALLS
-from agentgate.edges._openapi.gateway import GATEWAY
+from agentgate.edges._openapi.control import APPROVALS, GATEWAY, KILLS, RECORDS
 from agentgate.edges._openapi.hot import HOT, TWICE
-from agentgate.edges._openapi.kills import KILLS
 from agentgate.edges._openapi.links import link
-from agentgate.edges._openapi.records import RECORDS
 from agentgate.edges.schemas import problem
 
 _PARAMETERS: Final = {

@@ -15,8 +15,6 @@ from agentgate.edges.schemas import Responses, answers
 
 router = APIRouter()
 
-# --- policy -----------------------------------------------------------------------------------------------
-
 
 _RELOAD_RESPONSES: Responses = {
     200: answers("In force", "Policy"),
@@ -65,8 +63,6 @@ async def bundle(request: Request, desks: TheDesks, _reader: Opa) -> Response:
         return Response(status_code=304, headers={"ETag": etag})
     return Response(raw, media_type="application/gzip", headers={"ETag": etag})
 
-
-# --- health -----------------------------------------------------------------------------------------------
 
 _ANYBODY = [Depends(anybody)]
 _METRICS_RESPONSES: Responses = {

@@ -53,9 +53,6 @@ class HoldReleaseBody(BaseModel):
     reason: str = Field(default="", max_length=MAX_HOLD_REASON_CHARS)
 
 
-# --- retention ------------------------------------------------------------------------------------------------
-
-
 @router.get("/retention", responses={200: answers("How it stands", "Retention"), **_NO_LOG})
 async def get_retention(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
     """How long bodies are kept, what is due now, what is held, and what keeps pruning from happening."""
@@ -143,9 +140,6 @@ def _status_view(status: Status) -> dict[str, Any]:
             "segments": status.kept.segments,
         }
     return view
-
-
-# --- legal holds ------------------------------------------------------------------------------------------------
 
 
 @router.get("/holds", responses={200: answers("Those that the viewer may see", "Holds"), **_NO_LOG})

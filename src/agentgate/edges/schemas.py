@@ -25,7 +25,6 @@ TIME: Final[Schema] = {"type": "string", "format": "date-time"}
 
 
 def ref(name: str) -> Schema:
-    """A schema of the document by its name."""
     return {"$ref": f"#/components/schemas/{name}"}
 
 

@@ -14,12 +14,12 @@ import orjson
 
 from agentgate.core.call import Call, Door, Principal, SessionId, Tool, ToolName, is_id, is_tool_name
 from agentgate.core.errors import LogUnavailable, ReasonCode
-from agentgate.core.strict_json import NotStrictJson, canonical, parse
+from agentgate.core.strict_json import canonical
 from agentgate.edges import idempotency, prefer
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.edges.wire import Receive, Request, malformed, read_body, require_json_type
+from agentgate.edges.wire import Receive, Request, parsed, read_body, require_json_type
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
@@ -68,9 +68,6 @@ class ToolsDoor:
         body = await read_body(request, receive, self._max_body_bytes)
         try:
             call = self._parse(body, caller, request, bearer)
-        except NotStrictJson as error:
-            self._refusals.refused(caller)
-            raise malformed(error) from None
         except Problem:
             self._refusals.refused(caller)
             raise
@@ -107,7 +104,7 @@ class ToolsDoor:
         return answer
 
     def _parse(self, raw: bytes, caller: Principal, request: Request, bearer: str | None) -> Call:
-        body = parse(raw)
+        body = parsed(raw)
         _check(body, caller)
         return Call(
             trace_id=new_trace_id(self._entropy),

@@ -166,7 +166,10 @@ class Wire:
     async def _framework(self, request: Request, receive: Receive, send: Send) -> None:
         """Everything but the hot routes: the body is read and checked here and replayed to the framework."""
         if request.scope["method"] in ("POST", "PUT", "PATCH", "DELETE"):
-            body = await read_json_body(request, receive, self._max_body_bytes)
+            body = await read_body(request, receive, self._max_body_bytes)
+            if body:
+                require_json_type(request)
+                parsed(body)
             receive = replay(body, receive)
         await self._stream(request, send, lambda sending: self._app(request.scope, receive, sending))
 
@@ -241,18 +244,6 @@ async def read_body(request: Request, receive: Receive, limit: int) -> bytes:
     return bytes(chunks)
 
 
-async def read_json_body(request: Request, receive: Receive, limit: int) -> bytes:
-    """A body that is empty or strict JSON, still as bytes."""
-    body = await read_body(request, receive, limit)
-    if body:
-        require_json_type(request)
-        try:
-            parse(body)
-        except NotStrictJson as error:
-            raise malformed(error) from None
-    return body
-
-
 def require_json_type(request: Request) -> None:
     """Refuse what a web page could send without asking first, and what would need decompression."""
     content_type = request.headers.get(b"content-type", b"")
@@ -262,8 +253,12 @@ def require_json_type(request: Request) -> None:
         raise Problem(415, ReasonCode.UNSUPPORTED_MEDIA_TYPE, "The body must not be compressed")
 
 
-def malformed(error: NotStrictJson) -> Problem:
-    return Problem(400, ReasonCode.MALFORMED_JSON, f"Not strict JSON: {error}")
+def parsed(body: bytes) -> Any:
+    """Raises Problem where it is not strict JSON."""
+    try:
+        return parse(body)
+    except NotStrictJson as error:
+        raise Problem(400, ReasonCode.MALFORMED_JSON, f"Not strict JSON: {error}") from None
 
 
 def _too_large(limit: int) -> Problem:

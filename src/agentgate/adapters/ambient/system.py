@@ -7,8 +7,6 @@ import time
 from datetime import UTC, datetime
 from typing import Final
 
-from agentgate.ports.ambient import Clock, Entropy
-
 _BOOT: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 """Linux has a clock that goes on while the machine sleeps; elsewhere the monotonic one has to do."""
 
@@ -53,7 +51,3 @@ class SystemEntropy:
     def _forget(self) -> None:
         self._page = b""
         self._used = 0
-
-
-_clock: type[Clock] = SystemClock
-_entropy: type[Entropy] = SystemEntropy

@@ -7,8 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from agentgate.ports.ambient import Worker
-
 _Made = TypeVar("_Made")
 
 
@@ -24,6 +22,3 @@ class ThreadWorker:
     async def aclose(self) -> None:
         """What runs ends by itself; what waits is given up."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-
-_: type[Worker] = ThreadWorker

@@ -19,7 +19,7 @@ from agentgate.adapters.certificates._headers import MAX_CHARS, READERS
 from agentgate.adapters.certificates._names import Names, NoCertificate, read_subject
 from agentgate.core.call import AgentId, Principal, PrincipalKind, Role, TenantId, is_id
 from agentgate.ports.ambient import Clock
-from agentgate.ports.identity import CertificateReader, NotTaken
+from agentgate.ports.identity import NotTaken
 
 MAX_REMEMBERED: Final = 1000
 HEADERS: Final = frozenset(name.lower().encode() for name in READERS)
@@ -149,6 +149,3 @@ def _text(value: bytes) -> str:
         return value.decode("ascii")
     except UnicodeDecodeError:
         raise NoCertificate("The header of the client certificate is not ASCII") from None
-
-
-_: type[CertificateReader] = ProxiedCertificates

@@ -112,8 +112,6 @@ class Ledgers:
         ledger.expires_us = now_us + life_s(uncounted.period) * US_PER_S
         return True
 
-    # --- inside ---
-
     def _unknown(self, call: Call, budget: Budget, now_us: int) -> Uncounted | None:
         key = budget_key(call, budget.period)
         number = _number(budget.period, now_us)

@@ -108,8 +108,6 @@ class Link:
         if connection is not None:
             connection.close(self.trouble)
 
-    # --- in the background ---
-
     async def _keep(self) -> None:
         loop = asyncio.get_running_loop()
         pause_s = FIRST_PAUSE_S if self.connection is None else 0.0

@@ -57,8 +57,6 @@ class Ear:
             self._keeper.cancel()
             await asyncio.wait({self._keeper})
 
-    # --- in the background ---
-
     async def _keep(self) -> None:
         pause_s = FIRST_PAUSE_S
         while True:

@@ -132,8 +132,6 @@ class LocalAdmission:
         self._flight.clear()
         self._held.clear()
 
-    # --- limits ---
-
     def _count(self, call: Call, quota: Quota) -> Admitted | NotAdmitted:
         """Count the call if there is room for it everywhere. A refused call counts for nothing."""
         now_ns, now_us = self._clock.ticks_ns(), self._now_us()

@@ -30,7 +30,7 @@ _UNSAID_S: Final = 60.0
 
 
 class TokenEndpoint:
-    """The client's side: where it is, who we are there, and which scopes we may ask for.
+    """What both kinds that ask one have in common: where it is, who we are there, and which scopes we may ask for.
 
     Its options: `token_url`, `client_id`, `client_secret`, `client_auth` (basic or post), `scope` or `scopes`,
     `audience`, `resource`, `revocation_url`, `ca_file`.

@@ -18,7 +18,7 @@ from awscrt.http import HttpHeaders, HttpRequest
 from agentgate.adapters.credentials._client import Client
 from agentgate.adapters.credentials._options import Options, scoped
 from agentgate.core.call import Call
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 from agentgate.ports.upstreams import Credential
 
 _LEAST_S: Final = 900
@@ -153,6 +153,3 @@ def _read(alias: str, status: int, raw: bytes) -> Issued:
         raise CredentialRefused("its source does not say when the keys expire") from None
     left_s = (ends.replace(tzinfo=ends.tzinfo or UTC) - datetime.now(UTC)).total_seconds()
     return Issued(Credential(alias, values["secret_access_key"], values), left_s)
-
-
-_: type[Issuer] = AwsSts

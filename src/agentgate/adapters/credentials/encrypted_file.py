@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from agentgate.adapters.credentials._options import Options, read_private
 from agentgate.core.strict_json import NotStrictJson, parse
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 from agentgate.ports.upstreams import Credential
 
 _NONCE_BYTES: Final = 12
@@ -108,6 +108,3 @@ def _write(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-_: type[Issuer] = EncryptedFileCredentials

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from agentgate.adapters.credentials._options import Options, SecretRef
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 from agentgate.ports.upstreams import Credential
 
 
@@ -34,6 +34,3 @@ class EnvCredentials:
 
     async def aclose(self) -> None:
         """Nothing is open."""
-
-
-_: type[Issuer] = EnvCredentials

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agentgate.adapters.credentials._options import Options, read_private
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 from agentgate.ports.upstreams import Credential
 
 
@@ -37,6 +37,3 @@ class FileCredentials:
 
     async def aclose(self) -> None:
         """Nothing is open."""
-
-
-_: type[Issuer] = FileCredentials

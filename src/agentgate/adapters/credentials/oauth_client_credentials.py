@@ -7,10 +7,10 @@ from typing import Any
 
 from agentgate.adapters.credentials._options import Options
 from agentgate.adapters.credentials._token_endpoint import TokenEndpoint
-from agentgate.ports.credentials import Ask, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, Issued, Serves
 
 
-class OAuthClientCredentials:
+class OAuthClientCredentials(TokenEndpoint):
     """Implements `Issuer`. One token serves a tenant; its lifetime is the server's, and we use it for no longer than
     policy says. Taken back (RFC 7009) where there is a `revocation_url`."""
 
@@ -23,17 +23,8 @@ class OAuthClientCredentials:
             ValueError: with a sentence.
         """
         read = Options(options, environ)
-        self._endpoint = TokenEndpoint(read)
+        super().__init__(read)
         read.end()
 
     async def issue(self, ask: Ask, before: Issued | None = None) -> Issued:
-        return await self._endpoint.token(ask, {"grant_type": "client_credentials"})
-
-    async def revoke(self, issued: Issued) -> None:
-        await self._endpoint.revoke(issued)
-
-    async def aclose(self) -> None:
-        await self._endpoint.aclose()
-
-
-_: type[Issuer] = OAuthClientCredentials
+        return await self.token(ask, {"grant_type": "client_credentials"})

@@ -8,13 +8,13 @@ from typing import Any, Final
 
 from agentgate.adapters.credentials._options import Options
 from agentgate.adapters.credentials._token_endpoint import TokenEndpoint
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:token-exchange"
 _TYPE: Final = "urn:ietf:params:oauth:token-type:"
 
 
-class TokenExchange:
+class TokenExchange(TokenEndpoint):
     """Implements `Issuer`. Without a token of the caller's there is nothing to exchange: an agent that came with an API
     key is refused, never given somebody else's. With an `actor_token` the answer says who acts for whom."""
 
@@ -28,7 +28,7 @@ class TokenExchange:
             ValueError: with a sentence.
         """
         read = Options(options, environ)
-        self._endpoint = TokenEndpoint(read)
+        super().__init__(read)
         known = ("access_token", "jwt", "id_token")
         self._subject_type = _TYPE + read.one_of("subject_token_type", known)
         self._actor = read.maybe_secret("actor_token")
@@ -46,16 +46,7 @@ class TokenExchange:
         }
         if self._actor is not None:
             form |= {"actor_token": self._actor.read(), "actor_token_type": self._actor_type}
-        issued = await self._endpoint.token(ask, form, issued_types=(_TYPE + "access_token", _TYPE + "jwt"))
+        issued = await self.token(ask, form, issued_types=(_TYPE + "access_token", _TYPE + "jwt"))
         if hmac.compare_digest(issued.credential.secret.encode(), ask.call.bearer.encode(errors="replace")):
             raise CredentialRefused("its source gave the caller's own token back")
         return issued
-
-    async def revoke(self, issued: Issued) -> None:
-        await self._endpoint.revoke(issued)
-
-    async def aclose(self) -> None:
-        await self._endpoint.aclose()
-
-
-_: type[Issuer] = TokenExchange

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from agentgate.adapters.credentials._client import Client, json_object, seconds
 from agentgate.adapters.credentials._options import Options, read_public, scoped
-from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer, Serves
+from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Serves
 from agentgate.ports.upstreams import Credential
 
 _ACCOUNT_TOKEN: Final = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 - a path
@@ -131,8 +131,6 @@ class Vault:
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    # --- our own token ---
-
     async def _as_us(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """With our token, and once more with a new one where Vault no longer takes it. Raises CredentialRefused."""
         token = await self._our_token()
@@ -193,6 +191,3 @@ class Vault:
             content, headers["Content-Type"] = json.dumps(body).encode(), "application/json"
         status, raw = await self._client.send(method, f"{self._url}/v1/{path}", headers=headers, body=content)
         return status, json_object(raw) if status == 200 and raw else {}
-
-
-_: type[Issuer] = Vault

@@ -185,9 +185,8 @@ def _holds_card(text: str) -> bool:
     return any(is_card("".join(part)) for part in (groups[:-1], groups[:-2], groups[1:], groups[2:]))
 
 
-# --- what libraries know ----------------------------------------------------------------------------------------
-# They only spare text that looks like one and is none. They cost microseconds for each candidate, so a text may ask
-# them so often and no more: past that, whatever looks like one counts as one.
+# What libraries know only spares text that looks like one and is none. They cost microseconds for each candidate, so a
+# text may ask them so often and no more: past that, whatever looks like one counts as one.
 
 
 def _ibans(pattern: Regexp, raw: bytes) -> Iterator[Span]:

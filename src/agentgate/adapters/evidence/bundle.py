@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from agentgate.adapters.evidence._verify_md import verify_md
 from agentgate.core.evidence.pack import Pack
-from agentgate.ports.evidence import Bundler, Enclosures, PackWriter
+from agentgate.ports.evidence import Enclosures, PackWriter
 from agentgate.ports.keys import Signer
 
 
@@ -31,6 +31,3 @@ class Bundle:
         files |= {f"consistency/{old}": proof for old, proof in enclosures.consistency.items()}
         files["VERIFY.md"] = verify_md(pack, files)
         return files
-
-
-_: type[Bundler] = Bundle

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from agentgate.core.evidence.pack import Pack
-from agentgate.ports.evidence import PackWriter
 
 
 class JsonPack:
@@ -14,6 +13,3 @@ class JsonPack:
 
     def write(self, pack: Pack) -> bytes:
         return pack.json
-
-
-_: type[PackWriter] = JsonPack

@@ -39,8 +39,6 @@ class BodyStore(ABC):
         self._busy = asyncio.Lock()
         """One at a time in this process: what it reads of a segment is still so when it writes it."""
 
-    # --- of each store ---
-
     @abstractmethod
     async def _delete(self, indexes: Sequence[int]) -> int:
         """Delete single bodies, a few; how many there were."""
@@ -52,8 +50,6 @@ class BodyStore(ABC):
     @abstractmethod
     async def _put(self, segment: Segment) -> bool:
         """Add a segment and delete the single bodies that it has: all of them, or nothing is done and it is False."""
-
-    # --- ages ---
 
     async def around(self, moment: str, now: str) -> Around:
         index = await self._first_young(moment, now)
@@ -92,8 +88,6 @@ class BodyStore(ABC):
     async def _size(self) -> int:
         rows = await self._ask(select(schema.head.c.size).where(schema.head.c.log_id == self._log_id))
         return int(rows[0][0]) if rows else 0
-
-    # --- sessions ---
 
     async def quiet(self, below: int, after: Place | None) -> tuple[list[Quiet], Place | None]:
         """Sessions that decisions opened first, then those that only a kill names."""
@@ -183,8 +177,6 @@ class BodyStore(ABC):
         )
         (count,), (bodies, segments) = (await self._ask(single))[0], (await self._ask(packed))[0]
         return Kept(int(count), int(bodies), int(segments))
-
-    # --- changes ---
 
     async def forget(self, sessions: Sequence[Quiet]) -> int:
         indexes = sorted({index for session in sessions for index in await self._indexes(session)})

@@ -18,7 +18,6 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from agentgate.adapters.meters._shared import SharedFile
-from agentgate.ports.notices import Meter
 
 logger = logging.getLogger("agentgate.metrics")
 
@@ -204,6 +203,3 @@ class PrometheusMeter:
 
     def _tool(self, tool: str) -> str:
         return tool if tool in self._tools else "other"
-
-
-_: type[Meter] = PrometheusMeter

@@ -15,7 +15,7 @@ import orjson
 from agentgate.adapters.notify._post import Post
 from agentgate.core.notice import Notice
 from agentgate.core.visible import visible
-from agentgate.ports.notices import Courier, Failure
+from agentgate.ports.notices import Failure
 
 MAX_TEXT: Final = 3_000
 MAX_FIELD: Final = 2_000
@@ -173,5 +173,3 @@ def _escaped(text: str, most: int) -> str:
 
 
 _ESCAPES: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-
-_: type[Courier] = SlackCourier

@@ -17,7 +17,7 @@ import orjson
 from agentgate.adapters.notify._post import Post
 from agentgate.core.notice import Notice
 from agentgate.ports.ambient import Clock
-from agentgate.ports.notices import Courier, Failure
+from agentgate.ports.notices import Failure
 
 _PREFIX: Final = "whsec_"
 
@@ -80,6 +80,3 @@ def _key(secret: str) -> bytes:
     if not 24 <= len(key) <= 64:
         raise ValueError(f"a secret that begins with {_PREFIX} has 24 to 64 bytes, in base64")
     return key
-
-
-_: type[Courier] = WebhookCourier

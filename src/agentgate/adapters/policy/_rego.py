@@ -17,8 +17,6 @@ RegoValue = Any
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number by its text."""
-
     text: str
 
     @property

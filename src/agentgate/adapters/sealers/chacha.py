@@ -9,7 +9,6 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.ports.keys import Sealer
 
 _NONCE_BYTES = 12
 _KEY_BYTES = 32
@@ -53,6 +52,3 @@ class ChaChaSealer:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], about)
         except (InvalidTag, ValueError):
             return None
-
-
-_: type[Sealer] = ChaChaSealer

@@ -18,7 +18,7 @@ from http_message_signatures import ContentDigest, HTTPMessageSignaturesExceptio
 from agentgate.core.errors import ReasonCode
 from agentgate.core.signature import NotSigned, SignatureKey, misses, objection
 from agentgate.ports.ambient import Clock
-from agentgate.ports.identity import SignatureVerifier, SignedRequest
+from agentgate.ports.identity import SignedRequest
 
 _ALGORITHMS: Final = {"ed25519": algorithms.ED25519, "hmac-sha256": algorithms.HMAC_SHA256}
 _LONGEST: Final = {"signature-input": 4096, "signature": 1024, "content-digest": 512}
@@ -96,9 +96,6 @@ def _dictionary(value: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-# --- the signature itself ---
-
-
 @dataclass(frozen=True, slots=True)
 class _Message:
     """A request as the library reads it."""
@@ -141,6 +138,3 @@ def verify(request: SignedRequest, key: SignatureKey) -> None:
     material = key.material if key.algorithm == "hmac-sha256" else Ed25519PublicKey.from_public_bytes(key.material)
     verifier = _Verifier(signature_algorithm=_ALGORITHMS[key.algorithm], key_resolver=_OneKey(material))  # type: ignore[arg-type]
     verifier.verify(_Message(request.method, request.url, _Headers(request.fields)), max_age=None)
-
-
-_: type[SignatureVerifier] = Rfc9421Verifier

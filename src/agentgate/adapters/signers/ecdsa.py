@@ -14,7 +14,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.adapters.signers._private import PrivateKeySigner
 from agentgate.core.dsse import P256_ORDER
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.ports.keys import EnvelopeSigner
 
 
 class EcdsaSigner(PrivateKeySigner):
@@ -44,6 +43,3 @@ class EcdsaSigner(PrivateKeySigner):
     @staticmethod
     def _new() -> EllipticCurvePrivateKey:
         return generate_private_key(SECP256R1())
-
-
-_: type[EnvelopeSigner] = EcdsaSigner

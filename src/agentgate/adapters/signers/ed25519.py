@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.adapters.signers._private import PrivateKeySigner
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.ports.keys import EnvelopeSigner
 
 
 class Ed25519Signer(PrivateKeySigner):
@@ -39,6 +38,3 @@ class Ed25519Signer(PrivateKeySigner):
     @staticmethod
     def _new() -> Ed25519PrivateKey:
         return Ed25519PrivateKey.generate()
-
-
-_: type[EnvelopeSigner] = Ed25519Signer

@@ -7,7 +7,6 @@ import hmac
 
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.evidence.pack import key_id
-from agentgate.ports.keys import Signer
 
 MIN_KEY_BYTES = 32
 """The length of the hash: a shorter key is weaker than the signature it makes (RFC 2104 §3)."""
@@ -27,6 +26,3 @@ class HmacSigner:
 
     def sign(self, message: bytes) -> bytes:
         return hmac.new(self._key, message, hashlib.sha256).digest()
-
-
-_: type[Signer] = HmacSigner

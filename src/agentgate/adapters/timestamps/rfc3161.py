@@ -24,7 +24,6 @@ from rfc3161_client import (
 )
 
 from agentgate.core.errors import TimestampUnavailable
-from agentgate.ports.evidence import TimestampAuthority
 
 MAX_REPLY_BYTES: Final = 65_536
 _GRANTED: Final = 0
@@ -99,6 +98,3 @@ class Rfc3161Authority:
     async def aclose(self) -> None:
         if self._client is not None:
             await self._client.aclose()
-
-
-_: type[TimestampAuthority] = Rfc3161Authority

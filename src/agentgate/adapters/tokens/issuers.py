@@ -12,7 +12,7 @@ from jwt.utils import base64url_decode
 from agentgate.adapters.tokens.jwt import MAX_REMEMBERED, MAX_TOKEN_CHARS, NO_JWT, JwtVerifier, is_compact
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import NotStrictJson, parse
-from agentgate.ports.identity import NotVerified, TokenVerifier, VerifiedToken
+from agentgate.ports.identity import NotVerified, VerifiedToken
 
 _STRANGER: Final = NotVerified(ReasonCode.INVALID_TOKEN, "The access token is of an issuer that is not known here")
 
@@ -64,6 +64,3 @@ def _issuer(token: str) -> str:
         return ""
     found = claims.get("iss") if isinstance(claims, dict) else None
     return found if isinstance(found, str) else ""
-
-
-_: type[TokenVerifier] = Issuers

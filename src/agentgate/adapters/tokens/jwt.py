@@ -23,7 +23,7 @@ from agentgate.adapters.tokens._whom import Nobody, Whom
 from agentgate.core.errors import ReasonCode
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.ports.ambient import Clock
-from agentgate.ports.identity import NotVerified, TokenVerifier, VerifiedToken
+from agentgate.ports.identity import NotVerified, VerifiedToken
 
 MAX_TOKEN_CHARS: Final = 8192
 MAX_REMEMBERED: Final = 10_000
@@ -250,6 +250,3 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     if not all(isinstance(one, str) and (not one or _SCOPE.fullmatch(one)) for one in named):
         raise _Refused("The scopes of the access token are none")
     return frozenset(one for one in named if one)
-
-
-_: type[TokenVerifier] = JwtVerifier

@@ -1,4 +1,5 @@
-"""How a credential gets into a request: by header, bearer token, basic authentication, query parameter or signature."""
+"""How a credential gets into a request (header, bearer token, basic authentication, query parameter or signature), and
+which URLs it may travel to."""
 
 from __future__ import annotations
 
@@ -7,7 +8,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
+from urllib.parse import SplitResult, urlsplit
 
+from agentgate.core.hosts import is_loopback
 from agentgate.ports.upstreams import Credential
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
@@ -25,6 +28,22 @@ _KNOWN: Final[dict[str, frozenset[str]]] = {
     "query": frozenset({"name"}),
     "sigv4": frozenset({"region", "service"}),
 }
+
+
+def read_url(name: str, url: str, *, insecure: bool) -> SplitResult:
+    """The parts of an upstream's URL. Raises ValueError with a sentence that calls it `name`."""
+    parts = urlsplit(url)
+    try:
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"{name} has a port that is not a number") from None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+        raise ValueError(f"{name} must be https://host[:port][/path] in ASCII")
+    if parts.username is not None or parts.fragment or any(c in url for c in "#{}\\ \t\r\n"):
+        raise ValueError(f"{name} must not have a user or a fragment; name a credential instead")
+    if parts.scheme == "http" and not insecure and not is_loopback(host):
+        raise ValueError(f"{name} must be https unless the host is loopback; `insecure: true` allows plain http")
+    return parts
 
 
 def is_header_value(text: str) -> bool:

@@ -10,19 +10,18 @@ import re
 import ssl
 from collections.abc import Mapping
 from typing import Any, Final
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, unquote, urlencode
 
 import aiohttp
 from yarl import URL
 
 from agentgate.adapters.upstreams._answers import CLOSED, NO_GRANT, Misfit
 from agentgate.adapters.upstreams._http_exchange import Incoming, Outgoing, exchange, open_session
-from agentgate.adapters.upstreams._http_inject import read_injection
+from agentgate.adapters.upstreams._http_inject import read_injection, read_url
 from agentgate.adapters.upstreams._http_route import Route, read_route
 from agentgate.core.call import Access, Call, Digest, Tool
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
-from agentgate.core.hosts import is_loopback
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 
@@ -162,19 +161,11 @@ class HttpUpstream:
 
 def _read_base_url(base_url: str, *, insecure: bool) -> str:
     """`base_url` without its trailing slash."""
-    parts = urlsplit(base_url)
-    try:
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("base_url has a port that is not a number") from None
-    if parts.scheme not in ("http", "https") or not host or not base_url.isascii():
-        raise ValueError("base_url must be https://host[:port][/path] in ASCII")
-    if parts.username is not None or parts.query or parts.fragment or any(c in base_url for c in "?#{}\\ \t\r\n"):
-        raise ValueError("base_url must not have a user, a query or a fragment; name a credential instead")
+    parts = read_url("base_url", base_url, insecure=insecure)
+    if "?" in base_url:
+        raise ValueError("base_url must not have a query; name a credential instead")
     if any(segment in (".", "..") for segment in unquote(parts.path).split("/")):
         raise ValueError("base_url must not have . or .. in its path")
-    if parts.scheme == "http" and not insecure and not is_loopback(host):
-        raise ValueError("base_url must be https unless the host is loopback; `insecure: true` allows plain http")
     return base_url.rstrip("/")
 
 

@@ -144,9 +144,6 @@ def _counts(ack: Answer) -> str:
     return ", ".join(counts) or "nothing of it ran here"
 
 
-# --- members and calls ----------------------------------------------------------------------------------------
-
-
 def members_table(members: Sequence[Answer]) -> Table:
     table = _table("MEMBER", "PRESENCE", "LAST HEARD")
     for member in members:

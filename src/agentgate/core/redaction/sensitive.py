@@ -45,8 +45,6 @@ SSN: Final = "ssn"
 IBAN: Final = "iban"
 PHONE: Final = "phone"
 
-# --- names ------------------------------------------------------------------------------------------------------
-
 SENSITIVE_NAMES: Final = (
     r"pass(?:word|wd|phrase|code|key)?|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|signing[_-]?key"
     r"|account[_-]?key|client[_-]?secret|authorization|credentials?|cookie|session[_-]?key|bearer|ssn|cvv|cvc|iban"
@@ -77,8 +75,6 @@ def holds_secret_name(text: str) -> bool:
             return any(is_secret_name(name.rstrip("\\")) for name in names)
     return False
 
-
-# --- cards ------------------------------------------------------------------------------------------------------
 
 _DOUBLED: Final = (0, 2, 4, 6, 8, 1, 3, 5, 7, 9)
 _SEPARATORS: Final = str.maketrans("", "", " +-")
@@ -112,9 +108,6 @@ def holds_card_number(text: str) -> bool:
 def is_card_number(number: float) -> bool:
     """Whether a JSON number is a card's."""
     return abs(number) >= 10**12 and number == int(number) and is_card(str(abs(int(number))))
-
-
-# --- one way to write what looks alike --------------------------------------------------------------------------
 
 
 def plain_value(kind: str, value: str) -> str:

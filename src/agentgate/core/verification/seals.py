@@ -48,9 +48,6 @@ def read_trust(raw: bytes) -> Trust:
         raise NoKey(f"{text}: {error}") from None
 
 
-# --- HMAC -------------------------------------------------------------------------------------------------
-
-
 def hmac_finding(check: str, signed: bytes, signature: Any, integrity: Mapping[str, Any], trust: Trust) -> Finding:
     """The HMAC-SHA256 over `signed`: `integrity` says whether there must be one, and of which key."""
     keys = trust.hmac_keys
@@ -71,9 +68,6 @@ def hmac_finding(check: str, signed: bytes, signature: Any, integrity: Mapping[s
 def _is_hmac(key: bytes, signed: bytes, signature: str) -> bool:
     wanted = hmac.new(key, signed, hashlib.sha256).hexdigest()
     return hmac.compare_digest(wanted.encode(), signature.encode(errors="replace"))
-
-
-# --- the log ----------------------------------------------------------------------------------------------
 
 
 def open_checkpoint(note: bytes, keys: Sequence[NoteKey]) -> Checkpoint | Finding:

@@ -76,8 +76,6 @@ class Lists:
         self._calls = calls
         self._known: OrderedDict[tuple[str, str], _Known] = OrderedDict()
 
-    # --- tools ---
-
     async def tools(self, peer: ClientPeer) -> list[dict[str, Any]] | None:
         """Definitions of what the caller may ever call; None when policy does not say."""
         visible = await self._parts.policy.visible_to(peer.caller)
@@ -85,8 +83,6 @@ class Lists:
             return None
         found = map(self._parts.tools.get, visible)
         return [_shown(tool) for tool in found if tool and tool.quarantine is None and operation_of(tool) is None]
-
-    # --- operations ---
 
     def operations(self, method: str) -> list[Operation]:
         """Of every connected server that declares what `method` needs."""
@@ -136,8 +132,6 @@ class Lists:
             if parsed is not None and parsed.match(uri) is not None:
                 return server
         return None
-
-    # --- lists of all servers ---
 
     async def whole(self, peer: ClientPeer, kind: Kind) -> dict[str, Any]:
         """One list, whole and without a cursor, of what every server that may be asked has."""

@@ -143,8 +143,6 @@ def accepts_both(scope: Scope) -> bool:
 
 
 class PlainCalls:
-    """Serves plain calls."""
-
     def __init__(self, server: Server[Any], calls: Calls, call: Call, ping_every_s: float) -> None:
         """`call` runs in a task of its own, which ends when the client goes away."""
         self._ping_every_s = ping_every_s

@@ -61,8 +61,6 @@ class _Way:
 
 
 class SeatedCalls:
-    """Serves them."""
-
     def __init__(
         self, server: Server[Any], manager: StreamableHTTPSessionManager, calls: Calls, call: Call, ping_every_s: float
     ) -> None:
@@ -123,7 +121,6 @@ class SeatedCalls:
             self._calls.cancel(*running)
 
     async def serve(self, seated: SeatedCall, scope: Scope, guest: Guest, send: Send) -> None:
-        """Answer it."""
         plain, connection = seated.plain, seated.connection
         session_id, version = connection.session_id or "", connection.protocol_version
         reply = Reply(plain.request_id, send, [(_SESSION, session_id.encode("latin-1"))])

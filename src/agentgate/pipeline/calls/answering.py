@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agentgate.core.approval import Approval, State, may_not_answer
+from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal
 from agentgate.core.errors import ReasonCode, Refused
 from agentgate.pipeline.approvals.desk import ApprovalDesk
@@ -41,12 +41,9 @@ class AnswerDesk:
         Raises:
             LogUnavailable
         """
-        approval = await self._approvals.get(person, approval_id)
-        if approval is None:
-            return Refused(ReasonCode.NOT_FOUND, "no such approval")
-        forbidden = may_not_answer(approval, person)
-        if forbidden is not None:
-            return Refused(ReasonCode.FORBIDDEN, forbidden)
+        approval = await self._approvals.answerable(person, approval_id, tuple(State))
+        if isinstance(approval, Refused):
+            return approval
         if approved and not approval.executes:
             text = "the caller makes this call itself: POST /approvals/{id}/approve"
             return Refused(ReasonCode.CONFLICT, text)

@@ -123,8 +123,6 @@ class Passage:
         self.latency_us[step] = self.latency_us.get(step, 0) + took_ns // 1000
         meter.step(step, took_ns / 1e9)
 
-    # --- what its door is told ---
-
     def refused(self, decision: Decision, clock: Clock) -> Answer:
         """It is not run; or not yet, where an approval is missing."""
         prefix = "Approval required" if decision.verdict is Verdict.REQUIRE_APPROVAL else "Policy denied"

@@ -69,8 +69,6 @@ class Drains:
         self._admission = admission
         self._clock = clock
 
-    # --- looking ---
-
     async def of(self, kill_id: str) -> Drain | None:
         """The kill of this id, in force or not, as the log has it now. Raises LogUnavailable."""
         rows = await self._reader.projection("kills", id=kill_id)
@@ -105,8 +103,6 @@ class Drains:
         """The ids of kills in force that have no whole receipt. Raises LogUnavailable."""
         rows = await self._reader.projection("kills", drained=0, released_position=None)
         return frozenset(row["id"] for row in rows)
-
-    # --- following ---
 
     async def follow(self, kill: Kill, members: Sequence[str], within_s: float) -> Drain:
         """Wait until `kill` has drained as far as it can, at most `within_s`; then its receipt is durable.
@@ -149,8 +145,6 @@ class Drains:
             here = {row["member"]: presence(row) for row in await self._reader.projection("members", left_idx=None)}
             standing = {member: here.get(member, Presence.LEFT) for member in members}
         return replace(drain, acks=acks, progress=progress(members, standing, _positions(acks), position))
-
-    # --- receipts ---
 
     async def _receipt(self, drain: Drain) -> Drain:
         """Write the kill's receipt, unless somebody has. Raises LogUnavailable."""

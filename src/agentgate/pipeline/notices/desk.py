@@ -136,8 +136,6 @@ class NoticeDesk:
             counts=dict(line.account.counts),
         )
 
-    # --- following ---
-
     async def _follow(self) -> None:
         while True:
             try:

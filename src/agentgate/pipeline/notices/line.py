@@ -195,8 +195,6 @@ class Line:
             self.saved = self.done
             self.saved_at_s = self.office.clock.boot_s()
 
-    # --- what is in no log ---
-
     def tell(self, notice: Notice) -> None:
         if len(self.told) == _MOST_TOLD:
             self.account.skipped(self.told[0], "too many wait")

@@ -152,7 +152,6 @@ def _what(query: Query) -> dict[str, str]:
     return what
 
 
-# --- cursors ----------------------------------------------------------------------------------------------
 # A cursor is a place in the log and a checksum of it with the query. It needs no secret: who makes one up gets
 # another part of what the same key may read anyway.
 

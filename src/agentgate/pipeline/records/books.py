@@ -14,8 +14,6 @@ from agentgate.pipeline.records.record import Recorder
 
 
 class Books:
-    """Writes them down."""
-
     def __init__(self, recorder: Recorder) -> None:
         self._recorder = recorder
 

@@ -30,8 +30,6 @@ _STEPS_S: Final = tuple(
 )
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
-# --- charts -----------------------------------------------------------------------------------------------
-
 
 @dataclass(frozen=True, slots=True)
 class Bar:
@@ -84,9 +82,6 @@ def _by(
         marks = [mark for _, group in rest for mark in group]
         bars.append(Bar(f"({count(len(rest), f'other {noun}')})", len(marks), tally(marks)))
     return Chart(name, title, tuple(bars))
-
-
-# --- the timeline -----------------------------------------------------------------------------------------
 
 
 PILE: Final = 4

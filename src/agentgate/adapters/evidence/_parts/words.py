@@ -97,9 +97,6 @@ def quoted(text: str) -> str:
     return f"“{text}”" if text else ""
 
 
-# --- numbers and times ------------------------------------------------------------------------------------
-
-
 def count(number: int, one: str, many: str | None = None) -> str:
     """`1 call`, `1,234 calls`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"

@@ -121,9 +121,6 @@ def _texts(canvas: Any, texts: Sequence[Text]) -> None:
     canvas.drawText(pen)
 
 
-# --- what is in the file beside its pages -------------------------------------------------------------------
-
-
 def _attach(canvas: Any, raw: bytes) -> None:
     """Embed `raw`, byte for byte, where readers list attachments (ISO 32000-1, 7.11.4) and as the source of the
     document (ISO 32000-2, 14.13)."""

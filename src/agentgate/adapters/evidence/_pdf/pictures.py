@@ -59,9 +59,6 @@ def sign_of(mark: Mark) -> tuple[str, Colour]:
     return mark.shape, INKS[mark]
 
 
-# --- key figures ------------------------------------------------------------------------------------------
-
-
 def figures(sheet: Sheet, items: Sequence[Figure]) -> None:
     """Numbers in a grid, four to a row; what should alarm has a sign and a bar at its side."""
     faces = sheet.faces
@@ -88,9 +85,6 @@ def figures(sheet: Sheet, items: Sequence[Figure]) -> None:
         sheet.y += height + 8
 
 
-# --- legend -----------------------------------------------------------------------------------------------
-
-
 def legend(sheet: Sheet, marks: Collection[Mark], *, signs: bool = False, areas: bool = False) -> None:
     """What the signs or areas in a picture stand for: only those that occur."""
     style = Style(sheet.faces.text, 7.8, 12.0, INK)
@@ -115,9 +109,6 @@ def legend(sheet: Sheet, marks: Collection[Mark], *, signs: bool = False, areas:
         sheet.put(at, sheet.y + 9, text, style)
         x += wide
     sheet.y += 18
-
-
-# --- timeline ---------------------------------------------------------------------------------------------
 
 
 def timeline(sheet: Sheet, picture: Timeline) -> None:
@@ -208,9 +199,6 @@ def _axis(sheet: Sheet, picture: Timeline, left: float, foot: float, wide: float
     sheet.y = foot + 20
     kills = " A line with a K is a kill; the shade behind it lasts until its release." if picture.lines else ""
     sheet.paragraph(picture.description + kills, sheet.small)
-
-
-# --- bars -------------------------------------------------------------------------------------------------
 
 
 def chart(sheet: Sheet, picture: Chart) -> None:

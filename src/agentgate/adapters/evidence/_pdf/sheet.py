@@ -115,8 +115,6 @@ class Sheet:
     def page(self) -> Page:
         return self.pages[-1]
 
-    # --- moving ---
-
     def turn(self) -> None:
         """Start a new page, unless this one is still empty."""
         if self.page.texts or self.page.shapes:
@@ -130,8 +128,6 @@ class Sheet:
 
     def space(self, height: float) -> None:
         self.y += height
-
-    # --- setting ---
 
     def put(self, x: float, baseline: float, text: str, style: Style, *, right: bool = False) -> float:
         """One line of text at a place; says its width. With `right`, x is where it ends."""
@@ -185,8 +181,6 @@ class Sheet:
             self.put(x, self.y + style.size, line, style)
             self.y += style.leading
         self.space(after)
-
-    # --- signs ---
 
     def sign(self, name: str, x: float, y: float, ink: Colour, size: float = 2.8) -> None:
         """A sign around (x, y). The names are those of `Mark`; each is told from the others without colour."""

@@ -17,9 +17,8 @@ class PostgresBookmarks:
     """`ports.Bookmarks` of a shared log. An advisory lock says whose turn it is; the server frees it with the
     connection."""
 
-    def __init__(self, url: str, log_id: str, *, within_s: float = _WITHIN_S) -> None:
+    def __init__(self, url: str, log_id: str) -> None:
         self._lines = Lines(url, "follower", _SETTINGS, size=4, within_s=2.0)
-        self._within_s = within_s
         self._log_id = log_id
 
     async def load(self, name: str) -> int | None:
@@ -33,7 +32,7 @@ class PostgresBookmarks:
 
     @contextlib.asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[bool]:
-        async with self._lines.line(self._within_s) as line:
+        async with self._lines.line(_WITHIN_S) as line:
             if not await line.fetchval(_TRY_LOCK, schema.APPLICATION_ID, f"{self._log_id}/{name}"):
                 yield False
                 return

@@ -119,8 +119,6 @@ class PostgresStore:
         finally:
             self.connection.terminate()
 
-    # --- what is there ------------------------------------------------------------------------------------
-
     async def lock(self) -> None:
         """Begin a transaction in which nobody else appends: what it looks up from here on is the newest state."""
         # one message, and no parameters: the name of the log is a constant of ours
@@ -179,8 +177,6 @@ class PostgresStore:
     async def leaf_hash(self, index: int) -> bytes | None:
         found = await self._prepared[statements.LEAF_HASH].fetchval(self._log_id, index)
         return None if found is None else bytes(found)
-
-    # --- writing ------------------------------------------------------------------------------------------
 
     async def write(self, plan: Plan, ledger: Ledger, *, locked: bool) -> bool:
         """Append a plan and commit: durable when it returns True.

@@ -92,8 +92,6 @@ class PostgresTree:
         async with self._lines.line() as connection:
             await connection.execute(_PUT_COSIGNATURE, self._log_id, witness, size, line)
 
-    # --- sweeping -----------------------------------------------------------------------------------------
-
     async def _sweep(self, size: int) -> None:
         """Now and then find out which intents are open, so that a start need not read the log from its beginning."""
         async with self._lines.line() as line:

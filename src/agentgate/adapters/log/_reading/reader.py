@@ -6,14 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Final, Literal
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, select
+from sqlalchemy import ScalarSelect, Select, and_, func, select
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._reading import statements
-from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, open_intents, record
+from agentgate.adapters.log._reading.rows import RECORDS_AT_ONCE, chunk, open_intents, record
 from agentgate.adapters.log._reading.search import of_kinds, search, size
 from agentgate.adapters.log._reading.stretches import of_session
-from agentgate.adapters.log._segments import filled
 from agentgate.core.containment import KillChanges, kill_change_from_row
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
@@ -24,7 +23,6 @@ from agentgate.ports.log import SessionRow
 
 Derived = Literal[ports.Derived, "sessions"]
 
-_RECORDS_AT_ONCE: Final = 256
 _INTENTS_AT_ONCE: Final = 4_096
 _MOST_EVENTS: Final = 1 << 62
 """No log has so many, and no database a larger number."""
@@ -74,10 +72,10 @@ class Reader(ABC):
         if kinds:
             wanted += of_kinds(kinds)
         while True:
-            rows = await self._chunk([*wanted, _events.idx >= first])
+            rows = await chunk(self.ask, self.log_id, [*wanted, _events.idx >= first])
             for row in rows:
                 yield record(row)
-            if len(rows) < _RECORDS_AT_ONCE:
+            if len(rows) < RECORDS_AT_ONCE:
                 return
             first = rows[-1][0] + 1
 
@@ -90,7 +88,7 @@ class Reader(ABC):
         return await size(self.ask, self.log_id)
 
     async def record(self, index: int) -> Record | None:
-        rows = await self._chunk([_events.log_id == self.log_id, _events.idx == index])
+        rows = await chunk(self.ask, self.log_id, [_events.log_id == self.log_id, _events.idx == index])
         return record(rows[0]) if rows else None
 
     async def answers_until(self, moment: str) -> int | None:
@@ -106,11 +104,6 @@ class Reader(ABC):
         rows = await self.ask(held.group_by(answers.tenant, answers.principal))
         return {(tenant, principal): int(size) for tenant, principal, size in rows}
 
-    async def _chunk(self, wanted: list[ColumnElement[bool]]) -> list[tuple[Any, ...]]:
-        statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
-        rows = await self.ask(statement.order_by(_events.idx).limit(_RECORDS_AT_ONCE))
-        return await filled(self.ask, self.log_id, rows)
-
     async def sessions(self, tenant: str | None) -> list[SessionRow]:
         table = schema.sessions.c
         statement = select(table.tenant, table.session, table.principal, table.first_at).order_by(table.idx)
@@ -122,9 +115,9 @@ class Reader(ABC):
     async def open_intents(self) -> list[Record]:
         found = sorted((await self._open_indexes()).values())
         records: list[Record] = []
-        for start in range(0, len(found), _RECORDS_AT_ONCE):
-            some = found[start : start + _RECORDS_AT_ONCE]
-            rows = await self._chunk([_events.log_id == self.log_id, _events.idx.in_(some)])
+        for start in range(0, len(found), RECORDS_AT_ONCE):
+            some = found[start : start + RECORDS_AT_ONCE]
+            rows = await chunk(self.ask, self.log_id, [_events.log_id == self.log_id, _events.idx.in_(some)])
             records += map(record, rows)
         return records
 

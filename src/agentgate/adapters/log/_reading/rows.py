@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import and_
+from sqlalchemy import ColumnElement, and_, select
 
 from agentgate.adapters.log import _schema as schema
+from agentgate.adapters.log._segments import Ask, filled
 from agentgate.core.event import Record
 
 _events = schema.events.c
@@ -18,9 +19,18 @@ COLUMNS: Final = (
     _events.idx, _events.session_number, _events.kill_position, _events.leaf, _bodies.salt, _bodies.body,
 )  # fmt: skip
 """What `record` needs, the index first."""
+RECORDS_AT_ONCE: Final = 256
 WITH_BODIES: Final = schema.events.outerjoin(
     schema.bodies, and_(_bodies.log_id == _events.log_id, _bodies.idx == _events.idx)
 )
+
+
+async def chunk(
+    ask: Ask, log_id: str, wanted: Iterable[ColumnElement[bool]], order: Iterable[ColumnElement[Any]] = (_events.idx,)
+) -> list[tuple[Any, ...]]:
+    """The first `RECORDS_AT_ONCE` rows for `record`, with the bodies that lie in segments."""
+    statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
+    return await filled(ask, log_id, await ask(statement.order_by(*order).limit(RECORDS_AT_ONCE)))
 
 
 def record(row: tuple[Any, ...]) -> Record:

@@ -18,9 +18,9 @@ from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import Boolean
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._reading.rows import COLUMNS, WITH_BODIES, record
+from agentgate.adapters.log._reading.rows import RECORDS_AT_ONCE, chunk, record
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
-from agentgate.adapters.log._segments import Ask, filled
+from agentgate.adapters.log._segments import Ask
 from agentgate.core.event import Record, rfc3339
 from agentgate.core.query import Query
 from agentgate.core.strict_json import canonical_plain
@@ -30,7 +30,6 @@ CLOCKS_WITHIN: Final = timedelta(minutes=30)
 clock was set back by, and what an append waited. A search within a session does not rest on it."""
 
 _EVENTS_AT_ONCE: Final = 16_384
-_RECORDS_AT_ONCE: Final = 256
 _PROBES_AT_ONCE: Final = 64
 
 _events = schema.events.c
@@ -55,23 +54,16 @@ async def search(
         order = [part.desc() for part in order]
     while low < high:
         start, end = (max(low, high - at_once), high) if newest else (low, min(high, low + at_once))
-        rows = await _chunk(ask, log_id, [*wanted, _events.idx >= start, _events.idx < end], order)
+        rows = await chunk(ask, log_id, [*wanted, _events.idx >= start, _events.idx < end], order)
         for row in rows:
             found = record(row)
             if query.matches(found):
                 yield found
-        is_all = len(rows) < _RECORDS_AT_ONCE
+        is_all = len(rows) < RECORDS_AT_ONCE
         if newest:
             high = start if is_all else rows[-1][0]
         else:
             low = end if is_all else rows[-1][0] + 1
-
-
-async def _chunk(
-    ask: Ask, log_id: str, wanted: list[ColumnElement[bool]], order: Sequence[ColumnElement[Any]]
-) -> list[tuple[Any, ...]]:
-    statement = select(*COLUMNS).select_from(WITH_BODIES).where(*wanted)
-    return await filled(ask, log_id, await ask(statement.order_by(*order).limit(_RECORDS_AT_ONCE)))
 
 
 def _conditions(query: Query, log_id: str) -> Iterator[ColumnElement[bool]]:
@@ -131,9 +123,6 @@ def _holds_in_sqlite(holds: _Holds, compiler: Any, **options: Any) -> str:
 def _holds_in_postgresql(holds: _Holds, compiler: Any, **options: Any) -> str:
     whole, part = holds.clauses
     return f"position({compiler.process(part, **options)} IN {compiler.process(whole, **options)}) > 0"
-
-
-# --- where a time begins and ends --------------------------------------------------------------------------
 
 
 async def size(ask: Ask, log_id: str) -> int:

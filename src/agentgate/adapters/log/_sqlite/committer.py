@@ -116,8 +116,6 @@ class Committer(threading.Thread):
         else:
             job.done(result, None)
 
-    # --- batches ------------------------------------------------------------------------------------------
-
     def _commit(self, items: list[Item]) -> None:
         if not items:
             return
@@ -176,8 +174,6 @@ class Committer(threading.Thread):
             return None if self._store is None else self._store.receipt(item.event)
         except sqlite3.Error:
             return None
-
-    # --- the store ----------------------------------------------------------------------------------------
 
     def _open(self, plan: Plan | None) -> bool:
         """Open the store and load its state; whether it has `plan`, whose commit failed. Sets `trouble`."""

@@ -144,8 +144,6 @@ def quarantined(tool: str) -> Undelivered:
     return Undelivered(ReasonCode.TOOL_QUARANTINED, detail, reached=False)
 
 
-# --- answers ------------------------------------------------------------------------------------------------
-
 _KINDS: Final[Mapping[str, Undelivered]] = {
     "too_large": Undelivered(ReasonCode.UPSTREAM_TOO_LARGE, "the server's answer is larger than allowed"),
     "not_strict": Undelivered(ReasonCode.UPSTREAM_ERROR, "the server's answer is not strict JSON"),

@@ -137,8 +137,6 @@ class Relay:
         # a call that was withdrawn may go on at the server, and speak
         return calls[0] if len(calls) == 1 and calls[0].is_alone and not self._has_strays else None
 
-    # --- what it asks -----------------------------------------------------------------------------------------
-
     async def asked(self, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request of the server: the client whose call it is does, where it can. Raises MCPError."""
         if method == "ping":
@@ -191,8 +189,6 @@ class Relay:
             raise MCPError(INTERNAL_ERROR, "the call that this belongs to is over") from None
         finally:
             running.asking.discard(asking)
-
-    # --- what it tells ----------------------------------------------------------------------------------------
 
     async def told(self, method: str, params: Mapping[str, Any]) -> None:
         """Hand a notification on. What comes faster than anybody hears it is left out."""

@@ -6,12 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import urlsplit
 
-from agentgate.adapters.upstreams._http_inject import Injection, is_header_value, read_injection
+from agentgate.adapters.upstreams._http_inject import Injection, is_header_value, read_injection, read_url
 from agentgate.adapters.upstreams._mcp.trouble import Trouble
 from agentgate.core.call import Access
-from agentgate.core.hosts import is_loopback
 from agentgate.ports.upstreams import Credential, ToolRule
 
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
@@ -67,29 +65,15 @@ def read_command(command: Any, url: Any, *, insecure: bool) -> tuple[tuple[str, 
     if (command is None) == (url is None):
         raise ValueError("an MCP server has either a command (a list of words) or a url")
     if url is not None:
-        return (), _read_url(url, insecure=insecure)
+        if not isinstance(url, str):
+            raise ValueError("url must be a text")
+        read_url("url", url, insecure=insecure)
+        return (), url
     if isinstance(command, str) or not isinstance(command, Sequence) or not command:
         raise ValueError("command must be a list: the program, then its arguments")
     if not all(isinstance(word, str) and "\0" not in word for word in command) or not command[0]:
         raise ValueError("command must be a list of texts")
     return tuple(command), ""
-
-
-def _read_url(url: Any, *, insecure: bool) -> str:
-    if not isinstance(url, str):
-        raise ValueError("url must be a text")
-    parts = urlsplit(url)
-    try:
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError("url has a port that is not a number") from None
-    if parts.scheme not in ("http", "https") or not host or not url.isascii():
-        raise ValueError("url must be https://host[:port]/path in ASCII")
-    if parts.username is not None or parts.fragment or any(c in url for c in "#{}\\ \t\r\n"):
-        raise ValueError("url must not have a user or a fragment; name a credential instead")
-    if parts.scheme == "http" and not insecure and not is_loopback(host):
-        raise ValueError("url must be https unless the host is loopback; `insecure: true` allows plain http")
-    return url
 
 
 def read_env(env: Mapping[Any, Any] | None) -> dict[str, str]:
