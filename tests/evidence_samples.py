@@ -273,13 +273,7 @@ def wide() -> tuple[Record, ...]:
                 forced=True,
             )
     story.add(
-        pruned,
-        actor="person:admin",
-        tenant=story.tenant,
-        session="sess-old",
-        why="retention",
-        bodies=118,
-        through=4031,
+        pruned, actor="person:admin", tenant=story.tenant, session="sess-old", why="retention", bodies=118, through=4031
     )
     return tuple(story.records())
 

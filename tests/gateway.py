@@ -271,12 +271,7 @@ class GatewayProcess:
         return self._open({"X-API-Key": self.admin_key}, _NOTHING_KEPT)
 
     def call(
-        self,
-        tool: str,
-        arguments: Mapping[str, Any] | None = None,
-        *,
-        session: str = "s-1",
-        **more: Any,
+        self, tool: str, arguments: Mapping[str, Any] | None = None, *, session: str = "s-1", **more: Any
     ) -> dict[str, Any]:
         """One keyless tool call; the answer's members."""
         if self._agent is None:
@@ -400,12 +395,7 @@ def statuses(said: bytes) -> list[int]:
 def post(path: str, body: bytes, *headers: str, host: str = "127.0.0.1") -> bytes:
     """The bytes of a POST of JSON that asks for the connection to be closed. A header of ours can be given anew."""
     given = {header.partition(":")[0].lower() for header in headers}
-    ours = [
-        f"Host: {host}",
-        "Content-Type: application/json",
-        f"Content-Length: {len(body)}",
-        "Connection: close",
-    ]
+    ours = [f"Host: {host}", "Content-Type: application/json", f"Content-Length: {len(body)}", "Connection: close"]
     head = [header for header in ours if header.partition(":")[0].lower() not in given]
     lines = [f"POST {path} HTTP/1.1", *head, *headers, "", ""]
     return "\r\n".join(lines).encode("latin-1") + body

@@ -82,11 +82,7 @@ async def test_a_key_that_is_none_stops_the_start(tmp_path: Path, log: str, sent
 def test_a_log_keeps_its_redis_when_its_key_changes(tmp_path: Path) -> None:
     """A replica with the old configuration and one with the new meet there."""
     first, second, third = (Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes([n]) * 32)) for n in (1, 2, 3))
-    former = [
-        "{}",
-        f"{{former_keys: ['{vkey(1)}']}}",
-        f"{{former_keys: ['{vkey(2)}', '{vkey(1)}']}}",
-    ]
+    former = ["{}", f"{{former_keys: ['{vkey(1)}']}}", f"{{former_keys: ['{vkey(2)}', '{vkey(1)}']}}"]
     ids = [
         containment_id(log_settings(tmp_path, log), signer)
         for log, signer in zip(former, (first, second, third), strict=True)

@@ -16,11 +16,7 @@ TEST = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)+)`")
 NAMED = sorted(set(TEST.findall(PAGE)))
 ATTACKS = [f"A{number:02}" for number in range(1, 69)]
 OPEN = re.compile(r"\*\*Not (?:stopped|shown)(?:\*\*|:\*\*)[^*|]{10,}\.")
-LEVELS = {
-    "9": [3, 10, 8, 4, 6, 3],
-    "10": [3, 7, 5, 8],
-    "12": [4, 6, 4, 3, 4],
-}
+LEVELS = {"9": [3, 10, 8, 4, 6, 3], "10": [3, 7, 5, 8], "12": [4, 6, 4, 3, 4]}
 """Of chapters C9, C10 and C12 of AISVS 1.0: how many requirements each of their sections has."""
 
 

@@ -22,15 +22,7 @@ from agentgate.ports.credentials import Ask, CredentialRefused, Issuer, Serves
 from agentgate.ports.upstreams import Credential, CredentialSource
 from agentgate.settings import CredentialPart, Settings
 
-KINDS: Final = (
-    "aws_sts",
-    "encrypted_file",
-    "env",
-    "file",
-    "oauth_client_credentials",
-    "token_exchange",
-    "vault",
-)
+KINDS: Final = ("aws_sts", "encrypted_file", "env", "file", "oauth_client_credentials", "token_exchange", "vault")
 _CHECK_S: Final = 60
 _Make = Callable[[Mapping[str, Any], Mapping[str, str]], Issuer]
 

@@ -20,11 +20,7 @@ from agentgate.ports.identity import SignatureVerifier
 def hot_routes(gateway: Gateway) -> dict[tuple[str, str], HotRoute]:
     """By method and path."""
     rest, envelope = _rest(gateway), _envelope(gateway)
-    return {
-        ("POST", "/tools/call"): rest.call,
-        ("GET", "/tools/list"): rest.list,
-        ("POST", PATH): envelope.call,
-    }
+    return {("POST", "/tools/call"): rest.call, ("GET", "/tools/list"): rest.list, ("POST", PATH): envelope.call}
 
 
 def _rest(gateway: Gateway) -> ToolsDoor:

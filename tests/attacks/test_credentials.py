@@ -182,12 +182,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
                 "path": "database/creds/readonly",
             },
         }  # fmt: skip
-        config = {
-            "server": {"log_level": "DEBUG"},
-            "upstreams": upstreams,
-            "tools": tools,
-            "credentials": credentials,
-        }
+        config = {"server": {"log_level": "DEBUG"}, "upstreams": upstreams, "tools": tools, "credentials": credentials}
         env = {"CANARY": CANARIES["env"], "JOINED": CANARIES["joined"], "KEY": KEY, "SECRET_ID": vault.secret_id}
         with GatewayProcess(config=config, env=env) as gateway:
             yield World(gateway, vault)

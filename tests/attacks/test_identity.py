@@ -40,10 +40,7 @@ def test_role_escalation(gateway: GatewayProcess, key: str) -> None:
         assert gateway.client(key).post(path).status_code == 403
 
 
-SECRETS = [
-    *sorted(DEFAULT_SECRETS),
-    *["short", "a" * 40, "abababababababababab", "123", "change-me"],
-]
+SECRETS = [*sorted(DEFAULT_SECRETS), *["short", "a" * 40, "abababababababababab", "123", "change-me"]]
 
 
 @pytest.mark.parametrize("secret", SECRETS)

@@ -114,10 +114,7 @@ async def test_a18_what_a_client_authenticates_with_goes_to_no_server(
     url, handler = recorder
     with Issuer() as issuer:
         config = {
-            "auth": {
-                "keys": [key_entry(KEY, agent="bot")],
-                "oauth": {"issuer": issuer.url, "audience": AUDIENCE},
-            },
+            "auth": {"keys": [key_entry(KEY, agent="bot")], "oauth": {"issuer": issuer.url, "audience": AUDIENCE}},
             "server": {"log_level": "DEBUG"},
             "credentials": {"c": {"kind": "env", "name": "OURS"}},
             "upstreams": {"s": {"kind": "mcp", "url": url, "trust": "first_use", "access": "read", "credential": "c"}},

@@ -17,10 +17,10 @@ from rich.console import Console
 
 from agentgate.commands import auditing, pushing
 from agentgate.commands.auditing import Form
-from agentgate.commands.pictures.events import Lines
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.remote import Remote
 from agentgate.commands.sources import GatewaySource
+from agentgate.commands.tables.events import Lines
 from agentgate.core.query import Query
 from tests.commands.test_stopping import run
 from tests.scripted_gateway import HANG_UP, Said, ScriptedGateway, problem

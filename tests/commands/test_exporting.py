@@ -67,11 +67,7 @@ def test_a_pack_is_written_whole_and_says_how_to_check_it(tmp_path: Path) -> Non
         (["--tenant", "acme", "--format", "pdf"], {"tenant": ["acme"], "format": ["pdf"]}),
         (
             ["--since", "2026-11-01", "--until", "2026-12-01T00:00:00+02:00"],
-            {
-                "since": ["2026-11-01T00:00:00.000000Z"],
-                "until": ["2026-11-30T22:00:00.000000Z"],
-                "format": ["zip"],
-            },
+            {"since": ["2026-11-01T00:00:00.000000Z"], "until": ["2026-11-30T22:00:00.000000Z"], "format": ["zip"]},
         ),
     ],
 )

@@ -88,9 +88,7 @@ def test_it_says_in_words_which_rule_and_why(house: House) -> None:
 
 def test_a_pack_is_tried_on_what_a_session_did(house: House) -> None:
     house.has(
-        session_facts=True,
-        labels={"tools": {"api_post": ["outbound"]}},
-        packs={"lethal_trifecta": {"then": "DENY"}},
+        session_facts=True, labels={"tools": {"api_post": ["outbound"]}}, packs={"lethal_trifecta": {"then": "DENY"}}
     )
     both = house.tried(*POST, "--approved", "--session-facts", '{"labels": ["private", "untrusted"]}')
     one = house.tried(*POST, "--approved", "--session-facts", '{"labels": ["private"]}')

@@ -154,10 +154,7 @@ def test_an_order_whose_answer_was_lost_is_given_once_more_under_its_id() -> Non
 
 
 def test_a_gateway_that_takes_orders_and_is_silent_may_have_carried_them_out() -> None:
-    with (
-        ScriptedGateway({"POST /kills": [SILENCE]}) as gateway,
-        Remote(gateway.url, "key", answer_s=0.05) as remote,
-    ):
+    with ScriptedGateway({"POST /kills": [SILENCE]}) as gateway, Remote(gateway.url, "key", answer_s=0.05) as remote:
         with pytest.raises(Unanswered) as caught:
             remote.kill({"id": "k"})
         assert caught.value.may_have_arrived

@@ -60,10 +60,7 @@ def test_prune_goes_on_until_all_is_done() -> None:
     assert "pruned 518 bodies of 259 sessions" in result.stdout
     assert "1 session on legal hold stays" in result.stdout
     bodies = [body for method, _, body in gateway.asked if method == "POST"]
-    assert bodies == [
-        {"force": False, "dry_run": False},
-        {"force": False, "dry_run": False, "after": "0/default/s-9"},
-    ]
+    assert bodies == [{"force": False, "dry_run": False}, {"force": False, "dry_run": False, "after": "0/default/s-9"}]
 
 
 def test_prune_says_what_it_was_told() -> None:

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from agentgate.commands import watching
 from agentgate.commands.answers import Refusal
-from agentgate.commands.pictures import containment
 from agentgate.commands.remote import Remote
+from agentgate.commands.tables import containment
 from agentgate.commands.words import duration
 from tests.scripted_gateway import problem
 

@@ -198,10 +198,7 @@ class Cluster:
             {"id": agent, "agent": agent, "tenant": tenant, "sha256": sha256(key_of(agent).encode()).hexdigest()}
             for agent, tenant in AGENTS.items()
         ]
-        shared = {
-            "auth": {"admin_key": ADMIN_KEY, "keys": keys},
-            "log_key": str(self.directory / "log-key.pem"),
-        }
+        shared = {"auth": {"admin_key": ADMIN_KEY, "keys": keys}, "log_key": str(self.directory / "log-key.pem")}
         settings = configuration(
             replica.port,
             replica.data_dir,

@@ -415,14 +415,7 @@ def sent(story: Story, trace: str, **about: str) -> None:
     story.finishes(trace)
 
 
-SCOPES = [
-    ("session", "s1"),
-    ("agent", "bot"),
-    ("tool", "read"),
-    ("server", "up"),
-    ("tenant", "acme"),
-    ("global", ""),
-]
+SCOPES = [("session", "s1"), ("agent", "bot"), ("tool", "read"), ("server", "up"), ("tenant", "acme"), ("global", "")]
 
 
 @pytest.mark.parametrize(("scope", "target"), SCOPES)

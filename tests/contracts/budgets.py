@@ -148,11 +148,7 @@ class BudgetContract:
 
     @pytest.mark.parametrize(
         ("asked", "what", "limit", "used"),
-        [
-            (quota(calls=3), "calls", 3, 3),
-            (quota(size=35), "bytes", 35, 30),
-            (quota(cost=19), "cost", 19, 15),
-        ],
+        [(quota(calls=3), "calls", 3, 3), (quota(size=35), "bytes", 35, 30), (quota(cost=19), "cost", 19, 15)],
         ids=["calls", "bytes", "cost"],
     )
     async def test_the_refusal_names_what_is_used_up(

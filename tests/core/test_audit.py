@@ -570,10 +570,7 @@ OTHERS = Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33)))
     [
         ([noted(EVENTS), noted(EVENTS[:7]), noted([])], []),
         ([noted(EVENTS, secret=OTHERS), noted(EVENTS, origin="x")], [NO_KEY, NO_KEY]),
-        (
-            [noted([EVENTS[0], EVENTS[2]])],
-            [f"event 1: checkpoint 2, kept elsewhere: {FORKED}"],
-        ),
+        ([noted([EVENTS[0], EVENTS[2]])], [f"event 1: checkpoint 2, kept elsewhere: {FORKED}"]),
         (
             [noted([*EVENTS, EVENTS[0]])],
             ["event 28: rolled back or cut: checkpoint 29 has signed more events than the 28 stored"],

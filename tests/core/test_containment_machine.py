@@ -203,11 +203,7 @@ class Containment(RuleBasedStateMachine):
             self._stands(waiting, member)
 
     def _stands(self, waiting: Waiting, member: Member) -> None:
-        where = {
-            Presence.GONE: waiting.excepted,
-            Presence.ATTESTED: waiting.attested,
-            Presence.HERE: waiting.unheard,
-        }
+        where = {Presence.GONE: waiting.excepted, Presence.ATTESTED: waiting.attested, Presence.HERE: waiting.unheard}
         if member.name in waiting.unheard | waiting.excepted | waiting.attested:
             waiting.drop(member.name)
             if member.presence in where:

@@ -57,13 +57,7 @@ ASKED = APPROVAL | {"session_id": "s-1"}
             "kill_switch.released",
             {"level": "global", "target": "", "kill_id": "k-1", "why": "expiry", "forced": False},
         ),
-        (
-            Kind.DECIDED,
-            CALL,
-            {"reason": "no", "arguments": {"secret": 1}},
-            "policy.denied",
-            TOLD | {"reason": "no"},
-        ),
+        (Kind.DECIDED, CALL, {"reason": "no", "arguments": {"secret": 1}}, "policy.denied", TOLD | {"reason": "no"}),
         (
             Kind.DECIDED,
             CALL | {"reason_code": "rate_limited", "limit": 10, "on_behalf_of": "ada"},

@@ -72,13 +72,7 @@ def test_a_run_is_where_it_stands_with_its_padding(before: str, encoded: str, af
     assert (len(before), len(before) + len(encoded)) in [(run.start, run.end) for run in found]
 
 
-@pytest.mark.parametrize(
-    ("text", "plain"),
-    [
-        ("%41b%zz%4", "Ab%zz%4"),
-        ("%C3%a9%ff", "\u00e9\ufffd"),
-    ],
-)
+@pytest.mark.parametrize(("text", "plain"), [("%41b%zz%4", "Ab%zz%4"), ("%C3%a9%ff", "\u00e9\ufffd")])
 def test_url_encoding_is_read_as_far_as_it_is_one(text: str, plain: str) -> None:
     assert layers.unquoted(text) == plain
 

@@ -91,10 +91,7 @@ TOLD: dict[str, list[str]] = {
     ],
     "html edited": ["files: pack.html is not the file that was signed", f"pack.html: {HMAC}"],
     "pdf deleted": ["files: pack.pdf was taken out"],
-    "hmac deleted": [
-        "files: pack.json.hmac was taken out",
-        "pack.json: there is no HMAC: the signature was stripped",
-    ],
+    "hmac deleted": ["files: pack.json.hmac was taken out", "pack.json: there is no HMAC: the signature was stripped"],
     "envelope deleted": [NO_ENVELOPE],
     "bundle deleted": ["sigstore: there is no pack.sigstore.json"],
     "checkpoint deleted": ["files: checkpoint was taken out", NO_CHECKPOINT],
@@ -125,11 +122,7 @@ TOLD: dict[str, list[str]] = {
         "bodies: bodies/9.json is of no event in the pack",
         SUMMARY,
     ],
-    "events swapped in the body": [
-        *EDITED,
-        "events: event 0197-000012 stands behind one with a larger index",
-        SUMMARY,
-    ],
+    "events swapped in the body": [*EDITED, "events: event 0197-000012 stands behind one with a larger index", SUMMARY],
     "event repeated in the body": [
         *EDITED,
         "events: event 0197-000013 is there twice: one of them was put in",

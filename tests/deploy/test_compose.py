@@ -119,11 +119,7 @@ def test_services_start_in_an_order_that_ends(name: str) -> None:
 @both
 def test_images_are_pinned(name: str) -> None:
     images = {label: s["image"] for label, s in services(name).items()}
-    assert images == {
-        "gateway": "agentgate:0.3.0",
-        "opa": "openpolicyagent/opa:1.21.1-static",
-        "redis": "redis:7",
-    }
+    assert images == {"gateway": "agentgate:0.3.0", "opa": "openpolicyagent/opa:1.21.1-static", "redis": "redis:7"}
 
 
 @both

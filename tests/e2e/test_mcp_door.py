@@ -64,11 +64,7 @@ def service() -> Iterator[Service]:
 def gateway(policies: Path, service: Service) -> Iterator[GatewayProcess]:
     config = service_config(service.port)
     config["tools"]["write"] = {**config["tools"]["ok"], "access": "write", "description": "Writes."}
-    keys = [
-        key_entry(BOT, agent="bot"),
-        key_entry(SHY, agent="shy"),
-        key_entry(ADA, person="ada", roles=["approver"]),
-    ]
+    keys = [key_entry(BOT, agent="bot"), key_entry(SHY, agent="shy"), key_entry(ADA, person="ada", roles=["approver"])]
     more = {"auth": {"keys": keys}, "policy": {"path": str(policies)}, "mcp": {"hold_s": HOLD_S}}
     with GatewayProcess(config={**MANY_REFUSALS, **config, **more}) as process:
         yield process
@@ -611,11 +607,7 @@ def test_what_is_no_id_is_not_taken_for_one(gateway: GatewayProcess, service: Se
 def handshake(gateway: GatewayProcess, key: str | None = BOT) -> tuple[str, dict[str, str]]:
     """A session of the handshake era: its id, and the headers of a request in it."""
     headers = {"Accept": "application/json, text/event-stream", **({"X-API-Key": key} if key else {})}
-    params = {
-        "protocolVersion": "2025-11-25",
-        "capabilities": {},
-        "clientInfo": {"name": "bytes", "version": "1"},
-    }
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bytes", "version": "1"}}
     with httpx.Client(base_url=gateway.url, headers=headers, timeout=30, trust_env=False) as http:
         opened = http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
         headers["Mcp-Session-Id"] = opened.headers["mcp-session-id"]

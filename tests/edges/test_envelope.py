@@ -112,9 +112,7 @@ def test_what_is_wrong_with_the_envelope_is_a_problem(reason: ReasonCode, status
 
 def test_arguments_that_were_edited_are_told() -> None:
     edited = replace(PENDING, state="spent", arguments={"n": 2})
-    _, _, body = told(
-        Answer(CALL, ALLOWED, ReasonCode.OK, result_json=b"1", outcome=Outcome.OK, edited=edited),
-    )
+    _, _, body = told(Answer(CALL, ALLOWED, ReasonCode.OK, result_json=b"1", outcome=Outcome.OK, edited=edited))
     assert (body["result"], body["approval"]["edited"], body["approval"]["arguments"]) == (1, True, {"n": 2})
 
 

@@ -638,9 +638,7 @@ async def test_a_resource_is_read_where_it_was_listed(room: Room) -> None:
     for name, server in room.servers.items():
         server.says |= {
             "resources/list": resources(f"x://{name}"),
-            "resources/templates/list": {
-                "resourceTemplates": [{"uriTemplate": f"t://{name}/{{id}}", "name": name}],
-            },
+            "resources/templates/list": {"resourceTemplates": [{"uriTemplate": f"t://{name}/{{id}}", "name": name}]},
             "resources/read": read(name),
         }
     async with room.client() as client:

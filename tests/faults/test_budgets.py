@@ -69,10 +69,7 @@ def pair(backends: Backends, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     policies = tmp_path_factory.mktemp("budgets") / "policies"
     shutil.copytree(ROOT / "policies", policies)
     data = json.loads((policies / "data.json").read_text())
-    data |= {
-        "rate_limits": {},
-        "tiers": {"default": {"per_session": {"calls": LIMIT}, "per_day": {"calls": 100_000}}},
-    }
+    data |= {"rate_limits": {}, "tiers": {"default": {"per_session": {"calls": LIMIT}, "per_day": {"calls": 100_000}}}}
     (policies / "data.json").write_text(json.dumps(data))
     config: dict[str, Any] = {
         "policy": {"path": str(policies)},

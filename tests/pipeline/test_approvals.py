@@ -227,8 +227,7 @@ async def test_a_sweep_closes_what_a_kill_covers_and_says_which_kill(house: Hous
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
-    [("policy", "policy_changed"), ("tool", "tool_changed"), ("quarantine", "tool_changed")],
+    ("change", "why"), [("policy", "policy_changed"), ("tool", "tool_changed"), ("quarantine", "tool_changed")]
 )
 async def test_a_sweep_closes_what_policy_or_tool_have_left_behind_once_that_lasts(
     house: House, change: str, why: str

@@ -70,12 +70,7 @@ class Office:
         self.policy = Policies(facts)
         self.facts = facts
         recorder = Recorder(
-            self.log,
-            FakeClock(),
-            FakeEntropy(),
-            member=MemberId(member),
-            version="test",
-            redactor=REDACTOR,
+            self.log, FakeClock(), FakeEntropy(), member=MemberId(member), version="test", redactor=REDACTOR
         )
         self.told: asyncio.Queue[tuple[str, str, Mapping[str, Any]]] = asyncio.Queue()
         self.desk = PinDesk(

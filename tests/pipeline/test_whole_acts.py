@@ -245,11 +245,7 @@ def _elsewhere(house: House) -> Recorder:
 async def test_other_acts_are_on_record_in_full(house: House) -> None:
     books = Books(house.recorder)
     await books.policy("person:ada", "sha256:1", "reload")
-    assert own(last(house, Kind.POLICY)) == {
-        "policy_revision": "sha256:1",
-        "what": "reload",
-        "principal": "person:ada",
-    }
+    assert own(last(house, Kind.POLICY)) == {"policy_revision": "sha256:1", "what": "reload", "principal": "person:ada"}
     key = PublicKey(
         Ed25519PrivateKey.from_private_bytes(bytes(32))
         .public_key()
@@ -444,18 +440,10 @@ async def test_a_member_that_is_given_up_is_on_record_in_full_and_said_aloud(
 async def test_a_member_that_is_attested_gone_is_on_record_in_full(house: House) -> None:
     await _silent(house, 5)
     shown = await house.membership.members()
-    assert shown == [
-        Member("m-1", Presence.HERE, 0.0, is_me=True),
-        Member("m-2", Presence.HERE, 4.0, is_me=False),
-    ]
+    assert shown == [Member("m-1", Presence.HERE, 0.0, is_me=True), Member("m-2", Presence.HERE, 4.0, is_me=False)]
     attested = await house.membership.attest(ADMIN, "m-2")
     assert attested == Member("m-2", Presence.ATTESTED, 4.0, is_me=False)
-    assert own(last(house, Kind.GONE)) == {
-        "of": "m-2",
-        "why": "attested",
-        "auth": "admin_key",
-        "principal": ADMIN.id,
-    }
+    assert own(last(house, Kind.GONE)) == {"of": "m-2", "why": "attested", "auth": "admin_key", "principal": ADMIN.id}
 
 
 @pytest.mark.parametrize(

@@ -169,10 +169,7 @@ async def test_a_refused_call_is_on_record_in_full(house: House) -> None:
     assert own(decided) == decision_on(call, decided, **fields)
     decision = Decision(Verdict.DENY, ReasonCode.POLICY_DENY, "No matching rule", "default_deny", REVISION)
     assert answer == Answer(
-        call,
-        decision._replace(is_write_action=True),
-        ReasonCode.POLICY_DENY,
-        error="Policy denied: No matching rule",
+        call, decision._replace(is_write_action=True), ReasonCode.POLICY_DENY, error="Policy denied: No matching rule"
     )
     assert house.meter.finished == [("db_query", "DENY", 0.0)]
 
@@ -224,14 +221,7 @@ _REFUSED = [
     (_killed_agent, "killed", "kill_switch", _KILLED_BY + "agent bot", None, {}),
     (_killed_all, "killed", "kill_switch", _KILLED_BY + "global", None, {}),
     (_killed_here, "killed", "kill_switch", _KILLED_BY + "session s-1", None, {}),
-    (
-        _refusing(ReasonCode.KILLED, kill_id="kill-unheard"),
-        "killed",
-        "kill_switch",
-        _KILLED_BY + "this call",
-        None,
-        {},
-    ),
+    (_refusing(ReasonCode.KILLED, kill_id="kill-unheard"), "killed", "kill_switch", _KILLED_BY + "this call", None, {}),
     (
         _refusing(ReasonCode.KILL_STATE_UNKNOWN, detail="it is empty"),
         "kill_state_unknown",
@@ -370,11 +360,7 @@ async def _broken_engine(house: House) -> None:
     ],
 )
 async def test_an_outage_says_what_is_out_and_leaves_nothing_behind(
-    house: House,
-    prepare: Callable[[House], Any],
-    reason: ReasonCode,
-    text: str,
-    counts: Mapping[tuple[str, str], int],
+    house: House, prepare: Callable[[House], Any], reason: ReasonCode, text: str, counts: Mapping[tuple[str, str], int]
 ) -> None:
     house.admission.limit = LimitState(10, 9, NOW_S)
     await prepare(house)
@@ -662,12 +648,7 @@ _FAULT = {"code": -32000, "message": "no", "data": {"why": "secret-credential"}}
             "Tool execution failed: it says [redacted] and ?",
             "it says [redacted] and ?",
         ),
-        (
-            Delivered(float("nan"), 200),
-            Outcome.ERROR,
-            None,
-            None,
-        ),
+        (Delivered(float("nan"), 200), Outcome.ERROR, None, None),
     ],
 )
 async def test_what_fails_upstream_is_on_record_in_full(
@@ -769,10 +750,7 @@ class _Never:
 async def test_a_call_without_its_credential_says_which(house: House) -> None:
     house.runner._routes = {"demo": Route(house.upstream, "a", _OneCredential(None))}
     await _not_sent(
-        house,
-        ReasonCode.CREDENTIAL_UNAVAILABLE,
-        "Credential broker unavailable: no secret for a",
-        credential="a",
+        house, ReasonCode.CREDENTIAL_UNAVAILABLE, "Credential broker unavailable: no secret for a", credential="a"
     )
 
 

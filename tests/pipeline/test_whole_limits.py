@@ -218,10 +218,7 @@ async def test_a_single_call_over_its_limits_is_told_which(counting: House) -> N
     ("tier", "text"),
     [
         ({"per_session": {"calls": 2, "alert_threshold": "50%"}}, "this session's budget is past 1 calls"),
-        (
-            {"per_action": {"bytes": 2, "alert_threshold": "50%"}},
-            "the budget of a single call is past 1 bytes",
-        ),
+        ({"per_action": {"bytes": 2, "alert_threshold": "50%"}}, "the budget of a single call is past 1 bytes"),
     ],
 )
 async def test_what_is_past_a_threshold_needs_an_approval_that_says_so(

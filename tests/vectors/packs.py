@@ -346,14 +346,8 @@ SEVERAL: Final = Group(
 
 DIFFERENT_TERMS: Final = Group(
     "different-terms",
-    {
-        "lethal_trifecta": {"approval": {"quorum": 2}},
-        "write_with_approval": {"approval": {"quorum": 3}},
-    },
-    [
-        _in("db_insert", ["private", "untrusted"], [], DENY, "different terms"),
-        _in("db_insert", [], [], ASK),
-    ],
+    {"lethal_trifecta": {"approval": {"quorum": 2}}, "write_with_approval": {"approval": {"quorum": 3}}},
+    [_in("db_insert", ["private", "untrusted"], [], DENY, "different terms"), _in("db_insert", [], [], ASK)],
 )
 
 

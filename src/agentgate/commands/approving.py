@@ -15,8 +15,8 @@ from rich.text import Text
 
 from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
-from agentgate.commands.pictures.approvals import approvals_table, in_full, in_short, standing
 from agentgate.commands.remote import Remote
+from agentgate.commands.tables.approvals import approvals_table, in_full, in_short, standing
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, none_before, out, safe, say_json, tell, wide
 from agentgate.commands.typed import json_object
 

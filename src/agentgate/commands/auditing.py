@@ -15,9 +15,9 @@ from rich.markup import escape
 
 from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, Url
-from agentgate.commands.pictures.events import Event, Lines
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.sources import USUAL, LogDir, LogUrl, Source, source_of
+from agentgate.commands.tables.events import Event, Lines
 from agentgate.commands.terminal import Config, Status, die, err, out
 from agentgate.commands.typed import Since, Until, check_ids, moment, principal
 from agentgate.core.decision import Verdict

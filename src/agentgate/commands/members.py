@@ -8,7 +8,7 @@ import typer
 from rich.markup import escape
 
 from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
-from agentgate.commands.pictures.containment import members_table
+from agentgate.commands.tables.containment import members_table
 from agentgate.commands.terminal import Config, DataDir, ask, err, none_before, out, say_json, wide
 from agentgate.commands.typed import check_ids
 

@@ -12,8 +12,8 @@ from typing import Annotated, Any, Final, Protocol
 import typer
 
 from agentgate.commands.gateway import the_gateway
-from agentgate.commands.pictures.events import Event
 from agentgate.commands.remote import Remote
+from agentgate.commands.tables.events import Event
 from agentgate.commands.terminal import Status, die, or_die, settings_of
 from agentgate.core.query import Query
 from agentgate.settings import Settings

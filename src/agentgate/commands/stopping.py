@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
-from agentgate.commands.pictures import containment
 from agentgate.commands.remote import Remote
+from agentgate.commands.tables import containment
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, tell, wide
 from agentgate.commands.typed import check_ids, seconds
 from agentgate.commands.words import counted, duration, plain

@@ -29,11 +29,7 @@ cli = typer.Typer(help="Who is told of kills, approvals and refusals.", no_args_
 
 @cli.command("list")
 def list_webhooks(
-    as_json: AsJson = False,
-    url: Url = None,
-    key: ApiKey = None,
-    config: Config = None,
-    data_dir: DataDir = None,
+    as_json: AsJson = False, url: Url = None, key: ApiKey = None, config: Config = None, data_dir: DataDir = None
 ) -> None:
     """Every endpoint: how far it is, and what went wrong last. Needs an operator of all tenants."""
     with the_gateway(url, key, config, data_dir, needs="operator") as remote:

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from agentgate.commands.answers import Answer, NotAGateway, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, Url, the_gateway
-from agentgate.commands.pictures.containment import calls_table, kills_in_brief, members_table
 from agentgate.commands.remote import Listing, Remote
+from agentgate.commands.tables.containment import calls_table, kills_in_brief, members_table
 from agentgate.commands.terminal import Config, DataDir, out, say_json, wide
 from agentgate.commands.words import duration, plain
 

@@ -109,12 +109,7 @@ def statement(digests: Mapping[str, str], predicate: Mapping[str, Any]) -> bytes
     """An in-toto Statement v1 about files, given by their name and SHA-256 in hexadecimals."""
     subjects = [{"name": name, "digest": {"sha256": digest}} for name, digest in digests.items()]
     return canonical(
-        {
-            "_type": STATEMENT_TYPE,
-            "subject": subjects,
-            "predicateType": PREDICATE_TYPE,
-            "predicate": dict(predicate),
-        }
+        {"_type": STATEMENT_TYPE, "subject": subjects, "predicateType": PREDICATE_TYPE, "predicate": dict(predicate)}
     )
 
 

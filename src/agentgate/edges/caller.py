@@ -118,10 +118,7 @@ class Callers:
     """Turns a request's credentials into a principal, or refuses."""
 
     def __init__(
-        self,
-        keyring: Keyring,
-        tokens: AccessTokens | None = None,
-        certificates: CertificateReader | None = None,
+        self, keyring: Keyring, tokens: AccessTokens | None = None, certificates: CertificateReader | None = None
     ) -> None:
         """With `tokens` or `certificates` nobody is `local`: whoever configures them wants to know who calls."""
         self._keyring = keyring

@@ -97,11 +97,7 @@ async def evidence(desks: TheDesks, auditor: Auditor, asked: Annotated[Asked, Qu
     if asked.since is not None and asked.until is not None and asked.since >= asked.until:
         raise Problem(422, ReasonCode.INVALID_REQUEST, "since must be before until")
     scope = Scope(
-        _tenant(auditor, asked.tenant),
-        session=asked.session,
-        agent=asked.agent,
-        since=asked.since,
-        until=asked.until,
+        _tenant(auditor, asked.tenant), session=asked.session, agent=asked.agent, since=asked.since, until=asked.until
     )
     return await _answer(desks, auditor, scope, wanted, asked.checkpoint_size)
 

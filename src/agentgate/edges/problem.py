@@ -20,13 +20,7 @@ class Problem(Exception):
     """A request that a door refuses. Raised inside routes; the edge turns it into its document."""
 
     def __init__(
-        self,
-        status: int,
-        reason: ReasonCode,
-        detail: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **members: Any,
+        self, status: int, reason: ReasonCode, detail: str, *, headers: Mapping[str, str] | None = None, **members: Any
     ) -> None:
         super().__init__(detail)
         self.status = status

@@ -82,10 +82,7 @@ async def keys(desks: TheDesks) -> Response:
     return Response(lines, media_type="text/plain; charset=utf-8", headers={**_NOT_KEPT, **_NOSNIFF})
 
 
-@router.get(
-    "/tile/entries/{index:path}",
-    responses=_binary("Leaves, each after its length in two bytes"),
-)
+@router.get("/tile/entries/{index:path}", responses=_binary("Leaves, each after its length in two bytes"))
 async def entries(request: Request, desks: TheDesks, auditor: Auditor, index: _Index) -> Response:
     """The leaves of a tile (C2SP tlog-tiles), for an auditor of all tenants: they name tenants and agents."""
     if not auditor.tenants_all:
@@ -93,11 +90,7 @@ async def entries(request: Request, desks: TheDesks, auditor: Auditor, index: _I
     return await _tile(request, desks, f"entries/{index}", "private")
 
 
-@router.get(
-    "/tile/{level}/{index:path}",
-    dependencies=_FOR_ANYBODY,
-    responses=_binary("Hashes of 32 bytes"),
-)
+@router.get("/tile/{level}/{index:path}", dependencies=_FOR_ANYBODY, responses=_binary("Hashes of 32 bytes"))
 async def tile(
     request: Request,
     desks: TheDesks,

@@ -115,12 +115,7 @@ class LogReader(Protocol):
     """What auditors, operators and the start need from the log. Raises LogUnavailable."""
 
     def records(
-        self,
-        *,
-        tenant: str | None = None,
-        session: str | None = None,
-        first: int = 0,
-        kinds: Sequence[str] = (),
+        self, *, tenant: str | None = None, session: str | None = None, first: int = 0, kinds: Sequence[str] = ()
     ) -> AsyncIterator[Record]:
         """Records in log order, with their bodies where they were not pruned."""
         ...
@@ -158,11 +153,7 @@ class LogReader(Protocol):
         ...
 
     async def projection(
-        self,
-        name: Derived,
-        *,
-        without: str | None = None,
-        **match: str | int | None,
+        self, name: Derived, *, without: str | None = None, **match: str | int | None
     ) -> list[dict[str, Any]]:
         """Rows of a derived table whose columns equal `match` (None: are empty), oldest first. The column `without` is
         not read, and None: what is sealed may be a megabyte a row."""

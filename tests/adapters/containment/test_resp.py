@@ -35,10 +35,7 @@ async def connection_to(reply: Reply, lost: list[str] | None = None) -> AsyncIte
         address = parse_url(url)
         assert isinstance(address, Address)
         connection = await connect(
-            address,
-            deadline_s=0.1,
-            login_s=1.0,
-            on_lost=lambda _, why: lost.append(why) if lost is not None else None,
+            address, deadline_s=0.1, login_s=1.0, on_lost=lambda _, why: lost.append(why) if lost is not None else None
         )
         yield connection
         connection.close("the test is over")
@@ -226,10 +223,7 @@ def test_a_url_is_read(url: str, address: Address) -> None:
 @pytest.mark.parametrize(
     ("url", "service"),
     [
-        (
-            "redis+sentinel://h/gate",
-            Service("gate", (Address(host="h", port=26379),), Address()),
-        ),
+        ("redis+sentinel://h/gate", Service("gate", (Address(host="h", port=26379),), Address())),
         (
             "redis+sentinel://me:p%40%2Fss@h1:1,[::1]:2,h3/gate/4?sentinel_username=s&sentinel_password=q%26",
             Service(

@@ -103,10 +103,7 @@ async def test_a_sentinel_that_was_left_behind_and_names_a_standby_is_not_asked_
 async def test_a_primary_that_was_deposed_and_reconfigured_is_left() -> None:
     with RedisServer(tcp=True) as old, RedisServer(tcp=True) as new:
         named = [old]
-        async with (
-            made_up_sentinel(lambda _: naming(named[0])) as port,
-            connected(url(port)) as admission,
-        ):
+        async with made_up_sentinel(lambda _: naming(named[0])) as port, connected(url(port)) as admission:
             heard: asyncio.Queue[int] = asyncio.Queue()
             admission.listen(heard.put_nowait)
             await admission.apply(state(1))

@@ -34,12 +34,7 @@ pytestmark = pytest.mark.skipif(not is_installed(), reason="redis-server is not 
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
 )
-@given(
-    limit=st.integers(1, 20),
-    used=st.integers(0, 20),
-    refused=st.integers(0, 10),
-    calls=st.integers(1, 60),
-)
+@given(limit=st.integers(1, 20), used=st.integers(0, 20), refused=st.integers(0, 10), calls=st.integers(1, 60))
 async def test_of_any_number_at_once_at_two_members_exactly_the_limit_is_let_through(
     shared_server: RedisServer, limit: int, used: int, refused: int, calls: int
 ) -> None:

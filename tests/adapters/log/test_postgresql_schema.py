@@ -310,10 +310,7 @@ async def test_pins_keep_revision_0002_from_coming_back(url: str, author: Author
 
 @pytest.mark.parametrize(
     ("what", "event"),
-    [
-        ("votes of several people", Author().vote("a-1", 1, "person:a")),
-        ("answers", Author().answered("k-1")),
-    ],
+    [("votes of several people", Author().vote("a-1", 1, "person:a")), ("answers", Author().answered("k-1"))],
 )
 async def test_what_revision_0003_would_not_know_keeps_it_from_coming_back(url: str, what: str, event: Event) -> None:
     async with replicas(url, 1) as (log,):

@@ -299,11 +299,7 @@ class TestLocalService:
 
     async def test_a_post_is_created(self, upstream: DemoUpstream) -> None:
         answer = await result(upstream, "api_post", endpoint="/tickets", payload={"title": "x"})
-        assert answer == {
-            "endpoint": "/tickets",
-            "status": 201,
-            "data": {"ok": True, "received": {"title": "x"}},
-        }
+        assert answer == {"endpoint": "/tickets", "status": 201, "data": {"ok": True, "received": {"title": "x"}}}
         assert (await result(upstream, "api_post", endpoint="/tickets"))["status"] == 201
 
     async def test_a_status_of_error_is_a_tool_error(self, upstream: DemoUpstream) -> None:

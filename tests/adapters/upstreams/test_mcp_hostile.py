@@ -211,9 +211,7 @@ async def test_a_busy_server_that_cannot_list_keeps_its_call() -> None:
         assert w.upstream.state().is_up
 
 
-async def test_what_a_child_writes_to_stderr_is_in_our_log_at_debug_and_short(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_what_a_child_writes_to_stderr_is_in_our_log_at_debug_and_short(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, logger="agentgate.mcp.stdio"):
         async with world(McpUpstream("s", command=script())) as w:
             await w.call("shout")

@@ -12,8 +12,7 @@ import pytest
 _COMPILER = shutil.which("cc")
 
 needs_compiler = pytest.mark.skipif(
-    _COMPILER is None or sys.platform != "linux",
-    reason="a disk that fails on command needs Linux and a C compiler",
+    _COMPILER is None or sys.platform != "linux", reason="a disk that fails on command needs Linux and a C compiler"
 )
 
 

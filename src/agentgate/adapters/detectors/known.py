@@ -52,8 +52,7 @@ _VALUE: Final = re.compile(
 """A quoted value goes up to its end."""
 _HEADER: Final = rf"(?i:(?:authorization|cookie){_QUOTES}:\s{{0,4}})"
 _HEADER_VALUE: Final = re.compile(
-    rb"(?P<open>\\{0,3}+[\"'`]?+)(?P<scheme>(?:bearer|basic|token)\s{1,4}+)?[^\r\n\"'`\\]{1,65536}+",
-    re.IGNORECASE,
+    rb"(?P<open>\\{0,3}+[\"'`]?+)(?P<scheme>(?:bearer|basic|token)\s{1,4}+)?[^\r\n\"'`\\]{1,65536}+", re.IGNORECASE
 )
 """Headers whose value has blanks and semicolons in it: up to the end of the line or of the quoted text."""
 

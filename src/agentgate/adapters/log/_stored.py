@@ -57,12 +57,7 @@ class StoredLog:
     # --- ports.LogReader ----------------------------------------------------------------------------------
 
     def records(
-        self,
-        *,
-        tenant: str | None = None,
-        session: str | None = None,
-        first: int = 0,
-        kinds: Sequence[str] = (),
+        self, *, tenant: str | None = None, session: str | None = None, first: int = 0, kinds: Sequence[str] = ()
     ) -> AsyncIterator[Record]:
         return self._far.records(tenant=tenant, session=session, first=first, kinds=kinds)
 

@@ -37,11 +37,7 @@ def read(text: str) -> dict[str, Any]:
     ):
         if found:
             raise ValueError(why)
-    return {
-        "path": posixpath.normpath(text),
-        "absolute": text.startswith("/"),
-        "traversal": ".." in text.split("/"),
-    }
+    return {"path": posixpath.normpath(text), "absolute": text.startswith("/"), "traversal": ".." in text.split("/")}
 
 
 _LOOK_ALIKE: Final = frozenset("\u2044\u2215\u29f8\u29f5\u2216\u2571\u2572\u0338\u0337\u01c0")

@@ -64,11 +64,7 @@ def read(text: str) -> dict[str, Any]:
         raise ValueError("no command")
     if not line.flags & {"substitutions", "expansions"} and _second_opinion(text) != line.tokens:
         raise ValueError("it can be read in several ways")
-    return {
-        "commands": line.commands,
-        "redirects": line.redirects,
-        **{flag: flag in line.flags for flag in _FLAGS},
-    }
+    return {"commands": line.commands, "redirects": line.redirects, **{flag: flag in line.flags for flag in _FLAGS}}
 
 
 def _second_opinion(text: str) -> list[str]:

@@ -102,10 +102,7 @@ def read(text: str, dialect: str) -> dict[str, Any]:
     if not found:
         raise ValueError("no statement")
     comment = _HASH_COMMENT if dialect == "mysql" else _COMMENT
-    return {
-        "statements": [_statement(one) for one in found],
-        "comments": comment.search(text) is not None,
-    }
+    return {"statements": [_statement(one) for one in found], "comments": comment.search(text) is not None}
 
 
 class _TooHardError(Exception):

@@ -83,8 +83,4 @@ def folder_of(revision: str) -> str:
 def files_of(bundle: PolicyBundle, revision: str = "") -> dict[str, bytes]:
     """The bundle as files. The manifest's roots make OPA refuse what would write elsewhere in its documents."""
     manifest = {"revision": revision, "roots": list(ROOTS), "rego_version": 1}
-    return {
-        ".manifest": canonical(manifest),
-        "data.json": canonical(dict(bundle.data)),
-        **bundle.modules,
-    }
+    return {".manifest": canonical(manifest), "data.json": canonical(dict(bundle.data)), **bundle.modules}

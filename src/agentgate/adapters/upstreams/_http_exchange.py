@@ -95,9 +95,7 @@ def open_session(*, max_connections: int, tls: ssl.SSLContext | None = None) -> 
     """
     return aiohttp.ClientSession(
         connector=_Connector(
-            limit=max_connections,
-            keepalive_timeout=_KEEPALIVE_S,
-            ssl=tls if tls is not None else True,
+            limit=max_connections, keepalive_timeout=_KEEPALIVE_S, ssl=tls if tls is not None else True
         ),
         cookie_jar=aiohttp.DummyCookieJar(),
         trust_env=False,
@@ -141,11 +139,7 @@ async def exchange(session: aiohttp.ClientSession, request: Outgoing) -> Incomin
 
 async def _exchange(session: aiohttp.ClientSession, request: Outgoing) -> Incoming | Undelivered:
     async with session.request(
-        request.method,
-        request.url,
-        headers=request.headers,
-        data=request.body,
-        allow_redirects=False,
+        request.method, request.url, headers=request.headers, data=request.body, allow_redirects=False
     ) as response:
         body = await _read(response, request.max_response_bytes)
         if body is None:

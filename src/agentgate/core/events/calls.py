@@ -83,9 +83,7 @@ def _verdict(decision: Decision) -> dict[str, Any]:
         "policy_revision": decision.policy_revision[:128],
         "write": decision.is_write_action,
         **_known(
-            approval_id=decision.approval_id,
-            approved_by=decision.approved_by,
-            edited_from_sha256=decision.edited_from,
+            approval_id=decision.approval_id, approved_by=decision.approved_by, edited_from_sha256=decision.edited_from
         ),
     }
 

@@ -28,10 +28,7 @@ KEYS: Final[Mapping[str, tuple[str, ...]]] = {
 STRETCH_BITS: Final = 12
 """A stretch of the log is 4,096 events: in which of them a session has events is how a SQLite log finds those."""
 
-UNDERIVED: Final[Mapping[str, frozenset[str]]] = {
-    "approvals": frozenset({"sealed"}),
-    "answers": frozenset({"sealed"}),
-}
+UNDERIVED: Final[Mapping[str, frozenset[str]]] = {"approvals": frozenset({"sealed"}), "answers": frozenset({"sealed"})}
 """Columns whose content no event carries; only that they are cleared can be derived."""
 
 

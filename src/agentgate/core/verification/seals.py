@@ -31,9 +31,7 @@ class Trust:
 
     def __or__(self, other: Trust) -> Trust:
         return Trust(
-            self.hmac_keys + other.hmac_keys,
-            self.envelope_keys + other.envelope_keys,
-            self.log_keys + other.log_keys,
+            self.hmac_keys + other.hmac_keys, self.envelope_keys + other.envelope_keys, self.log_keys + other.log_keys
         )
 
 

@@ -53,12 +53,7 @@ def stamped(value: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
 
 
 def failure(text: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "resultType": "complete",
-        "content": [{"type": "text", "text": text}],
-        "isError": True,
-        "_meta": dict(meta),
-    }
+    return {"resultType": "complete", "content": [{"type": "text", "text": text}], "isError": True, "_meta": dict(meta)}
 
 
 def unsuccessful(answer: Answer, *, approval_url: str | None, now_s: float) -> dict[str, Any]:

@@ -174,12 +174,7 @@ class Calls:
     # --- the ladder of an approval: by what the client declared, never by its name ---
 
     async def _climb(
-        self,
-        peer: ClientPeer,
-        target: Target,
-        before: Round,
-        answers: dict[str, Any] | None,
-        answer: Answer,
+        self, peer: ClientPeer, target: Target, before: Round, answers: dict[str, Any] | None, answer: Answer
     ) -> Answer | dict[str, Any]:
         pending = answer.approval
         if pending is None:
@@ -207,12 +202,7 @@ class Calls:
         return refusal(ReasonCode.FORBIDDEN, "The caller's key or token is not good any more", "identity")
 
     def _wanted(
-        self,
-        peer: ClientPeer,
-        target: Target,
-        before: Round,
-        answers: dict[str, Any] | None,
-        pending: PendingApproval,
+        self, peer: ClientPeer, target: Target, before: Round, answers: dict[str, Any] | None, pending: PendingApproval
     ) -> dict[str, Any] | None:
         """A result that has the client open the approval's page, or only come back; None when it has done so enough."""
         waited = before.number + 1 if before.approval == pending.id else 0
@@ -220,10 +210,7 @@ class Calls:
         if too_much or waited > (_MOST_WAITS if self._parts.rules.hold_s else 0):
             return None
         state = Round(target.about(peer), pending.id, waited, before.upstream_state, answers)
-        result: dict[str, Any] = {
-            "resultType": "input_required",
-            "requestState": self._states.seal(peer.caller, state),
-        }
+        result: dict[str, Any] = {"resultType": "input_required", "requestState": self._states.seal(peer.caller, state)}
         if not waited:
             question = {"method": "elicitation/create", "params": self._question(peer, pending, with_id=False)}
             result["inputRequests"] = {_APPROVAL: question}

@@ -52,8 +52,7 @@ APPROVALS: Final[dict[str, Schema]] = {
 }
 
 _ACK: Final = record(
-    {"member": TEXT, "acked": BOOL},
-    {"cancelled": COUNT, "finished": COUNT, "unknown": COUNT, "took_ms": AMOUNT},
+    {"member": TEXT, "acked": BOOL}, {"cancelled": COUNT, "finished": COUNT, "unknown": COUNT, "took_ms": AMOUNT}
 )
 _KILL_MEMBERS: Final[dict[str, Schema]] = {
     "id": TEXT,

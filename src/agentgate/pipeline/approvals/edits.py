@@ -22,12 +22,7 @@ class EditDesk:
     """Takes edits. An edit is no approval: the edited call is pending like any other."""
 
     def __init__(
-        self,
-        approvals: ApprovalDesk,
-        recorder: Recorder,
-        tools: Mapping[str, Tool],
-        entropy: Entropy,
-        opinion: Opinion,
+        self, approvals: ApprovalDesk, recorder: Recorder, tools: Mapping[str, Tool], entropy: Entropy, opinion: Opinion
     ) -> None:
         self._approvals = approvals
         self._recorder = recorder

@@ -185,9 +185,5 @@ def _positions(acks: Mapping[str, Acknowledgement]) -> dict[str, int]:
 
 def _is_over(kill: Kill, flight: InFlight) -> bool:
     return kill.flag in flags_of(
-        tenant=flight.tenant,
-        tool=flight.tool,
-        server=flight.server,
-        agent=flight.agent,
-        session=flight.session,
+        tenant=flight.tenant, tool=flight.tool, server=flight.server, agent=flight.agent, session=flight.session
     )

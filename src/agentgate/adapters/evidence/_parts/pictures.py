@@ -182,11 +182,7 @@ def _lanes(calls: Sequence[Marked]) -> tuple[tuple[str, ...], dict[str, int]]:
 
 
 def _bins(
-    calls: Sequence[Marked],
-    times: Sequence[datetime],
-    axis: _Axis,
-    lanes: Sequence[str],
-    lane_of: Mapping[str, int],
+    calls: Sequence[Marked], times: Sequence[datetime], axis: _Axis, lanes: Sequence[str], lane_of: Mapping[str, int]
 ) -> tuple[Bin, ...]:
     order = {mark: place for place, mark in enumerate(Mark)}
     found: dict[tuple[int, int, int], list[int]] = {}

@@ -70,11 +70,7 @@ def _approval(row: Approval) -> Row:
 
 
 def notes(sheet: Sheet, view: View) -> None:
-    columns = (
-        Column("TIME (UTC)", 96, sheet.fine),
-        Column("WHAT", 0, sheet.fine),
-        Column("BY", 120, sheet.fine),
-    )
+    columns = (Column("TIME (UTC)", 96, sheet.fine), Column("WHAT", 0, sheet.fine), Column("BY", 120, sheet.fine))
     empty = "Nothing of this pack was exported before, pruned or held."
     table_of(sheet, view.notes, columns, lambda row: (row.at, row.what, row.by), empty, "entry", "entries")
 

@@ -74,10 +74,7 @@ def paint(pages: Sequence[Page], faces: Faces, about: About, attachment: bytes) 
 def _footer(left: str, right: str, style: Style) -> list[Text]:
     y = HEIGHT - 34.0
     left = style.face.cut(style.face.settable(left), style.size, RIGHT - LEFT - 90)
-    return [
-        Text(LEFT, y, left, style),
-        Text(RIGHT - style.face.width(right, style.size), y, right, style),
-    ]
+    return [Text(LEFT, y, left, style), Text(RIGHT - style.face.width(right, style.size), y, right, style)]
 
 
 def _shapes(canvas: Any, shapes: Sequence[Shape]) -> None:

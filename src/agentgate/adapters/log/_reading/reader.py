@@ -55,12 +55,7 @@ class Reader(ABC):
     async def aclose(self) -> None: ...
 
     async def records(
-        self,
-        *,
-        tenant: str | None = None,
-        session: str | None = None,
-        first: int = 0,
-        kinds: Sequence[str] = (),
+        self, *, tenant: str | None = None, session: str | None = None, first: int = 0, kinds: Sequence[str] = ()
     ) -> AsyncIterator[Record]:
         wanted = [_events.log_id == self.log_id]
         if tenant is not None and session is not None:

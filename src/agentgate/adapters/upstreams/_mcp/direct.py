@@ -163,13 +163,7 @@ class Direct:
         return MCPError(code=LOST, message=self._guard.say(kind))
 
     async def _exchange(
-        self,
-        method: str,
-        request_id: int,
-        body: bytes,
-        headers: list[tuple[str, str]],
-        events: Events,
-        hear: Hear,
+        self, method: str, request_id: int, body: bytes, headers: list[tuple[str, str]], events: Events, hear: Hear
     ) -> Answer | None:
         """None: its stream ended before its answer came. Raises as `request`."""
         try:

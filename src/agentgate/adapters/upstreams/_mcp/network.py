@@ -41,13 +41,7 @@ class Transport(httpx2.AsyncBaseTransport):
         return httpx2.Response(stream.status, headers=stream.raw_headers, stream=stream)
 
     async def exchange(
-        self,
-        method: str,
-        url: URL,
-        headers: Sequence[tuple[str, str]],
-        body: bytes,
-        *,
-        timeout: aiohttp.ClientTimeout,
+        self, method: str, url: URL, headers: Sequence[tuple[str, str]], body: bytes, *, timeout: aiohttp.ClientTimeout
     ) -> Stream:
         """The answer to a request, its body still to be read. Cancelling this aborts the connection.
 

@@ -23,11 +23,7 @@ _MAX_ASKED: Final = 32
 _MAX_PROGRESS: Final = 64
 _CALL_COMES_S: Final = 1.0
 
-_NEEDS: Final = {
-    "sampling/createMessage": "sampling",
-    "elicitation/create": "elicitation",
-    "roots/list": "roots",
-}
+_NEEDS: Final = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
 """What a server may ask of a client, and the capability that the client must have. What else a client declares, we
 could not answer for it."""
 _UPDATED: Final = "notifications/resources/updated"
