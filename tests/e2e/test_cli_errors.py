@@ -132,6 +132,7 @@ CALLED = [
     ("approvals --state x", "'pending'"),
     ("approvals edit apr-1 --arguments {{", "--arguments is not JSON"),
     ("approvals edit apr-1 --arguments []", "is not a JSON object"),
+    ('approvals edit apr-1 --arguments {{"half":"\udcff"}}', "--arguments is not JSON"),
     ("approvals edit apr-1 --arguments @{none}", "No such file or directory"),
     ("verify", "missing argument 'PACK'"),
     ("audit --format xml", "'table', 'jsonl'"),
