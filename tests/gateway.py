@@ -22,9 +22,11 @@ import subprocess
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakSet
 
 import httpx
 import yaml
@@ -85,7 +87,7 @@ class GatewayProcess:
         self._stderr: list[str] = []
         self._process: forked.Process | None = None
         self._readers: list[threading.Thread] = []
-        self._clients: list[httpx.Client] = []
+        self._clients: WeakSet[httpx.Client] = WeakSet()
         self._agent: httpx.Client | None = None
 
     def __enter__(self) -> GatewayProcess:
@@ -103,7 +105,7 @@ class GatewayProcess:
             self._clean()
 
     def _clean(self) -> None:
-        for client in self._clients:
+        for client in list(self._clients):
             client.close()
         shutil.rmtree(self._own, ignore_errors=True)
 
@@ -250,16 +252,16 @@ class GatewayProcess:
         return given or (self.data_dir / "admin.key").read_text(encoding="utf-8")
 
     def client(self, key: str | None = None, **headers: str) -> httpx.Client:
-        """A client of this run of the process; closed with the gateway."""
+        """A client of this run of the process; closed when nobody holds it any more, or with the gateway."""
         if key is not None:
             headers["X-API-Key"] = key
         return self._open(headers, httpx.Limits())
 
     def _open(self, headers: dict[str, str], limits: httpx.Limits) -> httpx.Client:
-        client = httpx.Client(
-            base_url=self.url, headers=headers, timeout=30, trust_env=False, verify=_NO_TLS, limits=limits
-        )
-        self._clients.append(client)
+        connections = httpx.HTTPTransport(verify=_NO_TLS, trust_env=False, limits=limits)
+        client = httpx.Client(base_url=self.url, headers=headers, timeout=30, trust_env=False, transport=connections)
+        self._clients.add(client)
+        weakref.finalize(client, connections.close)  # a whole run's would be a thousand descriptors in one process
         return client
 
     def agent(self, key: str | None = None) -> httpx.Client:
