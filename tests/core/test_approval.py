@@ -88,6 +88,12 @@ def test_final_state_stays(state: State) -> None:
     assert replace(YES, state=state).state_at(YES.expires_at + timedelta(days=1)) is state
 
 
+def test_of_a_void_one_is_said_what_made_it_so() -> None:
+    withdrawn = replace(YES, state=State.VOID, why=Why.WITHDRAWN)
+    assert withdrawn.said_to_be(State.VOID) == f"the approval is void: {withdrawn.closed_because}"
+    assert withdrawn.said_to_be(State.SPENT) == "the approval is spent"
+
+
 def test_row_gives_the_approval_back() -> None:
     row = {name: getattr(YES, name) for name in Approval.__slots__}
     row |= {"approvers": "[]", "executes": 0}

@@ -137,6 +137,9 @@ def test_an_honest_log_has_no_findings() -> None:
         0,
         1,
     )
+    frontier = Frontier()
+    frontier.extend(event.leaf_hash for event in EVENTS)
+    assert report.root == frontier.root()
 
 
 def test_an_empty_log_has_no_findings() -> None:
@@ -164,6 +167,12 @@ def a_past(*, prune: bool = True) -> list[Event]:
 def test_pruned_bodies_are_counted_and_nothing_else() -> None:
     report = without_bodies(a_past(), 0, 2)
     assert (report.findings, report.notes, report.pruned) == ([], [], 2)
+
+
+def test_what_several_prunes_took_is_counted_together() -> None:
+    events = [*a_past(), HISTORIAN.pruned("s-1", 5), HISTORIAN.pruned("s-2", 3)]
+    report = without_bodies(events, *range(6))
+    assert (report.findings, report.notes, report.pruned) == ([], [], 6)
 
 
 @pytest.mark.parametrize(("gone", "index"), [((0, 1, 2), 1), ((0, 2, 5), 5), ((0, 2, 4), 4), ((3,), 3)])
@@ -203,7 +212,10 @@ def test_a_malformed_prune_explains_nothing() -> None:
         author = Historian()
         decided, through = author.decided("s-1"), {"why": "retention", "bodies": 1} | fields
         event = make(author.origin(), Kind.PRUNED, through, tenant="acme", session="s-1")
-        assert [finding.index for finding in without_bodies([decided, event], 0).findings] == [1, 0]
+        assert [str(finding) for finding in without_bodies([decided, event], 0).findings] == [
+            "event 1: a pruned event without a session, or without an index that it goes through",
+            "event 0: its body is gone, and no prune event took it",
+        ]
 
 
 @given(
@@ -282,6 +294,30 @@ def test_of_a_log_that_is_damaged_all_over_fifty_findings_are_told() -> None:
     assert [finding.index for finding in log.report().findings] == list(range(50))
 
 
+def test_rows_that_differ_or_that_no_event_made_are_all_named() -> None:
+    log = stored()
+    log.tables["kills"][0] |= {"actor": "x", "since": "y"}
+    log.tables["kills"] += [dict.fromkeys(log.tables["kills"][0], made_up) for made_up in "pq"]
+    assert [str(found) for found in log.report().findings] == [
+        "event 6: kills: actor, since of k-1 is not what the events say",
+        "kills: a row that no event made: p",
+        "kills: a row that no event made: q",
+    ]
+
+
+def test_a_pruned_kill_keeps_its_reason_in_its_row() -> None:
+    kill = replace(a_kill(), scope=Scope.SESSION, tenant="acme", target="s-1")
+    log = Stored([HISTORIAN.kill(kill), HISTORIAN.pruned("s-1", 0)])
+    assert log.tables["kills"][0]["reason"] == kill.reason != ""
+    log.set(0, "salt", None)
+    log.set(0, "body", None)
+    assert (log.report().findings, log.report().pruned) == ([], 1)
+    log.tables["kills"][0]["actor"] = "x"
+    assert [str(found) for found in log.report().findings] == [
+        "event 0: kills: actor of k-1 is not what the events say"
+    ]
+
+
 def test_sealed_arguments_must_be_gone_when_they_are_spent() -> None:
     log = stored()
     log.tables["approvals"][0]["sealed"] = b"still here"
@@ -311,8 +347,9 @@ def test_a_truncated_tail_is_named() -> None:
     forged = Stored(EVENTS[:-2])
     forged.checkpoints = stored().checkpoints
     report = forged.report()
-    assert first(report) == SIZE - 2
-    assert "signed more events" in report.findings[0].what
+    assert str(report.findings[0]) == (
+        f"event {SIZE - 2}: missing: checkpoint {SIZE} has signed more events than the {SIZE - 2} stored"
+    )
 
 
 def test_swapped_events_are_named() -> None:

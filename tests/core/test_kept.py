@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentgate.core.call import Principal, Role, TraceId
+from agentgate.core.call import Principal, Role, SessionId, TraceId
 from agentgate.core.kept import NotKept, pack, unpack
 from agentgate.core.strict_json import canonical, parse
 from tests.core.strategies import OBJECTS
 from tests.fakes import TOOL, a_call, principal
 
 TRACE = TraceId("00000000-0000-4000-8000-999999999999")
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 WHOLE: Principal = replace(
     principal("bot", Role.AGENT, Role.APPROVER, tenant="t"),
     tenants_all=True,
     scopes=frozenset({"b", "a"}),
+    session=SessionId("s-of-its-key"),
     tier="gold",
     on_behalf_of="alice",
 )
@@ -27,7 +29,8 @@ WHOLE: Principal = replace(
 
 @given(OBJECTS, OBJECTS, st.text(min_size=1, max_size=20) | st.none())
 def test_a_kept_call_is_the_call(arguments: dict[str, Any], context: dict[str, Any], key: str | None) -> None:
-    call = replace(a_call(arguments=arguments, caller=WHOLE), context=context, idempotency_key=key)
+    sent = a_call(arguments=arguments, caller=WHOLE)
+    call = replace(sent, context=context, idempotency_key=key, traceparent=TRACEPARENT)
     again = unpack(pack(call), TOOL, TRACE)
     assert again == replace(call, trace_id=TRACE)
     assert (again.digest, again.caller, again.idempotency_key) == (call.digest, WHOLE, key)

@@ -92,7 +92,7 @@ class DerivedAgain:
 def _agrees(table: str, column: str, derived: Value, stored: Value) -> bool:
     if column in UNDERIVED.get(table, ()):
         return derived is not None or stored is None
-    if table in ("kills", "holds") and column == "reason" and derived is None:
+    if column == "reason" and derived is None:
         return True  # the body that said it was pruned
     return stored == derived
 
