@@ -57,6 +57,13 @@ ASKED = APPROVAL | {"session_id": "s-1"}
             "kill_switch.released",
             {"level": "global", "target": "", "kill_id": "k-1", "why": "expiry", "forced": False},
         ),
+        (
+            Kind.RELEASED,
+            {"kill_id": "k-1", "scope": "global", "target": "", "why": "release", "forced": True, "principal": "p:ada"},
+            {},
+            "kill_switch.released",
+            {"level": "global", "target": "", "kill_id": "k-1", "why": "release", "forced": True, "by": "p:ada"},
+        ),
         (Kind.DECIDED, CALL, {"reason": "no", "arguments": {"secret": 1}}, "policy.denied", TOLD | {"reason": "no"}),
         (
             Kind.DECIDED,

@@ -19,10 +19,10 @@ from tests.fakes import TOOL
 
 
 def test_a_tool_has_its_own_labels_its_servers_and_those_by_its_name_each_once() -> None:
-    about = {"tools": {TOOL.name: ["pii", "own"]}, "servers": {TOOL.upstream: ["private", "pii"]}}
+    about = {"tools": {TOOL.name: ["pii", "own", "x"]}, "servers": {TOOL.upstream: ["private", "pii"]}}
     rules = read_labels({"labels": about, "result_labels": True})
-    assert rules == LabelRules({TOOL.name: ("pii", "own")}, {TOOL.upstream: ("private", "pii")}, of_results=True)
-    assert rules.of(replace(TOOL, labels=("own", "first"))) == ("own", "first", "private", "pii")
+    assert rules == LabelRules({TOOL.name: ("pii", "own", "x")}, {TOOL.upstream: ("private", "pii")}, of_results=True)
+    assert rules.of(replace(TOOL, labels=("own", "first"))) == ("own", "first", "private", "pii", "x")
     assert rules.of(replace(TOOL, name="other", upstream="other", labels=("own",))) == ("own",)
 
 

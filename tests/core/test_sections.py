@@ -10,7 +10,8 @@ import pytest
 
 from agentgate.core.event import Kind, Record
 from agentgate.core.evidence.anomalies import anomalies
-from agentgate.core.evidence.sections import summary
+from agentgate.core.evidence.pack import CHECKPOINT, proves
+from agentgate.core.evidence.sections import policy_analysis, summary, timeline
 
 AT = "2026-11-21T09:00:00.000000Z"
 ACT = {"event_id": "e-1", "timestamp": AT, "actor": "person:ada"}
@@ -80,6 +81,45 @@ def test_what_a_clock_has_closed_names_nobody() -> None:
     closed = record(Kind.APPROVAL_CLOSED, approval_id="a-1", state="expired")
     of_nobody = replace(closed, fields={name: closed.fields[name] for name in closed.fields if name != "principal"})
     assert summary([of_nobody], [])["approvals"] == [ASKED | {"what": "expired"}]
+
+
+CALL = {
+    "trace_id": "t-1", "auth": "api_key", "door": "rest", "tool": "x", "decision": "ALLOW", "reason_code": "ok",
+    "rule": "r", "policy_revision": "p", "write": True, "arguments_sha256": "a" * 64,
+}  # fmt: skip
+
+
+def test_a_call_tells_what_its_caller_had_sent_where_an_approver_edited_it() -> None:
+    decided = record(Kind.DECIDED, **CALL)
+    edited = replace(decided, fields=decided.fields | {"edited_from_sha256": "e" * 64})
+    [plain], [told] = timeline([decided]), timeline([edited])
+    assert told == plain | {"edited_from_sha256": "e" * 64} != plain
+
+
+def test_a_call_took_all_of_its_latencies_together() -> None:
+    latency_us = {"policy": 1_001_000, "upstream": 8_000_000}
+    finished = record(Kind.FINISHED, trace_id="t-1", outcome="ok", reason_code="ok", latency_us=latency_us)
+    assert [entry["duration_ms"] for entry in timeline([record(Kind.DECIDED, **CALL), finished])] == [9_001]
+
+
+def test_rules_are_told_with_what_they_decided_in_their_order_and_what_no_rule_matched_is_counted() -> None:
+    calls = [("default_deny", "DENY"), ("r", "ALLOW"), ("r", "DENY"), ("r", "ALLOW"), ("default_deny", "DENY")]
+    assert policy_analysis([entry(matched_rule=rule, decision=decision) for rule, decision in calls]) == {
+        "rules_triggered": {
+            "default_deny": {"count": 2, "decisions": ["DENY"]},
+            "r": {"count": 3, "decisions": ["ALLOW", "DENY"]},
+        },
+        "untriggered_rules": [],
+        "default_denials": 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "each"), [(0, None), (1, "The one event is"), (2, "Each of the 2"), (1_234, "Each of the 1,234 events")]
+)
+def test_a_checkpoint_proves_each_event_that_there_is(count: int, each: str | None) -> None:
+    said = proves({"event_count": count, "signed_by": [CHECKPOINT], "checkpoint": {"size": 9_999}})
+    assert [one["claim"].startswith(each or "") for one in said] == ([] if each is None else [True])
 
 
 def entry(number: int = 0, **said: Any) -> dict[str, Any]:
