@@ -17,7 +17,6 @@ from agentgate.adapters.upstreams._mcp.link import Link
 from agentgate.adapters.upstreams._mcp.listening import Wanted
 from agentgate.adapters.upstreams._mcp.orders import SHARE_TAKEN, check_options, down, read_order
 from agentgate.adapters.upstreams._mcp.parking import Parking
-from agentgate.adapters.upstreams._mcp.relay import mirrored
 from agentgate.adapters.upstreams._mcp.sessions import Sessions, ShareTaken
 from agentgate.adapters.upstreams._mcp.settings import (
     Place,
@@ -91,7 +90,7 @@ class McpUpstream:
         self._credential = credential
         self._audience: Audience | None = None
         self._wanted: Wanted = {}
-        self._shared = Shared(name, lambda: self._open_link(None, {}))
+        self._shared = Shared(name, lambda: self._open_link(None))
         self._sessions = Sessions(self._open_link, max_sessions, max_sessions_per_caller)
         self._calls = Calls(schemas if check_output else None, connect_timeout_s)
         self._parking = Parking(self._shared, self._sessions, self._calls)
@@ -154,7 +153,7 @@ class McpUpstream:
 
     # --- sessions ---------------------------------------------------------------------------------------------
 
-    def _open_link(self, peer: Peer | None, capabilities: Mapping[str, Any]) -> Link:
+    def _open_link(self, peer: Peer | None) -> Link:
         assert self._audience is not None
         shared = self._shared.link if peer is not None else None
         known = shared.tools.listing if shared is not None else None
@@ -162,7 +161,6 @@ class McpUpstream:
             self._settings,
             self._audience,
             peer=peer,
-            capabilities=capabilities,
             credential=self._credential,
             named=str(known.identity["name"]) if known is not None else "",
             wanted=self._wanted if peer is None else {},
@@ -171,7 +169,7 @@ class McpUpstream:
     async def _own_session(self, peer: Peer, call: Call) -> Link | Undelivered:
         """The session of a client that has one; the shared one where the server has no such sessions."""
         try:
-            link = await self._sessions.of_client(peer, mirrored(peer.capabilities), call)
+            link = await self._sessions.of_client(peer, call)
         except ShareTaken:
             return SHARE_TAKEN
         if link is None:

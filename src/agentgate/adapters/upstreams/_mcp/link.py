@@ -43,7 +43,6 @@ class Link:
 
     Args:
         peer: the client whose session this is; None where all share it.
-        capabilities: what is declared to the server.
         credential: awaited at each start, and before a list is read; None where the server has none.
         named: see `KeptList`.
         wanted: the resources that somebody wants to hear of; kept up to date here.
@@ -55,7 +54,6 @@ class Link:
         audience: Audience,
         *,
         peer: Peer | None,
-        capabilities: Mapping[str, Any],
         credential: Callable[[], Awaitable[Credential | None]] | None,
         named: str,
         wanted: Wanted,
@@ -72,7 +70,7 @@ class Link:
             prepare=self._refresh_credential,
             is_busy=lambda: bool(self.relay.running) and not self._ended.is_set(),
         )
-        self.relay = Relay(settings.name, audience, peer, capabilities, self.tools.doubt)
+        self.relay = Relay(settings.name, audience, peer, self.tools.doubt)
         self.listening = Listening(wanted, self.tools.doubt)
         self.last_used = time.monotonic()
         self._withdrawn: asyncio.Queue[int] = asyncio.Queue(_MAX_WITHDRAWN)

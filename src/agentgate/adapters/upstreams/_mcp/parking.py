@@ -149,7 +149,7 @@ class Parking:
         if state is not None:
             return await self._go_on(state, whose, order, peer)
         try:
-            link = await self._sessions.lend(peer, mirrored(peer.capabilities), grant.call)
+            link = await self._sessions.lend(peer, grant.call)
         except ShareTaken:
             return SHARE_TAKEN
         if link is None:  # no place for one: as a client that can answer nothing

@@ -78,23 +78,16 @@ class Relay:
 
     Args:
         peer: the client whose session this is; None where all share it.
-        capabilities: what was declared to the server.
         on_doubt: called when the server says that its list of tools has changed.
     """
 
-    def __init__(
-        self,
-        server: str,
-        audience: Audience,
-        peer: Peer | None,
-        capabilities: Mapping[str, Any],
-        on_doubt: Callable[[], None],
-    ) -> None:
+    def __init__(self, server: str, audience: Audience, peer: Peer | None, on_doubt: Callable[[], None]) -> None:
         self._server = server
         self._audience = audience
         self.peer = peer
         self.is_shared = peer is None
-        self.capabilities = capabilities
+        self.capabilities = {} if peer is None else mirrored(peer.capabilities)
+        """What is declared to the server."""
         self._on_doubt = on_doubt
         self.running: dict[int, Running] = {}
         self._called = asyncio.Event()

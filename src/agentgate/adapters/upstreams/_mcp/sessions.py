@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
 from agentgate.adapters.upstreams._mcp.link import Link
+from agentgate.adapters.upstreams._mcp.relay import mirrored
 from agentgate.core.call import Call, ToolName
 from agentgate.ports.peer import Peer
 
-Open = Callable[[Peer, Mapping[str, Any]], Link]
-"""Start a session for a client that declared these capabilities."""
+Open = Callable[[Peer], Link]
+"""Start a session for a client."""
 
 _IDLE_S: Final = 120.0
 """How long a lent session is kept for the next call of the same kind."""
@@ -56,7 +57,7 @@ class Sessions:
         self._idle: dict[Link, _Whose] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
-    async def of_client(self, peer: Peer, capabilities: Mapping[str, Any], call: Call) -> Link | None:
+    async def of_client(self, peer: Peer, call: Call) -> Link | None:
         """The client's session for `call`, up or not; None where there is no place for one.
 
         Raises:
@@ -68,7 +69,7 @@ class Sessions:
         if link is None:
             if not self._has_place(_holder(call)):
                 return None
-            link = self._of_clients[key] = self._open(peer, capabilities)
+            link = self._of_clients[key] = self._open(peer)
             if key not in self._awaited:  # once for the client's session, however often ours breaks meanwhile
                 self._awaited.add(key)
                 peer.on_session_end(lambda: self._client_left(key))
@@ -79,13 +80,13 @@ class Sessions:
             await self._end(key, link)
         return link
 
-    async def lend(self, peer: Peer, capabilities: Mapping[str, Any], call: Call) -> Link | None:
+    async def lend(self, peer: Peer, call: Call) -> Link | None:
         """A session for `call` alone; None where there is none to be had.
 
         Raises:
             ShareTaken
         """
-        whose = _holder(call), orjson.dumps(capabilities, option=orjson.OPT_SORT_KEYS)
+        whose = _holder(call), orjson.dumps(mirrored(peer.capabilities), option=orjson.OPT_SORT_KEYS)
         self._sweep()
         for link, owner in tuple(self._idle.items()):
             if owner == whose:
@@ -97,7 +98,7 @@ class Sessions:
                 self._close_soon(link)
         if not self._has_place(_holder(call)):
             return None
-        link = self._open(peer, capabilities)
+        link = self._open(peer)
         self._lent[link] = whose
         try:
             trouble = await link.ready()
