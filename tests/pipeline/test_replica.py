@@ -152,6 +152,14 @@ async def test_callers_share_one_catch_up_and_a_cancelled_one_does_not_end_it(ho
     assert house.replica.position == 1
 
 
+async def test_who_joins_a_repair_that_fails_hears_of_it(house: House) -> None:
+    """It would take the kills that it knows for all that there are."""
+    house.log.is_down = True
+    house.replica.repair_soon()
+    with pytest.raises(LogUnavailable):
+        await house.replica.catch_up()
+
+
 async def test_repair_tries_again_after_a_failure(house: House) -> None:
     house.admission.state = None
     house.log.is_down = True

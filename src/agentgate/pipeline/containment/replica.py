@@ -177,9 +177,15 @@ class Replica:
         Raises:
             LogUnavailable, KillStateUnknown
         """
+        await asyncio.shield(self._under_way())
+
+    def _under_way(self) -> asyncio.Task[None]:
+        """The one read of the log for all who want one now."""
         if self._catching_up is None or self._catching_up.done():
             self._catching_up = asyncio.create_task(self._catch_up())
-        await asyncio.shield(self._catching_up)
+            # who waits for it hears of its failure, and nobody may
+            self._catching_up.add_done_callback(lambda read: read.cancelled() or read.exception())
+        return self._catching_up
 
     async def reach(self, position: int) -> None:
         """Catch up until `position` is applied. Raises LogUnavailable; KillStateUnknown when the log has not got it."""
@@ -243,11 +249,4 @@ class Replica:
     def repair_soon(self) -> None:
         """Put the fast path right again, in the background; what fails is tried again by the next caller."""
         self._store_at = None
-        if self._catching_up is None or self._catching_up.done():
-            self._catching_up = asyncio.create_task(self._repair())
-
-    async def _repair(self) -> None:
-        try:
-            await self._catch_up()
-        except (LogUnavailable, KillStateUnknown):
-            return
+        self._under_way()
