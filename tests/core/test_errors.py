@@ -50,5 +50,7 @@ def test_code_names_itself_in_its_problem_document(code: ReasonCode) -> None:
 def test_policy_not_enforced_names_both_revisions() -> None:
     error = PolicyNotEnforced("sha256:new", None)
     assert "sha256:new" in str(error)
-    assert "none" in str(error)
+    assert str(error).endswith("but none is enforced")
+    assert (error.wanted, error.enforced) == ("sha256:new", None)
+    assert PolicyNotEnforced("sha256:new", "sha256:old").enforced == "sha256:old"
     assert isinstance(error, AgentGateError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -107,6 +108,15 @@ def test_a_kill_keeps_its_reason_and_its_release() -> None:
     kill = kill_from_row(row)
     assert (kill.scope, kill.tenant, kill.target, kill.actor) == (Scope.SESSION, "acme", "s-1", "person:op")
     assert kill.same_order(a_kill())
+
+
+@pytest.mark.parametrize("expires_at", [None, datetime(2026, 11, 22, 9, 0, 0, 7, UTC)])
+def test_of_its_row_a_kill_is_what_it_was(expires_at: datetime | None) -> None:
+    kill = replace(a_kill(), expires_at=expires_at)
+    given = AUTHOR.kill(kill)
+    row = only(tables_after(given), "kills")
+    assert kill_from_row(row) == replace(kill, position=1, since=datetime.fromisoformat(given.at))
+    assert kill_from_row(row | {"reason": None}).reason == ""
 
 
 def test_a_kill_that_went_on_without_a_member_is_not_drained() -> None:

@@ -26,6 +26,8 @@ DECIDED = SESSION[0]
         (Query(tool="db_quer"), False),
         (Query(tool="DB_QUERY"), False),
         (Query(outcome="ok"), False),
+        (Query(reason_code=DECIDED.fields["reason_code"]), True),
+        (Query(reason_code="policy_deny"), False),
         (Query(kinds=()), False),
         (Query(kinds={Kind.DECIDED}), True),
         (Query(since=DECIDED.fields["at"]), True),
@@ -38,6 +40,13 @@ DECIDED = SESSION[0]
 )
 def test_all_that_is_asked_must_fit(query: Query, fits: bool) -> None:
     assert query.matches(DECIDED) is fits
+
+
+def test_an_end_is_found_by_what_it_came_to() -> None:
+    end = next(record for record in SESSION if record.kind is Kind.FINISHED)
+    outcome = end.fields["outcome"]
+    assert Query(outcome=outcome).matches(end)
+    assert not Query(outcome=f"not {outcome}").matches(end)
 
 
 @pytest.mark.parametrize("text", ["STRASSE", "straße", "Straße"])
@@ -55,6 +64,7 @@ def test_a_pruned_body_holds_no_text() -> None:
     pruned = replace(DECIDED, raw_body=None, salt=None)
     assert Query().matches(pruned)
     assert not Query(text="arguments").matches(pruned)
+    assert not Query(text="x").matches(pruned)
 
 
 def test_what_was_asked_can_be_said() -> None:

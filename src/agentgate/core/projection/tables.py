@@ -74,13 +74,15 @@ class Tables:
                 self.rows[effect.table] = {
                     key: row for key, row in table.items() if cast(int, row["idx"]) > effect.through
                 }
-                continue
-            if isinstance(effect, Put):
+            elif isinstance(effect, Put):
                 table.setdefault(key_of(effect.table, effect.row), effect.row)
-                continue
-            row = table.get(effect.key)
-            if row is not None and (not effect.states or row["state"] in effect.states):
-                row.update(effect.columns)
+            else:
+                _change(table.get(effect.key), effect)
+
+
+def _change(row: Row | None, change: Change) -> None:
+    if row is not None and (not change.states or row["state"] in change.states):
+        row.update(change.columns)
 
 
 def key_of(table: str, row: Mapping[str, Value]) -> tuple[Value, ...]:
