@@ -218,6 +218,170 @@ def test_short_key_is_refused(mode: Mode) -> None:
         Marks(mode, KEY[:31])
 
 
+# --- what stands where ------------------------------------------------------------------------------------------
+
+
+class Told(Marks):
+    """Shows the class and the value that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__(Mode.REDACT)
+
+    def mark(self, kind: str, value: str) -> str:
+        return f"<{kind} {value}>"
+
+
+class Named(Told):
+    """Shows the class alone, as marks do."""
+
+    def mark(self, kind: str, value: str) -> str:
+        return f"<{kind}>"
+
+
+@pytest.mark.parametrize(
+    ("patterns", "text", "told"),
+    [
+        ({"a": "one two", "b": "two three", "c": "one"}, "one two three", "<a one two three>"),
+        ({"a": "one two", "b": "two three", "z": "zero"}, "zero one two three", "<z zero> <a one two three>"),
+        ({"a": "one two", "c": "one"}, "one one two one", "<c one> <a one two> <c one>"),
+        ({"a": "one", "b": "two"}, "onetwo one", "<a one><b two> <a one>"),
+        # what is glued to one is looked at again
+        ({"k": r"\bA\d{3}"}, "A123" * 9, "<k A123>" * 9),
+        ({"k": r"\bA\d{3}"}, "A123" * 12, "<k A123>" * 9 + "<secret A123A123A123>"),
+        ({"e": r"\d{3}E\b", "b": r"B\d{3}"}, "x123EB456", "x<e 123E><b B456>"),
+        ({"e": r"\d{3}E\b", "b": r"B\d{3}"}, "B456x123EB456", "<b B456>x<e 123E><b B456>"),
+        # and what only stands beside one is not
+        ({"b": r"B\d{3}", "w": r"^x\d+/$", "v": r"^/x\d+$"}, "x12/B456", "x12/<b B456>"),
+        ({"b": r"B\d{3}", "w": r"^x\d+/$", "v": r"^/x\d+$"}, "B456/x12", "<b B456>/x12"),
+        ({"b": r"B\d{3}", "w": r"^x\d+/$", "v": r"^/x\d+$"}, "B111x12/B222", "<b B111><w x12/><b B222>"),
+        # of what is encoded the class is told, if it is one
+        ({"n": "number one"}, as_base64("it is number one"), "<n number one>"),
+        ({"n": "number one"}, as_base64(as_base64("it is number one")), "<n number one>"),
+        ({"n": "number o", "m": "number t"}, as_base64("number one number two"),
+         f"<secret {as_base64('number one number two')}>"),
+    ],
+)  # fmt: skip
+def test_each_place_is_told_with_its_class_and_its_value(patterns: dict[str, str], text: str, told: str) -> None:
+    assert Redactor(Told(), [OwnPatterns(patterns)]).text(text) == told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("%43x %42x", "Cx <decoded>"),
+        ("%43x %41x", "%43x <plain>"),
+        ("%41x %42x", "<secret>"),
+        ("%41x", "<plain>"),
+        ("%43x %43x", "%43x %43x"),
+        ("\\u0043x \\u0042x", "Cx <decoded>"),
+        ("%5cu0042x", "<decoded>"),
+        ("%255cu0042x", "<decoded>"),
+        ("%25255cu0042x", "%25255cu0042x"),
+    ],
+)
+def test_what_says_one_thing_as_it_stands_and_another_decoded_goes_as_a_whole(text: str, told: str) -> None:
+    assert Redactor(Named(), [OwnPatterns({"plain": "%41x", "decoded": "Bx"})]).text(text) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ({"password": 4111111111111111}, {"password": "<card 4111111111111111>"}),
+        ({"password": "4111111111111111"}, {"password": "<card 4111111111111111>"}),
+        ({"password": "x 4111111111111111"}, {"password": "<secret x 4111111111111111>"}),
+        ({"password": "4111111111111111 x"}, {"password": "<secret 4111111111111111 x>"}),
+        ({"password": ["hunter2"]}, {"password": '<secret ["hunter2"]>'}),
+        ({"password": 12}, {"password": "<secret 12>"}),
+        ({"n": -4111111111111111}, {"n": "<card 4111111111111111>"}),
+        ({"a": as_base64('{"password":"hunter2"}')}, {"a": "<secret hunter2>"}),
+        ({"a": "canary\uff20example.org"}, {"a": "<email canary@example.org>"}),
+        ({"a": '["[\\"[\\\\\\"canary@example.org\\\\\\"]\\"]"]'},
+         {"a": '["[\\"[\\\\\\"<email canary@example.org>\\\\\\"]\\"]"]'}),
+    ],
+)  # fmt: skip
+def test_a_value_is_told_with_the_class_that_all_of_it_is_of(value: object, told: object) -> None:
+    assert parse(Redactor(Told(), [KNOWN]).json(canonical(value))) == told
+
+
+def test_names_that_were_secrets_are_told_apart() -> None:
+    value = {f"{name}@example.org": number for number, name in enumerate(("ann", "bob", "eve"))}
+    assert redacted(value) == {MARK: 0, f"{MARK}'": 1, f"{MARK}''": 2}
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------
+
+
+class Counting(OwnPatterns):
+    """Counts how often it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__({"badge": r"EMP-\d{4}"})
+        self.asked: list[str] = []
+
+    def find(self, text: str) -> Iterator[Span]:
+        self.asked.append(text)
+        return super().find(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "times"), [("no such tool", 1), ("x" * 256, 1), ("x" * 257, 2), ("no EMP-1234 here", 2)]
+)
+def test_a_short_text_that_holds_nothing_is_looked_at_once(text: str, times: int) -> None:
+    detector = Counting()
+    redactor = Redactor(None, [detector])
+    assert redactor.text(text) == redactor.text(text)
+    assert detector.asked.count(text) == times
+
+
+def test_a_thousand_texts_and_names_are_remembered_and_no_more() -> None:
+    detector = Counting()
+    redactor = Redactor(None, [detector])
+    for _ in range(2):
+        for number in range(1025):
+            redactor.text(f"reason {number}")
+    assert [detector.asked.count(f"reason {number}") for number in (0, 1023, 1024)] == [1, 1, 2]
+    redactor.json(canonical({**{f"n{number:04}": 1 for number in range(1025)}, "z": "EMP-1234"}))
+    assert [redactor.names_secret(name) for name in ("n0000", "n1023", "n1024", "z")] == [False, False, None, None]
+
+
+def test_a_name_is_remembered_with_what_it_names() -> None:
+    redactor = Redactor(None, [KNOWN])
+    names = {
+        "note": "x",
+        "password": "x",
+        "canary@example.org": 1,
+        "n" * 256: 1,
+        "n" * 257: 1,
+        "in": '{"deep":"a@b.co"}',
+    }
+    redactor.json(canonical(names))
+    found = {name[:20]: redactor.names_secret(name) for name in (*names, "deep")}
+    assert found == {
+        "note": False,
+        "password": True,
+        "canary@example.org": None,
+        "n" * 20: None,
+        "in": False,
+        "deep": None,
+    }
+    assert redactor.names_secret("n" * 256) is False
+    assert parse(redactor.json(canonical(names)))["password"] == MARK
+
+
+def test_without_detectors_names_and_cards_are_found_all_the_same() -> None:
+    assert parse(Redactor().json(canonical({"password": "x", "n": 4111111111111111, "t": "canary@example.org"}))) == {
+        "password": MARK,
+        "n": MARK,
+        "t": "canary@example.org",
+    }
+    assert Redactor().text("") == ""
+
+
+def test_what_is_not_a_redactors_own_stays() -> None:
+    raw = canonical({"password": "x", "n": 4111111111111111, "t": "EMP-1234"})
+    assert parse(Redactor(None, [Counting()], own=False).json(raw)) == parse(raw) | {"t": MARK}
+
+
 # --- failure ----------------------------------------------------------------------------------------------------
 
 
