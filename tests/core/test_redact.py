@@ -212,6 +212,14 @@ def test_token_of_a_value_tells_its_class_and_differs_by_it() -> None:
     assert marks.mark("email", "a@b.co").partition("-")[2] != marks.mark("secret", "a@b.co").partition("-")[2]
 
 
+def test_a_token_stays_what_it_was_from_version_to_version() -> None:
+    """It joins what is in an old log with what is in a new one."""
+    derived = hmac.digest(KEY, b"agentgate redaction token", hashlib.sha256)
+    token = hmac.digest(derived, b"email\x00a@b.co", hashlib.sha256).hex()[:12]
+    assert Marks(Mode.TOKENIZE, KEY).mark("email", "A@b.co") == f"[email-{token}]"
+    assert Marks(Mode.TOKENIZE, KEY[:32]).mark("email", "A@b.co") != f"[email-{token}]"
+
+
 @pytest.mark.parametrize("mode", [Mode.HASH, Mode.TOKENIZE])
 def test_short_key_is_refused(mode: Mode) -> None:
     with pytest.raises(ValueError, match="32"):

@@ -136,6 +136,41 @@ def test_name_is_seen_in_a_whole_wherever_it_is_seen_in_a_part(parts: list[str])
         assert sensitive.holds_secret_name("\n".join(parts))
 
 
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ('"password":', True),
+        ('{"x":1,"Api-Key" : 2}', True),
+        ('"{\\"password\\":1}"', True),
+        ('"{\\\\\\"token\\\\\\":1}"', True),
+        ('"password"', False),
+        ('"compass":', False),
+        ('"note":"password"', False),
+        ('"x":', False),
+        ("", False),
+    ],
+)
+def test_secret_name_of_a_member_is_seen_at_any_depth(text: str, holds: bool) -> None:
+    assert sensitive.holds_secret_name(text) is holds
+
+
+@pytest.mark.parametrize(
+    ("digits", "is_one"),
+    [
+        ("4000000000006", True),
+        ("4000000000007", False),
+        ("400000000006", False),
+        ("4000000000000000006", True),
+        ("40000000000000000002", False),
+        ("1000000000008", False),
+    ],
+)
+def test_a_card_has_thirteen_to_nineteen_digits_and_its_check(digits: str, is_one: bool) -> None:
+    assert sensitive.is_card(digits) is is_one
+    assert sensitive.is_card_number(int(digits)) is is_one
+    assert sensitive.holds_card_number(f"[1234567890123,{digits}]") is is_one
+
+
 @given(st.text("0123456789 -é", max_size=60), st.sampled_from(["", "4111111111111111", "378282246310005"]))
 def test_card_among_digits_is_found_as_by_reading_all_of_them(text: str, card: str) -> None:
     text += card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import string
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -251,6 +252,29 @@ class Levels:
 
 SIZES = [1, 2, 3, 7, 255, 256, 257, 511, 512, 513, 65_535, 65_536, 65_537, 66_049, 70_000]
 TREES = {size: Levels(size) for size in SIZES}
+
+
+@pytest.mark.parametrize(
+    ("tiles", "reads"),
+    [
+        ([], []),
+        ([0], [(0, 0, 1)]),
+        ([7], [(0, 7, 1)]),
+        ([1, 5], [(0, 1, 5)]),
+        ([1, 6], [(0, 1, 1), (0, 6, 1)]),
+        (range(16), [(0, 0, 16)]),
+        (range(3, 21), [(0, 3, 16), (0, 19, 2)]),
+    ],
+)
+def test_tiles_that_lie_close_together_are_one_read(tiles: Iterable[int], reads: list[tuple[int, int, int]]) -> None:
+    leaves = [(tile * 256 + 9, tile * 256 + 10) for tile in tiles]
+    assert Subtrees(leaves).reads() == [(level, first * 256, count * 256) for level, first, count in reads]
+
+
+def test_each_level_is_a_read_of_its_own() -> None:
+    """A subtree of a whole tile is one hash of the level above it."""
+    ranges = [(3, 4), (256, 512), (65_536, 131_072), (131_072, 131_072 + 65_536 + 256 + 2)]
+    assert Subtrees(ranges).reads() == [(0, 0, 256), (0, 769 * 256, 256), (1, 0, 4 * 256), (2, 0, 256)]
 
 
 def test_tile_hashes_are_the_roots_of_their_subtrees() -> None:

@@ -16,7 +16,7 @@ _Node = tuple[int, int]
 """A height h above the leaves and an index there: the leaves from index * 2^h on, 2^h of them."""
 _TILES_AT_ONCE: Final = 16
 _WIDEST_GAP: Final = 4
-"""So many tiles that nobody asked for are read along rather than asking twice."""
+"""What lies between two tiles that are so close together is read along rather than asking twice."""
 
 
 class HashMissing(ValueError):
@@ -87,10 +87,10 @@ class Subtrees:
 
 
 def _perfect(leaves: Range) -> Iterator[_Node]:
-    """The widest perfect subtrees that make up the range, from left to right."""
+    """The widest perfect subtrees that make up the range, from left to right. It starts where one begins that is as wide
+    as the range, or wider: what fits into it lies where a subtree does."""
     first, end = leaves
     while first < end:
-        fits = (end - first).bit_length() - 1
-        height = min(fits, (first & -first).bit_length() - 1) if first else fits
+        height = (end - first).bit_length() - 1
         yield height, first >> height
         first += 1 << height
