@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,8 +16,9 @@ from agentgate.core.verification.findings import Standing
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.unpack import unpack
 from agentgate.core.verification.verify import verify, verify_view
-from tests.core.test_verify import MAKER, PACK, RAW, RECORDS, TABLE, tampered
-from tests.packs import LOG_SECRET, TRUST, hmac_line, log_key
+from tests.core.events import a_session
+from tests.core.test_verify import MAKER, PACK, RAW, RECORDS, TABLE, drop, edit, put, tampered
+from tests.packs import LOG_SECRET, THIEF, TRUST, Maker, ZipPack, a_secret, hmac_line, log_key, pem_of
 
 PLACES = [record.index for record in RECORDS]
 SAID = {
@@ -170,6 +173,122 @@ def test_damage_is_told_in_these_words(name: str) -> None:
     assert not any(one.convinces for one in broken)
     flawed = {one.check for one in broken} - {"envelope"}  # which may hold although the body does not name it
     assert flawed.isdisjoint(one.check for one in found if one not in broken)
+
+
+OTHER = Maker(a_session(1)).make().files
+KIND = "application/vnd.in-toto+json"
+VKEY, BUNDLE, DSSE = "keys/log.vkey", "pack.sigstore.json", "pack.dsse.json"
+NOT_SIGNED = [
+    "malformed, shape: pack.json is not what is signed: the canonical body without signature",
+    *[f"changed after signing, {one}" for one in EDITED],
+]
+NO_KEY_OF_A_LOG = "changed after signing, checkpoint: keys/log.vkey is not a verifier key of a log"
+ANOTHER_VKEY = "changed after signing, files: keys/log.vkey is not the file that was signed"
+SPACED = PACK.files["pack.json"].replace(b":", b": ", 1)
+TYPED = PACK.files[DSSE].replace(KIND.encode(), b"application/" + b"x" * 70)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (put(VKEY, b"nothing"), [ANOTHER_VKEY, NO_KEY_OF_A_LOG]),
+        (put(VKEY, b"\xff"), [ANOTHER_VKEY, NO_KEY_OF_A_LOG]),
+        (drop(VKEY), ["missing, files: keys/log.vkey was taken out", NO_KEY_OF_A_LOG]),
+        (put(BUNDLE, OTHER[BUNDLE]),
+         ["changed after signing, sigstore: pack.sigstore.json holds another envelope than pack.dsse.json"]),
+        (put(BUNDLE, b"{}"),
+         ["changed after signing, sigstore: pack.sigstore.json: a bundle holds an envelope"]),
+        (put(DSSE, b"{}"),
+         ["changed after signing, envelope: pack.dsse.json: an envelope has a payload, its type and signatures"]),
+        (put(DSSE, TYPED),
+         [f"changed after signing, envelope: a payload of type {'application/'.ljust(60, 'x')}, not {KIND}",
+          "changed after signing, sigstore: pack.sigstore.json holds another envelope than pack.dsse.json"]),
+        (put("pack.json.hmac", PACK.files["pack.json.hmac"].strip()),
+         ["changed after signing, files: pack.json.hmac is not the file that was signed",
+          "changed after signing, pack.json: pack.json.hmac is not 64 hexadecimals and a newline"]),
+        (put("pack.json.hmac", b"\xff\n"),
+         ["changed after signing, files: pack.json.hmac is not the file that was signed",
+          f"changed after signing, pack.json: {HMAC}"]),
+        (drop("pack.json"),
+         ["malformed, shape: no pack.json in strict JSON: EOF while parsing a value at line 1 column 0"]),
+        (put("pack.json", b"{"),
+         ["malformed, shape: no pack.json in strict JSON: EOF while parsing an object at line 1 column 1"]),
+        (put("pack.json", SPACED), NOT_SIGNED),
+        (edit(lambda body: body["integrity"].update(signature="x")), NOT_SIGNED),
+    ],
+    ids=lambda value: "" if callable(value) else value[-1],
+)  # fmt: skip
+def test_damage_to_what_proves_is_told_with_its_kind(change: Callable[[ZipPack], object], told: list[str]) -> None:
+    pack = tampered()
+    change(pack)
+    assert kinds(pack.zip()) == told
+
+
+@pytest.mark.parametrize(
+    ("names", "fault"),
+    [
+        (("leaf edited", "proof edited"), "altered event"),
+        (("proofs deleted", "event deleted", "body deleted"), "removed event"),
+        (("event put in", "body put in"), "inserted event"),
+        (("instructions edited", "key put in"), "changed after signing"),
+        (("pdf deleted",), "missing"),
+        (("html edited",), "changed view"),
+    ],
+)
+def test_of_a_damaged_file_is_told_what_happened_to_what_it_is_of(names: tuple[str, ...], fault: str) -> None:
+    for name in names:
+        pack = tampered()
+        TABLE[name][0](pack)
+        assert {one.partition(", files: ")[0] for one in kinds(pack.zip()) if ", files: " in one} == {fault}, name
+
+
+def test_an_event_whose_leaf_is_gone_was_removed_and_one_whose_leaf_differs_altered() -> None:
+    for change, fault in ((drop("leaves/3.json"), "removed event"), (put("leaves/3.json", b"{}"), "altered event")):
+        pack = tampered()
+        change(pack)
+        assert f"{fault}, log: leaves/3.json is not there or not the leaf that the body has" in kinds(pack.zip())
+    pack = tampered()
+    put("leaves/1.json", b"{}")(pack)
+    assert "inserted event, log: event 1 has a leaf or a proof, and the body does not have it" in kinds(pack.zip())
+
+
+def test_events_at_each_others_place_are_named_and_of_many_the_first_five() -> None:
+    """By somebody who holds every key but the log's. To look for one costs a proof for each event."""
+    after = [*RECORDS[1:], RECORDS[0]]
+    moved = [
+        replace(record, index=here.index, session_number=here.session_number)
+        for record, here in zip(after, RECORDS, strict=True)
+    ]
+    assert kinds(Maker(moved, leaves=MAKER.leaves).make().resigned()) == [
+        *[f"reordered events, log: event {at} is event {at + 2} of the log" for at in PLACES[:5]],
+        *[f"altered event, log: event {at} is not the one that the log has there" for at in PLACES[5:]],
+    ]
+
+
+def test_keys_that_are_not_the_readers_are_named() -> None:
+    other, thief = a_secret(66), PublicKey.from_pem(pem_of(THIEF)).key_id
+    assert kinds(Maker(RECORDS, log_secret=other).make().zip()) == [
+        f"wrong key, checkpoint: signed with another key than yours: {log_key(other).text}"
+    ]
+    assert kinds(tampered().resigned(THIEF)) == [f"wrong key, envelope: signed with another key than yours: {thief}"]
+    unknown = "the checkpoint does not hold: no known key has signed this note"
+    theirs = Maker(RECORDS, log_secret=other)
+    assert kinds(theirs.json()) == [f"wrong key, checkpoint: {unknown}"]
+    assert kinds(MAKER.json(), theirs.checkpoint(17)) == [f"wrong key, history: the earlier checkpoint: {unknown}"]
+
+
+def test_of_a_time_stamp_is_told_who_checks_it() -> None:
+    stamped = tampered()
+    stamped.files["pack.dsse.tsr"] = b"0 a token"
+    assert words(stamped.resigned(), TRUST)[-1] == (
+        "time: a time stamp is there; check it with: openssl ts -verify (VERIFY.md says how)"
+    )
+
+
+def kinds(raw: bytes, earlier: bytes | None = None) -> list[str]:
+    """What is broken, each with the kind of damage."""
+    found = verify(raw, TRUST, earlier).findings
+    return [f"{one.fault.value}, {one.check}: {one.detail}" for one in found if one.fault is not None]
 
 
 def test_nothing_is_said_beside_what_follows_from_the_events() -> None:
