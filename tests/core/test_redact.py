@@ -265,6 +265,13 @@ class Named(Told):
         # of what is encoded the class is told, if it is one
         ({"n": "number one"}, as_base64("it is number one"), "<n number one>"),
         ({"n": "number one"}, as_base64(as_base64("it is number one")), "<n number one>"),
+        ({"n": "number one"}, as_json(as_base64(as_base64("number one"))),
+         as_json("<n number one>")),
+        # three layers down, and no deeper
+        *[({"n": "number one"}, deep, deep) for deep in (
+            as_base64(as_base64(as_base64(as_base64("it is number one")))),
+            as_json(as_base64(as_base64(as_base64("it is number one")))),
+        )],
         ({"n": "number o", "m": "number t"}, as_base64("number one number two"),
          f"<secret {as_base64('number one number two')}>"),
     ],
@@ -285,10 +292,23 @@ def test_each_place_is_told_with_its_class_and_its_value(patterns: dict[str, str
         ("%5cu0042x", "<decoded>"),
         ("%255cu0042x", "<decoded>"),
         ("%25255cu0042x", "%25255cu0042x"),
+        ("\\u005cu005cu0042x", "<decoded>"),
+        ("\\u005cu005cu005cu0042x", "\\u005cu005cu005cu0042x"),
     ],
 )
 def test_what_says_one_thing_as_it_stands_and_another_decoded_goes_as_a_whole(text: str, told: str) -> None:
     assert Redactor(Named(), [OwnPatterns({"plain": "%41x", "decoded": "Bx"})]).text(text) == told
+
+
+def test_what_is_one_thing_as_it_stands_and_decoded_is_that_thing() -> None:
+    assert Redactor(Named(), [OwnPatterns({"plain": "%42x", "decoded": "Bx"})]).text("a %42x b") == "a <decoded> b"
+
+
+@pytest.mark.parametrize("known_first", [True, False])
+def test_of_two_classes_at_one_place_the_more_special_names_it(known_first: bool) -> None:
+    detectors = [KNOWN, OwnPatterns({"badge": r"AKIA[A-Z0-9]{16}"})]
+    redactor = Redactor(Named(), detectors if known_first else detectors[::-1])
+    assert redactor.text("see AKIACANARY0123456789") == "see <badge>"
 
 
 @pytest.mark.parametrize(
@@ -298,6 +318,7 @@ def test_what_says_one_thing_as_it_stands_and_another_decoded_goes_as_a_whole(te
         ({"password": "4111111111111111"}, {"password": "<card 4111111111111111>"}),
         ({"password": "x 4111111111111111"}, {"password": "<secret x 4111111111111111>"}),
         ({"password": "4111111111111111 x"}, {"password": "<secret 4111111111111111 x>"}),
+        ({"password": "x 4111111111111111 y"}, {"password": "<secret x 4111111111111111 y>"}),
         ({"password": ["hunter2"]}, {"password": '<secret ["hunter2"]>'}),
         ({"password": 12}, {"password": "<secret 12>"}),
         ({"n": -4111111111111111}, {"n": "<card 4111111111111111>"}),
