@@ -87,8 +87,8 @@ class Subtrees:
 
 
 def _perfect(leaves: Range) -> Iterator[_Node]:
-    """The widest perfect subtrees that make up the range, from left to right. It starts where one begins that is as wide
-    as the range, or wider: what fits into it lies where a subtree does."""
+    """The widest perfect subtrees that make up the range, from left to right. It starts where one begins that is at
+    least as wide as the range: what fits into it lies where a subtree does."""
     first, end = leaves
     while first < end:
         height = (end - first).bit_length() - 1
