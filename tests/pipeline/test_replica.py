@@ -160,6 +160,21 @@ async def test_who_joins_a_repair_that_fails_hears_of_it(house: House) -> None:
         await house.replica.catch_up()
 
 
+@pytest.mark.parametrize(("failure", "told"), [(RuntimeError("a fault"), 1), (LogUnavailable("down"), 0)], ids=repr)
+async def test_of_a_repair_that_nobody_waits_for_the_loop_tells_what_is_no_outage(
+    house: House, failure: Exception, told: int
+) -> None:
+    async def kills_since(position: int) -> KillChanges:
+        raise failure
+
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: heard.append(context["exception"]))
+    house.log.kills_since = kills_since  # type: ignore[method-assign]
+    house.replica.repair_soon()
+    await a_moment()
+    assert heard == [failure] * told
+
+
 async def test_repair_tries_again_after_a_failure(house: House) -> None:
     house.admission.state = None
     house.log.is_down = True

@@ -183,8 +183,7 @@ class Replica:
         """The one read of the log for all who want one now."""
         if self._catching_up is None or self._catching_up.done():
             self._catching_up = asyncio.create_task(self._catch_up())
-            # who waits for it hears of its failure, and nobody may
-            self._catching_up.add_done_callback(lambda read: read.cancelled() or read.exception())
+            self._catching_up.add_done_callback(_raise_the_unexpected)
         return self._catching_up
 
     async def reach(self, position: int) -> None:
@@ -250,3 +249,9 @@ class Replica:
         """Put the fast path right again, in the background; what fails is tried again by the next caller."""
         self._store_at = None
         self._under_way()
+
+
+def _raise_the_unexpected(read: asyncio.Task[None]) -> None:
+    """Who waits for the read hears how it failed, and nobody may: what is no outage is told by the loop at least."""
+    with contextlib.suppress(asyncio.CancelledError, LogUnavailable, KillStateUnknown):
+        read.result()
