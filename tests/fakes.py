@@ -63,7 +63,7 @@ from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row
 from agentgate.core.strict_json import reread
 from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, Quota, Spent, Uncounted
-from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, SessionRow, Spend
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, SessionRow
 from agentgate.ports.notices import Failure
 from agentgate.ports.policy import Rule
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
@@ -296,8 +296,7 @@ class MemoryLog:
         kills = [kill_from_row(row) for row in self.rows("kills") if row["released_position"] is None]
         return {kill.id: kill for kill in kills}
 
-    async def append(self, event: Event, spends: Sequence[Spend] = ()) -> Appended:
-        assert {(spend.kind, spend.key) for spend in spends} <= set(spendings(event.fields))
+    async def append(self, event: Event) -> Appended:
         await asyncio.sleep(0)
         self.on_append(event)
         return self.append_now(event)
@@ -339,7 +338,7 @@ class MemoryLog:
                 return ForeignSession(event.session)
         for kind, key in spendings(event.fields):
             if (kind, key) in self.tables.rows["spent"]:
-                return AlreadySpent(Spend(kind, key))  # type: ignore[arg-type]
+                return AlreadySpent(kind, key)
         return None
 
     async def kills_since(self, position: int) -> KillChanges:

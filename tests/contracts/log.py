@@ -37,17 +37,7 @@ from agentgate.core.projection.effects import effects
 from agentgate.core.projection.tables import Tables
 from agentgate.core.query import Query
 from agentgate.pipeline.records.tree import Proofs
-from agentgate.ports.log import (
-    AlreadySpent,
-    Appended,
-    Bookmarks,
-    ForeignSession,
-    Log,
-    LogReader,
-    MemberGone,
-    Spend,
-    Tree,
-)
+from agentgate.ports.log import AlreadySpent, Appended, Bookmarks, ForeignSession, Log, LogReader, MemberGone, Tree
 from tests.fakes import AtOnce
 
 ORIGIN = "agentgate.test/log/0"
@@ -553,12 +543,9 @@ class LogContract:
     async def test_the_same_kill_id_is_appended_once(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
             kill = a_kill()
-            outcomes = await asyncio.gather(
-                *(log.append(author.kill(kill), [Spend("kill", kill.id)]) for _ in range(5)),
-                log.append(author.kill(kill)),  # what is spent is in the leaf, said again or not
-            )
+            outcomes = await asyncio.gather(*(log.append(author.kill(kill)) for _ in range(5)))
             assert sum(isinstance(outcome, Receipt) for outcome in outcomes) == 1
-            assert outcomes[1] == AlreadySpent(Spend("kill", kill.id))
+            assert outcomes[1] == AlreadySpent("kill", kill.id)
             assert (await log.kills_since(-1)).position == 1
 
     async def test_a_kill_is_released_once(self, opened: Opened, author: Author) -> None:
@@ -639,10 +626,7 @@ class LogContract:
         kill = a_kill()
         async with opened() as log:
             await log.append(author.kill(kill))
-            outcomes = [
-                await log.append(author.release_asked(kill, by), [Spend("release_ask", f"{kill.id}/{by}")])
-                for by in ("person:a", "person:b", "person:a")
-            ]
+            outcomes = [await log.append(author.release_asked(kill, by)) for by in ("person:a", "person:b", "person:a")]
             assert [type(outcome) for outcome in outcomes] == [Receipt, Receipt, AlreadySpent]
             rows = await log.projection("release_asks", kill_id="k-1")
             assert [row["person"] for row in rows] == ["person:a", "person:b"]
@@ -710,18 +694,17 @@ class LogContract:
         one = Author("m-1")
         async with opened() as log:
             await log.append(one.joined())
-            spend = Spend("gone", "m-1/presumed")
-            outcomes = await asyncio.gather(*(log.append(Author("m-2").gone("m-1"), [spend]) for _ in range(3)))
+            outcomes = await asyncio.gather(*(log.append(Author("m-2").gone("m-1")) for _ in range(3)))
             assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent, AlreadySpent]
 
     async def test_a_change_of_keys_that_several_took_over_is_told_once(self, opened: Opened) -> None:
         async with opened() as log:
-            spend = Spend("keys", "a" * 64)
+            spent = AlreadySpent("keys", "a" * 64)
             tellers = [Author("m-1"), Author("m-2")]
-            outcomes = await asyncio.gather(*(log.append(one.keys_changed("a" * 64), [spend]) for one in tellers))
+            outcomes = await asyncio.gather(*(log.append(one.keys_changed("a" * 64)) for one in tellers))
             assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent]
         async with opened() as log:
-            assert await log.append(tellers[1].keys_changed("a" * 64)) == AlreadySpent(spend)
+            assert await log.append(tellers[1].keys_changed("a" * 64)) == spent
             assert isinstance(await log.append(tellers[1].keys_changed("b" * 64)), Receipt)
 
     async def test_a_name_that_has_left_does_not_come_back(self, opened: Opened) -> None:
@@ -751,36 +734,29 @@ class LogContract:
     # --- who was first ------------------------------------------------------------------------------------
 
     async def test_of_fifty_spends_of_one_approval_exactly_one_wins(self, opened: Opened, author: Author) -> None:
-        spend = Spend("approval", "apr-1")
+        spent = AlreadySpent("approval", "apr-1")
         async with opened() as log:
             events = [author.decided(f"s-{n}", approval_id="apr-1") for n in range(50)]
-            outcomes = await asyncio.gather(*(log.append(event, [spend]) for event in events))
+            outcomes = await asyncio.gather(*(log.append(event) for event in events))
             assert Counter(type(outcome) for outcome in outcomes) == {Receipt: 1, AlreadySpent: 49}
             assert len(await all_of(log.records())) == 1
         async with opened() as log:
-            assert await log.append(author.decided("s-1", approval_id="apr-1"), [spend]) == AlreadySpent(spend)
+            assert await log.append(author.decided("s-1", approval_id="apr-1")) == spent
 
     async def test_an_idempotency_key_is_spent_once(self, opened: Opened, author: Author) -> None:
-        spend = Spend("idempotency", "a" * 64)
+        spent = AlreadySpent("idempotency", "a" * 64)
         async with opened() as log:
-            first = await log.append(author.decided(idempotency_sha256="a" * 64), [spend])
-            second = await log.append(author.decided(idempotency_sha256="a" * 64), [spend])
+            first = await log.append(author.decided(idempotency_sha256="a" * 64))
+            second = await log.append(author.decided(idempotency_sha256="a" * 64))
         assert isinstance(first, Receipt)
-        assert second == AlreadySpent(spend)
-
-    async def test_a_spend_that_the_leaf_does_not_carry_is_a_fault_of_the_caller(
-        self, opened: Opened, author: Author
-    ) -> None:
-        async with opened() as log:
-            with pytest.raises(ValueError, match="does not say that it spends"):
-                log.append(author.decided(), [Spend("approval", "apr-1")])
+        assert second == spent
 
     async def test_two_approvers_and_one_verdict(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
             await log.append(author.requested("apr-1"))
             outcomes = await asyncio.gather(
-                log.append(author.verdict("apr-1", "denied", "person:alice"), [Spend("verdict", "apr-1")]),
-                log.append(author.verdict("apr-1", "approved", "person:bob"), [Spend("verdict", "apr-1")]),
+                log.append(author.verdict("apr-1", "denied", "person:alice")),
+                log.append(author.verdict("apr-1", "approved", "person:bob")),
             )
             assert [type(outcome) for outcome in outcomes] == [Receipt, AlreadySpent]
             (row,) = await log.projection("approvals", id="apr-1")
@@ -795,7 +771,7 @@ class LogContract:
             await log.append(author.verdict("apr-1"))
             (row,) = await log.projection("approvals", digest="c" * 64)
             assert (row["state"], row["token_sha256"]) == ("approved", "f" * 64)
-            await log.append(author.decided(approval_id="apr-1"), [Spend("approval", "apr-1")])
+            await log.append(author.decided(approval_id="apr-1"))
             await log.append(author.closed("apr-1"))  # too late: what is spent stays spent
             (row,) = await log.projection("approvals")
             assert (row["state"], row["sealed"]) == ("spent", None)
@@ -1079,11 +1055,11 @@ class LogContract:
 
     async def test_a_key_stays_used_when_its_answer_is_dropped(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
-            spend = Spend("idempotency", "k-1")
-            await log.append(author.decided(idempotency_sha256="k-1"), [spend])
+            spent = AlreadySpent("idempotency", "k-1")
+            await log.append(author.decided(idempotency_sha256="k-1"))
             await log.append(author.answered("k-1"))
             await log.append(author.answers_closed(1))
-            assert await log.append(author.decided(idempotency_sha256="k-1"), [spend]) == AlreadySpent(spend)
+            assert await log.append(author.decided(idempotency_sha256="k-1")) == spent
             assert [row["idx"] for row in await log.projection("spent", kind="idempotency", key="k-1")] == [0]
             found = await log.record(0)
             assert found is not None

@@ -16,23 +16,11 @@ from agentgate.core.retention import Around, Kept, Place, Quiet
 
 
 @dataclass(frozen=True, slots=True)
-class Spend:
-    """A thing that can be used once: an approval or an idempotency key, and what only the first may do: decide an
-    approval, take a kill's id, release it, write its receipt, declare a member gone, close another's call, quarantine
-    a tool, tell that keys changed. It is one that `core.projection.spendings` finds in the leaf."""
-
-    kind: Literal[
-        "approval", "idempotency", "verdict", "kill", "release", "release_ask", "receipt", "gone", "outcome", "hold",
-        "unhold", "prune", "quarantine", "first_use", "vote", "keys",
-    ]  # fmt: skip
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
 class AlreadySpent:
-    """Somebody else was first; nothing was appended."""
+    """Somebody else was first to use what the event spends (`core.projection.spendings`); nothing was appended."""
 
-    spend: Spend
+    kind: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +58,7 @@ class Log(Protocol):
     transaction.
     """
 
-    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Appended]:
+    def append(self, event: Event) -> Awaitable[Appended]:
         """Make `event` durable. Awaiting raises LogUnavailable when it is not known to be durable.
 
         A `decided` event binds its session to its principal or finds it bound to another; a DENY is recorded
@@ -78,8 +66,8 @@ class Log(Protocol):
         left get anything but a DENY recorded, whatever it believes of itself. Kill and release
         events take the next kill position, which their receipt carries with the members at that position.
         A session on legal hold is not pruned: of a hold and a prune that come at once, the first in the log counts.
-        What an event spends is in its leaf, so that it can be verified: `spends` may only repeat it. An append that
-        seemed to fail may be tried again: the same event is in the log once, and its receipt is answered.
+        What an event spends is in its leaf, so that it can be verified. An append that seemed to fail may be tried
+        again: the same event is in the log once, and its receipt is answered.
         """
         ...
 

@@ -22,7 +22,7 @@ from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.note import NoteKey, open_checkpoint
-from agentgate.ports.log import AlreadySpent, MemberGone, Spend
+from agentgate.ports.log import AlreadySpent, MemberGone
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER
 from tests.adapters.log.crashes import one_crash
@@ -108,10 +108,9 @@ async def test_three_replicas_number_everything_without_gaps(url: str) -> None:
 async def test_of_spends_in_three_replicas_exactly_one_wins(url: str) -> None:
     async with replicas(url, 3) as logs:
         for turn in range(10):
-            spend = Spend("idempotency", f"{turn:064x}")
             outcomes = await asyncio.gather(
                 *(
-                    log.append(Author(f"m-{n}").decided(f"s-{n}-{turn}", idempotency_sha256=spend.key), [spend])
+                    log.append(Author(f"m-{n}").decided(f"s-{n}-{turn}", idempotency_sha256=f"{turn:064x}"))
                     for n in range(5)
                     for log in logs
                 )

@@ -653,11 +653,11 @@ async def test_an_event_whose_caller_is_told_meanwhile_that_it_is_too_late_is_an
 
 async def test_a_commit_that_failed_is_refused_and_the_next_one_succeeds(faulty: Faulty, author: Author) -> None:
     writer, store = faulty
-    await writer.append(author.decided(), ())
+    await writer.append(author.decided())
     store.faults.append((False, io_error()))
-    outcomes = await asyncio.gather(*(writer.append(author.decided(), ()) for _ in range(3)), return_exceptions=True)
+    outcomes = await asyncio.gather(*(writer.append(author.decided()) for _ in range(3)), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LogUnavailable] * 3
-    receipt = await writer.append(author.decided(), ())
+    receipt = await writer.append(author.decided())
     assert isinstance(receipt, Receipt)
     assert receipt.index == 1  # no gap
 
@@ -665,9 +665,9 @@ async def test_a_commit_that_failed_is_refused_and_the_next_one_succeeds(faulty:
 async def test_a_commit_that_persisted_although_it_failed_is_acknowledged(faulty: Faulty, author: Author) -> None:
     writer, store = faulty
     store.faults.append((True, io_error()))
-    receipts = await asyncio.gather(*(writer.append(author.decided(), ()) for _ in range(3)))
+    receipts = await asyncio.gather(*(writer.append(author.decided()) for _ in range(3)))
     assert [receipt.index for receipt in receipts if isinstance(receipt, Receipt)] == [0, 1, 2]
-    receipt = await writer.append(author.decided(), ())
+    receipt = await writer.append(author.decided())
     assert isinstance(receipt, Receipt)
     assert receipt.index == 3
 
@@ -676,8 +676,8 @@ async def test_what_a_failed_commit_would_have_spent_is_not_spent(faulty: Faulty
     writer, store = faulty
     store.faults.append((False, io_error()))
     with pytest.raises(LogUnavailable):
-        await writer.append(author.decided("s-1", approval_id="a-1"), ())
-    assert isinstance(await writer.append(author.decided("s-1", by="agent:x", approval_id="a-1"), ()), Receipt)
+        await writer.append(author.decided("s-1", approval_id="a-1"))
+    assert isinstance(await writer.append(author.decided("s-1", by="agent:x", approval_id="a-1")), Receipt)
 
 
 async def test_a_damaged_database_is_refused_until_somebody_looked(faulty: Faulty, author: Author) -> None:
@@ -685,7 +685,7 @@ async def test_a_damaged_database_is_refused_until_somebody_looked(faulty: Fault
     store.faults.append((False, io_error(sqlite3.SQLITE_CORRUPT)))
     for _ in range(2):
         with pytest.raises(LogBroken, match="damaged"):
-            await writer.append(author.decided(), ())
+            await writer.append(author.decided())
     with pytest.raises(LogBroken):
         writer.raise_refusal()
 
@@ -695,26 +695,26 @@ async def test_a_hung_disk_hangs_nobody(faulty: Faulty, author: Author) -> None:
     loop = asyncio.get_running_loop()
     store.hold = threading.Event()
     before = loop.time()
-    first, second = writer.append(author.decided(), ()), writer.append(author.decided(), ())
+    first, second = writer.append(author.decided()), writer.append(author.decided())
     for waiting in (first, second):
         with pytest.raises(LogUnavailable, match="not known to be durable"):
             await waiting
     assert loop.time() - before < 1.5
     before = loop.time()
     with pytest.raises(LogUnavailable):
-        await writer.append(author.decided(), ())
+        await writer.append(author.decided())
     assert loop.time() - before < AT_ONCE_S
     store.hold.set()
     await until(lambda: writer.refusal() is None)
-    assert isinstance(await writer.append(author.decided(), ()), Receipt)
+    assert isinstance(await writer.append(author.decided()), Receipt)
 
 
 async def test_what_waited_too_long_is_not_appended_later(faulty: Faulty, author: Author, path: Path) -> None:
     writer, store = faulty
     store.hold = threading.Event()
-    taken = writer.append(author.decided("s-taken"), ())
+    taken = writer.append(author.decided("s-taken"))
     await asyncio.to_thread(store.entered.wait)
-    waiting = writer.append(author.decided("s-waiting"), ())
+    waiting = writer.append(author.decided("s-waiting"))
     outcomes = await asyncio.gather(taken, waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [LogUnavailable] * 2
     store.hold.set()
@@ -726,9 +726,9 @@ async def test_what_waited_too_long_is_not_appended_later(faulty: Faulty, author
 async def test_the_queue_is_bounded(faulty: Faulty, author: Author) -> None:
     writer, store = faulty
     store.hold = threading.Event()
-    waiting = [writer.append(author.decided(), ()) for _ in range(MAX_WAITING)]
+    waiting = [writer.append(author.decided()) for _ in range(MAX_WAITING)]
     with pytest.raises(LogUnavailable, match="waiting already"):
-        await writer.append(author.decided(), ())
+        await writer.append(author.decided())
     for future in waiting:
         future.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)

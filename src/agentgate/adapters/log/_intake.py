@@ -10,15 +10,14 @@ import asyncio
 import contextlib
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from agentgate.adapters.log._ledger import Item
 from agentgate.core.errors import AgentGateError, LogUnavailable
 from agentgate.core.event import Event, Kind
 from agentgate.core.projection.effects import WITHOUT_EFFECT, effects
-from agentgate.core.projection.spendings import spendings
-from agentgate.ports.log import Appended, Spend
+from agentgate.ports.log import Appended
 
 Answer = Appended | AgentGateError
 
@@ -79,8 +78,8 @@ class Intake(ABC):
         finally:
             self._within_s = ANSWER_WITHIN_S
 
-    def append(self, event: Event, spends: Sequence[Spend]) -> asyncio.Future[Appended]:
-        _check(event, spends)
+    def append(self, event: Event) -> asyncio.Future[Appended]:
+        _check(event)
         future: asyncio.Future[Appended] = self._loop.create_future()
         refusal = self.refusal()
         if refusal is not None:
@@ -159,11 +158,11 @@ class Intake(ABC):
         self._sent.clear()
 
 
-def _check(event: Event, spends: Sequence[Spend]) -> None:
+def _check(event: Event) -> None:
     """Raise in the face of who made a malformed event, not in the writer.
 
     Raises:
-        KeyError, ValueError: a field is missing, or `spends` names what the leaf does not.
+        KeyError: a field is missing.
     """
     fields = event.fields
     kind = event.kind
@@ -174,11 +173,6 @@ def _check(event: Event, spends: Sequence[Spend]) -> None:
     elif kind not in WITHOUT_EFFECT:
         for _ in effects(fields, 0, 0, event.body, event.projected):
             pass
-    if spends:
-        carried = spendings(fields)
-        for spend in spends:
-            if (spend.kind, spend.key) not in carried:
-                raise ValueError(f"the leaf of a {kind} event does not say that it spends {spend.kind} {spend.key!r}")
 
 
 def in_time(items: list[Item]) -> tuple[list[Item], list[tuple[Item, Answer]]]:

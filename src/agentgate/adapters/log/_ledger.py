@@ -19,7 +19,7 @@ from agentgate.core.projection.effects import WITHOUT_EFFECT, effects, leaver, s
 from agentgate.core.projection.spendings import Spending, spendings
 from agentgate.core.projection.tables import STRETCH_BITS, Effect
 from agentgate.core.retention import covers
-from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, Spend
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold
 
 SessionKey = tuple[str, str]
 Holds = Mapping[str, SessionKey]
@@ -170,7 +170,7 @@ class Ledger:
         wanted = spendings(event.fields)
         for kind, key in wanted:
             if (kind, key) in spent:
-                return AlreadySpent(Spend(kind, key))  # type: ignore[arg-type]  # spendings names these kinds alone
+                return AlreadySpent(kind, key)
         spent.update(wanted)
         return None
 

@@ -16,7 +16,7 @@ from agentgate.core.event import Event, Record
 from agentgate.core.members import Acknowledgement
 from agentgate.core.note import is_signed_by
 from agentgate.core.query import Query
-from agentgate.ports.log import Appended, Bodies, Bookmarks, SessionRow, Spend
+from agentgate.ports.log import Appended, Bodies, Bookmarks, SessionRow
 
 
 class StoredLog:
@@ -48,8 +48,8 @@ class StoredLog:
 
     # --- ports.Log ----------------------------------------------------------------------------------------
 
-    def append(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Appended]:
-        return self._writer.append(event, spends)
+    def append(self, event: Event) -> Awaitable[Appended]:
+        return self._writer.append(event)
 
     def patient(self) -> contextlib.AbstractContextManager[None]:
         return self._writer.patient()

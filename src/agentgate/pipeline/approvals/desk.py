@@ -187,9 +187,9 @@ class ApprovalDesk(ApprovalBook):
             outcome = await self._recorder.write(event)
             if not isinstance(outcome, AlreadySpent):
                 return await self._decided(approval, token)
-            if outcome.spend.kind == "vote" and outcome.spend.key == f"{approval.id}/{approver.id}":
+            if outcome.kind == "vote" and outcome.key == f"{approval.id}/{approver.id}":
                 return Refused(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
-            if outcome.spend.kind != "vote":
+            if outcome.kind != "vote":
                 break
         return Refused(ReasonCode.CONFLICT, "somebody else answered first")
 

@@ -15,7 +15,6 @@ from agentgate.pipeline.calls.checks import first_refusal
 from agentgate.pipeline.calls.passage import Passage, pending_approval
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.ports.ambient import Clock
-from agentgate.ports.log import Spend
 from agentgate.ports.notices import Meter
 
 
@@ -68,7 +67,6 @@ class Decider:
             passage.edited = pending_approval(replace(found, edited=sent))
         decision = first_refusal(passage.call) or await self._ask(passage, has_approval_token=True)
         if decision.allowed:
-            passage.spends = (Spend("approval", approval.id),)
             edited_from = sent.digest if found.edited is not None else sent.edited_from
             return decision._replace(approval_id=approval.id, approved_by=found.approved_by, edited_from=edited_from)
         return decision

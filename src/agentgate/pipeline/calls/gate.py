@@ -217,7 +217,7 @@ class Gate:
             limit=passage.limit.limit if passage.limit and decision.reason_code is ReasonCode.RATE_LIMITED else None,
         )
         try:
-            receipt = await self._recorder.write(event, passage.spends)
+            receipt = await self._recorder.write(event)
         except (LogUnavailable, asyncio.CancelledError):
             if decision.allowed:
                 self._recorder.orphaned(call.trace_id)
@@ -262,7 +262,7 @@ class Gate:
         if isinstance(claim, MemberGone):
             self._replica.expel()
             refused = refusal(ReasonCode.KILL_STATE_UNKNOWN, "This replica was declared gone and is joining anew")
-        elif isinstance(claim, AlreadySpent) and claim.spend.kind == "idempotency":
+        elif isinstance(claim, AlreadySpent) and claim.kind == "idempotency":
             known = await self._answers.known(passage.flight.call)
             if isinstance(known, Kept):
                 return await self._again(passage, known)
@@ -271,7 +271,7 @@ class Gate:
             refused = refusal(ReasonCode.APPROVAL_SPENT, "Approval already used", revision=decision.policy_revision)
         else:
             refused = refusal(ReasonCode.FOREIGN_SESSION, "The session belongs to another principal")
-        passage.spends, passage.approval = (), None
+        passage.approval = None
         await self._record(passage, refused._replace(approval_id=decision.approval_id))
         return passage.refused(refused, self._clock)
 

@@ -20,7 +20,6 @@ from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.limits.toll import Toll, retry_after_s
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import BudgetState, LimitState
-from agentgate.ports.log import Spend
 from agentgate.ports.notices import Meter
 
 _WAS_ALLOWED = refusal(ReasonCode.POLICY_ALLOW, "")._replace(verdict=Verdict.ALLOW)
@@ -104,7 +103,6 @@ class Passage:
     """The one that refused the call."""
     toll: Toll | None = None
     """What budgets have to do with it; None where there are none."""
-    spends: tuple[Spend, ...] = ()
     approval: PendingApproval | None = None
     edited: PendingApproval | None = None
     arguments: bytes = FAILED

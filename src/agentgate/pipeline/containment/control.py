@@ -30,7 +30,7 @@ from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.containment import Admission, InFlight
-from agentgate.ports.log import LogReader, Spend
+from agentgate.ports.log import LogReader
 from agentgate.ports.notices import Meter
 
 
@@ -84,7 +84,7 @@ class Containment:
         kill = replace(kill, since=origin.at)  # the time that the log keeps, so that it is the same after a restart
         event = killed(origin, kill, auth=actor.auth_method)
         try:
-            receipt = await self._recorder.write(event, (Spend("kill", kill.id),))
+            receipt = await self._recorder.write(event)
         except LogUnavailable:
             self._replica.cut_all(kill)
             raise
@@ -219,7 +219,7 @@ class Containment:
     async def _ask(self, actor: Principal, kill: Kill) -> tuple[str, ...]:
         """Note that one more person wants this kill released; who wants it by now. Raises LogUnavailable."""
         event = release_asked(self._recorder.origin(), kill, actor=actor.id, auth=actor.auth_method)
-        await self._recorder.write(event, (Spend("release_ask", f"{kill.id}/{actor.id}"),))  # asking twice is once
+        await self._recorder.write(event)  # asking twice is once
         return tuple(row["person"] for row in await self._reader.projection("release_asks", kill_id=kill.id))
 
     async def release_global(self, actor: Principal, *, force: bool = False) -> list[Kill] | ReleasePending | Refused:
@@ -254,7 +254,7 @@ class Containment:
         event = released(
             self._recorder.origin(), kill, actor=actor, auth=auth, why=why, forced=forced, asked_by=asked_by
         )
-        receipt = await self._recorder.write(event, (Spend("release", kill.id),))
+        receipt = await self._recorder.write(event)
         if isinstance(receipt, Receipt):
             await self._take(KillChange(kill, receipt.kill_position), receipt.kill_position)
         else:  # another member was first, or an earlier attempt is in the log although it seemed to fail

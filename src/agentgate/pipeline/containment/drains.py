@@ -22,7 +22,7 @@ from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
 from agentgate.ports.containment import Admission, InFlight
-from agentgate.ports.log import LogReader, Spend
+from agentgate.ports.log import LogReader
 
 FIRST_LOOK_S = 0.0015
 LONGEST_LOOK_S = 0.05
@@ -155,8 +155,7 @@ class Drains:
             members=drain.members,
             progress=drain.progress,
         )
-        how = "complete" if drain.progress.drained else "except"
-        written = await self._recorder.write(event, (Spend("receipt", f"{drain.kill.id}/{how}"),))
+        written = await self._recorder.write(event)
         if isinstance(written, Receipt):
             return replace(drain, receipt=written.event_id)
         rows = await self._reader.projection("kills", id=drain.kill.id)

@@ -23,7 +23,7 @@ from agentgate.pipeline.containment.replica import LEASE_S, Replica
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.containment import Admission
-from agentgate.ports.log import Log, LogReader, Spend
+from agentgate.ports.log import Log, LogReader
 
 logger = logging.getLogger("agentgate.members")
 
@@ -230,7 +230,7 @@ class Membership:
 
     async def _write_gone(self, member: str, why: str, actor: str = "", auth: str = "") -> Receipt | None:
         event = gone(self._recorder.origin(), member, why=why, actor=actor, auth=auth)
-        written = await self._recorder.write(event, (Spend("gone", f"{member}/{why}"),))
+        written = await self._recorder.write(event)
         return written if isinstance(written, Receipt) else None
 
     async def _forget_ghosts(self) -> None:

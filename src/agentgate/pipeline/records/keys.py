@@ -10,7 +10,6 @@ from agentgate.core.call import KnownKey
 from agentgate.core.events.keeping import keys_changed
 from agentgate.core.strict_json import canonical_plain
 from agentgate.pipeline.records.record import Recorder
-from agentgate.ports.log import Spend
 
 Keys = Mapping[str, KnownKey]
 """By their ids."""
@@ -48,7 +47,7 @@ class KeyBook:
         if any(ids.values()):
             change = hashlib.sha256(canonical_plain({"version": self._version, **ids})).hexdigest()
             event = keys_changed(self._recorder.origin(), ids, change)
-            await self._recorder.write(event, (Spend("keys", change),))  # or another process has
+            await self._recorder.write(event)  # or another process has
         self._told = now
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from agentgate.core.call import MemberId, TraceId
 from agentgate.core.decision import Receipt
 from agentgate.core.event import SALT_BYTES, Event, Origin
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.ports.ambient import Clock, Entropy
-from agentgate.ports.log import Appended, Log, Spend
+from agentgate.ports.log import Appended, Log
 
 EventMaker = Callable[[Origin], Event]
 
@@ -56,9 +56,9 @@ class Recorder:
         """What a person says of why, as it may be written down: at most so many characters."""
         return self.redactor.text(text).replace("\0", "")[:most]  # no store's text can hold a NUL
 
-    def write(self, event: Event, spends: Sequence[Spend] = ()) -> Awaitable[Appended]:
+    def write(self, event: Event) -> Awaitable[Appended]:
         """Append an event that may be refused for what it spends or whose it is. Awaiting raises LogUnavailable."""
-        return self._log.append(event, spends)
+        return self._log.append(event)
 
     def orphaned(self, *trace_ids: str) -> None:
         """Remember calls that were refused while nobody could say whether their ALLOW is durable."""

@@ -31,7 +31,7 @@ from agentgate.core.retention import (
 from agentgate.pipeline.records.pruning import SESSIONS_AT_ONCE, DailyRun, Keeping, Pruned, Pruner, in_force
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock, Entropy
-from agentgate.ports.log import Bodies, LogReader, Spend
+from agentgate.ports.log import Bodies, LogReader
 from agentgate.ports.notices import Meter
 
 OLDEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -130,7 +130,7 @@ class RetentionDesk:
             reason=self._recorder.reason(order.reason, MAX_HOLD_REASON_CHARS),
         )
         event = held(origin, hold, auth=actor.auth_method)
-        if isinstance(await self._recorder.write(event, (Spend("hold", hold.id),)), Receipt):
+        if isinstance(await self._recorder.write(event), Receipt):
             return hold
         known = await self._hold(hold.id)
         if known is None or known.is_released:
@@ -148,7 +148,7 @@ class RetentionDesk:
             return refused
         reason = self._recorder.reason(reason, MAX_HOLD_REASON_CHARS)
         event = unheld(self._recorder.origin(), hold, actor=actor.id, auth=actor.auth_method, reason=reason)
-        await self._recorder.write(event, (Spend("unhold", hold.id),))  # or another one has, which is the same
+        await self._recorder.write(event)  # or another one has, which is the same
         return hold
 
     async def holds(self, viewer: Principal) -> list[Hold]:
