@@ -631,6 +631,7 @@ class FakeUpstream:
 
     answer: Delivered | Undelivered = field(default_factory=lambda: Delivered({"ok": True}))
     sent: list[Grant] = field(default_factory=list)
+    shown: list[Credential | None] = field(default_factory=list)
     cancelled: int = 0
     started: asyncio.Event = field(default_factory=asyncio.Event)
     _gate: asyncio.Event = field(default_factory=asyncio.Event)
@@ -646,6 +647,7 @@ class FakeUpstream:
 
     async def send(self, grant: Grant, credential: Credential | None) -> Delivered | Undelivered:
         self.sent.append(grant)
+        self.shown.append(credential)
         self.started.set()
         if self._holds:
             try:

@@ -167,6 +167,7 @@ async def test_kills_of_other_tenants_are_not_shown_and_cannot_be_released(house
     stranger = replace(principal("eve", Role.ADMIN, person=True), tenant=TenantId("other"))
     assert house.containment.in_force(stranger) == []
     assert await house.containment.progress(stranger, drain.kill.id) is None
+    assert await house.containment.progress(principal("op", Role.OPERATOR), drain.kill.id) is not None
     refused = await house.containment.release(stranger, drain.kill.id)
     assert isinstance(refused, Refused)
     assert refused.reason is ReasonCode.NOT_FOUND
@@ -634,6 +635,14 @@ async def test_kill_expires_by_an_event_of_its_own(house: House) -> None:
     assert not _is_active(house, drain.kill.id)
     assert house.log.of(Kind.RELEASED)[0]["why"] == "expiry"
     assert (await house.gate.pass_through(a_call())).success
+
+
+async def test_kills_that_end_at_once_are_released_each_by_nobody(house: House) -> None:
+    for target in ("s-1", "s-2"):
+        await _killed(house, target=target, expires_in_s=60)
+    house.clock.move(60)
+    assert await house.containment.release_expired() == 2
+    assert [(event["why"], "principal" in event) for event in house.log.of(Kind.RELEASED)] == [("expiry", False)] * 2
 
 
 async def test_undrained_kill_does_not_expire(house: House) -> None:

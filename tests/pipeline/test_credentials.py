@@ -12,7 +12,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.pipeline.calls.run import Route
 from agentgate.ports.credentials import CredentialRefused
-from agentgate.ports.upstreams import Delivered
+from agentgate.ports.upstreams import Credential, Delivered
 from tests.contracts.credential_source import broker_of
 from tests.fakes import ALLOW, a_call
 from tests.pipeline.conftest import House, a_moment, until
@@ -44,6 +44,11 @@ async def test_the_source_hears_the_scope_and_the_lifetime_that_policy_allowed(g
     await guarded.gate.pass_through(call)
     ((ask, _),) = guarded.issuer.asks
     assert (ask.alias, ask.scope, ask.ttl_s, ask.call) == ("a", "tickets:read", 60, call)
+
+
+async def test_the_upstream_is_shown_what_was_issued_for_the_call(guarded: Guarded) -> None:
+    assert (await guarded.gate.pass_through(a_call())).success
+    assert guarded.upstream.shown == [Credential("a", "secret-1")]
 
 
 async def test_without_its_credential_a_call_is_not_sent_and_the_record_says_which(guarded: Guarded) -> None:

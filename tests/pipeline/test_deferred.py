@@ -82,6 +82,29 @@ async def test_a_call_that_nobody_has_made_is_made_by_who_lives(house: House, de
     assert isinstance(await desk.fetch(BOT, first.call.trace_id), Answer)
 
 
+async def test_each_of_several_that_nobody_has_made_is_made_and_those_without_a_yes_are_not(
+    house: House, desk: DeferredDesk
+) -> None:
+    for number in range(3):
+        first = await asked(house, call={"arguments": {"n": number}})
+        if number:
+            await approve(house, first)
+    assert await desk.make_due(is_eldest=True) == 0
+    house.clock.move(2.5)
+    house.replica.lease.renew(house.clock.boot_s())
+    assert await desk.make_due(is_eldest=True) == 2
+    await until(lambda: len(house.log.rows("answers")) == 2)
+    assert sorted(sent.call.arguments["n"] for sent in house.upstream.sent) == [1, 2]
+
+
+async def test_the_yes_itself_has_the_call_made(house: House, desk: DeferredDesk) -> None:
+    house.approvals.on_approved = desk.soon
+    first = await asked(house)
+    await approve(house, first)
+    await until(lambda: house.log.rows("answers"))
+    assert len(house.upstream.sent) == 1
+
+
 async def test_who_stops_waiting_does_not_stop_the_call(house: House, desk: DeferredDesk) -> None:
     house.upstream.hold()
     first = await asked(house)
@@ -179,7 +202,7 @@ async def test_an_answer_is_fetched_of_a_tool_that_wants_arguments(house: House,
 async def test_a_caller_whose_key_is_disabled_meanwhile_gets_nothing_made(house: House, desk: DeferredDesk) -> None:
     first = await asked(house)
     approval_id = await approve(house, first)
-    made = await desk_of(house, lambda _: False).execute(approval_id)
+    made = await desk_of(house, lambda who: who.id != BOT.id).execute(approval_id)
     assert isinstance(made, Answer)
     text = "Who asked for the call may not make it any more"
     assert (made.decision, house.upstream.sent) == (refusal(ReasonCode.FORBIDDEN, text, "identity"), [])
@@ -233,8 +256,9 @@ async def test_a_call_is_told_from_its_question_to_its_answer(house: House, desk
     running = asyncio.create_task(desk.execute(approval_id))
     await house.upstream.started.wait()
     seen.append(await desk.fetch(BOT, trace))
-    progress = [one.progress for one in seen if isinstance(one, Underway)]
-    assert progress == [Progress.PENDING, Progress.APPROVED, Progress.RUNNING]
+    progress = [(one.progress, one.approval.id) for one in seen if isinstance(one, Underway)]
+    steps = [Progress.PENDING, Progress.APPROVED, Progress.RUNNING]
+    assert progress == [(step, approval_id) for step in steps]
     house.upstream.let_go()
     await running
     assert isinstance(await desk.fetch(BOT, trace), Answer)
@@ -259,6 +283,25 @@ async def test_nobody_else_hears_of_a_call(house: House, desk: DeferredDesk, str
     assert house.log.of(Kind.ANSWERED) == []
 
 
+async def test_a_token_of_the_calls_own_session_hears_of_it(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    own = replace(BOT, session=first.call.session)
+    assert isinstance(await desk.fetch(own, first.call.trace_id), Underway)
+    assert isinstance(await desk.execute(await approve(house, first)), Answer)
+    assert isinstance(await desk.fetch(own, first.call.trace_id), Answer)
+
+
+async def test_a_call_that_its_caller_makes_itself_is_neither_made_nor_told_here(
+    house: House, desk: DeferredDesk
+) -> None:
+    plain = await house.gate.pass_through(a_call())
+    await approve(house, plain)
+    assert await desk.fetch(BOT, plain.call.trace_id) is None
+    house.clock.move(2.5)
+    house.replica.lease.renew(house.clock.boot_s())
+    assert await desk.make_due(is_eldest=True) == 0
+
+
 async def test_a_killed_caller_does_not_get_the_answer(house: House, desk: DeferredDesk) -> None:
     first = await asked(house)
     await desk.execute(await approve(house, first))
@@ -269,12 +312,13 @@ async def test_a_killed_caller_does_not_get_the_answer(house: House, desk: Defer
 
 
 async def test_a_caller_that_has_made_the_call_itself_is_sent_there(house: House, desk: DeferredDesk) -> None:
-    first = await asked(house)
-    await approve(house, first)
-    itself = await house.gate.pass_through(replace(a_call(), deferred=True))
-    assert itself.success
-    assert await desk.fetch(BOT, first.call.trace_id) == Elsewhere(itself.call.trace_id)
-    assert isinstance(await desk.fetch(BOT, itself.call.trace_id), Answer)
+    for number in range(2):
+        first = await asked(house, call={"arguments": {"n": number}})
+        await approve(house, first)
+        itself = await house.gate.pass_through(replace(a_call(arguments={"n": number}), deferred=True))
+        assert itself.success
+        assert await desk.fetch(BOT, first.call.trace_id) == Elsewhere(itself.call.trace_id)
+        assert isinstance(await desk.fetch(BOT, itself.call.trace_id), Answer)
 
 
 async def test_an_answer_that_was_dropped_is_told_as_gone(house: House, desk: DeferredDesk) -> None:

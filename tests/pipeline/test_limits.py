@@ -416,6 +416,16 @@ async def test_the_answer_of_the_last_call_of_a_budget_is_told_again(counting: H
     assert len(counting.upstream.sent) == 1
 
 
+async def test_an_answer_of_a_tool_that_is_quarantined_since_is_withheld_whatever_the_budget(counting: House) -> None:
+    await budgeted(counting, per("session", calls=1))
+    call = replace(made(), idempotency_key="k-1")
+    assert (await counting.gate.pass_through(call)).success
+    shut = replace(call, trace_id=made().trace_id, tool=replace(TOOL, quarantine="changed"))
+    again = await counting.gate.pass_through(shut)
+    assert (again.reason_code, again.result_json) == (ReasonCode.TOOL_QUARANTINED, None)
+    assert counting.log.of(Kind.ANSWERED) == []
+
+
 async def test_a_call_that_runs_is_told_as_running_although_it_has_used_the_budget_up(counting: House) -> None:
     await budgeted(counting, per("day", calls=1))
     counting.upstream.hold()

@@ -449,7 +449,8 @@ async def test_a_call_that_was_made_is_told_to_its_caller_and_to_who_may_answer_
 async def test_a_deferred_call_that_was_edited_says_so_in_its_answer(
     house: House, desk: DeferredDesk, reason: str
 ) -> None:
-    first = await asked(house, call={"arguments": {"n": 1}})
+    context = {"why": "to see"}
+    first = await asked(house, call={"arguments": {"n": 1}}, context=context)
     assert first.approval is not None
     done = await edit_desk(house).edit_and_approve(ADA, first.approval.id, {"n": 2}, *([reason] if reason else []))
     assert isinstance(done, Verdict)
@@ -461,7 +462,7 @@ async def test_a_deferred_call_that_was_edited_says_so_in_its_answer(
         done.approval.id, "spent", "2026-11-21T00:15:00.000000Z", first.call.trace_id, 1, 1, True, {"n": 2}
     )
     decided = last(house, Kind.DECIDED).fields
-    assert decided["edited_from_sha256"] == a_call(arguments={"n": 1}).digest
+    assert decided["edited_from_sha256"] == replace(a_call(arguments={"n": 1}), context=context).digest
     told = await desk.fetch(BOT, first.call.trace_id)
     assert isinstance(told, Answer)
     assert told.edited == made.edited
@@ -482,8 +483,8 @@ async def test_an_answer_that_is_gone_says_what_became_of_the_call(house: House,
     house.clock.move(3601)
     detail = "The call was run; its answer is not kept any more"
     forgotten = await desk.fetch(BOT, trace)
-    assert isinstance(forgotten, Over)
-    assert (forgotten.reason, forgotten.detail) == (ReasonCode.IDEMPOTENCY_FORGOTTEN, detail)
+    approval = await house.approvals.approval(approval_id)
+    assert forgotten == Over(trace, ReasonCode.IDEMPOTENCY_FORGOTTEN, detail, approval)
 
 
 async def test_a_call_that_its_caller_has_made_itself_is_told_as_that(house: House, desk: DeferredDesk) -> None:
