@@ -32,6 +32,7 @@ def _rest(gateway: Gateway) -> ToolsDoor:
         approvals=gateway.approvals,
         refusals=gateway.refusals,
         entropy=gateway.entropy,
+        digest_key=gateway.sealer.digest_key,
         max_body_bytes=gateway.config.server.max_body_bytes,
     )
 
@@ -46,6 +47,7 @@ def _envelope(gateway: Gateway) -> EnvelopeDoor:
         verifier=_verifier(gateway),
         refusals=gateway.refusals,
         entropy=gateway.entropy,
+        digest_key=gateway.sealer.digest_key,
         meter=gateway.meter,
         rules=Rules(config.server.max_body_bytes, config.server.base_url, config.auth.envelope),
     )

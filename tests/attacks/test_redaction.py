@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import itertools
 import json
 import random
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -167,6 +171,29 @@ def test_injected_credential_is_nowhere_after_the_tool_said_it(
     for form in (SECRET, SECRET.encode().hex(), std(SECRET), url(SECRET), std("x" + SECRET)[2:-3], SECRET[7:]):
         assert form not in found
         assert json.dumps(form)[1:-1] not in found
+
+
+def test_what_was_redacted_cannot_be_tried_against_the_digests_of_a_pack(guarded: GatewayProcess) -> None:
+    """A44: a social security number is one of a billion, and a pack holds the salt of every event."""
+    arguments = {"ssn": "219-09-9999"}
+    said = call(guarded.agent(), "say", arguments, session="guess")
+    assert said.json()["success"]
+    pack = guarded.admin().get("/sessions/guess/evidence", params={"format": "json"}).text
+    assert "219-09-9999" not in pack
+    leaves = [event["event"] for event in guarded.admin().get("/audit", params={"session": "guess"}).json()["events"]]
+    tool_sha256, found = leaves[0]["tool_sha256"], set(re.findall(r"[0-9a-f]{64}", pack + json.dumps(leaves)))
+    who = {"agent": leaves[0]["principal"], "session": "guess", "tenant": leaves[0]["tenant"], "tool": "say"}
+    whole = canonical({**who, "arguments": arguments, "context": {}, "tool_sha256": tool_sha256})
+    guesses = [canonical(arguments), whole, canonical(said.json()["result"])]
+    salts = [b"", *map(bytes.fromhex, re.findall(r'"salt": ?"([0-9a-f]{32})"', pack))]
+    assert len(salts) > 2
+    for salt, guess in itertools.product(salts, guesses):
+        for tried in (
+            hashlib.sha256(salt + guess),
+            hmac.new(salt, guess, "sha256"),
+            hmac.new(b"", salt + guess, "sha256"),
+        ):
+            assert tried.hexdigest() not in found
 
 
 def test_canaries_of_an_agent_are_nowhere_in_what_was_recorded(guarded: GatewayProcess, heard: list[bytes]) -> None:

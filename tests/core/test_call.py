@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import unicodedata
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -136,14 +137,19 @@ def _whole(call: Call) -> dict[str, Any]:
     }
 
 
-@given(arguments=OBJECTS, context=OBJECTS, session=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}", fullmatch=True))
-def test_digest_is_sha256_of_rfc_8785_of_the_whole(
-    arguments: dict[str, Any], context: dict[str, Any], session: str
+@given(
+    arguments=OBJECTS,
+    context=OBJECTS,
+    session=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}", fullmatch=True),
+    key=st.binary(max_size=40),
+)
+def test_digest_is_hmac_sha256_of_rfc_8785_of_the_whole(
+    arguments: dict[str, Any], context: dict[str, Any], session: str, key: bytes
 ) -> None:
-    call = replace(a_call(arguments=arguments, session=session), context=context)
-    assert call.digest == hashlib.sha256(rfc8785.dumps(_whole(call))).hexdigest()
+    call = replace(a_call(arguments=arguments, session=session), context=context, digest_key=key)
+    assert call.digest == hmac.new(key, rfc8785.dumps(_whole(call)), hashlib.sha256).hexdigest()
     unknown = replace(call, tool=None)
-    assert unknown.digest == hashlib.sha256(rfc8785.dumps(_whole(unknown))).hexdigest()
+    assert unknown.digest == hmac.new(key, rfc8785.dumps(_whole(unknown)), hashlib.sha256).hexdigest()
 
 
 BASE = a_call(arguments={"query": "SELECT 1", "n": 1, "deep": {"list": [1, 2, {"x": None}]}})

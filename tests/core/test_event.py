@@ -78,6 +78,12 @@ def test_equal_calls_have_unequal_hashes_because_of_the_salt() -> None:
         assert one.fields[name] != other.fields[name]
 
 
+def test_equal_calls_have_equal_digests_under_one_key_alone() -> None:
+    """A reader of the log, who does not have the key, can try nothing."""
+    one, same, other = (replace(a_call(), digest_key=key).digest for key in (b"a", b"a", b"b"))
+    assert one == same != other
+
+
 def test_leaf_hash_is_rfc_6962() -> None:
     event = with_text("x")[0]
     assert event.leaf_hash == hashlib.sha256(b"\x00" + event.leaf).digest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -24,7 +25,8 @@ from tests.core.events import READ, START, allow, origin, record_of
 from tests.fakes import REVISION, TOOL, a_call, a_kill, principal
 
 TRACEPARENT = "00-" + "a" * 32 + "-" + "b" * 16 + "-01"
-CALL = replace(a_call(), caller=replace(principal(), on_behalf_of="alice"), traceparent=TRACEPARENT)
+KEY = b"of the deployment"
+CALL = replace(a_call(), caller=replace(principal(), on_behalf_of="alice"), traceparent=TRACEPARENT, digest_key=KEY)
 NAMED = replace(CALL, idempotency_key="again")
 DEFERRED = replace(CALL, deferred=True)
 KILL = replace(a_kill(), expires_at=START + timedelta(hours=1))
@@ -44,8 +46,12 @@ def an_intent(call: Any = CALL, decision: Any = None, **more: Any) -> Event:
     return decided(origin(), call, decision or allow(), position=3, **about)
 
 
-def salted(raw: bytes, number: int = 1) -> str:
-    return hashlib.sha256(number.to_bytes(16, "big") + raw).hexdigest()
+def salted(raw: bytes) -> str:
+    return hashlib.sha256(origin().salt + raw).hexdigest()
+
+
+def blind(raw: bytes) -> str:
+    return hmac.new(KEY, origin().salt + raw, hashlib.sha256).hexdigest()
 
 
 WHOSE = {"tenant": "default", "session": "s-1", "principal": "agent:bot"}
@@ -62,7 +68,7 @@ DECIDED = {
     **OF_CALL,
     "auth": "api_key",
     "call_sha256": CALL.digest,
-    "arguments_sha256": salted(b"{}"),
+    "arguments_sha256": blind(b"{}"),
     "decision": "ALLOW",
     "reason_code": "policy_allow",
     "rule": "read_only_tools",
@@ -95,14 +101,14 @@ def said() -> list[tuple[Event, str, dict[str, Any], bytes]]:
         (an_intent(NAMED, allow()._replace(verdict=Verdict.DENY)), "decided", {**DECIDED, "decision": "DENY"}, ASKED),
         (an_intent(DEFERRED), "decided", {**DECIDED, "answer_key": CALL.trace_id}, ASKED),
         (finished(origin(), CALL, Outcome.OK, ReasonCode.OK), "finished", {
-            **OF_CALL, "outcome": "ok", "reason_code": "ok", "result_sha256": salted(b""), "result_bytes": 0,
+            **OF_CALL, "outcome": "ok", "reason_code": "ok", "result_sha256": blind(b""), "result_bytes": 0,
         }, b"{}"),
         (finished(
             origin(), CALL, Outcome.ERROR, ReasonCode.UPSTREAM_ERROR, error="it broke", result=b"12345",
             answer=KeptAnswer("k-1", "d" * 64, b"sealed"), upstream_status=502, credential="db", kill_id="k-9",
             latency_us={"upstream": 5}, labels=["secret", "pii"],
         ), "finished", {
-            **OF_CALL, "outcome": "error", "reason_code": "upstream_error", "result_sha256": salted(b"12345"),
+            **OF_CALL, "outcome": "error", "reason_code": "upstream_error", "result_sha256": blind(b"12345"),
             "result_bytes": 5, "answer_key": "k-1", "call_sha256": "d" * 64, "upstream_status": 502, "credential": "db",
             "kill_id": "k-9", "latency_us": {"upstream": 5}, "labels": ["pii", "secret"],
         }, b'{"error":"it broke"}'),

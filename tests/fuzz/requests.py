@@ -124,6 +124,7 @@ def _doors() -> tuple[ToolsDoor, EnvelopeDoor]:
         approvals=unused,
         refusals=nobody,
         entropy=FakeEntropy(),
+        digest_key=b"",
         max_body_bytes=_MAX_BYTES,
     )
     envelopes = EnvelopeDoor(
@@ -134,6 +135,7 @@ def _doors() -> tuple[ToolsDoor, EnvelopeDoor]:
         verifier=None,
         refusals=nobody,
         entropy=FakeEntropy(),
+        digest_key=b"",
         meter=unused,
         rules=Rules(_MAX_BYTES, mode="optional"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -224,6 +225,9 @@ class Call:
     bearer: str | None = field(default=None, repr=False, compare=False)
     """The access token that the caller came with, for nothing but an exchange at its issuer (RFC 8693): neither
     recorded, nor shown to policy, nor sent to an upstream."""
+    digest_key: bytes = field(default=b"", repr=False, compare=False)
+    """What is recorded of arguments and results are digests under this key of the deployment's: who reads the log, and
+    not the key, cannot try what they may have been."""
     arguments_json: bytes = field(init=False, repr=False)
     context_json: bytes = field(init=False, repr=False)
     digest: Digest = field(init=False)
@@ -246,7 +250,7 @@ class Call:
             self.tool_name.encode(),
             tool_sha256.encode(),
         )
-        object.__setattr__(self, "digest", Digest(hashlib.sha256(whole).hexdigest()))
+        object.__setattr__(self, "digest", Digest(hmac.digest(self.digest_key, whole, "sha256").hex()))
 
     @property
     def tenant(self) -> TenantId:

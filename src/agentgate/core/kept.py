@@ -54,7 +54,7 @@ def pack(call: Call, original: Call | None = None) -> bytes:
     return canonical(value)
 
 
-def unpack(plain: bytes, tool: Tool | None, trace_id: TraceId) -> Call:
+def unpack(plain: bytes, tool: Tool | None, trace_id: TraceId, digest_key: bytes) -> Call:
     """The call again, of the tool as it is now: whoever makes it compares its digest with the approval's.
 
     Raises:
@@ -86,6 +86,7 @@ def unpack(plain: bytes, tool: Tool | None, trace_id: TraceId) -> Call:
             context=value["context"],
             idempotency_key=value["idempotency_key"],
             traceparent=value["traceparent"],
+            digest_key=digest_key,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise NotKept("not a whole call") from error

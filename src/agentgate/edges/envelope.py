@@ -68,6 +68,7 @@ class EnvelopeDoor:
         verifier: SignatureVerifier | None,
         refusals: RefusalLimiter,
         entropy: Entropy,
+        digest_key: bytes,
         meter: Meter,
         rules: Rules,
     ) -> None:
@@ -79,6 +80,7 @@ class EnvelopeDoor:
         self._verifier = verifier
         self._refusals = refusals
         self._entropy = entropy
+        self._digest_key = digest_key
         self._meter = meter
         self._rules = rules
 
@@ -178,6 +180,7 @@ class EnvelopeDoor:
             traceparent=request.traceparent,
             idempotency_key=_request_id(body["request_id"], request),
             deferred=True,
+            digest_key=self._digest_key,
         )
         return call, foreign
 

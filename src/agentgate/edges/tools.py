@@ -48,6 +48,7 @@ class ToolsDoor:
         approvals: ApprovalDesk,
         refusals: RefusalLimiter,
         entropy: Entropy,
+        digest_key: bytes,
         max_body_bytes: int,
     ) -> None:
         self._gate = gate
@@ -57,6 +58,7 @@ class ToolsDoor:
         self._approvals = approvals
         self._refusals = refusals
         self._entropy = entropy
+        self._digest_key = digest_key
         self._max_body_bytes = max_body_bytes
 
     async def call(self, request: Request, receive: Receive) -> Response:
@@ -120,6 +122,7 @@ class ToolsDoor:
             traceparent=request.traceparent,
             idempotency_key=idempotency.of_header(request.headers),
             deferred=prefer.read(request.headers).respond_async,
+            digest_key=self._digest_key,
         )
 
     async def list(self, request: Request, receive: Receive) -> Response:

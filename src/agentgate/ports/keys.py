@@ -24,6 +24,12 @@ class EnvelopeSigner(Signer, Protocol):
 class Sealer(Protocol):
     """Keeps what only the gateway may read again (AEAD), such as the arguments of a pending approval."""
 
+    @property
+    def digest_key(self) -> bytes:
+        """What the digests of calls, arguments and results in the log are taken under; the same for all who can
+        unseal."""
+        ...
+
     def seal(self, plain: bytes, about: bytes) -> bytes: ...
 
     def unseal(self, sealed: bytes, about: bytes) -> bytes | None:

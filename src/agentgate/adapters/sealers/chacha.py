@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 import os
 from pathlib import Path
 
@@ -19,6 +20,7 @@ class ChaChaSealer:
 
     def __init__(self, key: bytes) -> None:
         self._cipher = ChaCha20Poly1305(key)
+        self.digest_key = hmac.digest(key, b"agentgate digests", "sha256")
 
     @classmethod
     def from_file(cls, path: Path) -> ChaChaSealer:

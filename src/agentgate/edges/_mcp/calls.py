@@ -257,6 +257,7 @@ class Calls:
             peer=peer,
             bearer=peer.guest.bearer,
             idempotency_key=peer.idempotency_key,
+            digest_key=self._parts.sealer.digest_key,
         )
 
     def _context(self, peer: ClientPeer, answers: Mapping[str, Any] | None) -> dict[str, Any]:

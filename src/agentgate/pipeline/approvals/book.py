@@ -69,7 +69,7 @@ class ApprovalBook:
         if plain is None:
             return None
         try:
-            call = kept.unpack(plain, tool, trace_id)
+            call = kept.unpack(plain, tool, trace_id, self._sealer.digest_key)
         except kept.NotKept:
             return None
         return call if approval.is_about(call) else None

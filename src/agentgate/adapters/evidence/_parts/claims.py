@@ -200,7 +200,7 @@ def _limits(pack: Pack, signed_by: frozenset[str], found: Checkpoint | None) -> 
         ),
         _completeness(pack.body["metadata"]["scope"]),
         "That nothing went round the gateway: a call that was made past it is in no log.",
-        "What tools did: an answer shows that a tool answered. Of arguments and results the log keeps salted hashes.",
+        "What tools did: an answer shows that a tool answered. Of arguments and results the log keeps keyed hashes.",
         "That policy, approvals and kills were right: only that they are recorded as they were given.",
     ]
     if any(entry["reason"] is None for entry in pack.body["timeline"]):
