@@ -410,6 +410,13 @@ async def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
         await SqliteLog.open(path, SIGNER, ORIGIN)
 
 
+async def test_a_directory_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises((LogUnavailable, LogBroken), match="Is a directory"):
+        await SqliteLog.open(tmp_path, SIGNER, ORIGIN)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
 async def test_another_schema_version_is_refused(opened: Opened, path: Path) -> None:
     async with opened():
         pass
