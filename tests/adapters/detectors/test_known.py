@@ -61,6 +61,24 @@ def test_assigned_secret_is_found_whole(text: str) -> None:
     assert "CANARY" not in redactor.text(f"line before\n{text}\nline after")
 
 
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("2026-11-22 4111111111111111", "2026-11-22 #"),
+        ("4111111111111111 2026-11-22", "# 2026-11-22"),
+        ("4711 4111111111111111 10", "4711 # 10"),
+        ("2026-11-22 4111111111111111 10.00", "2026-11-22 # 10.00"),
+        ("4111 1111 1111 1111 12 27", "# 12 27"),
+        ("4111 1111 1111 1111 5555 5555 5555 4444", "# #"),
+        ("2026-11-22 3782 822463 10005 12", "2026-11-22 # 12"),
+        ("7 7 7 7 7 7 6304 0000 0000 0000 000 7 7 7 7 7 7", "7 7 7 7 7 7 # 7 7 7 7 7 7"),
+        ("1 1111 4111 1111 1111 1112 1111 1111 1", "1 1111 4111 1111 1111 1112 1111 1111 1"),
+    ],
+)
+def test_a_card_is_found_among_other_numbers_and_these_stay(text: str, left: str) -> None:
+    assert Redactor(None, [KNOWN]).text(text).replace("[redacted]", "#") == left
+
+
 def test_every_pattern_of_the_library_is_one_of_re2() -> None:
     assert len(patterns()) > len(PLUGINS) * 1.5
     for pattern in patterns():

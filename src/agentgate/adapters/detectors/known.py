@@ -66,6 +66,11 @@ _NORTH_AMERICAN: Final = r"(?:\b1[ .-])?(?:\([2-9]\d\d\)[ .-]?|\b[2-9]\d\d[ .-])
 
 _MAX_GROUPS: Final = 5
 _SEPARATOR: Final = re.compile("[ +-]")
+_WRITTEN: Final = re.compile(
+    rb"(?<!\d)(?:(?P<sixteen>[2-6]\d{3}(?:[ +-]\d{4}){3})(?:[ +-]\d{1,3}(?!\d))?"
+    rb"|[3-6]\d{3}[ +-]\d{6}[ +-]\d{4,5}|[2-6]\d{12,18})(?!\d)"
+)
+"""A card's number as it is written: sixteen digits by fours and up to three more, by four and six, or together."""
 _MAX_ASKED: Final = 200
 _MAX_FOUND: Final = 2_000
 """In a text with more there is nothing else."""
@@ -163,8 +168,22 @@ def _values(names: Regexp, raw: bytes, value: re.Pattern[bytes]) -> Iterator[Spa
 
 def _cards(pattern: Regexp, raw: bytes) -> Iterator[Span]:
     for match in pattern.finditer(raw):
-        if _holds_card(match.group().decode()) and not _is_opaque(raw, match.start(), match.end()):
-            yield _span(match, CARD)
+        whole = (match.start(), match.end())
+        for start, end in (whole,) if _holds_card(match.group().decode()) else _written_as_cards(raw, *whole):
+            if not _is_opaque(raw, start, end):
+                yield Span(start, end, CARD)
+
+
+def _written_as_cards(raw: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Where, among numbers with a blank or a dash between them, those are that make a card as cards are written."""
+    at = start
+    while (written := _WRITTEN.search(raw, at, end)) is not None:
+        first, at = written.start(), written.start() + 1
+        for last in (written.end(), written.end("sixteen")):
+            if last > 0 and is_card(raw[first:last].decode()):
+                yield first, last
+                at = last
+                break
 
 
 def _is_opaque(raw: bytes, start: int, end: int) -> bool:
