@@ -46,6 +46,15 @@ def test_injected_secret_is_scrubbed_from_an_answer(secret: str) -> None:
     assert parse(clean)["echo"] == f"you sent {MARK} to me"
 
 
+@pytest.mark.parametrize(
+    ("secret", "number"),
+    [("8842197730", 8842197730), ("8842197730", -8842197730.0), ("4711.25", 4711.25), ("8842197730", 188421977309)],
+)
+def test_injected_secret_of_digits_is_scrubbed_as_a_number(secret: str, number: float) -> None:
+    raw = canonical({"echo": [number, True, None, 7], secret: {"quoted \\ ": number}})
+    assert parse(scrub(raw, [secret])) == {"echo": [MARK, True, None, 7], MARK: {"quoted \\ ": MARK}}
+
+
 def std(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

@@ -25,6 +25,8 @@ _MIN_ENCODED_CHARS: Final = 6
 _MIN_SPLIT_CHARS: Final = 8
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
+"""A secret that JSON may have without quotation marks."""
 _ESCAPE: Final = re.compile("%[0-9A-F]{2}")
 
 
@@ -52,8 +54,11 @@ class _Scrubber:
         self.redactor = Redactor(detectors=(_Exact(secrets),), own=False)
         long = [secret for secret in secrets if len(secret) >= _MIN_SPLIT_CHARS]
         self._split = _Exact(long) if long else None
+        self._numbers = [secret for secret in secrets if _NUMBER.fullmatch(secret)]
 
     def json(self, raw: bytes) -> bytes:
+        if any(number in raw.decode() for number in self._numbers):
+            raw = canonical(_without_numbers(parse(raw), self._numbers))
         clean = self.redactor.json(raw)
         if clean is FAILED or self._split is None or len(clean) < _MIN_SPLIT_CHARS:
             return clean
@@ -124,6 +129,18 @@ def _texts(value: Any) -> Iterator[str]:
             stack.extend(reversed(item.values()))
         elif isinstance(item, list):
             stack.extend(reversed(item))
+
+
+def _without_numbers(value: Any, secrets: Sequence[str]) -> Any:
+    """`value` without the numbers that have one of the secrets in them."""
+    if isinstance(value, dict):
+        return {name: _without_numbers(item, secrets) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_without_numbers(item, secrets) for item in value]
+    if isinstance(value, int | float):
+        said = canonical(value).decode()
+        return MARK if any(secret in said for secret in secrets) else value
+    return value
 
 
 def _without(value: Any, pieces: set[int], numbers: Iterator[int]) -> Any:
