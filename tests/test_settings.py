@@ -69,6 +69,29 @@ def test_command_line_over_environment_over_file_over_default(tmp_path: Path) ->
     assert settings.server.workers == 1
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "auth: {keys: []}\nserver: {}\nauth: {envelope_window_s: 30}\n",
+            "line 3, column 1, where a name is there twice",
+        ),
+        ("server: {port: 1, host: 127.0.0.1, port: 2}", "line 1, column 36, where a name is there twice"),
+        ("auth: [{id: k1}]", "auth: must be a mapping"),
+        ("server: 8000", "server: must be a mapping"),
+        ("containment: redis://127.0.0.1", "containment: must be a mapping"),
+        ("server: {workers: yes}", "server.workers: must be a number"),
+        ("server: {base_url: gate.example.org}", "server.base_url: must begin with http:// or https:// and a host"),
+        ("server: {base_url: 'https:///mcp'}", "server.base_url: must begin with http:// or https:// and a host"),
+    ],
+)
+def test_what_is_written_wrongly_stops_the_start_whatever_goes_over_it(tmp_path: Path, text: str, words: str) -> None:
+    over = {"AGENTGATE_ADMIN_API_KEY": SECRET, "AGENTGATE_PORT": "1", "AGENTGATE_RATE_WINDOW_SECONDS": "60"}
+    with pytest.raises(UnsafeConfiguration) as refused:
+        load(over, config=_file(tmp_path, text))
+    assert words in str(refused.value)
+
+
 def test_file_of_the_command_line_goes_over_the_variable(tmp_path: Path) -> None:
     path = _file(tmp_path, "server: {port: 1111}")
     assert load({"AGENTGATE_CONFIG": str(tmp_path / "other.yaml")}, config=path).server.port == 1111
@@ -82,6 +105,7 @@ def test_empty_variable_and_empty_file_are_nothing(tmp_path: Path) -> None:
 VALUES = {
     "AGENTGATE_DATA_DIR": ("/x", Path("/x")),
     "AGENTGATE_PORT": ("9", 9),
+    "AGENTGATE_BASE_URL": ("https://a.example", "https://a.example"),
     "AGENTGATE_WORKERS": ("1", 1),
     "AGENTGATE_HOSTS": ("a.example, b.example,", ("a.example", "b.example")),
     "AGENTGATE_ORIGINS": ("https://a.example", ("https://a.example",)),

@@ -14,10 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.settings import Auth, Key, first_error, refuse_unsafe_keys, where
-
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""libyaml where it is there: ten thousand keys are read in a second, not in ten."""
+from agentgate.settings import Auth, Key, first_error, load_yaml, refuse_unsafe_keys, where
 
 
 def key_file(data_dir: Path) -> Path:
@@ -57,7 +54,7 @@ def _read(path: Path) -> _Found | None:
 
 def _parse(path: Path, raw: bytes) -> tuple[Key, ...]:
     try:
-        entries = yaml.load(raw.decode("utf-8"), _Loader)  # noqa: S506 - the safe one, by its faster name
+        entries = load_yaml(raw.decode("utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
         raise UnsafeConfiguration(f"the key file {path} is not YAML{where(error)}") from None
     try:

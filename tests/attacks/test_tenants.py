@@ -344,6 +344,7 @@ GLOBAL: Final = [
     ("POST", "/retention/prune", "admin", {"dry_run": True}),
     ("POST", "/holds", "auditor", {"all_tenants": True, "reason": "x"}),
     ("POST", "/tools/db_query/reject", "operator", {}),
+    ("POST", "/admin/policies/reload", "admin", {}),
 ]
 
 

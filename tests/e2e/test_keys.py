@@ -83,7 +83,7 @@ def test_an_expired_key_opens_nothing(tmp_path: Path) -> None:
 
 def test_a_role_is_not_more_than_it_says() -> None:
     entries = [
-        key_entry(f"key-{role}", person=role, roles=[role])
+        key_entry(f"key-{role}", person=role, roles=[role], all_tenants=True)
         for role in ("operator", "approver", "auditor", "opa", "admin")
     ]
     with GatewayProcess(config={**MANY_REFUSALS, "auth": {"keys": entries}}) as gateway:

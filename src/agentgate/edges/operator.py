@@ -34,7 +34,9 @@ _BUNDLE_RESPONSES: Responses = {
 
 @router.post("/admin/policies/reload", tags=["policy"], responses=_RELOAD_RESPONSES)
 async def reload_policy(desks: TheDesks, actor: Admin, body: EmptyBody | None = None) -> dict[str, Any]:
-    """Read the policy directory again and answer which revision is enforced now."""
+    """Read the policy directory again and answer which revision is enforced now, for all tenants."""
+    if not actor.tenants_all:
+        raise Problem(403, ReasonCode.FORBIDDEN, "the policy is everybody's: this needs an admin of all tenants")
     try:
         enforced = await desks.policy.load(actor.id, "reload")
     except PolicyInvalid as error:

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.settings.document import NamedTwice, load_yaml
 from agentgate.settings.identity import Auth, Certificate, Key, OAuth, Signature
 from agentgate.settings.part import EnvRef, FileRef
 from agentgate.settings.reach import CredentialPart, UpstreamPart, WebhookPart
@@ -51,6 +52,7 @@ __all__ = (
     "environment",
     "first_error",
     "load",
+    "load_yaml",
     "refuse_guessable",
     "refuse_public_without_keys",
     "refuse_unsafe_keys",
@@ -135,7 +137,7 @@ def _read(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UnsafeConfiguration(f"the configuration {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
@@ -151,7 +153,8 @@ def where(error: Exception) -> str:
     """The place of a YAML error. Its own text quotes the file, and with it perhaps a secret."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
-        return f": line {mark.line + 1}, column {mark.column + 1}"
+        what = ", where a name is there twice" if isinstance(error, NamedTwice) else ""
+        return f": line {mark.line + 1}, column {mark.column + 1}{what}"
     return " in UTF-8" if isinstance(error, UnicodeError | yaml.YAMLError) else ": a date or a number in it is none"
 
 
@@ -159,7 +162,9 @@ def _put(tree: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
     *sections, name = place
     for section in sections:
         inner = tree.get(section)
-        tree[section] = inner = dict(inner) if isinstance(inner, dict) else {}
+        if not isinstance(inner, dict | None):  # what is written there must not be lost under what is put there
+            raise UnsafeConfiguration(f"{section}: must be a mapping")
+        tree[section] = inner = dict(inner or {})
         tree = inner
     tree[name] = value
 
@@ -181,7 +186,7 @@ def first_error(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"setting {place}: there is none of this name; docs/configuration.md lists them"
     # never the input itself: it may be a secret
-    return f"setting {place or 'file'}: {first['msg']}"
+    return f"setting {place or 'file'}: {first['msg'].removeprefix('Value error, ')}"
 
 
 def _resolved(settings: Settings, environment: Mapping[str, str]) -> Settings:

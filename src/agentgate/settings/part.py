@@ -6,11 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_answer_to_how_many(cls, value: Any, about: ValidationInfo) -> Any:
+        """YAML's `yes` and `true` would be taken for a 1."""
+        if isinstance(value, bool) and cls.model_fields[str(about.field_name)].annotation in (int, float):
+            raise ValueError("must be a number")
+        return value
 
 
 class OpenPart(BaseModel):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from agentgate.core.redaction.marks import Mode
 from agentgate.core.retention import DEFAULT_DAYS
 from agentgate.settings.part import EnvRef, FileRef, Part
+
+_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/|$)")
 
 
 class Server(Part):
@@ -26,6 +29,13 @@ class Server(Part):
     """Within that time from its first byte a request is there as a whole, or its connection is closed."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     refusals_per_second: int = Field(default=20, ge=1)
+
+    @field_validator("base_url")
+    @classmethod
+    def _is_a_url(cls, value: str | None) -> str | None:
+        if value is not None and not _BASE_URL.match(value):
+            raise ValueError("must begin with http:// or https:// and a host")
+        return value
 
 
 class Policy(Part):
