@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,6 +31,7 @@ FIRST = RECORDS[0].index
 SIGNING_KEY = "a-signing-key-for-tests-3f8c-0123456789ab"
 STOCK = ("bash", "cat", "openssl", "sha256sum")
 _PART = re.compile(r"^## (\d)\..*?^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_IMPORT = re.compile(r"^import (.*)$", re.MULTILINE)
 ENVELOPE, LOG, HMAC = "1", "2", "3"
 
 
@@ -83,10 +86,10 @@ def parts(folder: Path) -> dict[str, str]:
     return dict(_PART.findall((folder / "VERIFY.md").read_text(encoding="utf-8")))
 
 
-def paste(commands: str, folder: Path, stock: str, *, key: str = SIGNING_KEY) -> tuple[int, str]:
-    """As a person does: into a shell that has read no start-up files."""
+def paste(commands: str, folder: Path, stock: str, *, key: str = SIGNING_KEY, **more: str) -> tuple[int, str]:
+    """As a person does: into a shell that has read no start-up files. `more` is what his environment has besides."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    env |= {"PATH": stock, "AGENTGATE_SIGNING_KEY": key, "HOME": str(folder.parent), "PYTHONNOUSERSITE": "1"}
+    env |= {"PATH": stock, "AGENTGATE_SIGNING_KEY": key, "HOME": str(folder.parent), "PYTHONNOUSERSITE": "1", **more}
     return tools.run([Path(stock, "bash"), "--noprofile", "--norc", "-c", commands], cwd=folder, env=env)
 
 
@@ -125,6 +128,26 @@ def steal(folder: Path) -> None:
     (folder / "pack.dsse.json").write_bytes(forged["pack.dsse.json"])
 
 
+def relist(change: Callable[[list[dict[str, Any]]], object]) -> Callable[[Path], None]:
+    """What changes the list of events in the body."""
+
+    def damage(folder: Path) -> None:
+        body = json.loads((folder / "pack.json").read_bytes())
+        change(body["integrity"]["events"])
+        (folder / "pack.json").write_text(json.dumps(body), encoding="utf-8")
+
+    return damage
+
+
+def misnumber(folder: Path) -> None:
+    """The first event once more, at an index so far behind the log's end that its proof leads to the root, too."""
+    index = FIRST + 64_000
+    for path in [found for name in ("leaves", "bodies", "proofs") for found in (folder / name).glob(f"{FIRST}.*")]:
+        content = path.read_bytes().replace(b"\nindex %d\n" % FIRST, b"\nindex %d\n" % index)
+        path.with_name(f"{index}{path.suffix}").write_bytes(content)
+    relist(lambda events: events.append(events[0] | {"index": index}))(folder)
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a body, to the envelope": (ENVELOPE, flipped(f"bodies/{FIRST}.json")),
     "a page, to the envelope": (ENVELOPE, flipped("pack.html")),
@@ -137,12 +160,18 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a body, to the log": (LOG, flipped(f"bodies/{FIRST}.json")),
     "a proof": (LOG, flipped(f"proofs/{FIRST}.tlog-proof", 60)),
     "a proof gone": (LOG, remove(f"proofs/{FIRST}.tlog-proof")),
+    "an event that the log does not have": (LOG, misnumber),
+    "an event twice": (LOG, relist(lambda events: events.append(events[-1]))),
+    "an event that is not listed": (LOG, relist(lambda events: events.pop())),
+    "no event listed": (LOG, relist(list.clear)),
+    "a body of no event": (LOG, put("bodies/1.json")),
     "the size": (LOG, flipped("checkpoint", 19)),
     "the log's signature": (LOG, flipped("checkpoint", -6)),
     "the log's key": (LOG, flipped("keys/log.vkey", -8)),
     "a page, to the HMAC": (HMAC, flipped("pack.html")),
     "the body, to the HMAC": (HMAC, flipped("pack.json")),
     "an HMAC": (HMAC, flipped("pack.pdf.hmac")),
+    "an HMAC gone": (HMAC, remove("pack.html.hmac")),
 }
 
 
@@ -159,3 +188,25 @@ def test_each_part_of_it_notices_the_damage_that_is_its_to_notice(
 def test_its_hmac_part_needs_the_key(folder: Path, stock: str) -> None:
     for key in ("", "another-key-of-thirty-two-bytes!!"):
         assert paste(parts(folder)[HMAC], folder, stock, key=key)[0] != 0
+
+
+def test_no_module_in_the_folder_is_run(folder: Path, stock: str) -> None:
+    """A forger's zip may have what the commands import."""
+    found = parts(folder)
+    names = {name for line in _IMPORT.findall("".join(found.values())) for name in line.split(", ")}
+    assert {"base64", "hashlib", "hmac", "json", "os", "pathlib"} <= names
+    for name in names:
+        (folder / f"{name}.py").write_text("open('../ran', 'a').write(__name__)\n", encoding="utf-8")
+    ended = {number: paste(commands, folder, stock, PYTHONPATH=".")[0] for number, commands in found.items()}
+    assert not (folder.parent / "ran").exists()
+    assert ended == {ENVELOPE: 1, LOG: 0, HMAC: 0}, "who else signed them is for the envelope to say"
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"), [DAMAGE["a leaf, to the log"], DAMAGE["a page, to the HMAC"]], ids=[LOG, HMAC]
+)
+def test_no_check_is_left_out_where_python_leaves_asserts_out(
+    folder: Path, stock: str, part: str, damage: Callable[[Path], object]
+) -> None:
+    damage(folder)
+    assert paste(parts(folder)[part], folder, stock, PYTHONOPTIMIZE="1")[0] != 0

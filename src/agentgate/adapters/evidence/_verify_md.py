@@ -1,6 +1,8 @@
 """VERIFY.md: how a stranger checks the zip with tools of everybody, to be pasted into a shell.
 
 Every block stands by itself, says what it proves and to whom, ends in OK, and fails otherwise. Tests paste them.
+They are pasted in a folder that a forger may have filled: `-I` keeps Python from importing what lies there, and from
+an environment that leaves asserts out.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ It convinces whoever knows the gateway's envelope key. `pack.dsse.json` is a DSS
 with the SHA-256 of every other file, and a signature.
 
 ```sh
-python3 - <<'END'
+python3 -I - <<'END'
 import base64, json, pathlib
 envelope = json.loads(pathlib.Path("pack.dsse.json").read_bytes())
 kind, payload = envelope["payloadType"].encode(), base64.b64decode(envelope["payload"])
@@ -70,7 +72,7 @@ It convinces whoever knows the log's key. `checkpoint` is the log's signed state
 their Merkle tree (RFC 6962); `proofs/` leads from each event in `leaves/` to that root (formats: c2sp.org).
 
 ```sh
-python3 - <<'END'
+python3 -I - <<'END'
 import base64, pathlib
 name, _, key = pathlib.Path("keys/log.vkey").read_text().strip().split("+", 2)
 text, _, lines = pathlib.Path("checkpoint").read_text().rpartition("\\n\\n")
@@ -81,18 +83,21 @@ pathlib.Path("../note.sig").write_bytes(base64.b64decode(made)[4:])
 pathlib.Path("../log.der").write_bytes(bytes.fromhex("302a300506032b6570032100") + base64.b64decode(key)[1:])
 END
 openssl pkeyutl -verify -pubin -keyform DER -inkey ../log.der -rawin -in ../note -sigfile ../note.sig &&
-    python3 - <<'END'
+    python3 -I - <<'END'
 import base64, hashlib, json, pathlib
 sha256 = lambda raw: hashlib.sha256(raw).digest()
 note = pathlib.Path("checkpoint").read_bytes()
 size, root = int(note.split(b"\\n")[1]), base64.b64decode(note.split(b"\\n")[2])
-pack = json.loads(pathlib.Path("pack.json").read_bytes())
-for event in pack["integrity"]["events"]:
-    leaf = pathlib.Path(f"leaves/{{event['index']}}.json").read_bytes()
-    proof, _, checkpoint = pathlib.Path(f"proofs/{{event['index']}}.tlog-proof").read_bytes().partition(b"\\n\\n")
+events = json.loads(pathlib.Path("pack.json").read_bytes())["integrity"]["events"]
+files = {{str(p): p.read_bytes() for name in ("leaves", "proofs", "bodies") for p in pathlib.Path(name).rglob("*")}}
+for event in events:
+    at = event["index"]
+    leaf = files.pop(f"leaves/{{at}}.json")
+    proof, _, checkpoint = files.pop(f"proofs/{{at}}.tlog-proof").partition(b"\\n\\n")
     version, index, *path = proof.decode().split("\\n")
-    assert leaf.decode() == event["leaf"] and index == f"index {{event['index']}}" and checkpoint == note, event
-    node, last, found = event["index"], size - 1, sha256(b"\\0" + leaf)
+    assert type(at) is int and 0 <= at < size and leaf.decode() == event["leaf"], event
+    assert index == f"index {{at}}" and checkpoint == note, event
+    node, last, found = at, size - 1, sha256(b"\\0" + leaf)
     for sibling in map(base64.b64decode, path):  # RFC 9162, section 2.1.3.2
         assert last, event
         if node & 1 or node == last:
@@ -103,11 +108,11 @@ for event in pack["integrity"]["events"]:
             found = sha256(b"\\1" + found + sibling)
         node, last = node >> 1, last >> 1
     assert last == 0 and found == root, event
-    body = pathlib.Path(f"bodies/{{event['index']}}.json")  # what was said; gone where it was pruned
-    if body.exists():
-        salted = bytes.fromhex(event["salt"]) + body.read_bytes()
-        assert json.loads(leaf)["body_sha256"] == hashlib.sha256(salted).hexdigest(), event
-print(len(pack["integrity"]["events"]), "events of", size, "OK")
+    body = files.pop(f"bodies/{{at}}.json", None)  # what was said; gone where it was pruned
+    if body is not None:
+        assert json.loads(leaf)["body_sha256"] == sha256(bytes.fromhex(event["salt"]) + body).hex(), event
+assert not files, files.keys()
+print(len(events), "events of", size, "OK")
 END
 ```
 
@@ -124,13 +129,13 @@ It convinces whoever holds the HMAC key, and proves nothing to others: each hold
 
 ```sh
 : "${{AGENTGATE_SIGNING_KEY:?set it to the HMAC key}}"
-python3 - <<'END'
+python3 -I - <<'END'
 import hashlib, hmac, os, pathlib
 key = os.environ["AGENTGATE_SIGNING_KEY"].encode()
-for view in sorted(pathlib.Path(".").glob("pack.*.hmac")):
-    made = hmac.new(key, view.with_suffix("").read_bytes(), hashlib.sha256).hexdigest()
-    assert hmac.compare_digest(made, view.read_text().strip()), view
-    print(view.with_suffix(""), "OK")
+for view in "pack.html", "pack.json", "pack.pdf":
+    made = hmac.new(key, pathlib.Path(view).read_bytes(), hashlib.sha256).hexdigest()
+    assert hmac.compare_digest(made, pathlib.Path(f"{{view}}.hmac").read_text().strip()), view
+    print(view, "OK")
 END
 ```
 """
