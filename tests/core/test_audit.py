@@ -372,6 +372,14 @@ def test_an_inserted_event_of_a_made_up_number_is_named() -> None:
     assert first(report) == SIZE
 
 
+def test_an_event_below_0_is_named_and_the_others_hold() -> None:
+    log = stored()
+    log.rows.insert(0, (-1, *log.rows[-1][1:]))
+    report = log.report()
+    assert str(report.findings[0]) == "event -1: an index below 0"
+    assert report.checkpoints == 3
+
+
 def test_a_checkpoint_by_another_key_or_of_another_log_is_refused() -> None:
     frontier = Frontier()
     frontier.extend(event.leaf_hash for event in EVENTS)

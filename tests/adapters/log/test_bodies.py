@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import sqlite3
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from agentgate.adapters.log import postgresql, sqlite
-from agentgate.adapters.log._segments import CODEC, pack, unpack
+from agentgate.adapters.log import _bodies, postgresql, sqlite
+from agentgate.adapters.log._segments import CODEC, MAX_SEGMENT_BYTES, SEGMENT_BYTES, pack, unpack
 from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log.postgresql import PostgresLog
@@ -173,6 +174,35 @@ async def test_a_body_that_was_altered_in_its_segment_is_named(log: SqliteLog, a
         db.execute("UPDATE body_segments SET bodies = 255, content = ? WHERE first_idx = 0", (pack(bodies),))
     report = await sqlite.verify(path, ORIGIN, [KEY])
     assert [str(finding) for finding in report.findings] == ["event 7: the body is not the one that the leaf binds"]
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (bytes(2 * MAX_SEGMENT_BYTES), "more bytes than any segment"),
+        (b"\x00\x0f\xff\xff" + bytes(0x0FFFFF * 13), "1048575 bodies"),  # all of them of event 0, and empty
+    ],
+    ids=["bytes", "heads"],
+)
+async def test_a_segment_that_would_take_all_memory_is_damaged(
+    log: SqliteLog, author: Historian, path: Path, content: bytes, why: str
+) -> None:
+    await with_a_past(log, author)
+    with raw(path) as db:
+        db.execute("UPDATE body_segments SET bodies = 255, content = ? WHERE first_idx = 0", (zlib.compress(content),))
+    with pytest.raises(LogBroken, match=why):
+        await all_of(log.records())
+    report = await sqlite.verify(path, ORIGIN, [KEY])
+    assert str(report.findings[0]) == "event 0: its body is gone, and no prune event took it"
+
+
+async def test_what_could_not_be_read_out_of_a_segment_stays_single(
+    log: SqliteLog, author: Historian, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_bodies, "MAX_SEGMENT_BYTES", 2 * SEGMENT_BYTES)
+    await log.append(author.decided(body=b'"%s"' % bytes(2 * SEGMENT_BYTES)))
+    assert not await log.bodies.compress(LIMIT, TODAY)
+    assert len((await BodiesContract.texts(log))[0]) > 2 * SEGMENT_BYTES
 
 
 async def test_a_file_that_a_stranger_has_locked_is_pruned_later(log: SqliteLog, author: Historian, path: Path) -> None:

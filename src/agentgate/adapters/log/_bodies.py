@@ -11,13 +11,21 @@ from sqlalchemy import Select, exists, func, select, tuple_
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
-from agentgate.adapters.log._segments import INDEXES_AT_ONCE, Ask, Body, Segment, compressed, pack, starts, unpack
+from agentgate.adapters.log._segments import (
+    INDEXES_AT_ONCE,
+    MAX_SEGMENT_BYTES,
+    SEGMENT_BYTES,
+    SEGMENT_EVENTS,
+    Ask,
+    Body,
+    Segment,
+    compressed,
+    pack,
+    starts,
+    unpack,
+)
 from agentgate.core.retention import Around, Kept, Place, Quiet, first_young
 
-SEGMENT_EVENTS: Final = 256
-"""Few enough that reading one body out of a segment takes about a millisecond."""
-SEGMENT_BYTES: Final = 1_048_576
-"""A segment ends once its bodies have so many bytes before compression."""
 DELETED_AT_ONCE: Final = 128
 """Bodies in one transaction, which an append may have to wait for."""
 _TIMES_AT_ONCE: Final = 8_192
@@ -231,10 +239,10 @@ def _thinned(first: int, codec: str, content: bytes, indexes: Collection[int]) -
 
 
 def _end_of(first: int, end: int, bodies: Mapping[int, Body]) -> tuple[int, bool]:
-    """Where a segment from `first` on ends, at `end` at the latest, and whether it is full."""
+    """Where a segment from `first` on ends, at `end` at the latest, and whether it is full, and can be read again."""
     size = 0
     for index in range(first, end):
         size += len(bodies[index][1]) if index in bodies else 0
         if size >= SEGMENT_BYTES:
-            return index + 1, True
+            return index + 1, size < MAX_SEGMENT_BYTES
     return end, end - first == SEGMENT_EVENTS

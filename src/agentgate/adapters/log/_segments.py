@@ -18,6 +18,13 @@ from agentgate.adapters.log import _schema as schema
 from agentgate.core.errors import LogBroken
 
 CODEC: Final = "zlib"
+SEGMENT_EVENTS: Final = 256
+"""Few enough that reading one body out of a segment takes about a millisecond."""
+SEGMENT_BYTES: Final = 1_048_576
+"""A segment ends once its bodies have so many bytes before compression."""
+MAX_SEGMENT_BYTES: Final = 1 << 26
+"""No bodies of a segment have as many: where one more would make them so, compression ends. What has more was not
+written by a log."""
 INDEXES_AT_ONCE: Final = 512
 _SEGMENTS_AT_ONCE: Final = 16
 _HEAD: Final = struct.Struct(">QBI")
@@ -43,8 +50,13 @@ def unpack(first: int, codec: str, content: bytes) -> dict[int, Body]:
     try:
         if codec != CODEC:
             raise ValueError(f"the codec {codec!r} is unknown")
-        raw = zlib.decompress(content)
+        opener = zlib.decompressobj()  # which stops at a limit: a megabyte may stand for a gigabyte
+        raw = opener.decompress(content, MAX_SEGMENT_BYTES + SEGMENT_BYTES)  # for heads and salts
+        if not opener.eof:
+            raise ValueError("it has no end, or more bytes than any segment")
         count = int.from_bytes(raw[:4], "big")
+        if count > SEGMENT_EVENTS:
+            raise ValueError(f"it has {count} bodies")
         heads = [_HEAD.unpack_from(raw, 4 + number * _HEAD.size) for number in range(count)]
         salt_at = 4 + count * _HEAD.size
         body_at = salt_at + sum(salt_size for _, salt_size, _ in heads)

@@ -49,6 +49,9 @@ class AuditedTree:
 
     def append(self, index: int, leaf: bytes, stored: bytes) -> None:
         """The next leaf, and the hash that is stored of it."""
+        if index < 0:  # no place in a tree: those from 0 on stand where they did
+            self._findings.add(index, "an index below 0")
+            return
         if index != self.frontier.size:
             self._findings.add(self.frontier.size, f"missing: the next event stored is {index}")
             # nobody knows the leaves before it any more: numbering goes on, and no root can be right
