@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -11,10 +14,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from typer.testing import CliRunner
 
 from agentgate.cli import cli
+from agentgate.commands import monitoring
 from agentgate.commands.monitoring import Differs, RemoteLog, Unchecked, follow
 from agentgate.core import merkle
 from agentgate.core.note import Checkpoint, NoteKey, sign
 from agentgate.core.tiles import TileInvalid, parse_tile
+from tests.web import Handler, serving
 
 ORIGIN = "gate.test/log"
 SECRET = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -147,6 +152,44 @@ def test_a_log_that_has_signed_nothing_proves_nothing() -> None:
     log = RemoteLog("https://gate.test/log", transport=httpx.MockTransport(lambda _: httpx.Response(404)))
     with pytest.raises(Unchecked, match="nothing yet"):
         follow(log, [KEY], None)
+
+
+def test_an_answer_without_an_end_is_not_read_to_it() -> None:
+    sent: list[int] = []
+
+    class Flood(Handler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):  # nobody reads on
+                sent.extend(self.wfile.write(bytes(65_536)) for _ in range(1_000))
+
+    with serving(Flood) as url, pytest.raises(Unchecked, match="checkpoint with more than 1000000 bytes"):
+        RemoteLog(url).checkpoint()
+    assert sum(sent) < 32_000_000, "no more than the buffers between took"
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"])
+def test_an_answer_that_drips_has_a_deadline_as_a_whole(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(monitoring, "_TIMEOUT_S", 0.5)
+
+    class Drip(Handler):
+        def do_GET(self) -> None:
+            self.wfile.write(begin)
+            with suppress(OSError):  # nobody waits
+                for _ in range(50):
+                    self.wfile.write(b"a")
+                    time.sleep(0.05)
+
+    with serving(Drip) as url, pytest.raises(Unchecked, match=r"checkpoint within 0\.5 s"):
+        RemoteLog(url).checkpoint()
+
+
+def test_what_is_compressed_is_not_unpacked() -> None:
+    answer = httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(a_log(3).note))
+    log = RemoteLog("https://gate.test/log", transport=httpx.MockTransport(lambda _: answer))
+    with pytest.raises(Unchecked, match="compressed"):
+        log.checkpoint()
 
 
 def run(*options: str) -> tuple[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from rich.markup import escape
 
 from agentgate.commands.terminal import Status, die, err, out
-from agentgate.core.merkle import consistency_ranges, continues
+from agentgate.core.merkle import HASH_BYTES, consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, checkpoint_of, open_checkpoint, parse_key
 from agentgate.core.subtrees import HashMissing, Subtrees
 from agentgate.core.tiles import TILE_WIDTH, Tile, TileInvalid, parse_hashes
@@ -22,6 +23,7 @@ cli = typer.Typer()
 EXIT_UNCHECKED: Final = 2
 _TIMEOUT_S: Final = 30.0
 _MAX_NOTE_BYTES: Final = 1_000_000
+_MAX_TILE_BYTES: Final = TILE_WIDTH * HASH_BYTES
 
 
 class Unchecked(Exception):
@@ -39,18 +41,16 @@ class Differs(Exception):
 class RemoteLog:
     """A log's read side. `prefix` is its URL without `/checkpoint`."""
 
-    def __init__(self, prefix: str, *, transport: httpx.BaseTransport | None = None) -> None:
-        self._client = httpx.Client(
-            base_url=prefix.rstrip("/") + "/", timeout=_TIMEOUT_S, transport=transport, trust_env=False
-        )
+    def __init__(self, prefix: str, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+        self._prefix = prefix.rstrip("/") + "/"
+        self._transport = transport
+        self._tls = httpx.create_ssl_context(trust_env=False)
 
     def checkpoint(self) -> bytes:
         """Raises Unchecked."""
-        found = self._get("checkpoint")
+        found = self._get("checkpoint", _MAX_NOTE_BYTES)
         if found is None:
             raise Unchecked("it has signed nothing yet")
-        if len(found) > _MAX_NOTE_BYTES:
-            raise Unchecked("its checkpoint is too long to be one")
         return found
 
     def hashes(self, level: int, first: int, count: int, size: int) -> list[bytes]:
@@ -63,24 +63,47 @@ class RemoteLog:
         return found
 
     def _tile(self, tile: Tile) -> list[bytes]:
-        raw = self._get(tile.path)
+        raw = self._get(tile.path, _MAX_TILE_BYTES)
         if raw is None and tile.width < TILE_WIDTH:  # it has grown since, and keeps no partial ones
-            raw = (self._get(Tile(tile.level, tile.index).path) or b"")[: tile.width * 32]
+            raw = self._get(Tile(tile.level, tile.index).path, _MAX_TILE_BYTES)
+            raw = (raw or b"")[: tile.width * HASH_BYTES]
         try:
             return parse_hashes(raw or b"", tile.width)
         except TileInvalid as error:
             raise Unchecked(f"{tile.path}: {error}") from error
 
-    def _get(self, path: str) -> bytes | None:
+    def _get(self, path: str, max_bytes: int) -> bytes | None:
         try:
-            answer = self._client.get(path)
+            return asyncio.run(self._ask(path, max_bytes))
+        except (TimeoutError, httpx.TimeoutException) as error:
+            raise Unchecked(f"it has not answered {path} within {_TIMEOUT_S:g} s") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise Unchecked(f"it does not answer: {error}") from error
-        if answer.status_code == 404:
-            return None
-        if answer.status_code != 200:
-            raise Unchecked(f"it answers {answer.status_code} to {path}")
-        return answer.content
+
+    async def _ask(self, path: str, max_bytes: int) -> bytes | None:
+        """What a hostile log sends costs neither more memory nor more time than an honest answer may."""
+        client = httpx.AsyncClient(
+            base_url=self._prefix,
+            headers={"Accept-Encoding": "identity"},  # hashes do not compress, and nothing here is unpacked
+            timeout=_TIMEOUT_S,
+            transport=self._transport,
+            verify=self._tls,
+            trust_env=False,
+        )
+        # the whole of it: the client's own is for each read
+        async with asyncio.timeout(_TIMEOUT_S), client, client.stream("GET", path) as answer:
+            if answer.status_code == 404:
+                return None
+            if answer.status_code != 200:
+                raise Unchecked(f"it answers {answer.status_code} to {path}")
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise Unchecked(f"it answers {path} compressed, which it was not asked to")
+            found = bytearray()
+            async for part in answer.aiter_bytes():
+                found += part
+                if len(found) > max_bytes:
+                    raise Unchecked(f"it answers {path} with more than {max_bytes} bytes")
+            return bytes(found)
 
 
 def follow(log: RemoteLog, keys: list[NoteKey], kept: bytes | None) -> tuple[bytes, Checkpoint]:
