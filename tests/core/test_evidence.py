@@ -7,12 +7,15 @@ import hashlib
 import hmac
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agentgate.core.call import TraceId
+from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome, Record
 from agentgate.core.events.calls import closed, decided, finished
@@ -25,9 +28,9 @@ from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.findings import Report, Standing
 from agentgate.core.verification.seals import Trust
 from agentgate.core.verification.verify import verify as verify_pack
-from tests.core.events import a_session, allow, numbered, origin, record_of
+from tests.core.events import WRITE, a_session, allow, numbered, origin, record_of
 from tests.core.strategies import JSON
-from tests.fakes import a_call, a_kill
+from tests.fakes import ALLOW_WRITE, ASK, a_call, a_kill
 
 KEY = b"an-hmac-key-of-32-random-bytes!!"
 ABOUT = About(Scope("default", "s-1"), "2026-11-21T10:00:00.000000Z", "AgentGate test")
@@ -151,6 +154,31 @@ def test_receipt_of_a_kill_names_whom_it_went_on_without_and_a_release_who_asked
     assert (shown[1]["drained"], shown[1]["drained_except"], shown[1]["attested"]) == (False, ["m-2"], ["m-3"])
     assert shown[2]["actor"] == "person:bea"
     assert verify(canonical(body), KEY).exit_status == 0
+
+
+def test_only_the_allowed_of_a_deferred_calls_decisions_has_its_outcome() -> None:
+    """The gateway makes it under the trace id of the question, and again after a refusal that may pass."""
+    call = replace(a_call(tool=WRITE), trace_id=TraceId("5b1f-deferred"))
+    answers = [
+        allow(ASK)._replace(approval_id="apr-1"),
+        refusal(ReasonCode.RATE_LIMITED, "Rate limit exceeded"),
+        allow(ALLOW_WRITE)._replace(approval_id="apr-1", approved_by="person:alice"),
+    ]
+    events = [
+        decided(origin(number), call, answer, position=0, arguments=b"{}", context=b"{}", latency_us={})
+        for number, answer in enumerate(answers, 1)
+    ]
+    events.append(finished(origin(4), call, Outcome.CANCELLED, ReasonCode.KILLED, kill_id="k-1"))
+    body = _pack(numbered(events))
+    assert [(entry["reason_code"], entry["outcome"], entry["kill_id"]) for entry in body["timeline"]] == [
+        ("approval_required", None, None),
+        ("rate_limited", None, None),
+        ("killed", "cancelled", "k-1"),
+    ]
+    assert body["summary"]["by_outcome"] == {"cancelled": 1}
+    assert [entry["event_ids"] for entry in body["anomalies"]] == [[events[2].id]]
+    done = _pack(numbered([*events[:3], finished(origin(4), call, Outcome.OK, ReasonCode.OK)]))
+    assert done["summary"]["write_actions"]["total"] == len(done["write_action_log"]) == 1
 
 
 def test_call_without_an_outcome_is_open() -> None:

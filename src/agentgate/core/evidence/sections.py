@@ -65,9 +65,10 @@ def _entry(record: Record, finished: Record | None) -> dict[str, Any]:
     }
     if "edited_from_sha256" in fields:
         entry["edited_from_sha256"] = fields["edited_from_sha256"]
-    if finished is not None:
+    is_allowed = fields["decision"] == "ALLOW"
+    if finished is not None and is_allowed:  # a call that was deferred has its trace id from the question on
         return entry | _end(finished)
-    outcome = "open" if fields["decision"] == "ALLOW" else None
+    outcome = "open" if is_allowed else None
     return entry | {"outcome": outcome, "duration_ms": None, "error": None, **dict.fromkeys(_OF_ENDS)}
 
 
