@@ -16,7 +16,7 @@ from agentgate.core.events.keeping import exported, held, pruned, unheld
 from agentgate.core.events.kills import killed, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined
 from agentgate.core.evidence.pack import About, Seals, build, seal
-from agentgate.core.evidence.scope import Scope, concerning
+from agentgate.core.evidence.scope import Concern, Scope, releases_before
 from agentgate.core.retention import Hold
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.seals import Trust
@@ -57,6 +57,13 @@ def _body(scope: Scope, records: list[Record]) -> dict[str, Any]:
 
 def _holds(scope: Scope, records: list[Record]) -> bool:
     return verify(seal(_body(scope, records), Seals(KEY), signed_at=NOW).json, Trust((KEY,))).exit_status == 0
+
+
+def concerning(scope: Scope, own: list[Record], wider: list[Record]) -> list[Record]:
+    """As a pack is made: first which kills were over, then all in log order."""
+    releases = releases_before(scope, own)
+    concern = Concern(scope, own, {record.fields["kill_id"] for record in wider if releases.matches(record)})
+    return [record for record in wider if concern.keeps(record)]
 
 
 # --- which wider events concern a scope -----------------------------------------------------------------------

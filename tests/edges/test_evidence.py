@@ -95,6 +95,11 @@ def test_every_form_is_a_file_that_no_cache_keeps_and_no_browser_guesses_about(
     assert "X-Evidence-HMAC" not in headers, "no key is set here"
 
 
+def test_a_session_that_nobody_knows_has_a_pack_of_its_export_alone(gateway: GatewayProcess) -> None:
+    pack = ask(gateway, session="nobody").json()
+    assert (pack["timeline"], pack["integrity"]["event_count"], len(pack["summary"]["exports"])) == ([], 1, 1)
+
+
 def test_a_log_that_never_was_so_long_is_not_continued(gateway: GatewayProcess) -> None:
     answer = ask(gateway, format="zip", checkpoint_size=2**40)
     assert answer.status_code == 422

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core import dsse
+from agentgate.core.containment import Scope as KillScope
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused, TimestampUnavailable
 from agentgate.core.event import Kind, Record
 from agentgate.core.evidence.pack import Pack, key_id
@@ -450,12 +451,27 @@ async def test_what_is_recorded_after_the_checkpoint_is_not_in_the_pack(office: 
 
 
 async def test_a_pack_that_concerns_too_much_is_refused_though_it_has_little_of_its_own(house: House) -> None:
-    for _ in range(4):
-        await house.killed(target="s-9")
+    for _ in range(2):
+        await house.killed(scope=KillScope.AGENT, target="bot")
+    await house.gate.pass_through(a_call())
     refused = await Office(house, Rules(max_events=3)).desk.export(ADMIN, SESSION, "json")
     assert isinstance(refused, Refused)
     assert refused.reason is ReasonCode.PACK_TOO_LARGE
     assert house.meter.counts["exports_failed", ""] == 1
+
+
+async def test_what_concerns_others_or_was_over_before_makes_no_pack_too_large(house: House) -> None:
+    """Else a log would grow until it gives no pack of anything, and a narrower range would be no cure."""
+    office = Office(house, Rules(max_events=3))
+    for other in ("s-8", "s-9"):
+        drain = await house.killed(scope=KillScope.AGENT, target="bot")
+        await house.containment.release(ADMIN, drain.kill.id)
+        await house.killed(target=other)
+        await office.give(Scope("default", session=other))
+    house.clock.move(1)
+    await house.gate.pass_through(a_call())
+    found = json.loads(content(await office.give()))["integrity"]["events"]
+    assert [json.loads(event["leaf"])["kind"] for event in found] == ["decided", "finished", "exported"]
 
 
 async def test_packs_are_made_one_after_the_other(office: Office) -> None:

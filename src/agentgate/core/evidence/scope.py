@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,8 @@ from agentgate.core.query import Query
 
 WIDER: Final = frozenset({*OF_KILLS, *OF_HOLDS, *OF_TOOLS, Kind.EXPORTED})
 """Kinds of events that concern a scope without being in its sessions."""
+
+_BEFORE_ALL: Final = "0001-01-01T00:00:00.000000Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,38 +52,45 @@ class Scope:
         return fields.get("principal") == self.agent or fields.get("session") in sessions_of_agent
 
 
-def concerning(scope: Scope, own: Sequence[Record], wider: Iterable[Record]) -> list[Record]:
-    """Of events of `WIDER` kinds, those that concern the scope: kills over its calls, holds on it, its exports, and
-    what was said of the tools that it called.
+def releases_before(scope: Scope, own: Sequence[Record]) -> Query:
+    """Finds the releases of the kills that were over before the scope's first event."""
+    first = scope.since or min((record.fields["at"] for record in own), default=_BEFORE_ALL)
+    return Query(kinds={Kind.RELEASED}, until=first)
 
-    A kill concerns whoever it covered while it was in force, whether or not it cut anything.
+
+class Concern:
+    """Tells of events of `WIDER` kinds, one by one in log order, which concern a scope: kills over its calls, holds on
+    it, its exports, and what was said of the tools that it called.
+
+    A kill concerns whoever it covered while it was in force, whether or not it cut anything. `finished` are those that
+    `releases_before` finds.
     """
-    known = {record.fields["id"] for record in own}
-    flags, tools = _flags(scope, own), called(own)
-    last = max((record.fields["at"] for record in own), default="")
-    chosen: dict[str, bool] = {}
-    kept: list[Record] = []
-    for record in wider:
-        fields = record.fields
-        if fields["id"] in known or (scope.until is not None and fields["at"] >= scope.until):
-            continue
+
+    def __init__(self, scope: Scope, own: Sequence[Record], finished: Collection[str]) -> None:
+        self._scope = scope
+        self._known = {record.fields["id"] for record in own}
+        self._flags = _flags(scope, own)
+        self._tools = {record.fields["tool"] for record in own if record.kind is Kind.DECIDED}
+        self._last = max((record.fields["at"] for record in own), default="")
+        self._finished = finished
+        self._kills: set[str] = set()
+
+    def keeps(self, record: Record) -> bool:
+        fields, until = record.fields, self._scope.until
+        if fields["id"] in self._known or (until is not None and fields["at"] >= until):
+            return False
         if record.kind in OF_KILLS:
-            if record.kind is Kind.KILLED:
-                covers = flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in flags
-                chosen[fields["kill_id"]] = covers and (scope.session is None or fields["at"] <= last)
-            if chosen.get(fields["kill_id"]):
-                kept.append(record)
-        elif record.kind in OF_TOOLS:
-            if fields["tool"] in tools and fields["at"] <= last:
-                kept.append(record)
-        elif _is_about(scope, fields):
-            kept.append(record)
-    return _without_finished_kills(scope, own, kept)
+            if record.kind is Kind.KILLED and self._is_covering(fields):
+                self._kills.add(fields["kill_id"])
+            return fields["kill_id"] in self._kills
+        if record.kind in OF_TOOLS:
+            return fields["tool"] in self._tools and fields["at"] <= self._last
+        return _is_about(self._scope, fields)
 
-
-def called(own: Iterable[Record]) -> frozenset[str]:
-    """The names of the tools that were asked for."""
-    return frozenset(record.fields["tool"] for record in own if record.kind is Kind.DECIDED)
+    def _is_covering(self, order: Mapping[str, Any]) -> bool:
+        if order["kill_id"] in self._finished or (self._scope.session is not None and order["at"] > self._last):
+            return False
+        return flag(KillScope(order["scope"]), order.get("tenant", ""), order["target"]) in self._flags
 
 
 def _flags(scope: Scope, own: Sequence[Record]) -> set[str]:
@@ -109,13 +118,6 @@ def _flags(scope: Scope, own: Sequence[Record]) -> set[str]:
 def _name(principal: str) -> str:
     """What a kill calls an agent: its id without the kind."""
     return principal.partition(":")[2]
-
-
-def _without_finished_kills(scope: Scope, own: Sequence[Record], kept: list[Record]) -> list[Record]:
-    """Drops wider kills that were over before the scope's first event."""
-    first = scope.since or min((record.fields["at"] for record in own), default="")
-    released = {r.fields["kill_id"]: r.fields["at"] for r in kept if r.kind is Kind.RELEASED}
-    return [r for r in kept if released.get(r.fields.get("kill_id", ""), first) >= first]
 
 
 def _is_about(scope: Scope, fields: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from agentgate.core.dsse import Envelope, PublicKey, Signature, statement
 from agentgate.core.errors import ReasonCode, Refused, TimestampUnavailable
 from agentgate.core.event import Kind, Record, rfc3339
 from agentgate.core.evidence.pack import About, Pack, Seals, build, seal
-from agentgate.core.evidence.scope import Scope, concerning
+from agentgate.core.evidence.scope import Scope
 from agentgate.core.query import Query
 from agentgate.core.tiles import consistency_body, tlog_proof
 from agentgate.pipeline.records.books import Books
@@ -97,7 +97,7 @@ class EvidenceDesk:
         rules: Rules,
     ) -> None:
         self._reader = reader
-        self._gatherer = Gatherer(reader, tree, rules.max_events)
+        self._gatherer = Gatherer(reader, tree, worker, rules.max_events)
         self._proofs = Proofs(tree, worker)
         self._books = books
         self._clock = clock
@@ -170,22 +170,20 @@ class EvidenceDesk:
 
     # --- writing, in the worker ---
 
-    def _pack(self, scope: Scope, found: Material, now: datetime, *, is_bundle: bool) -> tuple[Pack, list[Record]]:
-        records = [*found.own, *concerning(scope, found.own, found.wider)]
-        records.sort(key=lambda record: record.index)
+    def _pack(self, scope: Scope, found: Material, now: datetime, *, is_bundle: bool) -> Pack:
         about = About(scope, rfc3339(now), self._generator)
         key_id = self._key.key_id if is_bundle else None
         seals = Seals(self._seal.hmac_key, key_id, proofs=is_bundle)
-        return seal(build(about, records, found.note), seals, signed_at=rfc3339(now)), records
+        return seal(build(about, found.records, found.note), seals, signed_at=rfc3339(now))
 
     def _write(self, scope: Scope, found: Material, now: datetime, writer: PackWriter) -> Export:
-        pack, records = self._pack(scope, found, now, is_bundle=False)
+        pack = self._pack(scope, found, now, is_bundle=False)
         content = writer.write(pack)
         return Export(
             media_type=writer.media_type,
             extension=writer.extension,
             pack_id=_sha256(pack.raw),
-            events=len(records),
+            events=len(found.records),
             size=len(content),
             chunks=lambda: iter((content,)),
             hmac=self._seal.hmac.sign(content).hex() if self._seal.hmac is not None else None,
@@ -195,9 +193,9 @@ class EvidenceDesk:
     # --- the bundle ---
 
     async def _bundle(self, scope: Scope, found: Material, now: datetime, earlier_size: int | None) -> Export | Refused:
-        pack, records = await self._worker.run(partial(self._pack, scope, found, now, is_bundle=True))
+        pack = await self._worker.run(partial(self._pack, scope, found, now, is_bundle=True))
         size = found.checkpoint.size
-        proofs = await self._proofs.inclusions((record.index for record in records), size)
+        proofs = await self._proofs.inclusions((record.index for record in found.records), size)
         consistency: dict[int, bytes] = {}
         if earlier_size is not None:
             hashes = await self._proofs.consistency(earlier_size, size)
@@ -206,8 +204,8 @@ class EvidenceDesk:
         def files_of_pack() -> dict[str, bytes]:
             enclosures = Enclosures(
                 checkpoint=found.note,
-                leaves={record.index: record.leaf for record in records},
-                bodies={record.index: record.raw_body for record in records if record.raw_body is not None},
+                leaves={record.index: record.leaf for record in found.records},
+                bodies={record.index: record.raw_body for record in found.records if record.raw_body is not None},
                 proofs={index: tlog_proof(index, hashes, found.note) for index, hashes in proofs.items()},
                 consistency=consistency,
             )
@@ -215,7 +213,7 @@ class EvidenceDesk:
 
         files = await self._worker.run(files_of_pack)
         try:
-            signed = await self._envelope(files, _predicate(pack, records))
+            signed = await self._envelope(files, _predicate(pack, found.records))
         except TimestampUnavailable as error:
             return Refused(ReasonCode.TIMESTAMP_UNAVAILABLE, str(error))
         whole = files | signed
@@ -223,7 +221,7 @@ class EvidenceDesk:
             media_type="application/zip",
             extension="zip",
             pack_id=_sha256(pack.raw),
-            events=len(records),
+            events=len(found.records),
             size=await self._worker.run(lambda: archive.size_of(whole)),
             chunks=partial(archive.chunks, whole),
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Record
-from agentgate.core.evidence.scope import WIDER, Scope, called
-from agentgate.core.evidence.sections import OF_TOOLS
+from agentgate.core.evidence.scope import WIDER, Concern, Scope, releases_before
 from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
+from agentgate.ports.ambient import Worker
 from agentgate.ports.log import LogReader, Tree
 
 MAX_BYTES: Final = 1 << 28
@@ -20,10 +21,9 @@ MAX_BYTES: Final = 1 << 28
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the log has of a scope: its events, and the state that proves them."""
+    """What the log has of a scope: its events and what concerns it, in log order, and the state that proves them."""
 
-    own: Sequence[Record]
-    wider: Sequence[Record]
+    records: Sequence[Record]
     note: bytes
 
     @property
@@ -34,9 +34,10 @@ class Material:
 class Gatherer:
     """Reads them, and no more of them than a pack may have."""
 
-    def __init__(self, reader: LogReader, tree: Tree, max_events: int) -> None:
+    def __init__(self, reader: LogReader, tree: Tree, worker: Worker, max_events: int) -> None:
         self._reader = reader
         self._tree = tree
+        self._worker = worker
         self._max_events = max_events
 
     async def read(self, scope: Scope) -> Material | Refused:
@@ -49,8 +50,10 @@ class Gatherer:
         own = await self._own(scope, size)
         if isinstance(own, Refused):
             return own
-        wider = await self._wider(scope, size, called(own))
-        return wider if isinstance(wider, Refused) else Material(own, wider, note)
+        wider = await self._wider(scope, size, own)
+        if isinstance(wider, Refused):
+            return wider
+        return Material(sorted([*own, *wider], key=lambda record: record.index), note)
 
     async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
         rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
@@ -63,16 +66,13 @@ class Gatherer:
         found = self._reader.search(timeless, first=first, below=below)
         return await self._within_limits(found, lambda record: scope.owns(record, sessions))
 
-    async def _wider(self, scope: Scope, size: int, tools: frozenset[str]) -> list[Record] | Refused:
-        """What may concern the scope without being in its sessions: of its tenant, or of no tenant. Of other tools than
-        `tools` it is not what was accepted, which may be long."""
-
-        def belongs(record: Record) -> bool:
-            if record.kind in OF_TOOLS:
-                return record.fields["tool"] in tools
-            return record.fields.get("tenant", "") in ("", scope.tenant)
-
-        return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), belongs)
+    async def _wider(self, scope: Scope, size: int, own: Sequence[Record]) -> list[Record] | Refused:
+        """What concerns the scope without being in its sessions. Chosen before it is counted: others' kills and exports
+        grow with the log, and no narrower scope would have fewer of them."""
+        releases = self._reader.search(releases_before(scope, own), below=size)
+        finished = {record.fields["kill_id"] async for record in releases}
+        concern = await self._worker.run(partial(Concern, scope, own, finished))
+        return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), concern.keeps)
 
     async def _within_limits(
         self, found: AsyncIterator[Record], belongs: Callable[[Record], bool]
