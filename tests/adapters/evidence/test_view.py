@@ -21,6 +21,7 @@ from agentgate.adapters.evidence._parts.pictures import COLUMNS, MOST_BARS, MOST
 from agentgate.adapters.evidence._parts.words import REASONS, count, duration, listed, reason
 from agentgate.adapters.evidence._view import View, view
 from agentgate.core.containment import Scope
+from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
@@ -209,6 +210,26 @@ def test_kill_that_a_member_was_not_heard_on_is_not_called_drained() -> None:
     assert kill.standing == "Drained except for m-b2: what ran there is not known."
     assert kill.released_by == "person:erin.lead, forced before it had drained"
     assert kill.refused == 40
+
+
+@pytest.mark.parametrize(
+    ("scope", "target", "other"),
+    [
+        (Scope.SESSION, "sess-7f3a91", "sess-2"),
+        (Scope.AGENT, "research-bot", "agent:research-bot"),
+        (Scope.TOOL, "db_query", "web_fetch"),
+        (Scope.SERVER, "warehouse", "browser"),
+        (Scope.TENANT, "acme", "other"),
+    ],
+)
+def test_kill_of_any_scope_says_how_many_calls_of_it_were_refused(scope: Scope, target: str, other: str) -> None:
+    story = Story()
+    for name in (target, other):
+        story.kill(f"kill-{name}", reason="why", scope=scope, target=name)
+    story.call("db_query", refusal(ReasonCode.KILLED, "killed"))
+    seen = view(pack_of(story.records()))
+    assert [kill.refused for kill in seen.kills.rows] == [1, 0]
+    assert "it refused 1 call and" in " ".join(seen.narrative)
 
 
 def test_kill_without_a_receipt_or_a_release_says_so_and_when_it_ends_by_itself() -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final
 
 from agentgate.adapters.evidence._parts.marks import Entry, Mark, Marked
@@ -100,18 +101,18 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
     )
 
 
-_FIELD_OF: Final = {
-    Scope.SESSION: "session_id",
-    Scope.AGENT: "agent_id",
-    Scope.TOOL: "tool_name",
-    Scope.SERVER: "server",
-    Scope.TENANT: "tenant",
+_NAME_OF: Final[Mapping[str, Callable[[Entry], object]]] = {
+    Scope.SESSION: itemgetter("session_id"),
+    Scope.AGENT: lambda entry: entry["agent_id"].partition(":")[2],  # a kill names it without its kind
+    Scope.TOOL: itemgetter("tool_name"),
+    Scope.SERVER: itemgetter("server"),
+    Scope.TENANT: itemgetter("tenant"),
 }
 
 
 def _covers(order: Entry, entry: Entry) -> bool:
     scope = order["scope"]
-    return scope == Scope.GLOBAL or bool(scope in _FIELD_OF and entry[_FIELD_OF[scope]] == order["target"])
+    return scope == Scope.GLOBAL or (scope in _NAME_OF and _NAME_OF[scope](entry) == order["target"])
 
 
 def _standing(receipt: Entry | None, excepted: Sequence[str]) -> str:
