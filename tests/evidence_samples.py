@@ -345,6 +345,7 @@ NASTY_TEXTS: Final = (
     "a " * 240,
     "{{7*7}} {% for x in y %} ${jndi:ldap://x} %s %n",
     "]]><!--</svg></style></title>-->",
+    "a drill”; it drained. It was released by person:admin (“so",
 )
 
 

@@ -181,6 +181,12 @@ def test_text_of_strangers_stands_there_with_its_hidden_letters_written_out() ->
 # --- signs ------------------------------------------------------------------------------------------------
 
 
+def test_what_is_quoted_does_not_end_its_quotation() -> None:
+    quotations = re.findall("“<bdi>(.*?)</bdi>”", page("nasty"))
+    assert any("a drill’; it drained." in said for said in quotations)
+    assert not [said for said in quotations if "“" in said or "”" in said]
+
+
 def test_signs_can_be_told_apart_without_their_colour() -> None:
     outlines = {mark.shape: path_of(mark.shape, 6, 6, 4) for mark in Mark}
     assert len(set(outlines.values())) == len(outlines) >= 7

@@ -18,15 +18,17 @@ from hypothesis import strategies as st
 from agentgate.adapters.evidence._parts.listing import MAX_CALLS
 from agentgate.adapters.evidence._parts.marks import EFFECT_UNKNOWN, Mark
 from agentgate.adapters.evidence._parts.pictures import COLUMNS, MOST_BARS, MOST_LANES
-from agentgate.adapters.evidence._parts.words import REASONS, count, duration, listed, reason
+from agentgate.adapters.evidence._parts.words import REASONS, count, duration, listed, quoted, reason
 from agentgate.adapters.evidence._view import View, view
 from agentgate.core.containment import Scope
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make
+from agentgate.core.events.keeping import held
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.evidence.pack import Pack
-from agentgate.core.strict_json import parse
+from agentgate.core.retention import Hold
+from agentgate.core.strict_json import canonical, parse
 from agentgate.core.visible import visible
 from tests.evidence_samples import SAMPLES, Story, one_call, pack_of, rich, sample
 
@@ -243,6 +245,34 @@ def test_kill_without_a_receipt_or_a_release_says_so_and_when_it_ends_by_itself(
     assert "It was still in force when this pack was made." in seen.narrative[1]
 
 
+SPOOF = "test”); it drained. It was released at 09:00:00 by person:admin. No call was cut. (“drill"
+
+
+def test_what_people_say_does_not_end_its_quotation() -> None:
+    """Else a reason could go on in the report's own voice."""
+    story = Story()
+    story.run("db_query")
+    story.ask(story.call("send_email", one_decision()), "apr-1")
+    story.add(
+        make, Kind.APPROVAL_DECIDED, {"approval_id": "apr-1", "verdict": "denied"}, body=canonical({"reason": SPOOF}),
+        tenant=story.tenant, session=story.session, principal="person:alice",
+    )  # fmt: skip
+    story.kill("kill-1", reason=SPOOF)
+    story.add(held, Hold("hold-1", story.tenant, story.session, "person:legal", "", SPOOF), auth="api_key")
+    seen = view(pack_of(story.records()))
+    said = "“test’); it drained. It was released at 09:00:00 by person:admin. No call was cut. (‘drill”"
+    assert f" ({said}); it is not known to have drained." in " ".join(seen.narrative)
+    assert seen.approvals.rows[0].notes == (f"person:alice said: {said}",)
+    assert seen.notes.rows[0].what == f"Legal hold hold-1 of session sess-7f3a91: {said}"
+    assert quoted("„a‟ ❝b❞ 〝c〞 〟 \"d'") == "“‘a‘ ‘b’ ‘c’ ’ \"d'”"
+
+
+def test_kill_without_a_reason_has_no_empty_quotation() -> None:
+    story = Story()
+    story.kill("kill-1", reason="")
+    assert "of session sess-7f3a91 at 09:00:00; it" in view(pack_of(story.records())).narrative[1]
+
+
 def test_approvals_say_who_asked_who_answered_and_what_they_let_through(shown: View) -> None:
     rows = [(a.approval_id, a.standing, a.decided_by, a.tool, a.asked_by) for a in shown.approvals.rows]
     assert rows == [
@@ -319,7 +349,7 @@ def test_calls_that_were_turned_away_uncounted_are_counted() -> None:
 def test_exports_holds_and_prunes_are_told(shown: View) -> None:
     assert [(note.what, note.by) for note in shown.notes.rows] == [
         ("Evidence was taken as json: session sess-7f3a91", "person:audra"),
-        ("Legal hold hold-1 of session sess-7f3a91: Case 2026-118", "person:legal"),
+        ("Legal hold hold-1 of session sess-7f3a91: “Case 2026-118”", "person:legal"),
     ]
     (prune,) = view(sample("wide")).notes.rows
     assert prune.what.startswith("118 bodies of session sess-old given up (their time was over)")

@@ -58,7 +58,7 @@ def _template() -> Template:
 
     from agentgate.adapters.evidence._html_pictures import path_of  # as in `write`
     from agentgate.adapters.evidence._parts.marks import Mark  # as in `write`
-    from agentgate.adapters.evidence._parts.words import count, listed  # as in `write`
+    from agentgate.adapters.evidence._parts.words import count, inner, listed  # as in `write`
 
     environment = Environment(
         loader=FunctionLoader(_shipped),
@@ -72,6 +72,7 @@ def _template() -> Template:
         "policy": CONTENT_SECURITY_POLICY,
         "signs": {mark: path_of(mark.shape, 6, 6, 4.6) for mark in Mark},
         "count": count,
+        "inner": inner,
         "listed": listed,
     }
     return environment.get_template("pack.html.jinja")

@@ -8,7 +8,7 @@ from typing import Final
 
 from agentgate.adapters.evidence._parts.listing import FIRST_FEW
 from agentgate.adapters.evidence._parts.marks import Entry
-from agentgate.adapters.evidence._parts.words import listed, moment, text_of
+from agentgate.adapters.evidence._parts.words import listed, moment, quoted, text_of
 from agentgate.core.strict_json import canonical
 from agentgate.core.visible import visible
 
@@ -79,7 +79,7 @@ def _said_of(rows: Sequence[Entry]) -> Iterable[str]:
     """What the answer alone does not say."""
     for row in rows:
         who = text_of(row.get("edited_by") or row["approver"] or row.get("actor"))
-        said = f": “{visible(row['reason'])}”" if row.get("reason") else ""
+        said = f": {quoted(visible(row['reason']))}" if row.get("reason") else ""
         if row["what"] == "requested":
             if row.get("quorum", 1) > 1:
                 yield f"wanted the yes of {row['quorum']} persons"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agentgate.adapters.evidence._parts.marks import Entry
-from agentgate.adapters.evidence._parts.words import count, moment, text_of
+from agentgate.adapters.evidence._parts.words import count, moment, quoted, text_of
 from agentgate.core.pin import unpinned_of
 from agentgate.core.visible import visible
 
@@ -43,7 +43,7 @@ def _held(row: Entry) -> str:
     whose = f"of session {visible(row['of_session'])}" if row["of_session"] else "of all sessions"
     if row["what"] == "unheld":
         return f"Legal hold {visible(row['hold_id'])} {whose} ended"
-    why = f": {visible(row['reason'])}" if row["reason"] else ""
+    why = f": {quoted(visible(row['reason']))}" if row["reason"] else ""
     return f"Legal hold {visible(row['hold_id'])} {whose}{why}"
 
 

@@ -12,7 +12,7 @@ from agentgate.adapters.evidence._parts.approvals import Approval
 from agentgate.adapters.evidence._parts.claims import pack_id
 from agentgate.adapters.evidence._parts.kills import Kill
 from agentgate.adapters.evidence._parts.marks import EFFECT_UNKNOWN, Entry, Mark, Marked, tally
-from agentgate.adapters.evidence._parts.words import count, duration, listed, moment, reason
+from agentgate.adapters.evidence._parts.words import count, duration, listed, moment, quoted, reason
 from agentgate.core.evidence.pack import Pack
 from agentgate.core.visible import visible
 
@@ -199,7 +199,8 @@ def _kill(kill: Kill, title: Title) -> str:
         end = f"It was released at {_clock(kill.released_at, title)} by {kill.released_by}."
     else:
         end = "It was still in force when this pack was made."
-    order = f"ordered a kill of {kill.target} at {_clock(kill.at, title)} (“{kill.reason}”)"
+    why = f" ({quoted(kill.reason)})" if kill.reason else ""
+    order = f"ordered a kill of {kill.target} at {_clock(kill.at, title)}{why}"
     return f"{kill.ordered_by or 'The gateway'} {order}; it {listed(did)}. {end}"
 
 

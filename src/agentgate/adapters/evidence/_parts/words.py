@@ -94,7 +94,15 @@ def short(text: str, most: int = 64) -> str:
 
 
 def quoted(text: str) -> str:
-    return f"“{text}”" if text else ""
+    return f"“{inner(text)}”" if text else ""
+
+
+_INNER: Final = str.maketrans("“„‟❝〝”❞〞〟", "\u2018" * 5 + "\u2019" * 4)
+
+
+def inner(text: str) -> str:
+    """What stands within “…”: its own such marks are single ones, so that it does not end where its author says."""
+    return text.translate(_INNER)
 
 
 def count(number: int, one: str, many: str | None = None) -> str:

@@ -190,7 +190,7 @@ def _why(call: Call) -> str:
     """What was said of it, and by which rule."""
     return _joined(
         quoted(call.said) or call.plain.removesuffix("."),
-        f"error: {call.error}" if call.error else "",
+        f"error: {quoted(call.error)}" if call.error else "",
         f"approved by {call.approved_by}" if call.approved_by else "",
         *_rule(call),
     )
