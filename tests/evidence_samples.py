@@ -374,12 +374,19 @@ def pack_of(
     return seal(body, Seals(key, envelope, proofs), signed_at=rfc3339(GENERATED))
 
 
+def _until_the_release() -> Pack:
+    """Of a time that ends with a kill in force and a question that nobody has answered."""
+    until = next(record.fields["at"] for record in rich() if record.kind is Kind.RELEASED)
+    return pack_of([record for record in rich() if record.fields["at"] < until], scope={"until": until})
+
+
 _TENANT: Final = {"tenant": "acme", "session": None, "since": "2026-11-20T00:00:00.000000Z"}
 
 SAMPLES: Final[Mapping[str, Callable[[], Pack]]] = {
     "rich": lambda: pack_of(rich()),
     "empty": lambda: pack_of(()),
     "one_call": lambda: pack_of(one_call()),
+    "until": _until_the_release,
     "wide": lambda: pack_of(wide(), scope=_TENANT),  # type: ignore[arg-type]
     "large": lambda: pack_of(large()),
     "nasty": lambda: pack_of(hostile(NASTY_TEXTS)),

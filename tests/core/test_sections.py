@@ -192,7 +192,7 @@ NO = {"decision": "DENY", "outcome": None}
          [("policy_changed", "another policy revision decided from here on", ["4"])]),
         ([entry(1, policy_version="q", session_id="s-2"), entry(2), entry(3, policy_version="p", tenant="u")], []),
         ([entry(n, outcome=end) for n, end in enumerate(["unknown", "ok", "cancelled", "open", "error"])],
-         [("effect_unknown", "3 calls ended without a known upstream effect", ["0", "2", "3"])]),
+         [("effect_unknown", "calls whose upstream effect is not known from these events: 3", ["0", "2", "3"])]),
     ],
 )  # fmt: skip
 def test_what_somebody_should_look_at_is_told_in_these_words(

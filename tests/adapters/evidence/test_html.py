@@ -181,6 +181,13 @@ def test_text_of_strangers_stands_there_with_its_hidden_letters_written_out() ->
 # --- signs ------------------------------------------------------------------------------------------------
 
 
+def test_page_says_as_of_when_a_kill_was_not_released_and_a_question_not_answered() -> None:
+    as_of = view(sample("until")).title.as_of
+    assert f"<dt>Released</dt><dd>not yet {as_of}</dd>" in page("until")
+    assert f"nobody yet {as_of}<" in page("until")
+    assert "when this pack was made" not in page("until")
+
+
 def test_what_is_quoted_does_not_end_its_quotation() -> None:
     quotations = re.findall("“<bdi>(.*?)</bdi>”", page("nasty"))
     assert any("a drill’; it drained." in said for said in quotations)

@@ -182,6 +182,12 @@ def test_a_rich_pack_says_who_did_what() -> None:
     assert [line for line in wanted if squeezed(line) not in text] == []
 
 
+def test_a_pack_of_a_time_says_as_of_when_a_kill_was_not_released() -> None:
+    text = squeezed(letters_of("until"))
+    assert squeezed(f"Released not yet {view(sample('until')).title.as_of}") in text
+    assert squeezed("when this pack was made") not in text
+
+
 def test_an_empty_pack_says_so_in_each_section() -> None:
     text = letters_of("empty")
     for words in (

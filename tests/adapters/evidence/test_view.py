@@ -178,7 +178,7 @@ def test_story_is_told_in_sentences(shown: View) -> None:
     assert " ".join(shown.narrative) == (
         "In 10 minutes, agent:research-bot asked for 35 calls of 7 tools: 19 ran, 1 failed at the tool, "
         "9 were refused, 3 waited for a person, 1 was cut while running, 1 ended without a known effect and "
-        "1 is not known to have ended. "
+        "1 had no recorded end. "
         "The most frequent reason for a refusal, 3 of 9: a kill switch covered the call. "
         "3 questions were put to people: person:alice.meyer approved 1, person:bob.tan denied 1 and "
         "1 expired unanswered. "
@@ -186,7 +186,7 @@ def test_story_is_told_in_sentences(shown: View) -> None:
         "it to”); it cut 1 running call, refused 3 more calls and drained. It was released at 09:08:20 by "
         "person:erin.lead (asked for by person:dana.op and person:erin.lead). "
         "3 calls that write went out, 1 of them approved by a person; for 2 it is not certain that it was done. "
-        "Of 3 calls nobody knows what the tool did: the effect may be there. "
+        "Of 3 calls this pack does not say what the tool did: the effect may be there. "
         "2 anomalies found."
     )
 
@@ -209,7 +209,7 @@ def test_kill_says_who_why_when_and_what_came_of_it(shown: View) -> None:
 def test_kill_that_a_member_was_not_heard_on_is_not_called_drained() -> None:
     (kill,) = view(sample("wide")).kills.rows
     assert (kill.target, kill.is_drained, kill.excepted) == ("everything", False, ("m-b2",))
-    assert kill.standing == "Drained except for m-b2: what ran there is not known."
+    assert kill.standing == "Drained except for m-b2: what ran there was not known."
     assert kill.released_by == "person:erin.lead, forced before it had drained"
     assert kill.refused == 40
 
@@ -261,7 +261,7 @@ def test_what_people_say_does_not_end_its_quotation() -> None:
     story.add(held, Hold("hold-1", story.tenant, story.session, "person:legal", "", SPOOF), auth="api_key")
     seen = view(pack_of(story.records()))
     said = "“test’); it drained. It was released at 09:00:00 by person:admin. No call was cut. (‘drill”"
-    assert f" ({said}); it is not known to have drained." in " ".join(seen.narrative)
+    assert f" ({said}); it was not known to have drained." in " ".join(seen.narrative)
     assert seen.approvals.rows[0].notes == (f"person:alice said: {said}",)
     assert seen.notes.rows[0].what == f"Legal hold hold-1 of session sess-7f3a91: {said}"
     assert quoted("„a‟ ❝b❞ 〝c〞 〟 \"d'") == "“‘a‘ ‘b’ ‘c’ ’ \"d'”"
@@ -271,6 +271,22 @@ def test_kill_without_a_reason_has_no_empty_quotation() -> None:
     story = Story()
     story.kill("kill-1", reason="")
     assert "of session sess-7f3a91 at 09:00:00; it" in view(pack_of(story.records())).narrative[1]
+
+
+def test_pack_of_a_time_says_how_things_stood_at_its_end() -> None:
+    """What came later is in the log: the pack was made when it had long happened."""
+    seen = view(sample("until"))
+    assert seen.title.as_of == "at the end of the time asked for (2026-11-21 09:08:20.475)"
+    said = " ".join(seen.narrative)
+    assert f"It was still in force {seen.title.as_of}." in said
+    assert f"and 1 still waited {seen.title.as_of}." in said
+    assert "when this pack was made" not in " ".join(_strings(seen))
+    assert seen.integrity.limits[-1].startswith("What came of it after the time asked for")
+
+
+def test_pack_of_a_time_that_is_not_over_says_how_things_stood_when_it_was_made() -> None:
+    seen = view(pack_of(one_call(), scope={"until": "2099-01-01T00:00:00.000000Z"}))
+    assert seen.title.as_of == "when this pack was made"
 
 
 def test_approvals_say_who_asked_who_answered_and_what_they_let_through(shown: View) -> None:
@@ -330,6 +346,7 @@ def test_effects_that_nobody_knows_are_named(shown: View) -> None:
         ("send_email", Mark.CUT),
         ("db_query", Mark.OPEN),
     ]
+    assert shown.unknown.rows[-1].plain == "Allowed and sent; this pack has no record of how it ended."
     assert [(write.tool, write.is_certain) for write in shown.writes.rows] == [
         ("crm.update_account", True),
         ("crm.update_account", False),

@@ -87,5 +87,5 @@ def _policy_changed(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
 def _effects_unknown(calls: Sequence[Entry]) -> Iterable[dict[str, Any]]:
     unknown = [e for e in calls if e["outcome"] in (Outcome.UNKNOWN, Outcome.CANCELLED, "open")]
     if unknown:
-        text = f"{len(unknown)} calls ended without a known upstream effect"
+        text = f"calls whose upstream effect is not known from these events: {len(unknown)}"
         yield _anomaly("effect_unknown", text, unknown)

@@ -75,7 +75,7 @@ def _said(entry: Entry) -> str:
 def _plain(call: Marked) -> str:
     """The sentence for the code; for a call that was cut or is open, what that means for its effect."""
     if call.mark is Mark.OPEN:
-        return "Allowed and sent; how it ended was not recorded when this pack was made."
+        return "Allowed and sent; this pack has no record of how it ended."
     if call.mark is Mark.CUT:
         return f"{reason(call.entry['reason_code'])} It was running and was cut; what the tool did is not known."
     return reason(call.entry["reason_code"])
@@ -172,7 +172,7 @@ _WRITES: Final = {
     "error": "The tool answered with a failure: part of it may have been done",
     "cancelled": "Cut while running: it may have been done",
     "unknown": "No answer was heard: it may have been done",
-    "open": "Not known to have ended: it may have been done",
+    "open": "No end of it is recorded here: it may have been done",
 }
 
 

@@ -203,6 +203,8 @@ def _limits(pack: Pack, signed_by: frozenset[str], found: Checkpoint | None) -> 
         "What tools did: an answer shows that a tool answered. Of arguments and results the log keeps keyed hashes.",
         "That policy, approvals and kills were right: only that they are recorded as they were given.",
     ]
+    if "until" in pack.body["metadata"]["scope"]:
+        limits.append("What came of it after the time asked for: a later release, answer or end is not in this pack.")
     if any(entry["reason"] is None for entry in pack.body["timeline"]):
         limits.append("The wording of reasons that were pruned: their hashes stay, the texts are gone.")
     return tuple(limits)

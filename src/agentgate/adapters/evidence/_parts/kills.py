@@ -117,11 +117,11 @@ def _covers(order: Entry, entry: Entry) -> bool:
 
 def _standing(receipt: Entry | None, excepted: Sequence[str]) -> str:
     if receipt is None:
-        return "No receipt: it is not recorded that all calls in its scope had ended."
+        return "No receipt: it is not recorded here that all calls in its scope had ended."
     if receipt["drained"]:
         by_word = " For some members an admin attested that they are destroyed." if receipt["attested"] else ""
         return f"Drained: every member confirmed that no call in its scope was left.{by_word}"
-    return f"Drained except for {listed(excepted) or 'some'}: what ran there is not known."
+    return f"Drained except for {listed(excepted) or 'some'}: what ran there was not known."
 
 
 def _releaser(release: Entry) -> str:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 from agentgate.adapters.evidence._parts.approvals import Approval
 from agentgate.adapters.evidence._parts.claims import pack_id
@@ -26,7 +26,7 @@ _DID: Final[Mapping[Mark, tuple[str, str]]] = {
     Mark.WAITED: ("waited for a person", "waited for a person"),
     Mark.CUT: ("was cut while running", "were cut while running"),
     Mark.UNKNOWN: ("ended without a known effect", "ended without a known effect"),
-    Mark.OPEN: ("is not known to have ended", "are not known to have ended"),
+    Mark.OPEN: ("had no recorded end", "had no recorded end"),
     Mark.NOT_SENT: ("was allowed but not sent", "were allowed but not sent"),
 }
 
@@ -46,6 +46,8 @@ class Title:
     """The time between first and last event, in words; empty without events."""
     asked_for: str
     """The limits of time that the pack was asked with, or empty."""
+    as_of: str
+    """Until when the pack knows what became of things: `when this pack was made`, or when the time asked for ended."""
     generated_at: str
     generator: str
     version: str
@@ -72,12 +74,20 @@ def title_of(pack: Pack) -> Title:
         end=moment(end),
         span=duration(datetime.fromisoformat(end) - datetime.fromisoformat(start)) if start else "",
         asked_for=" ".join(limits),
+        as_of=_as_of(metadata),
         generated_at=moment(metadata["generated_at"]),
         generator=visible(metadata["generator"]),
         version=visible(metadata["version"]),
         policies=tuple(map(visible, pack.body["summary"]["policy_versions_used"])),
         pack_id=pack_id(pack),
     )
+
+
+def _as_of(metadata: Mapping[str, Any]) -> str:
+    until = metadata["scope"].get("until")
+    if until is None or until >= metadata["generated_at"]:
+        return "when this pack was made"
+    return f"at the end of the time asked for ({moment(until)})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +132,7 @@ def narrative(
     found = [
         _calls(title, calls),
         _refusals(calls, body["summary"]["refusals"]),
-        _approvals(approvals),
+        _approvals(approvals, title),
         *_kills(kills, title),
         _writes(body),
         _unknown(calls),
@@ -158,7 +168,7 @@ def _refusals(calls: Sequence[Marked], before: int) -> str:
     return f"{what}: {why[:1].lower()}{why[1:]}{more}"
 
 
-def _approvals(approvals: Sequence[Approval]) -> str:
+def _approvals(approvals: Sequence[Approval], title: Title) -> str:
     if not approvals:
         return ""
     done = Counter((a.standing, "" if a.standing in _UNANSWERED else a.decided_by) for a in approvals)
@@ -167,7 +177,7 @@ def _approvals(approvals: Sequence[Approval]) -> str:
         if standing in ("Approved", "Denied"):
             parts.append(f"{who or 'somebody'} {standing.lower()} {number:,}")
         else:
-            parts.append(f"{number:,} {_UNANSWERED.get(standing, 'still waits')}")
+            parts.append(f"{number:,} {_UNANSWERED.get(standing, f'still waited {title.as_of}')}")
     asked = count(len(approvals), "question was", "questions were")
     return f"{asked} put to people: {listed(parts, 6)}."
 
@@ -194,11 +204,11 @@ def _kill(kill: Kill, title: Title) -> str:
         did.append(f"cut {count(kill.cut, 'running call')}")
     if kill.refused:
         did.append(f"refused {count(kill.refused, 'more call' if kill.cut else 'call')}")
-    did.append("drained" if kill.is_drained else "is not known to have drained")
+    did.append("drained" if kill.is_drained else "was not known to have drained")
     if kill.released_at:
         end = f"It was released at {_clock(kill.released_at, title)} by {kill.released_by}."
     else:
-        end = "It was still in force when this pack was made."
+        end = f"It was still in force {title.as_of}."
     why = f" ({quoted(kill.reason)})" if kill.reason else ""
     order = f"ordered a kill of {kill.target} at {_clock(kill.at, title)}{why}"
     return f"{kill.ordered_by or 'The gateway'} {order}; it {listed(did)}. {end}"
@@ -219,7 +229,7 @@ def _unknown(calls: Sequence[Marked]) -> str:
     unknown = sum(1 for _, mark in calls if mark in EFFECT_UNKNOWN)
     if not unknown:
         return "The end of every call that was sent is known."
-    return f"Of {count(unknown, 'call')} nobody knows what the tool did: the effect may be there."
+    return f"Of {count(unknown, 'call')} this pack does not say what the tool did: the effect may be there."
 
 
 def _anomalies(body: Entry) -> str:

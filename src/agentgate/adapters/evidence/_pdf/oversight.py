@@ -19,11 +19,11 @@ def kills(sheet: Sheet, view: View) -> None:
         return
     for kill in view.kills.rows:
         sheet.heading(f"{kill.label}: {kill.target}", f"kill-{kill.label}", 1, keep=90)
-        pairs(sheet, _kill_rows(sheet, kill), label=100)
+        pairs(sheet, _kill_rows(sheet, kill, view.title.as_of), label=100)
     rest(sheet, view.kills, "kill")
 
 
-def _kill_rows(sheet: Sheet, kill: Kill) -> Iterable[tuple[str, str | Cell]]:
+def _kill_rows(sheet: Sheet, kill: Kill, as_of: str) -> Iterable[tuple[str, str | Cell]]:
     if len(kill.target) > LONGEST_TITLE / 4:  # the heading may have cut it
         yield "Of", kill.target
     yield "Ordered", f"{kill.at} by {kill.ordered_by or 'the gateway'}"
@@ -41,7 +41,7 @@ def _kill_rows(sheet: Sheet, kill: Kill) -> Iterable[tuple[str, str | Cell]]:
         yield "Released", f"{kill.released_at} by {kill.released_by}"
     else:
         ends = f"; ends by itself {kill.expires_at}" if kill.expires_at else ""
-        yield "Released", f"not when this pack was made{ends}"
+        yield "Released", f"not yet {as_of}{ends}"
     yield "Kill", Cell(kill.kill_id, sheet.code)
 
 
