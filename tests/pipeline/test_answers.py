@@ -17,7 +17,7 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.calls import closed
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.ports.upstreams import Delivered, Undelivered
-from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, principal
+from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, a_kill, principal
 from tests.pipeline.conftest import House
 
 ADA = principal("ada", Role.APPROVER, person=True)
@@ -174,6 +174,23 @@ async def test_a_killed_session_does_not_get_the_old_answer(house: House) -> Non
     answer = await house.gate.pass_through(keyed())
     assert (answer.reason_code, answer.result_json) == (ReasonCode.KILLED, None)
     assert house.log.of(Kind.ANSWERED) == []
+
+
+@pytest.mark.parametrize(("target", "reason"), [("s-1", ReasonCode.KILLED), ("another", ReasonCode.OK)])
+async def test_a_kill_that_nobody_told_of_and_that_is_in_the_log_before_it_withholds_the_old_answer(
+    house: House, target: str, reason: ReasonCode
+) -> None:
+    """The same fence as before a call is sent (K5)."""
+    assert (await house.gate.pass_through(keyed())).success
+
+    def slip_in(event: Event) -> None:
+        if event.kind is Kind.ANSWERED and house.log.position == 0:
+            house.kill_elsewhere(a_kill(target=target))
+
+    house.log.on_append = slip_in
+    answer = await house.gate.pass_through(keyed())
+    assert (answer.reason_code, house.replica.position) == (reason, 1)
+    assert (answer.result_json is None) == (reason is ReasonCode.KILLED)
 
 
 async def test_what_cuts_a_call_while_its_old_answer_is_recorded_withholds_that(house: House) -> None:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from agentgate.core.call import Call, Principal, TraceId
-from agentgate.core.decision import Decision, refusal
+from agentgate.core.decision import Decision, Receipt, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome, Record, rfc3339
 from agentgate.core.events.calls import KeptAnswer, answered, answers_closed
@@ -192,10 +192,11 @@ class AnswerBook:
         self._meter.count("idempotency", "forgotten")
         return refusal(ReasonCode.IDEMPOTENCY_FORGOTTEN, f"{what}; its answer is not kept", "idempotency")
 
-    async def handed_out(self, caller: Principal, call: Call, kept: Kept) -> None:
+    async def handed_out(self, caller: Principal, call: Call, kept: Kept) -> Receipt:
         """Record that `caller` gets it, before it does. Raises LogUnavailable."""
-        await self._recorder.note(lambda origin: answered(origin, caller, kept.row, call.door))
+        receipt = await self._recorder.note(lambda origin: answered(origin, caller, kept.row, call.door))
         self._meter.count("idempotency", "replayed")
+        return receipt
 
     # --- forgetting ---
 

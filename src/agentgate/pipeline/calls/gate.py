@@ -278,7 +278,8 @@ class Gate:
     async def _again(self, passage: Passage, kept: Kept) -> Answer:
         """What a call was answered that was run before: recorded, and only if no kill has come by then."""
         call = passage.flight.call
-        await self._answers.handed_out(call.caller, call, kept)
+        receipt = await self._answers.handed_out(call.caller, call, kept)
+        await self._replica.reach(receipt.kill_position)
         if passage.flight.is_cut() or not self._replica.may_grant():
             unheard = refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
             return passage.refused(self._killed(passage) or unheard, self._clock)
