@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from agentgate.core.approval import Approval, State
 from agentgate.core.call import Principal, Role
+from agentgate.core.containment import Scope
 from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.calls.answering import AnswerDesk, Denied, Incomplete
 from agentgate.pipeline.calls.fates import Fetched, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
-from tests.fakes import ALLOW_WRITE, ASK, DENY, a_call, principal
+from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, a_call, principal
 from tests.pipeline.conftest import House, desk_of
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
 from tests.pipeline.test_deferred import asked
@@ -56,10 +58,10 @@ class Letters:
         return [fields["verdict"] for fields in self.house.log.of(Kind.APPROVAL_DECIDED)]
 
 
-async def letters_of(house: House, quorum: int = 1) -> Letters:
+async def letters_of(house: House, quorum: int = 1, **call: Any) -> Letters:
     terms = {**ASK, "approval": {"quorum": quorum}}
     house.engine.answer = lambda question: ALLOW_WRITE if question["has_approval_token"] else terms
-    pending = (await asked(house)).approval
+    pending = (await asked(house, call=call)).approval
     assert pending is not None
     approval = await house.approvals.approval(pending.id)
     assert approval is not None
@@ -186,3 +188,29 @@ async def test_the_same_yes_at_two_members_is_one_call_and_neither_is_told_that_
         else:
             assert isinstance(one, Answer)
             assert one.success, one.error
+
+
+async def test_who_answers_for_all_tenants_is_told_the_answer_in_the_tenant_of_the_call(house: House) -> None:
+    letters = await letters_of(house, caller=principal(tenant="acme"))
+    for _ in range(2):
+        answer = await letters.yes(ADMIN)
+        assert isinstance(answer, Answer)
+        assert answer.success
+    (handed,) = house.log.of(Kind.ANSWERED)
+    assert (handed["tenant"], handed["principal"]) == ("acme", "person:admin")
+
+
+@pytest.mark.parametrize("order", [{"tenant": "acme"}, {"scope": Scope.TENANT, "target": "acme"}], ids=str)
+async def test_a_kill_in_the_tenant_of_the_call_withholds_its_answer_from_who_answers_for_all_tenants(
+    house: House, order: dict[str, Any]
+) -> None:
+    letters = await letters_of(house, caller=principal(tenant="acme"))
+    await letters.yes(ADMIN)
+    await house.killed(**order)
+    withheld = await letters.yes(ADMIN)
+    assert isinstance(withheld, Answer)
+    assert (withheld.reason_code, withheld.result_json) == (ReasonCode.KILLED, None)
+    refused = house.log.of(Kind.DECIDED)[-1]
+    assert (refused["tenant"], refused["principal"]) == ("acme", "person:admin")
+    owners = {(row["tenant"], row["principal"]) for row in house.log.rows("sessions")}
+    assert owners == {("acme", "agent:bot")}, "the refusal takes no session of the person's own tenant"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agentgate.core.approval import Approval, State, Void, Why, from_row
-from agentgate.core.call import Call, Digest, Door, Principal, SessionId, Tool, ToolName, TraceId
+from agentgate.core.call import Call, Digest, Door, Principal, SessionId, TenantId, Tool, ToolName, TraceId
 from agentgate.core.decision import refusal
 from agentgate.core.errors import OUTAGE, LogUnavailable, ReasonCode
 from agentgate.pipeline.approvals.desk import ApprovalDesk
@@ -218,9 +218,11 @@ class DeferredDesk:
         return await self._tell(person, found) if found is not None else standing
 
     async def _tell(self, whom: Principal, found: Kept | Row) -> Answer | Over:
-        """A kept answer, unless a kill covers who asks, or the session or tool."""
+        """A kept answer, unless a kill covers who asks, or the session or tool. A person of all tenants asks in the
+        call's own: a session is nothing without its tenant."""
         if isinstance(found, Kept):
-            asking = self._asking(whom, found.row["session"], found.row["tool"])
+            asker = replace(whom, tenant=TenantId(found.row["tenant"]))
+            asking = self._asking(asker, found.row["session"], found.row["tool"])
             return await self._gate.pass_through(asking, kept=found)
         detail = f"The call was run (outcome {found['outcome']}); its answer is not kept"
         return Over(found["trace_id"], ReasonCode.IDEMPOTENCY_FORGOTTEN, detail)
