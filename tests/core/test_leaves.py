@@ -109,17 +109,20 @@ def said() -> list[tuple[Event, str, dict[str, Any], bytes]]:
             latency_us={"upstream": 5}, labels=["secret", "pii"],
         ), "finished", {
             **OF_CALL, "outcome": "error", "reason_code": "upstream_error", "result_sha256": blind(b"12345"),
-            "result_bytes": 5, "answer_key": "k-1", "call_sha256": "d" * 64, "upstream_status": 502, "credential": "db",
-            "kill_id": "k-9", "latency_us": {"upstream": 5}, "labels": ["pii", "secret"],
+            "result_bytes": 5, "answer_key": "k-1", "call_sha256": "d" * 64, "on_behalf_of": "alice",
+            "upstream_status": 502, "credential": "db", "kill_id": "k-9", "latency_us": {"upstream": 5},
+            "labels": ["pii", "secret"],
         }, b'{"error":"it broke"}'),
         (closed(origin(), record_of(an_intent()), Outcome.UNKNOWN, "it died"), "finished", {
             **UNRECORDED, "outcome": "unknown",
         }, b'{"error":"it died"}'),
         (closed(origin(), record_of(an_intent(DEFERRED)), Outcome.NOT_SENT, "no"), "finished", {
             **UNRECORDED, "outcome": "not_sent", "answer_key": CALL.trace_id, "call_sha256": CALL.digest,
+            "on_behalf_of": "alice",
         }, b'{"error":"no"}'),
         (closed(origin(), record_of(an_intent(NAMED, WHOLE)), Outcome.UNKNOWN, "no"), "finished", {
             **UNRECORDED, "outcome": "unknown", "answer_key": NAMED.answer_key, "call_sha256": "e" * 64,
+            "on_behalf_of": "alice",
         }, b'{"error":"no"}'),
         (killed(origin(), KILL, auth="api_key"), "killed", {
             **OF_KILL, "principal": "person:op", "auth": "api_key", "expires_at": "2026-11-21T10:00:00.000000Z",

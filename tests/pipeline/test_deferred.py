@@ -271,8 +271,9 @@ async def test_a_call_is_told_from_its_question_to_its_answer(house: House, desk
         principal("bot", tenant="b"),
         principal("bot", person=True),
         replace(BOT, session="s-9"),  # type: ignore[arg-type]
+        replace(BOT, on_behalf_of="alice"),
     ],
-    ids=["agent", "tenant", "person", "token of another session"],
+    ids=["agent", "tenant", "person", "token of another session", "itself for a user"],
 )
 async def test_nobody_else_hears_of_a_call(house: House, desk: DeferredDesk, stranger: Principal) -> None:
     first = await asked(house)
@@ -281,6 +282,35 @@ async def test_nobody_else_hears_of_a_call(house: House, desk: DeferredDesk, str
     assert await desk.fetch(stranger, first.call.trace_id) is None
     assert await desk.fetch(BOT, "00000000-0000-4000-8000-999999999999") is None
     assert house.log.of(Kind.ANSWERED) == []
+
+
+ALICE = replace(BOT, on_behalf_of="alice")
+
+
+async def heard(desk: DeferredDesk, trace_id: str) -> list[bool]:
+    """Whether the agent hears of a call for Alice, for Bob, and on its own behalf."""
+    whom = (ALICE, replace(BOT, on_behalf_of="bob"), BOT)
+    return [await desk.fetch(caller, trace_id) is not None for caller in whom]
+
+
+async def test_a_call_for_a_user_is_told_for_that_user_alone(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house, call={"caller": ALICE})
+    assert await heard(desk, first.call.trace_id) == [True, False, False]
+    await desk.execute(await approve(house, first))
+    assert await heard(desk, first.call.trace_id) == [True, False, False]
+
+
+async def test_a_call_for_a_user_whose_process_died_is_told_for_that_user_alone(house: House) -> None:
+    call = replace(a_call(caller=ALICE), idempotency_key="k-1")
+    house.upstream.hold()
+    running = asyncio.create_task(house.gate.pass_through(call))
+    await house.upstream.started.wait()
+    (intent,) = await house.log.open_intents()
+    other = await house.another("m-2")
+    await other.recorder.write(closed(other.recorder.origin(), intent, Outcome.UNKNOWN, "the process died"))
+    assert await heard(desk_of(other), call.trace_id) == [True, False, False]
+    house.upstream.let_go()
+    await running
 
 
 async def test_a_token_of_the_calls_own_session_hears_of_it(house: House, desk: DeferredDesk) -> None:

@@ -131,6 +131,7 @@ def finished(  # noqa: PLR0913  # what an outcome consists of
         fields["labels"] = sorted(labels)
     if answer is not None:
         fields |= {"answer_key": answer.key, "call_sha256": answer.digest}
+        fields |= _known(on_behalf_of=call.caller.on_behalf_of)  # what was answered for one user is not for another
     body = canonical_plain({"error": error}) if error else b"{}"
     projected = {"answer": answer.sealed} if answer is not None else None
     return _of_call(origin, Kind.FINISHED, call, fields, body, projected)
@@ -153,6 +154,7 @@ def closed(origin: Origin, intent: Record, outcome: Outcome, why: str) -> Event:
     if (key := intent.fields.get("answer_key")) is not None:
         digest = intent.fields.get("edited_from_sha256", intent.fields["call_sha256"])
         fields |= {"answer_key": key, "call_sha256": digest}
+        fields |= _known(on_behalf_of=intent.fields.get("on_behalf_of"))
     return make(
         origin,
         Kind.FINISHED,

@@ -195,14 +195,18 @@ class DeferredDesk:
         found = await self._answers.find(trace_id=trace_id)
         if found is not None:
             row = found.row if isinstance(found, Kept) else found
-            if not _is_own(caller, row["tenant"], row["principal"], row["session"]):
-                return None
-            return await self._tell(caller, found)
-        rows = await self._reader.projection("approvals", trace_id=trace_id, executes=1)
-        own = [one for one in map(from_row, rows) if _is_own(caller, one.tenant, one.requested_by, one.session)]
+            return await self._tell(caller, found) if await self._is_answered(caller, row) else None
+        asked = map(from_row, await self._reader.projection("approvals", trace_id=trace_id, executes=1))
+        own = [one for one in asked if _is_own(caller, one.tenant, one.requested_by, one.on_behalf_of, one.session)]
         if not own:
             return None
         return await self._standing(own[-1])  # the newest: one that was edited has another one in its place
+
+    async def _is_answered(self, caller: Principal, row: Row) -> bool:
+        """Whether a kept answer is the caller's own. For which user the call was is in the leaf of its outcome."""
+        outcome = await self._reader.record(row["idx"])
+        user = outcome.fields.get("on_behalf_of") if outcome is not None else None
+        return _is_own(caller, row["tenant"], row["principal"], user, row["session"])
 
     async def answer_of(self, person: Principal, approval_id: str) -> Fetched:
         """What became of the call that an approval carries, for a person who may answer that approval.
@@ -265,6 +269,8 @@ class DeferredDesk:
         return Underway(approval.trace_id, Progress.RUNNING, approval)
 
 
-def _is_own(caller: Principal, tenant: str, principal: str, session: str) -> bool:
-    """Another's call is none; nor is one of a session that the caller's token is not for."""
-    return (caller.tenant, caller.id) == (tenant, principal) and caller.session in (None, session)
+def _is_own(caller: Principal, tenant: str, principal: str, user: str | None, session: str) -> bool:
+    """Another's call is none, nor is one on behalf of another user, or of a session that the caller's token is not
+    for."""
+    own = (caller.tenant, caller.id, caller.on_behalf_of)
+    return own == (tenant, principal, user) and caller.session in (None, session)
