@@ -208,7 +208,7 @@ class Gateway:
             clock=self.clock,
             entropy=self.entropy,
         )
-        self.approvals.on_approved = self.deferred.soon
+        self.approvals.on_approved, self.gate.takes_refusal = self.deferred.soon, self.refusals.takes
 
     def _make_upkeep(self) -> None:
         """What is done beside the calls, and bodies that are given up in time."""

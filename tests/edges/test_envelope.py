@@ -102,6 +102,7 @@ def test_an_outage_is_a_problem_to_come_back_from(reason: ReasonCode) -> None:
         (ReasonCode.IDEMPOTENCY_MISMATCH, 422),
         (ReasonCode.IDEMPOTENCY_IN_PROGRESS, 409),
         (ReasonCode.IDEMPOTENCY_FORGOTTEN, 409),
+        (ReasonCode.TOO_MANY_REFUSALS, 429),
         (ReasonCode.FORBIDDEN, 403),
     ],
 )

@@ -18,9 +18,11 @@ from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PromptR
 
 from agentgate.core.approval import State
 from agentgate.core.call import Access, Call, Tool, ToolName
+from agentgate.core.containment import Scope
 from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
+from agentgate.edges._mcp.answers import TOO_MANY
 from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.mcp import McpDoor
@@ -330,6 +332,17 @@ async def test_an_outage_is_a_result_that_says_to_come_back(
     assert (result.meta or {})["dev.agentgate/reasonCode"] == reason
     assert (result.meta or {})["dev.agentgate/retryAfterMs"] == 1000
     assert room.servers["a"].asked == []
+
+
+async def test_a_refusal_beyond_what_is_recorded_says_to_stop(room: Room) -> None:
+    await room.house.killed(scope=Scope.TENANT, target="default")
+    room.gate.takes_refusal = lambda _: False
+    async with room.client() as client:
+        result = await client.call_tool("a__echo", {})
+    assert result.is_error
+    assert said(result) == TOO_MANY
+    assert (result.meta or {})["dev.agentgate/reasonCode"] == "too_many_refusals"
+    assert (result.meta or {})["dev.agentgate/retryAfterMs"] == 1000
 
 
 async def test_an_outcome_that_cannot_be_recorded_is_not_said_to_be_nothing(room: Room) -> None:

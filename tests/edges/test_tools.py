@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sqlite3
+import time
+from functools import partial
 
 import pytest
 
@@ -62,6 +66,24 @@ def test_a_refused_principal_gets_429_and_one_event_a_second_carries_the_count(l
     until(lambda: sum(_refusals_on_record(limited)) == codes.count(429), timeout_s=5)
     assert len(_refusals_on_record(limited)) <= 8
     until(lambda: call(refused, "db_query", QUERY).status_code == 200, timeout_s=5)
+
+
+def test_of_refused_calls_that_wait_for_the_log_at_once_no_more_are_recorded(limited: GatewayProcess) -> None:
+    body = json.dumps({"session_id": "s-many", "tool_name": "no_such_tool", "arguments": {}}).encode()
+    address, log = ("127.0.0.1", limited.port), f"file:{limited.data_dir}/log.db"
+    with contextlib.ExitStack() as stack:
+        many = [stack.enter_context(socket.create_connection(address, 5)) for _ in range(100)]
+        holder = stack.enter_context(contextlib.closing(sqlite3.connect(log, uri=True, isolation_level=None)))
+        holder.execute("BEGIN IMMEDIATE")
+        for one in many:
+            one.sendall(post("/tools/call", body, "X-API-Key: key-a"))
+        time.sleep(0.5)
+        holder.execute("ROLLBACK")
+        answers = [b"".join(iter(partial(one.recv, 65_536), b"")) for one in many]
+        ((recorded,),) = holder.execute("SELECT count(*) FROM events WHERE session = 's-many'").fetchall()
+    assert {status for answer in answers for status in statuses(answer)} == {200, 429}
+    assert b"\r\nretry-after: 1\r\n" in next(answer for answer in answers if b" 429 " in answer).lower()
+    assert recorded <= 3 * 20, "as many as the seconds in which they came have room for"
 
 
 def _refusals_on_record(gateway: GatewayProcess) -> list[int]:

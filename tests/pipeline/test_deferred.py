@@ -234,6 +234,15 @@ async def test_an_outage_leaves_the_call_for_later(house: House, desk: DeferredD
     assert made.success
 
 
+async def test_a_refusal_beyond_what_is_recorded_leaves_the_call_for_later(house: House, desk: DeferredDesk) -> None:
+    first = await asked(house)
+    approval_id = await approve(house, first)
+    house.engine.answer = DENY
+    house.gate.takes_refusal = lambda _: False
+    await desk.execute(approval_id)
+    assert isinstance(await desk.fetch(BOT, first.call.trace_id), Underway)
+
+
 async def test_a_killed_session_makes_no_deferred_call(house: House, desk: DeferredDesk) -> None:
     first = await asked(house)
     approval_id = await approve(house, first)

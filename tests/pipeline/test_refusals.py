@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agentgate.core.call import Principal
-from agentgate.core.errors import LogUnavailable
+from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
-from tests.fakes import principal
+from tests.fakes import ASK, a_call, principal
 from tests.pipeline.conftest import House
 
 BOT = principal()
@@ -118,6 +120,44 @@ async def test_log_that_is_down_raises_and_forgets_nothing(house: House) -> None
     house.log.is_down = False
     await house.refusals.write_counts()
     assert house.log.of(Kind.REFUSALS)[0]["count"] == 80
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ({"tool": None}, ReasonCode.UNKNOWN_TOOL),
+        ({"session": "s-other"}, ReasonCode.FOREIGN_SESSION),
+        ({"session": "s-killed"}, ReasonCode.KILLED),
+    ],
+    ids=str,
+)
+async def test_of_refusals_that_come_at_once_no_more_are_recorded(
+    house: House, call: dict[str, Any], reason: ReasonCode
+) -> None:
+    house.gate.takes_refusal = house.refusals.takes
+    await house.gate.pass_through(a_call(caller=principal("other"), session="s-other"))
+    await house.killed(target="s-killed")
+    answers = await asyncio.gather(*(house.gate.pass_through(a_call(**call)) for _ in range(100)))
+    assert Counter(answer.reason_code for answer in answers) == {reason: LIMIT, ReasonCode.TOO_MANY_REFUSALS: 80}
+    assert [fields["decision"] for fields in house.log.of(Kind.DECIDED)].count("DENY") == LIMIT
+    assert not any(answer.is_outage or answer.outcome for answer in answers)
+    house.clock.move(1)
+    await house.refusals.write_counts()
+    assert [event["count"] for event in house.log.of(Kind.REFUSALS)] == [80]
+
+
+async def test_a_question_to_a_person_is_recorded_with_its_call_and_a_repetition_counts(house: House) -> None:
+    """Else a person would be asked about what nobody has on record, and the call be made that was turned away."""
+    house.gate.takes_refusal = house.refusals.takes
+    house.engine.answer = ASK
+    new = [a_call(arguments={"n": number}) for number in range(LIMIT + 5)]
+    answers = await asyncio.gather(*map(house.gate.pass_through, new))
+    assert {answer.reason_code for answer in answers} == {ReasonCode.APPROVAL_REQUIRED}
+    again = await asyncio.gather(*(house.gate.pass_through(a_call(arguments={"n": 0})) for _ in range(LIMIT + 5)))
+    assert Counter(answer.reason_code for answer in again) == {
+        ReasonCode.APPROVAL_REQUIRED: LIMIT,
+        ReasonCode.TOO_MANY_REFUSALS: 5,
+    }
 
 
 async def test_memory_is_given_back_for_everybody_who_is_quiet(house: House) -> None:

@@ -43,6 +43,7 @@ _RESPONSES: Final[Responses] = {
     403: {"description": "Not a person who may answer this one: the requester and whom it acts for never may"},
     404: {"description": "No such approval in your tenant"},
     409: {"description": "It is answered otherwise, void or expired; its caller makes the call; or its answer is gone"},
+    429: {"description": "The call was refused, with too many others of its caller in this second"},
     503: {"description": "Log or kill state unavailable"},
 }
 

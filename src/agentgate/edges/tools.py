@@ -23,7 +23,7 @@ from agentgate.edges.wire import Receive, Request, parsed, read_body, require_js
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
-from agentgate.pipeline.limits.refusals import RefusalLimiter
+from agentgate.pipeline.limits.refusals import TOO_MANY, RefusalLimiter
 from agentgate.pipeline.policy.desk import PolicyDesk
 from agentgate.pipeline.records.record import new_trace_id
 from agentgate.ports.ambient import Entropy
@@ -163,8 +163,7 @@ def _check(body: Any, caller: Principal) -> None:
 
 
 def too_many_refusals() -> Problem:
-    text = "Too many refused calls in this second; stop repeating them"
-    return Problem(429, ReasonCode.TOO_MANY_REFUSALS, text, headers={"Retry-After": "1"})
+    return Problem(429, ReasonCode.TOO_MANY_REFUSALS, TOO_MANY, headers={"Retry-After": "1"})
 
 
 def _invalid(what: str) -> Problem:
@@ -215,7 +214,7 @@ def say(answer: Answer) -> Response:
 
 def soon(status: int, answer: Answer) -> list[tuple[bytes, bytes]]:
     """Whether it is worth asking again at once."""
-    is_worth_it = status == 503 or answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS
+    is_worth_it = status in (429, 503) or answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS
     return [(b"retry-after", b"1")] if is_worth_it else []
 
 
@@ -223,6 +222,7 @@ STATUS: Final[dict[ReasonCode, int]] = {
     ReasonCode.IDEMPOTENCY_MISMATCH: 422,
     ReasonCode.IDEMPOTENCY_IN_PROGRESS: 409,
     ReasonCode.IDEMPOTENCY_FORGOTTEN: 409,
+    ReasonCode.TOO_MANY_REFUSALS: 429,
 }
 REPLAYED: Final = (b"idempotency-replayed", b"true")
 

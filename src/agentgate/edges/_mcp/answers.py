@@ -127,6 +127,7 @@ _REFUSED: Final[Mapping[ReasonCode, Say]] = {
     ReasonCode.APPROVAL_DENIED: lambda _: (
         "DENIED by an approver. Nothing was executed. Do not repeat this call: choose another way, or ask the user."
     ),
+    ReasonCode.TOO_MANY_REFUSALS: lambda _: TOO_MANY,
     ReasonCode.IDEMPOTENCY_IN_PROGRESS: lambda answer: f"{_reason(answer)} It is not executed twice. Ask again soon.",
     ReasonCode.IDEMPOTENCY_FORGOTTEN: lambda answer: (
         f"{_reason(answer)} It was executed before and is not executed again. Do not repeat it under this key."
@@ -161,7 +162,7 @@ def meta_of(answer: Answer, *, approval_url: str | None = None, now_s: float = 0
         meta["retryAfterMs"] = answer.retry_after_s * 1000
     elif answer.outcome is None and (answer.is_outage or answer.reason_code in _ENGINE):
         meta["retryAfterMs"] = _RETRY_MS
-    if answer.reason_code is ReasonCode.IDEMPOTENCY_IN_PROGRESS:
+    if answer.reason_code in (ReasonCode.IDEMPOTENCY_IN_PROGRESS, ReasonCode.TOO_MANY_REFUSALS):
         meta["retryAfterMs"] = _RETRY_MS
     if answer.is_replayed:
         meta["replayed"] = True

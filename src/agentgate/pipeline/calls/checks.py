@@ -1,11 +1,29 @@
-"""What is refused before policy is asked: by a kill, or by a pure look at the call."""
+"""What is refused before policy is asked: at admission, by a kill, or by a pure look at the call."""
 
 from __future__ import annotations
 
 from agentgate.core.call import Call
-from agentgate.core.containment import Kill
+from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
+from agentgate.pipeline.containment.replica import Replica
+from agentgate.pipeline.limits.toll import budget_of, not_admitted
+from agentgate.ports.containment import NotAdmitted
+from agentgate.ports.notices import Meter
+
+
+def refused_at_admission(answer: NotAdmitted, call: Call, replica: Replica, meter: Meter) -> Decision:
+    if answer.position is not None:
+        replica.woken(answer.position)  # the wake-up may have been lost, and others may be running
+    if answer.reason is ReasonCode.KILL_STATE_UNKNOWN:
+        meter.count("kill_state_unknown")
+        replica.repair_soon()
+        return refusal(answer.reason, f"Kill switch state unknown: {answer.detail}", "kill_switch")
+    if answer.reason in (ReasonCode.BUDGET_SPENT, ReasonCode.BUDGET_UNKNOWN):
+        meter.count(answer.reason.value, budget_of(answer))
+    if answer.reason is not ReasonCode.KILLED:
+        return not_admitted(answer, call)
+    return refused_by(replica.state.active.get(KillId(answer.kill_id or "")))
 
 
 def refused_by(kill: Kill | None) -> Decision:

@@ -36,6 +36,7 @@ _PAUSES_S: Final = (1.0, 2.0, 5.0, 15.0, 60.0)
 _CLOSE_WITHIN_S: Final = 5.0
 _PASSING: Final = OUTAGE | {
     ReasonCode.RATE_LIMITED,
+    ReasonCode.TOO_MANY_REFUSALS,
     ReasonCode.BUDGET_SPENT,
     ReasonCode.POLICY_UNAVAILABLE,
     ReasonCode.POLICY_TIMEOUT,

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import asdict
 
-from agentgate.core.call import Call
-from agentgate.core.containment import KillId
+from agentgate.core.call import Call, Principal
 from agentgate.core.decision import Behind, Decision, Grant, Receipt, grant, refusal
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome
@@ -18,14 +18,15 @@ from agentgate.core.events.calls import decided
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.answers import AnswerBook, Kept
-from agentgate.pipeline.calls.checks import first_refusal, refused_by
+from agentgate.pipeline.calls.checks import first_refusal, refused_at_admission, refused_by
 from agentgate.pipeline.calls.decide import Decider
 from agentgate.pipeline.calls.ending import Ending
 from agentgate.pipeline.calls.passage import Answer, Passage
 from agentgate.pipeline.calls.run import Runner
 from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.limits.rates import RateLimits
-from agentgate.pipeline.limits.toll import LATE, UNNOTED, Toll, budget_of, not_admitted
+from agentgate.pipeline.limits.refusals import TOO_MANY
+from agentgate.pipeline.limits.toll import LATE, UNNOTED, Toll
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
@@ -64,6 +65,8 @@ class Gate:
         self._meter = meter
         self.closing = False
         """Set when the process is about to end: no new call is taken."""
+        self.takes_refusal: Callable[[Principal], bool] = lambda _: True
+        """Whether one more refusal of a caller is recorded."""
 
     async def pass_through(self, call: Call, refused: Decision | None = None, kept: Kept | None = None) -> Answer:
         """Decide on a call and, if it is allowed, run it. Never raises but CancelledError.
@@ -120,6 +123,8 @@ class Gate:
         if not self._redact(passage) and decision.allowed:
             decision = refusal(ReasonCode.REDACTION_FAILED, "The call could not be redacted for the log")
         if not decision.allowed:
+            if not self._is_recorded(passage):
+                return passage.outage(ReasonCode.TOO_MANY_REFUSALS, TOO_MANY)
             receipt = await self._record(passage, decision)
             if not isinstance(receipt, Receipt):  # a question in another's session
                 return await self._claim_refused(passage, decision, receipt)
@@ -164,7 +169,7 @@ class Gate:
         passage.limit = answer.limit
         if isinstance(answer, NotAdmitted):
             passage.budget = answer.budget
-            return self._not_admitted(answer, call)
+            return refused_at_admission(answer, call, self._replica, self._meter)
         passage.admitted = True
         passage.position = answer.position
         if answer.position <= self._replica.position:  # to hear that there is more to read is not to have heard it
@@ -177,19 +182,6 @@ class Gate:
                 return refusal(ReasonCode.KILL_STATE_UNKNOWN, f"Kill switch state unknown: {error}", "kill_switch")
         return self._killed(passage)
 
-    def _not_admitted(self, answer: NotAdmitted, call: Call) -> Decision:
-        if answer.position is not None:
-            self._replica.woken(answer.position)  # the wake-up may have been lost, and others may be running
-        if answer.reason is ReasonCode.KILL_STATE_UNKNOWN:
-            self._meter.count("kill_state_unknown")
-            self._replica.repair_soon()
-            return refusal(answer.reason, f"Kill switch state unknown: {answer.detail}", "kill_switch")
-        if answer.reason in (ReasonCode.BUDGET_SPENT, ReasonCode.BUDGET_UNKNOWN):
-            self._meter.count(answer.reason.value, budget_of(answer))
-        if answer.reason is not ReasonCode.KILLED:
-            return not_admitted(answer, call)
-        return refused_by(self._replica.state.active.get(KillId(answer.kill_id or "")))
-
     # --- 4 record, 5 grant ---
 
     def _redact(self, passage: Passage) -> bool:
@@ -201,6 +193,11 @@ class Gate:
             return False
         passage.arguments, passage.context = arguments, context
         return True
+
+    def _is_recorded(self, passage: Passage) -> bool:
+        """Whether a refusal is: nobody fills the log with theirs. One that a person is asked by is in any case."""
+        call, asked = passage.call, passage.approval
+        return (asked is not None and asked.trace_id == call.trace_id) or self.takes_refusal(call.caller)
 
     async def _record(self, passage: Passage, decision: Decision) -> Appended:
         call = passage.call
@@ -272,6 +269,8 @@ class Gate:
         else:
             refused = refusal(ReasonCode.FOREIGN_SESSION, "The session belongs to another principal")
         passage.approval = None
+        if not self._is_recorded(passage):
+            return passage.outage(ReasonCode.TOO_MANY_REFUSALS, TOO_MANY)
         await self._record(passage, refused._replace(approval_id=decision.approval_id))
         return passage.refused(refused, self._clock)
 

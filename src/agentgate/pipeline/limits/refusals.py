@@ -1,4 +1,5 @@
-"""A principal that is refused too often is turned away before the pipeline, so that it cannot fill the log.
+"""A principal that is refused too often is turned away before the pipeline, and not recorded as refused if it was in
+there already, so that it cannot fill the log.
 
 More than `per_second` refusals in a second: 429 until the second is over, and one event a second carries the
 count (DESIGN §6).
@@ -7,17 +8,21 @@ count (DESIGN §6).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from agentgate.core.call import Principal
 from agentgate.core.event import Kind, make
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
 
+TOO_MANY: Final = "Too many refused calls in this second; stop repeating them"
+
 
 @dataclass(slots=True)
 class _Second:
     number: int
     refused: int = 0
+    recorded: int = 0
     turned_away: int = 0
 
 
@@ -41,7 +46,20 @@ class RefusalLimiter:
         second.turned_away += 1
         return True
 
+    def takes(self, caller: Principal) -> bool:
+        """Whether one more refusal of `caller` is recorded now; counts it either way. Calls that come at once have all
+        been let in before the first of them is refused."""
+        second = self._this_second(caller)
+        if second.recorded >= self._per_second:
+            second.turned_away += 1
+            return False
+        second.recorded += 1
+        return True
+
     def refused(self, caller: Principal) -> None:
+        self._this_second(caller).refused += 1
+
+    def _this_second(self, caller: Principal) -> _Second:
         key = (caller.tenant, caller.id)
         now = self._now()
         second = self._seconds.get(key)
@@ -49,7 +67,7 @@ class RefusalLimiter:
             if second is not None:
                 self._keep(key, second)
             second = self._seconds[key] = _Second(now)
-        second.refused += 1
+        return second
 
     async def write_counts(self) -> None:
         """Once a second: record how many were turned away. Raises LogUnavailable; nothing is forgotten then."""
