@@ -6,6 +6,7 @@ Pure: rows come in, a report goes out; the adapter that reads them decides nothi
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -24,7 +25,6 @@ from agentgate.core.projection.tables import STRETCH_BITS, Row
 from agentgate.core.retention import covers
 from agentgate.core.strict_json import canonical_plain
 
-_WIDEST_GAP: Final = 100_000
 _KINDS: Final = frozenset(kind.value for kind in Kind)
 _ENVELOPE: Final[Mapping[str, type]] = {
     "v": int, "id": str, "at": str, "kind": str, "member": str, "counter": int, "version": str, "body_sha256": str,
@@ -36,10 +36,26 @@ _envelope_of = itemgetter(*_ENVELOPE)
 
 @dataclass(slots=True)
 class _Counter:
-    """What one member's own count says: `missing` were skipped and have not turned up."""
+    """What one member's own count says: `missing` were skipped and have not turned up, in their order."""
 
     last: int
-    missing: set[int] = field(default_factory=set)
+    missing: list[range] = field(default_factory=list)
+    """Ranges, because an outage with callers who try again skips any number, and a forged one must not cost memory."""
+
+    def skip_to(self, number: int) -> None:
+        self.missing.append(range(self.last + 1, number))
+        self.last = number
+
+    def find(self, number: int) -> bool:
+        """Whether it was missing; it is not any more."""
+        at = bisect_right(self.missing, number, key=lambda gap: gap.start) - 1
+        if at < 0 or number not in (gap := self.missing[at]):
+            return False
+        self.missing[at : at + 1] = filter(None, (range(gap.start, number), range(number + 1, gap.stop)))
+        return True
+
+    def count(self) -> int:
+        return sum(gap.stop - gap.start for gap in self.missing)  # a range's len() is at most a machine word
 
 
 class Auditor:
@@ -137,15 +153,8 @@ class Auditor:
         elif counter == known.last + 1:
             known.last = counter
         elif counter > known.last:
-            # A forged counter must not cost memory: a gap wider than any run of refusals is a finding itself.
-            if counter - known.last > _WIDEST_GAP:
-                self._findings.add(index, f"counter of {member} leaps from {known.last} to {counter}")
-            else:
-                known.missing.update(range(known.last + 1, counter))
-            known.last = counter
-        elif counter in known.missing:
-            known.missing.remove(counter)
-        else:
+            known.skip_to(counter)
+        elif not known.find(counter):
             self._findings.add(index, f"counter {counter} of {member} was there before")
 
     def _bodies(self, row: RawRow, fields: Mapping[str, Any], session: tuple[str, str]) -> None:
@@ -228,8 +237,8 @@ class Auditor:
 
     def _notes(self) -> list[str]:
         return self._undone + [
-            f"member {member}: the log has refused {len(counter.missing)} of its events "
-            f"(as a rule somebody else was first) or could not write them, from its number {min(counter.missing)} on"
+            f"member {member}: the log has refused {counter.count()} of its events (as a rule somebody else was "
+            f"first) or could not write them, from its number {counter.missing[0].start} on"
             for member, counter in self._counters.items()
             if counter.missing
         ]
