@@ -267,6 +267,8 @@ class MemoryLog:
         self.is_shared = False
         """Whether there are others to be heard: `beat` then answers."""
         self.is_down = False
+        self.is_settled = True
+        """Not while the fate of an append is open."""
         self.signed = 0
         """How many events the newest checkpoint is over."""
         self.on_append: Callable[[Event], None] = lambda _: None
@@ -302,6 +304,10 @@ class MemoryLog:
         await asyncio.sleep(0)
         self.on_append(event)
         return self.append_now(event)
+
+    async def settled(self) -> None:
+        if self.is_down or not self.is_settled:
+            raise LogUnavailable("told to fail")
 
     def append_now(self, event: Event) -> Appended:
         """Append at once, as if another member had."""

@@ -1111,6 +1111,16 @@ class LogContract:
             indexes = [record.index for record in await all_of(log.records())]
             assert indexes == list(range(len(indexes)))
 
+    async def test_what_a_caller_did_not_wait_for_is_there_once_the_log_has_settled(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            task = asyncio.ensure_future(log.append(author.decided(trace="t-1")))
+            await asyncio.sleep(0)
+            task.cancel()
+            await log.settled()
+            assert [intent.fields["trace_id"] for intent in await log.open_intents()] == ["t-1"]
+
     async def test_a_cancelled_reader_disturbs_no_other(self, opened: Opened, author: Author) -> None:
         """Callers leave at any moment. SQLAlchemy ends a connection on which somebody was cancelled."""
         async with opened() as log:

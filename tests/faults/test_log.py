@@ -232,6 +232,20 @@ def test_a_disk_that_stalls_for_longer_than_a_call_waits_refuses_calls_and_only_
 
 
 @needs_compiler
+def test_a_call_that_is_recorded_long_after_it_was_refused_is_closed_as_not_sent(tmp_path: Path) -> None:
+    """The disk hangs for longer than until upkeep looks for what got into the log all the same."""
+    with on_a_stalling_disk(tmp_path) as (gateway, stall):
+        assert gateway.works("before")
+        stall.write_text("3000")
+        refused = gateway.write("stalled")
+        assert (refused.status, refused.reason) == UNAVAILABLE
+        stall.unlink()
+        gateway.until_works()
+        until(lambda: gateway.entry(refused, "stalled")["outcome"] == "not_sent")
+        assert gateway.written == 0
+
+
+@needs_compiler
 def test_a_disk_that_stalls_under_calls_that_run_keeps_their_answers_back_and_a_kill_still_cuts(tmp_path: Path) -> None:
     """What runs goes on for longer than the lease. The kill may be in the log after all: its id makes sure."""
     with on_a_stalling_disk(tmp_path) as (gateway, stall):

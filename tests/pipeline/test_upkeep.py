@@ -138,6 +138,41 @@ async def test_orphan_whose_closing_fails_is_tried_again(house: House) -> None:
     assert len(house.log.of(Kind.FINISHED)) == 1
 
 
+async def test_allow_that_lands_long_after_its_call_was_refused_is_closed(house: House) -> None:
+    """A disk that hangs: the log is read meanwhile, and what it is going to have is not in it yet."""
+    late: list[Event] = []
+
+    def hang(event: Event) -> None:
+        late.append(event)
+        raise LogUnavailable("not known to be durable")
+
+    house.log.on_append = hang
+    house.log.is_settled = False
+    assert (await house.gate.pass_through(a_call())).reason_code is ReasonCode.LOG_UNAVAILABLE
+    house.log.on_append = lambda _: None
+    await house.upkeep.tick()
+    house.log.append_now(late[0])
+    house.log.is_settled = True
+    await house.upkeep.tick()
+    assert [(end["outcome"], end["trace_id"]) for end in house.log.of(Kind.FINISHED)] == [
+        ("not_sent", late[0].fields["trace_id"])
+    ]
+
+
+@pytest.mark.parametrize("untried", [False, True])
+async def test_only_an_allow_that_may_be_durable_is_looked_for(house: House, untried: bool) -> None:
+    """While the log refuses everything at once there is nothing to remember of any number of calls."""
+
+    def refuse(_: Event) -> None:
+        error = LogUnavailable("told to fail")
+        error.untried = untried
+        raise error
+
+    house.log.on_append = refuse
+    await house.gate.pass_through(a_call())
+    assert len(house.recorder.take_orphans()) == (0 if untried else 1)
+
+
 async def test_tick_leaves_calls_that_are_running_open(house: House) -> None:
     house.upstream.hold()
     task = asyncio.create_task(house.gate.pass_through(a_call()))

@@ -122,6 +122,9 @@ class AgentGateError(Exception):
 class LogUnavailable(AgentGateError):
     """The log could not be written or read. Whatever waits for it is refused (promise 2)."""
 
+    untried = False
+    """Of an append that was refused before it was tried: it is not in the log, and never will be."""
+
 
 class LogBroken(LogUnavailable):
     """The log contradicts itself (a gap, a rewritten leaf, a rolled back file). It stays unavailable until somebody

@@ -68,6 +68,7 @@ class Upkeep:
         if not orphans:
             return
         try:
+            await self._recorder.settled()  # one that is on its way still would be found by nobody
             for intent in await self._reader.open_intents():
                 if intent.fields["trace_id"] in orphans:
                     why = "refused, because its record was in doubt"

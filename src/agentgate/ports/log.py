@@ -71,6 +71,12 @@ class Log(Protocol):
         """
         ...
 
+    async def settled(self) -> None:
+        """Wait until each append that was begun before is durable, or never will be; also those that seemed to fail,
+        or whose caller did not wait. Raises LogUnavailable when that takes longer than an append may.
+        """
+        ...
+
     async def kills_since(self, position: int) -> KillChanges:
         """Kills that were given or released after `position`, in one consistent view. Raises LogUnavailable.
 

@@ -175,9 +175,11 @@ async def test_a_server_that_hangs_hangs_nobody(mortal: PostgresServer, log: Pos
         await asyncio.gather(refused(log.append(author.decided())), refused(log.beat("m-1")))
         await refused(log.kills_since(0))
         await refused(log.projection("members"))
+        await refused(log.settled())
     finally:
         mortal.resume()
     await recovered(log, author)
+    await log.settled()
     assert (await log.beat("m-1"))["m-1"] > 0
 
 

@@ -716,6 +716,48 @@ async def test_a_hung_disk_hangs_nobody(faulty: Faulty, author: Author) -> None:
     assert isinstance(await writer.append(author.decided()), Receipt)
 
 
+async def test_what_a_hung_disk_was_given_is_settled_once_it_answers(
+    faulty: Faulty, author: Author, path: Path
+) -> None:
+    writer, store = faulty
+    await writer.settled()
+    store.hold = threading.Event()
+    waiting = writer.append(author.decided())
+    await asyncio.to_thread(store.entered.wait)
+    outcomes = await asyncio.gather(waiting, writer.settled(), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [LogUnavailable] * 2
+    with raw(path) as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone() == (0,)
+    store.hold.set()
+    await until(lambda: writer.refusal() is None)
+    await writer.settled()
+    with raw(path) as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+async def test_what_a_store_was_given_that_cannot_be_opened_is_not_settled(
+    faulty: Faulty, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer, store = faulty
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "probe", _fail)
+        store.faults.append((True, io_error()))
+        with pytest.raises(LogUnavailable, match="cannot be written") as tried:
+            await writer.append(author.decided())
+        with pytest.raises(LogUnavailable) as refused:
+            await writer.append(author.decided())
+        assert [error.value.untried for error in (tried, refused)] == [False, True]
+        with pytest.raises(LogUnavailable):
+            await writer.settled()
+    await until(lambda: writer.refusal() is None)
+    await writer.settled()
+    assert writer.size == 1
+
+
+def _fail(_: SqliteStore) -> None:
+    raise io_error()
+
+
 async def test_what_waited_too_long_is_not_appended_later(faulty: Faulty, author: Author, path: Path) -> None:
     writer, store = faulty
     store.hold = threading.Event()

@@ -30,6 +30,7 @@ CLOSE_WITHIN_S: Final = 10.0
 REOPEN_AFTER_S: Final = (0.02, 0.05, 0.1, 0.25, 0.5)
 """How long to wait before a store that failed is tried again."""
 _WATCH_EVERY_S: Final = 0.1
+_SETTLED_EVERY_S: Final = 0.01
 
 
 class _Sent(NamedTuple):
@@ -83,12 +84,23 @@ class Intake(ABC):
         future: asyncio.Future[Appended] = self._loop.create_future()
         refusal = self.refusal()
         if refusal is not None:
+            if isinstance(refusal, LogUnavailable):
+                refusal.untried = True
             future.set_exception(refusal)
             return future
         if not self._tick:
             self._loop.call_soon(self._flush)
         self._tick.append(Item(event, future))
         return future
+
+    async def settled(self) -> None:
+        """Wait for the answers to all that was appended before. Where one of these is a failure of the store, what
+        persisted is certain once that is open again, without trouble. Raises LogUnavailable."""
+        count = self._count_sent + len(self._tick)
+        self.raise_refusal()
+        while self._count_answered < count:
+            await asyncio.sleep(_SETTLED_EVERY_S)
+            self.raise_refusal()
 
     def refusal(self) -> AgentGateError | None:
         """Why an append need not even be tried now."""

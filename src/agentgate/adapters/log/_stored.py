@@ -51,6 +51,9 @@ class StoredLog:
     def append(self, event: Event) -> Awaitable[Appended]:
         return self._writer.append(event)
 
+    async def settled(self) -> None:
+        await self._writer.settled()
+
     def patient(self) -> contextlib.AbstractContextManager[None]:
         return self._writer.patient()
 

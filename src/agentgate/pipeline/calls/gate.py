@@ -215,8 +215,9 @@ class Gate:
         )
         try:
             receipt = await self._recorder.write(event)
-        except (LogUnavailable, asyncio.CancelledError):
-            if decision.allowed:
+        except (LogUnavailable, asyncio.CancelledError) as error:
+            untried = isinstance(error, LogUnavailable) and error.untried
+            if decision.allowed and not untried:
                 self._recorder.orphaned(call.trace_id)
             raise
         passage.took("append", before, self._clock, self._meter)

@@ -60,6 +60,10 @@ class Recorder:
         """Append an event that may be refused for what it spends or whose it is. Awaiting raises LogUnavailable."""
         return self._log.append(event)
 
+    async def settled(self) -> None:
+        """Wait until everything that was written before is in the log or never will be. Raises LogUnavailable."""
+        await self._log.settled()
+
     def orphaned(self, *trace_ids: str) -> None:
         """Remember calls that were refused while nobody could say whether their ALLOW is durable."""
         self._orphans.update(trace_ids)
