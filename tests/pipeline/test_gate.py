@@ -9,7 +9,7 @@ import pytest
 
 from agentgate.core.approval import State
 from agentgate.core.call import Call, Role
-from agentgate.core.containment import KillState, Scope
+from agentgate.core.containment import KillChanges, KillState, Scope
 from agentgate.core.decision import Decision, NoRuling, Ruling, Verdict, refusal
 from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind, Outcome
@@ -162,6 +162,32 @@ async def test_kill_of_somebody_else_between_decision_and_send_lets_the_call_go(
     house.log.on_append = slip_in
     assert (await house.gate.pass_through(a_call())).success
     assert house.replica.position == 1
+
+
+async def test_call_that_ends_while_its_replica_reads_of_a_kill_that_came_between_is_recorded_as_not_sent(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = asyncio.Event()
+
+    async def kills_since(_: int) -> KillChanges:
+        reading.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    def slip_in(event: Event) -> None:
+        if event.kind is Kind.DECIDED:
+            house.kill_elsewhere(a_kill(target="another"))
+
+    house.log.on_append = slip_in
+    monkeypatch.setattr(house.log, "kills_since", kills_since)
+    task = asyncio.create_task(house.gate.pass_through(a_call()))
+    await reading.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert house.upstream.sent == []
+    (end,) = house.log.of(Kind.FINISHED)
+    assert (end["outcome"], end["reason_code"]) == ("not_sent", "shutting_down")
 
 
 async def test_kill_during_policy_evaluation_is_never_sent(house: House) -> None:

@@ -83,6 +83,7 @@ async def test_note_that_the_log_refuses_is_an_error_of_ours(house: House) -> No
 
 
 async def test_orphans_are_taken_once(house: House) -> None:
-    house.recorder.orphaned("t-1", "t-2")
-    assert house.recorder.take_orphans() == {"t-1", "t-2"}
-    assert house.recorder.take_orphans() == set()
+    house.recorder.orphaned("t-1")
+    house.recorder.orphaned("t-2")
+    assert house.recorder.take_orphans() == {"t-1": None, "t-2": None}
+    assert house.recorder.take_orphans() == {}

@@ -9,6 +9,7 @@ import pytest
 from agentgate.core.containment import KillState
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
+from agentgate.ports.log import Appended
 from tests.fakes import FakeEntropy, MemoryLog, a_call, a_kill
 from tests.pipeline.conftest import House
 
@@ -157,6 +158,34 @@ async def test_allow_that_lands_long_after_its_call_was_refused_is_closed(house:
     assert [(end["outcome"], end["trace_id"]) for end in house.log.of(Kind.FINISHED)] == [
         ("not_sent", late[0].fields["trace_id"])
     ]
+
+
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_outcome_of_a_call_that_is_withdrawn_while_it_is_recorded_is_in_the_log_once(
+    house: House, is_lost: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for its append any more, to hear that it failed."""
+    recording = asyncio.Event()
+
+    async def stutter(event: Event) -> Appended:
+        if not is_lost:
+            house.log.append_now(event)
+        recording.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    task = await house.running()
+    with monkeypatch.context() as patched:
+        patched.setattr(house.log, "append", stutter)
+        house.upstream.let_go()
+        await recording.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    for _ in range(2):
+        await house.upkeep.tick()
+    assert [(end["outcome"], "of" in end) for end in house.log.of(Kind.FINISHED)] == [("ok", False)]
+    assert await house.log.open_intents() == []
 
 
 @pytest.mark.parametrize("untried", [False, True])

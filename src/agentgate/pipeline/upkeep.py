@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from agentgate.core.errors import LogUnavailable
-from agentgate.core.event import Outcome
+from agentgate.core.event import Event, Outcome, Record
 from agentgate.core.events.calls import closed
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.answers import AnswerBook
@@ -63,17 +63,22 @@ class Upkeep:
             logger.warning("the log does not answer, upkeep waits: %s", error)
 
     async def _close_orphans(self) -> None:
-        """Outcomes for decisions that reached the log although their append seemed to fail; nothing was sent."""
+        """Outcomes for calls that the log has as running although nothing of them runs: their decision reached it
+        although its append seemed to fail, or their outcome did not, and nobody waited for it."""
         orphans = self._recorder.take_orphans()
         if not orphans:
             return
         try:
             await self._recorder.settled()  # one that is on its way still would be found by nobody
             for intent in await self._reader.open_intents():
-                if intent.fields["trace_id"] in orphans:
-                    why = "refused, because its record was in doubt"
-                    event = closed(self._recorder.origin(), intent, Outcome.NOT_SENT, why)
-                    await self._recorder.write(event)  # or another one has
+                trace_id = intent.fields["trace_id"]
+                if trace_id in orphans:
+                    await self._recorder.write(orphans[trace_id] or self._never_sent(intent))  # or another one has
         except LogUnavailable:
-            self._recorder.orphaned(*orphans)
+            for trace_id, outcome in orphans.items():
+                self._recorder.orphaned(trace_id, outcome)
             raise
+
+    def _never_sent(self, intent: Record) -> Event:
+        why = "refused, because its record was in doubt"
+        return closed(self._recorder.origin(), intent, Outcome.NOT_SENT, why)

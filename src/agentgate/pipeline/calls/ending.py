@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from agentgate.core.call import Call
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
 from agentgate.core.events.calls import KeptAnswer
@@ -25,6 +27,18 @@ class Ending(NamedTuple):
     """What kinds of data the session has touched by this call, as its record says."""
     recorded_at: int | None = None
     """The index of its record in the log; None where it could not be written yet."""
+
+
+def why_cancelled(call: Call) -> ReasonCode:
+    withdrawn = call.peer is not None and call.peer.withdrawn
+    return ReasonCode.CALLER_WITHDREW if withdrawn else ReasonCode.SHUTTING_DOWN
+
+
+def unsent(call: Call, error: BaseException) -> Ending:
+    """Of an allowed call that `error` kept from being sent."""
+    if isinstance(error, asyncio.CancelledError):
+        return Ending(Outcome.NOT_SENT, why_cancelled(call), "Cut before it was sent")
+    return Ending(Outcome.NOT_SENT, ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
 
 
 Keep = Callable[[Ending], KeptAnswer]

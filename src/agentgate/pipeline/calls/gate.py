@@ -20,7 +20,7 @@ from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.answers import AnswerBook, Kept
 from agentgate.pipeline.calls.checks import first_refusal, refused_at_admission, refused_by
 from agentgate.pipeline.calls.decide import Decider
-from agentgate.pipeline.calls.ending import Ending
+from agentgate.pipeline.calls.ending import Ending, unsent
 from agentgate.pipeline.calls.passage import Answer, Passage
 from agentgate.pipeline.calls.run import Runner
 from agentgate.pipeline.containment.replica import Replica
@@ -236,9 +236,8 @@ class Gate:
         if isinstance(granted, Behind):
             try:
                 await self._replica.reach(granted.position)
-            except (LogUnavailable, KillStateUnknown):
-                ending = Ending(Outcome.NOT_SENT, ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
-                await self._runner.not_sent(passage.flight, passage.call, ending)
+            except (LogUnavailable, KillStateUnknown, asyncio.CancelledError) as error:
+                await self._runner.not_sent(passage.flight, passage.call, unsent(passage.call, error))
                 raise
             granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
         killed = self._killed(passage)

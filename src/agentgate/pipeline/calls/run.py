@@ -21,7 +21,7 @@ from agentgate.core.events.calls import finished
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.calls import upstream_words
-from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending
+from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, unsent, why_cancelled
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
@@ -80,10 +80,9 @@ class Runner:
         if route.credential is not None and route.source is not None:
             try:
                 credential = await self._credential(route.source, route.credential, granted, flight)
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 flight.ending = Outcome.NOT_SENT
-                ending = Ending(Outcome.NOT_SENT, _why_cancelled(call), "Cut before it was sent")
-                await self.not_sent(flight, call, ending, alias=route.credential)
+                await self.not_sent(flight, call, unsent(call, error), alias=route.credential)
                 raise
             if credential is None:
                 return await self._without_credential(call, route.credential, flight)
@@ -96,7 +95,7 @@ class Runner:
             sent = await self._send(route, granted, flight, credential)
         except asyncio.CancelledError:
             flight.ending = Outcome.CANCELLED
-            ending = Ending(Outcome.CANCELLED, _why_cancelled(call), f"Cut while running; {UNKNOWN_EFFECT}")
+            ending = Ending(Outcome.CANCELLED, why_cancelled(call), f"Cut while running; {UNKNOWN_EFFECT}")
             await self._record(
                 self._finished(call, flight, ending, error=UNKNOWN_EFFECT, latency_us=latency_us, kill=None)
             )
@@ -272,6 +271,9 @@ class Runner:
             self._meter.count("log_unavailable")
             self._unrecorded.append(event)
             return None
+        except asyncio.CancelledError:  # it is appended, if the log does not fail: upkeep looks
+            self._recorder.orphaned(event.fields["trace_id"], event)
+            raise
         return receipt.index if isinstance(receipt, Receipt) else 0  # another has closed the call: that is recorded too
 
     async def write_unrecorded(self) -> int:
@@ -283,8 +285,3 @@ class Runner:
                 continue
             self._unrecorded.remove(event)
         return len(self._unrecorded)
-
-
-def _why_cancelled(call: Call) -> ReasonCode:
-    withdrawn = call.peer is not None and call.peer.withdrawn
-    return ReasonCode.CALLER_WITHDREW if withdrawn else ReasonCode.SHUTTING_DOWN

@@ -29,7 +29,7 @@ class Recorder:
         self._entropy = entropy
         self._counter = 0
         self._version = version
-        self._orphans: set[str] = set()
+        self._orphans: dict[str, Event | None] = {}
         self.member = member
         self.redactor = redactor
         """What every text of a caller's goes through before it is in an event."""
@@ -64,12 +64,13 @@ class Recorder:
         """Wait until everything that was written before is in the log or never will be. Raises LogUnavailable."""
         await self._log.settled()
 
-    def orphaned(self, *trace_ids: str) -> None:
-        """Remember calls that were refused while nobody could say whether their ALLOW is durable."""
-        self._orphans.update(trace_ids)
+    def orphaned(self, trace_id: str, outcome: Event | None = None) -> None:
+        """Remember a call of which nobody could say whether its `outcome` is durable; without one, whether its ALLOW
+        is: then it was refused."""
+        self._orphans[trace_id] = outcome
 
-    def take_orphans(self) -> set[str]:
-        taken, self._orphans = self._orphans, set()
+    def take_orphans(self) -> dict[str, Event | None]:
+        taken, self._orphans = self._orphans, {}
         return taken
 
     async def note(self, make: EventMaker) -> Receipt:
