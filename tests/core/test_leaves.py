@@ -210,6 +210,19 @@ def test_every_event_says_exactly_this() -> None:
         assert about == tuple(wanted.get(name, "") for name in names)
 
 
+def test_a_receipt_of_very_many_members_names_the_newest_and_counts_all() -> None:
+    """Members that die without a word stay in every later kill: their names must not outgrow a leaf."""
+    names = tuple(f"{number:016x}" for number in range(3_000))
+    here, dead, attested = names[2_900:], names[1_400:2_900], names[:1_400]
+    event = drained(origin(), KILL, position=7, members=names, progress=Progress((), dead, attested))
+    found = [event.fields[name] for name in ("members", "excepted", "attested")]
+    assert found == [list(some[-1_000:]) for some in (names, dead, attested)]
+    assert set(here) <= set(found[0])
+    assert event.fields["counts"] == {"members": 3_000, "excepted": 1_500, "attested": 1_400}
+    few = drained(origin(), KILL, position=7, members=names[:1_000], progress=Progress((), names[:1_000], ()))
+    assert "counts" not in few.fields
+
+
 def test_answer_that_is_kept_goes_beside_the_event_and_not_into_it() -> None:
     answer = KeptAnswer("k-1", "d" * 64, b"sealed")
     assert finished(origin(), CALL, Outcome.OK, ReasonCode.OK, answer=answer).projected == {"answer": b"sealed"}

@@ -14,6 +14,7 @@ from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.kills import killed
 from agentgate.core.members import Presence
+from agentgate.core.projection.tables import Change
 from agentgate.pipeline.containment.members import Member
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
@@ -131,6 +132,18 @@ async def test_kill_goes_on_without_a_member_that_is_gone_and_says_so(three: lis
     for house in three[:2]:
         await house.upkeep.tick()
     assert len(three[0].log.of(Kind.DRAINED)) == 1, "nothing has changed, so nothing is written"
+
+
+async def test_kill_and_upkeep_go_on_after_any_number_of_members_that_died() -> None:
+    names = ["m-1", *(f"{number:016x}" for number in range(1_800))]
+    log = MemoryLog(names)
+    for name in names[1:]:
+        log.tables.apply([Change("members", (name,), {"gone_idx": 1})])
+    house = House(log=log)
+    drain = await house.killed()
+    assert (drain.is_drained, len(drain.progress.excepted)) == (False, 1_800)
+    assert log.of(Kind.DRAINED)[0]["counts"] == {"members": 1_801, "excepted": 1_800, "attested": 0}
+    await house.upkeep.tick()
 
 
 async def test_kill_that_waits_goes_on_when_its_silent_member_is_given_up(three: list[House]) -> None:

@@ -25,8 +25,10 @@ from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make
 from agentgate.core.events.keeping import held
+from agentgate.core.events.kills import drained
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.evidence.pack import Pack
+from agentgate.core.members import Progress
 from agentgate.core.retention import Hold
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.visible import visible
@@ -232,6 +234,16 @@ def test_kill_of_any_scope_says_how_many_calls_of_it_were_refused(scope: Scope, 
     seen = view(pack_of(story.records()))
     assert [kill.refused for kill in seen.kills.rows] == [1, 0]
     assert "it refused 1 call and" in " ".join(seen.narrative)
+
+
+def test_members_that_a_receipt_only_counts_are_counted_too() -> None:
+    story = Story()
+    kill = story.kill("kill-1", reason="why")
+    names = tuple(f"m-{number}" for number in range(1_200))
+    story.add(drained, kill, position=1, members=names, progress=Progress((), names[100:], names[:100]))
+    (row,) = view(pack_of(story.records())).kills.rows
+    assert row.standing == "Drained except for m-200, m-201, m-202 and 1097 more: what ran there was not known."
+    assert (len(row.excepted), len(row.attested)) == (1_100, 100)
 
 
 def test_kill_without_a_receipt_or_a_release_says_so_and_when_it_ends_by_itself() -> None:

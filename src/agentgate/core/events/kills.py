@@ -11,6 +11,8 @@ from agentgate.core.members import Acknowledgement, Progress
 from agentgate.core.strict_json import canonical_plain
 
 _NOBODY_LEFT: Final = Progress((), (), ())
+_MOST_NAMED: Final = 1_000
+"""Members in each list of a receipt: three such lists fit into a leaf. Members that die stay in every later kill."""
 
 
 def killed(origin: Origin, kill: Kill, *, auth: str) -> Event:
@@ -60,14 +62,15 @@ def acked(origin: Origin, ack: Acknowledgement) -> Event:
 def drained(
     origin: Origin, kill: Kill, *, position: int, members: Sequence[str], progress: Progress = _NOBODY_LEFT
 ) -> Event:
-    """A kill's receipt: who was there, and who of them did not acknowledge it."""
-    fields = {
-        "position": position,
-        "members": list(members),
-        "drained": progress.drained,
-        "excepted": list(progress.excepted),
-        "attested": list(progress.attested),
-    }
+    """A kill's receipt: who was there, and who of them did not acknowledge it.
+
+    Of very many only the newest are named, and `counts` says how many there were: who, the log says itself.
+    """
+    lists = {"members": members, "excepted": progress.excepted, "attested": progress.attested}
+    fields: dict[str, Any] = {name: list(found[-_MOST_NAMED:]) for name, found in lists.items()}
+    fields |= {"position": position, "drained": progress.drained}
+    if len(members) > _MOST_NAMED:
+        fields["counts"] = {name: len(found) for name, found in lists.items()}
     return _of_kill(origin, Kind.DRAINED, kill, kill.actor, fields)
 
 

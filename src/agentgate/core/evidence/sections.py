@@ -141,6 +141,8 @@ def _kill(record: Record) -> dict[str, Any]:
     }
     if "excepted" in fields:
         view |= {"drained_except": fields["excepted"], "attested": fields["attested"]}
+        if "counts" in fields:
+            view["counts"] = fields["counts"]
     if record.kind is Kind.RELEASED:
         view |= {"why": fields["why"], "forced": fields["forced"], "asked_by": fields.get("asked_by", [])}
     return view

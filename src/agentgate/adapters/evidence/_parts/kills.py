@@ -77,7 +77,7 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
     receipts = [row for row in rows if row["what"] == "drained"]
     whole = next((row for row in receipts if row["drained"]), None)
     receipt = whole or (receipts[-1] if receipts else None)
-    excepted = () if receipt is None else tuple(map(visible, receipt["drained_except"]))
+    excepted = _members(receipt, "drained_except", "excepted")
     scope = order["scope"]
     until = None if release is None else release["timestamp"]
     return Kill(
@@ -92,7 +92,7 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
         drained_at="" if receipt is None else moment(receipt["timestamp"]),
         expires_at=moment(expiries.get(order["event_id"])),
         excepted=excepted,
-        attested=() if receipt is None else tuple(map(visible, receipt["attested"])),
+        attested=_members(receipt, "attested", "attested"),
         asks=tuple(f"{text_of(row['actor'])}, {moment(row['timestamp'])}" for row in asks),
         released_by="" if release is None else _releaser(release),
         released_at=moment(until),
@@ -113,6 +113,15 @@ _NAME_OF: Final[Mapping[str, Callable[[Entry], object]]] = {
 def _covers(order: Entry, entry: Entry) -> bool:
     scope = order["scope"]
     return scope == Scope.GLOBAL or (scope in _NAME_OF and _NAME_OF[scope](entry) == order["target"])
+
+
+def _members(receipt: Entry | None, name: str, of_leaf: str) -> tuple[str, ...]:
+    """As many as there were; those that a receipt of very many does not name come last."""
+    if receipt is None:
+        return ()
+    named = tuple(map(visible, receipt[name]))
+    count: int = receipt.get("counts", {}).get(of_leaf, 0)
+    return named + ("not named",) * (count - len(named))
 
 
 def _standing(receipt: Entry | None, excepted: Sequence[str]) -> str:
