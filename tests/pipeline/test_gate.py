@@ -16,6 +16,7 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
+from agentgate.ports.log import Appended
 from agentgate.ports.upstreams import Delivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given
@@ -229,14 +230,69 @@ async def test_answer_that_races_with_its_kill_is_not_released(house: House) -> 
     assert house.log.of(Kind.FINISHED)[0]["outcome"] == "cancelled"
 
 
-async def test_process_that_ends_during_a_call_records_it_as_cancelled(house: House) -> None:
-    house.upstream.hold()
+async def test_process_that_ends_during_a_call_records_it_as_cancelled_and_says_so(house: House) -> None:
+    task = await house.running()
+    house.gate.closing = True
+    task.cancel()
+    answer = await task
+    assert (answer.reason_code, answer.outcome) == (ReasonCode.SHUTTING_DOWN, Outcome.CANCELLED)
+    assert answer.error == "Cut while running; upstream effect unknown"
+    assert (answer.decision.allowed, answer.is_outage) == (True, False)
+    (finished,) = house.log.of(Kind.FINISHED)
+    assert (finished["outcome"], finished["reason_code"]) == ("cancelled", "shutting_down")
+    assert task.cancelling() == 0
+
+
+async def test_process_that_ends_before_a_call_is_sent_says_that_it_was_not(house: House) -> None:
+    asked = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    house.engine.query = never  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(house.gate.pass_through(a_call()))
-    await house.upstream.started.wait()
+    await asked.wait()
+    house.gate.closing = True
+    task.cancel()
+    answer = await task
+    assert (answer.reason_code, answer.outcome, answer.decision.allowed) == (ReasonCode.SHUTTING_DOWN, None, False)
+    assert house.upstream.sent == []
+
+
+async def test_process_that_ends_while_an_outcome_is_written_does_not_say_that_nothing_ran(house: House) -> None:
+    task = await house.running()
+    house.gate.closing = True
+    writing, append = asyncio.Event(), house.log.append
+
+    async def stalled(event: Event) -> Appended:
+        if event.kind is Kind.FINISHED:
+            writing.set()
+            await asyncio.Event().wait()
+        return await append(event)
+
+    house.log.append = stalled  # type: ignore[method-assign]
+    task.cancel()
+    await writing.wait()
+    task.cancel()
+    answer = await task
+    assert (answer.reason_code, answer.outcome) == (ReasonCode.OUTCOME_UNRECORDED, Outcome.UNKNOWN)
+    assert answer.decision.allowed
+
+
+async def test_call_that_is_cancelled_while_the_gateway_is_open_has_nobody_to_answer(house: House) -> None:
+    asked = asyncio.Event()
+
+    async def never(*_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    house.engine.query = never  # type: ignore[method-assign, assignment]
+    task = asyncio.create_task(house.gate.pass_through(a_call()))
+    await asked.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert house.log.of(Kind.FINISHED)[0]["reason_code"] == "shutting_down"
 
 
 async def test_session_belongs_to_the_principal_that_opened_it(house: House) -> None:

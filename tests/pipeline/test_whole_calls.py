@@ -811,7 +811,7 @@ async def test_a_call_that_its_caller_took_back_is_on_record_as_that(house: Hous
     await asyncio.wait([task])
     assert task.cancelled()
     event = house.log.events[-1][0]
-    expected = outcome_of(call, event, outcome="cancelled", reason_code="caller_withdrew")
+    expected = outcome_of(call, event, outcome="cancelled", reason_code="caller_withdrew", credential="a")
     del expected["latency_us"]["upstream"]
     assert own(event) == expected
     assert parse(event.body) == {"error": "upstream effect unknown"}

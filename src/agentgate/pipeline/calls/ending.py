@@ -29,9 +29,19 @@ class Ending(NamedTuple):
     """The index of its record in the log; None where it could not be written yet."""
 
 
+def is_withdrawn(call: Call) -> bool:
+    """Whether its caller has taken it back: nobody waits for its answer."""
+    return call.peer is not None and call.peer.withdrawn
+
+
 def why_cancelled(call: Call) -> ReasonCode:
-    withdrawn = call.peer is not None and call.peer.withdrawn
-    return ReasonCode.CALLER_WITHDREW if withdrawn else ReasonCode.SHUTTING_DOWN
+    return ReasonCode.CALLER_WITHDREW if is_withdrawn(call) else ReasonCode.SHUTTING_DOWN
+
+
+def go_on(task: asyncio.Task[object]) -> None:
+    """Take back what cancelled a task that still has an answer to give."""
+    while task.cancelling():
+        task.uncancel()
 
 
 def unsent(call: Call, error: BaseException) -> Ending:

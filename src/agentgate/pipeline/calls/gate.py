@@ -20,7 +20,7 @@ from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.answers import AnswerBook, Kept
 from agentgate.pipeline.calls.checks import first_refusal, refused_at_admission, refused_by
 from agentgate.pipeline.calls.decide import Decider
-from agentgate.pipeline.calls.ending import Ending, unsent
+from agentgate.pipeline.calls.ending import Ending, is_withdrawn, unsent
 from agentgate.pipeline.calls.passage import Answer, Passage
 from agentgate.pipeline.calls.run import Runner
 from agentgate.pipeline.containment.replica import Replica
@@ -69,7 +69,7 @@ class Gate:
         """Whether one more refusal of a caller is recorded."""
 
     async def pass_through(self, call: Call, refused: Decision | None = None, kept: Kept | None = None) -> Answer:
-        """Decide on a call and, if it is allowed, run it. Never raises but CancelledError.
+        """Decide on a call and, if it is allowed, run it. Never raises but CancelledError, of a caller that is gone.
 
         `refused` is why the door itself does not want it: then it is only recorded.
         `kept` is the answer of a call like it that was run before: whoever is admitted now is given that.
@@ -87,6 +87,10 @@ class Gate:
             answer = passage.outage(ReasonCode.LOG_UNAVAILABLE, "The log cannot be written; nothing runs")
         except KillStateUnknown:
             answer = passage.outage(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
+        except asyncio.CancelledError:
+            if not self.closing or is_withdrawn(call):
+                raise
+            answer = passage.shut()
         except Exception:  # promise 1: whatever goes wrong in here, the call is refused
             logger.exception("a call failed inside the gate", extra={"trace_id": call.trace_id})
             answer = passage.outage(ReasonCode.INTERNAL, "Internal error")

@@ -15,7 +15,7 @@ from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.approvals.finder import Found
 from agentgate.pipeline.calls.answers import Kept
-from agentgate.pipeline.calls.ending import Ending
+from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.limits.toll import Toll, retry_after_s
 from agentgate.ports.ambient import Clock
@@ -87,6 +87,8 @@ class Answer:
     @property
     def is_outage(self) -> bool:
         """Whether the gateway itself could not serve, so that the caller should try again later (503)."""
+        if self.reason_code is ReasonCode.SHUTTING_DOWN and self.outcome is not None:
+            return False  # it ran, and would run again
         return self.reason_code in OUTAGE and not self.is_replayed
 
 
@@ -138,6 +140,14 @@ class Passage:
     def outage(self, reason: ReasonCode, text: str) -> Answer:
         """It is not run, for the gateway could not serve it."""
         return Answer(self.call, refusal(reason, text), reason, f"Policy denied: {text}", limit=self.limit)
+
+    def shut(self) -> Answer:
+        """The process ends with it: before it was sent, or before its outcome was on record. Its caller is told."""
+        go_on(self.flight.task)
+        if self.flight.ending in ("", Outcome.NOT_SENT):
+            return self.outage(ReasonCode.SHUTTING_DOWN, "The gateway is shutting down")
+        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
+        return self.ended(_WAS_ALLOWED, Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text))
 
     def ended(self, decision: Decision, ending: Ending) -> Answer:
         """It was allowed, and this is what came of it."""

@@ -21,7 +21,7 @@ from agentgate.core.events.calls import finished
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.calls import upstream_words
-from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, unsent, why_cancelled
+from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on, is_withdrawn, unsent, why_cancelled
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
@@ -72,7 +72,8 @@ class Runner:
         """Send, and record the outcome before anybody hears of it.
 
         Raises:
-            asyncio.CancelledError: the process is ending; the outcome is recorded all the same.
+            asyncio.CancelledError: the caller has withdrawn, or the process ended before it was sent; the outcome is
+                recorded all the same.
         """
         call = granted.call
         route = self._routes[call.server]
@@ -94,12 +95,12 @@ class Runner:
         try:
             sent = await self._send(route, granted, flight, credential)
         except asyncio.CancelledError:
-            flight.ending = Outcome.CANCELLED
             ending = Ending(Outcome.CANCELLED, why_cancelled(call), f"Cut while running; {UNKNOWN_EFFECT}")
-            await self._record(
-                self._finished(call, flight, ending, error=UNKNOWN_EFFECT, latency_us=latency_us, kill=None)
-            )
-            raise
+            ending = await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
+            if is_withdrawn(call):
+                raise
+            go_on(flight.task)  # its caller is still there, and must not take it for a call that never ran
+            return ending
         took_ns = self._clock.ticks_ns() - before
         latency_us["upstream"] = took_ns // 1000
         self._meter.step("upstream", took_ns / 1e9)
