@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -161,9 +162,15 @@ async def _whole(desks: Desks, approval: Approval) -> dict[str, Any]:
     call = desks.approvals.question(approval)
     return (await _view(desks, approval)) | {
         "call": call,
-        "text": visible(canonical(call).decode()) if call is not None else None,
+        # in a thread: calls and kills go on while every letter of a megabyte is looked at
+        "text": await asyncio.to_thread(visible, canonical(call).decode()) if call is not None else None,
         "original": desks.approvals.original(approval),
     }
+
+
+def _beginning(arguments: Any) -> str:
+    """Cut before it is looked at letter by letter: a megabyte of letters takes a while, and a list has many of them."""
+    return visible(canonical(arguments).decode()[:_SHORT])[:_SHORT]
 
 
 async def _view(desks: Desks, approval: Approval) -> dict[str, Any]:
@@ -178,7 +185,7 @@ async def _view(desks: Desks, approval: Approval) -> dict[str, Any]:
         "on_behalf_of": approval.on_behalf_of,
         "tool_name": approval.tool,
         "tool_sha256": approval.tool_sha256,
-        "arguments_text": visible(canonical(call["arguments"]).decode())[:_SHORT] if call is not None else None,
+        "arguments_text": _beginning(call["arguments"]) if call is not None else None,
         "trace_id": approval.trace_id,
         "digest": approval.digest,
         "policy_revision": approval.policy_revision,
