@@ -184,7 +184,7 @@ class Author:
     def acked(self, position: int) -> Event:
         return acked(self.origin(), Acknowledgement(self.member, position, cancelled=2, took_ms=1.5))
 
-    def requested(self, approval: str) -> Event:
+    def requested(self, approval: str, moment: datetime | None = None) -> Event:
         fields = {
             "approval_id": approval,
             "call_sha256": "c" * 64,
@@ -195,7 +195,8 @@ class Author:
         }
         sealed = {"sealed": b"sealed arguments"}
         kind = Kind.APPROVAL_REQUESTED
-        return make(self.origin(), kind, fields, tenant="acme", session="s-1", principal="agent:bot", projected=sealed)
+        who = "agent:bot"
+        return make(self.origin(moment), kind, fields, tenant="acme", session="s-1", principal=who, projected=sealed)
 
     def verdict(self, approval: str, verdict: str = "approved", by: str = "person:alice") -> Event:
         fields = {"approval_id": approval, "verdict": verdict}
@@ -788,6 +789,15 @@ class LogContract:
             (whole,) = await log.projection("approvals", state="pending")
             assert row == whole | {"sealed": None}
             assert whole["sealed"] == b"sealed arguments"
+
+    async def test_approvals_come_as_they_were_appended_whatever_the_clocks_said(
+        self, opened: Opened, author: Author
+    ) -> None:
+        """A page goes on after the one before: what comes later must not be on a page that was read already."""
+        async with opened() as log:
+            await log.append(author.requested("apr-2"))
+            await log.append(author.requested("apr-1", START - timedelta(seconds=10)))
+            assert [row["id"] for row in await log.projection("approvals", state="pending")] == ["apr-2", "apr-1"]
 
     async def test_an_expired_approval_forgets_its_arguments(self, opened: Opened, author: Author) -> None:
         async with opened() as log:

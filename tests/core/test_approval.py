@@ -101,8 +101,8 @@ def test_row_gives_the_approval_back() -> None:
     assert from_row(row) == YES
     whole = replace(
         YES, token_sha256="f" * 64, sealed=b"sealed", trace_id="t-1", quorum=2, approvers=("person:a",), votes=1,
-        on_behalf_of="alice", server="demo", tool_sha256="d" * 64, position=7, edited_from="e" * 64, edited_to="apr-2",
-        executes=True, why="edited",
+        on_behalf_of="alice", server="demo", tool_sha256="d" * 64, position=7, idx=9, edited_from="e" * 64,
+        edited_to="apr-2", executes=True, why="edited",
     )  # fmt: skip
     row |= {name: getattr(whole, name) for name in Approval.__slots__ if getattr(whole, name) != getattr(YES, name)}
     assert from_row({**row, "approvers": '["person:a"]', "executes": 1}) == whole

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -377,6 +378,15 @@ async def test_listing_and_admin_see_what_is_theirs(house: House) -> None:
     assert await house.approvals.get(stranger, approval.id) is None
     assert [one.id for one in await house.approvals.list(ADMIN, State.PENDING)] == [approval.id]
     assert await house.approvals.list(ADA, prefix="apr-none") == []
+
+
+async def test_pages_have_what_a_member_whose_clock_is_behind_asked_meanwhile(house: House) -> None:
+    first = await asked_for(house, a_call(arguments={"n": 1}))
+    house.clock.moment -= timedelta(seconds=10)
+    second = await asked_for(house, a_call(arguments={"n": 2}))
+    assert [one.id for one in await house.approvals.list(ADMIN, State.PENDING)] == [first.id, second.id]
+    assert [one.id for one in await house.approvals.list(ADMIN, State.PENDING, after=first)] == [second.id]
+    assert await house.approvals.list(ADMIN, State.PENDING, after=second) == []
 
 
 # --- what it is bound to, and how many there may be ---------------------------------------------------------

@@ -104,6 +104,8 @@ class Approval:
     tool_sha256: str = ""
     position: int = 0
     """The kill position at which it was asked for: a later kill that covers it makes it void."""
+    idx: int = 0
+    """Where in the log it was asked for."""
     edited_from: str | None = None
     edited_to: str | None = None
     """The approval of the edited call, which this one was replaced by."""
@@ -182,6 +184,7 @@ def from_row(row: Mapping[str, Any]) -> Approval:
         server=row["server"],
         tool_sha256=row["tool_sha256"],
         position=row["position"],
+        idx=row["idx"],
         edited_from=row["edited_from"],
         edited_to=row["edited_to"],
         executes=bool(row["executes"]),

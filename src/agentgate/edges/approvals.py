@@ -69,12 +69,10 @@ async def list_approvals(
     prefix: Annotated[str, Query(max_length=64, description="Only ids that begin so")] = "",
 ) -> dict[str, Any]:
     """Approvals, oldest first; `?state=pending` for what waits. `next` is null on the last page."""
-    found = await desks.approvals.list(viewer, state, prefix=prefix)
-    if after is not None:
-        last = await desks.approvals.get(viewer, after)
-        if last is None:
-            raise Problem(404, ReasonCode.NOT_FOUND, "no such approval to go on after")
-        found = [one for one in found if (one.requested_at, one.id) > (last.requested_at, last.id)]
+    last = await desks.approvals.get(viewer, after) if after is not None else None
+    if after is not None and last is None:
+        raise Problem(404, ReasonCode.NOT_FOUND, "no such approval to go on after")
+    found = await desks.approvals.list(viewer, state, prefix=prefix, after=last)
     page = found[:limit]
     return {
         # one by one: each may have a megabyte of arguments, of which a list shows the beginning

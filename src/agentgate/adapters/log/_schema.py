@@ -271,7 +271,7 @@ DERIVED: Final = {
         sessions, spent, kills, approvals, members, acks, release_asks, holds, prunes, pins, votes, answers,
     )
 }  # fmt: skip
-OLDEST_FIRST: Final = {"kills": ("position",), "approvals": ("requested_at", "id"), "members": ("joined_idx",)}
+OLDEST_FIRST: Final = {"kills": ("position",), "members": ("joined_idx",)}
 """The order in which a derived table is read; all others are by `idx`."""
 
 # For a log that several processes write to. A SQLite log is one process's: it needs neither.

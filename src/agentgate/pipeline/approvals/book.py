@@ -26,14 +26,18 @@ class ApprovalBook:
         self._sealer = sealer
         self._clock = clock
 
-    async def list(self, viewer: Principal, state: State | None = None, *, prefix: str = "") -> list[Approval]:
-        """Approvals of the viewer's tenant whose id begins so, oldest first, without what is sealed. Raises
-        LogUnavailable."""
+    async def list(
+        self, viewer: Principal, state: State | None = None, *, prefix: str = "", after: Approval | None = None
+    ) -> list[Approval]:
+        """Approvals of the viewer's tenant whose id begins so, oldest first, without what is sealed; those that the log
+        has `after` one. Raises LogUnavailable."""
         match = {} if viewer.tenants_all else {"tenant": str(viewer.tenant)}
         if state in (State.PENDING, State.APPROVED, State.SPENT, State.VOID):  # what is expired may not say so yet
             match["state"] = state.value
         found = [from_row(row) for row in await self._reader.projection("approvals", without=SEALED, **match)]
-        wanted = [approval for approval in found if approval.id.startswith(prefix)]
+        # by their place in the log, which grows: of the times that members write one may be behind another
+        first = after.idx + 1 if after is not None else 0
+        wanted = [approval for approval in found if approval.idx >= first and approval.id.startswith(prefix)]
         return [approval for approval in wanted if state is None or self.state_now(approval) is state]
 
     async def get(self, viewer: Principal, approval_id: str) -> Approval | None:
