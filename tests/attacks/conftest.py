@@ -10,6 +10,8 @@ import pytest
 from tests.gateway import GatewayProcess, key_entry
 
 BOT, OTHER, OPERATOR, APPROVER, AUDITOR = "key-bot", "key-other", "key-operator", "key-approver", "key-auditor"
+NEWCOMER = "key-newcomer"
+"""Of an agent that has not called before."""
 STATIC_TOKEN = "a-static-token-for-attacks"
 
 _numbers = itertools.count(1)
@@ -20,6 +22,7 @@ def gateway() -> Iterator[GatewayProcess]:
     keys = [
         key_entry(BOT, agent="bot"),
         key_entry(OTHER, agent="other"),
+        key_entry(NEWCOMER, agent="newcomer"),
         key_entry(OPERATOR, person="olga", roles=["operator"], all_tenants=True),
         key_entry(APPROVER, person="ada", roles=["approver"]),
         key_entry(AUDITOR, person="art", roles=["auditor"]),

@@ -448,7 +448,7 @@ class Drive:
         assert self.call("agent", "h.echo", "context-1", ARGUMENTS, context=context).json()["success"] is True
         assert self.call("token agent", "h.echo", "token-1", ARGUMENTS).json()["success"] is True
         for who in ("agent", "token agent"):
-            said = self.mcp(who, "m__echo", f"mcp-{len(who)}")
+            said = self.mcp(who, "m__echo", f"at-mcp-{len(who)}")
             assert '"isError":true' not in said.text.replace(" ", ""), said.text
         for _ in range(2):  # the second one is told the first one's answer
             headers = {"Idempotency-Key": IDEMPOTENCY["rest idempotency"]}
@@ -626,8 +626,8 @@ def key_bytes(text: bytes) -> bytes:
 
 SESSIONS = [
     *(f"runs-{name}" for name in INJECTIONS),
-    "context-1", "token-1", "mcp-5", "mcp-11", "bridge-1", "again-1", "again-2", "asked-1", "edited-1", "denied-1",
-    "later-1", "enveloped-1", "killed-1", "refused-1", "down-1",
+    "context-1", "token-1", "at-mcp-5", "at-mcp-11", "bridge-1", "again-1", "again-2", "asked-1", "edited-1",
+    "denied-1", "later-1", "enveloped-1", "killed-1", "refused-1", "down-1",
 ]  # fmt: skip
 
 

@@ -6,11 +6,13 @@ import ast
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from agentgate.settings import DEFAULT_SECRETS
-from tests.attacks.conftest import APPROVER, AUDITOR, BOT, OPERATOR, OTHER, STATIC_TOKEN, reached
+from tests.attacks.conftest import APPROVER, AUDITOR, BOT, NEWCOMER, OPERATOR, OTHER, STATIC_TOKEN, reached
 from tests.gateway import GatewayFailed, GatewayProcess, call, run_cli
 
 QUERY = {"query": "SELECT 1"}
@@ -24,6 +26,50 @@ def test_session_hijack(gateway: GatewayProcess, session: str) -> None:
         stolen = call(gateway.client(OTHER), tool, arguments, session=session).json()
         assert (stolen["success"], stolen["reason_code"]) == (False, "foreign_session")
     assert reached(gateway, session) == 1
+
+
+def at_mcp(client: httpx.Client, session: str | None = None, **headers: str) -> dict[str, Any]:
+    """The `_meta` of the answer to a call at the MCP door, with what is told to the model."""
+    about = {"protocolVersion": "2026-07-28", "clientCapabilities": {}}
+    meta: dict[str, Any] = {f"io.modelcontextprotocol/{name}": value for name, value in about.items()}
+    meta |= {"dev.agentgate/session": session} if session is not None else {}
+    params = {"name": "db_query", "arguments": QUERY, "_meta": meta}
+    headers |= {"MCP-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "db_query"}
+    headers |= {"Accept": "application/json, text/event-stream"}
+    said = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+    result = client.post("/mcp", json=said, headers=headers).json()["result"]
+    told = {name.removeprefix("dev.agentgate/"): value for name, value in result["_meta"].items()}
+    return {"reason_code": told.get("reasonCode", "ok"), "trace_id": told["traceId"]}
+
+
+def enveloped(client: httpx.Client, agent: str, **more: str) -> dict[str, Any]:
+    said = {"agent_id": agent, "agent_version": "1", "request_id": str(uuid.uuid4()), "tool": "db_query"}
+    answer = client.post("/api/tools/call", json={**said, "arguments": QUERY, **more}).json()
+    return {"reason_code": answer["reason_code"], "trace_id": answer["audit_id"]}
+
+
+@pytest.mark.parametrize("target", ["mcp-newcomer", "envelope-newcomer"])
+def test_the_session_that_a_door_will_give_cannot_be_had_before(gateway: GatewayProcess, target: str) -> None:
+    """A20: its id can be guessed, and whoever were first in it would lock its agent out; so would one refusal."""
+    thief, admin = gateway.client(OTHER), gateway.admin()
+    for answer, reason, own in (
+        (call(thief, "no_such_tool", session=target).json(), "foreign_session", "mcp-other"),
+        (call(thief, "db_query", QUERY, session=target).json(), "foreign_session", "mcp-other"),
+        (enveloped(thief, "other", session_id=target), "foreign_session", "envelope-other"),
+        (enveloped(thief, "newcomer", session_id=target), "forbidden", "envelope-other"),
+        (at_mcp(thief, target), "foreign_session", "mcp-other"),
+        (at_mcp(thief, **{"AgentGate-Session": target}), "foreign_session", "mcp-other"),
+    ):
+        (record,) = admin.get("/audit", params={"trace_id": answer["trace_id"]}).json()["events"]
+        event = record["event"]
+        assert answer["reason_code"] == event["reason_code"] == reason
+        assert (event["principal"], event["session"], event["decision"]) == ("agent:other", own, "DENY")
+    assert target not in admin.get("/sessions").json()["sessions"]
+    newcomer = gateway.client(NEWCOMER)
+    answer = at_mcp(newcomer) if target.startswith("mcp-") else enveloped(newcomer, "newcomer")
+    assert answer["reason_code"] == "ok"
+    assert reached(gateway, target) == 1
+    assert call(newcomer, "db_query", QUERY, session=target).json()["success"] is True
 
 
 def test_foreign_ids(gateway: GatewayProcess) -> None:

@@ -393,9 +393,18 @@ def test_the_mcp_door_refuses_alike(house: House, name: str) -> None:
 
 
 def test_the_mcp_door_takes_the_session_of_the_token(house: House) -> None:
-    said = exchange(house.gateway.port, at_mcp(house.issuer.mint(agentgate_session="mcp-job"), QUERY))
+    said = exchange(house.gateway.port, at_mcp(house.issuer.mint(agentgate_session="job-at-mcp"), QUERY))
     assert statuses(said) == [200], said
-    assert in_record(house.gateway, "mcp-job") == 1
+    assert in_record(house.gateway, "job-at-mcp") == 1
+
+
+def test_no_token_is_for_a_session_that_a_door_gives_to_another(house: House) -> None:
+    """A20: the claim may say what the client asked its issuer for."""
+    token = house.issuer.mint(agentgate_session="mcp-newcomer")
+    status, said = present(house.gateway, token, "mcp-newcomer")
+    assert (status, b'"reason_code":"foreign_session"' in said) == (200, True)
+    assert b'"dev.agentgate/reasonCode":"foreign_session"' in exchange(house.gateway.port, at_mcp(token, QUERY))
+    assert in_record(house.gateway, "mcp-newcomer") == 0
 
 
 def test_nothing_of_the_corpus_was_recorded_and_all_of_it_was_counted(house: House) -> None:

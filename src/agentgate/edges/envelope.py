@@ -17,7 +17,7 @@ from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.signature import NotSigned, SignatureKey
 from agentgate.core.strict_json import canonical
-from agentgate.edges import idempotency, tools
+from agentgate.edges import idempotency, sessions, tools
 from agentgate.edges.caller import Caller, Callers, Keyring
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
@@ -103,11 +103,11 @@ class EnvelopeDoor:
             self._turn_away(caller.principal)
             body = await read_body(request, receive, self._rules.max_body_bytes)
         try:
-            call, foreign = self._parse(body, caller, request)
+            call, refused = self._parse(body, caller, request)
         except Problem:
             self._refusals.refused(caller.principal)
             raise
-        answer = await self._gate.pass_through(call, foreign)
+        answer = await self._gate.pass_through(call, refused)
         if answer.outcome is None:
             self._refusals.refused(caller.principal)
         return say(answer)
@@ -164,14 +164,14 @@ class EnvelopeDoor:
         is_nameless = who.auth_method == "loopback"
         context = _context(body.get("context"))
         context |= {"agent_version": body["agent_version"], **({"agent_id": agent} if is_nameless else {})}
-        foreign = None
+        session, refused = _session(body.get("session_id"), who)
         if not is_nameless and agent != who.name:
-            foreign = refusal(ReasonCode.FORBIDDEN, "agent_id is not whose key this is", "identity")
+            refused = refusal(ReasonCode.FORBIDDEN, "agent_id is not whose key this is", "identity")
         call = Call(
             trace_id=new_trace_id(self._entropy),
             door=Door.ENVELOPE,
             caller=who,
-            session=_session(body.get("session_id"), who),
+            session=session,
             tool_name=ToolName(tool),
             tool=self._tools.get(tool),
             arguments=body["arguments"],
@@ -182,7 +182,7 @@ class EnvelopeDoor:
             deferred=True,
             digest_key=self._digest_key,
         )
-        return call, foreign
+        return call, refused
 
 
 def _check(body: Any) -> None:
@@ -215,14 +215,15 @@ def _context(given: Any) -> dict[str, Any]:
     return found
 
 
-def _session(given: Any, caller: Principal) -> SessionId:
-    if given is None:
-        return caller.session or SessionId(f"envelope-{caller.name}"[:256])
-    if not isinstance(given, str) or not is_id(given):
+def _session(asked: Any, caller: Principal) -> tuple[SessionId, Decision | None]:
+    own = sessions.given(Door.ENVELOPE, caller.name)
+    if asked is None:
+        return sessions.placed(caller.session or own, caller, own)
+    if not isinstance(asked, str) or not is_id(asked):
         raise _invalid(f"session_id must match {ID_PATTERN}")
-    if caller.session is not None and given != caller.session:
+    if caller.session is not None and asked != caller.session:
         raise Problem(403, ReasonCode.FOREIGN_SESSION, "The access token is for another session")
-    return SessionId(given)
+    return sessions.placed(asked, caller, own)
 
 
 def _request_id(given: Any, request: Request) -> str:

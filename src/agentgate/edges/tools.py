@@ -12,10 +12,11 @@ from typing import Any, Final
 
 import orjson
 
-from agentgate.core.call import Call, Door, Principal, SessionId, Tool, ToolName, is_id, is_tool_name
+from agentgate.core.call import Call, Door, Principal, Tool, ToolName, is_id, is_tool_name
+from agentgate.core.decision import Decision
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.strict_json import canonical
-from agentgate.edges import idempotency, prefer
+from agentgate.edges import idempotency, prefer, sessions
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
@@ -69,11 +70,11 @@ class ToolsDoor:
         require_json_type(request)
         body = await read_body(request, receive, self._max_body_bytes)
         try:
-            call = self._parse(body, caller, request, bearer)
+            call, foreign = self._parse(body, caller, request, bearer)
         except Problem:
             self._refusals.refused(caller)
             raise
-        answer = await self._gate.pass_through(call)
+        answer = await self._gate.pass_through(call, foreign)
         wait_s = prefer.read(request.headers).wait_s
         applied: list[tuple[bytes, bytes]] = []
         if wait_s is not None and answer.approval is not None and not call.deferred:
@@ -105,14 +106,18 @@ class ToolsDoor:
             answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)), withdrawn)
         return answer
 
-    def _parse(self, raw: bytes, caller: Principal, request: Request, bearer: str | None) -> Call:
+    def _parse(
+        self, raw: bytes, caller: Principal, request: Request, bearer: str | None
+    ) -> tuple[Call, Decision | None]:
+        """The call, and why it is refused whatever policy says."""
         body = parsed(raw)
         _check(body, caller)
-        return Call(
+        session, foreign = sessions.placed(body["session_id"], caller, sessions.given(Door.MCP, caller.name))
+        call = Call(
             trace_id=new_trace_id(self._entropy),
             door=Door.REST,
             caller=caller,
-            session=SessionId(body["session_id"]),
+            session=session,
             tool_name=ToolName(body["tool_name"]),
             tool=self._tools.get(body["tool_name"]),
             arguments=body["arguments"],
@@ -124,6 +129,7 @@ class ToolsDoor:
             deferred=prefer.read(request.headers).respond_async,
             digest_key=self._digest_key,
         )
+        return call, foreign
 
     async def list(self, request: Request, receive: Receive) -> Response:
         """`GET /tools/list`: what this caller may call without approval and that is not killed."""

@@ -112,7 +112,7 @@ class Calls:
 
     async def once(self, peer: ClientPeer, target: Target) -> Answer:
         """One passage through the gate, without anything that follows from it."""
-        return await self._parts.through(self.call_of(peer, target), target.refused)
+        return await self._parts.through(self.call_of(peer, target), peer.refused or target.refused)
 
     async def asked(self, peer: ClientPeer, target: Target) -> Answer | dict[str, Any]:
         """The answer to a request of the client, or the result that wants its input first.
@@ -120,6 +120,8 @@ class Calls:
         Raises:
             MCPError: the request state is not one to take.
         """
+        if peer.refused is not None:
+            return await self.once(peer, target)
         params = peer.ctx.params or {}
         given = params.get("requestState")
         state = given if isinstance(given, str) else None

@@ -17,9 +17,9 @@ from mcp.types import (
 )
 from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 
-from agentgate.core.call import Clean, SessionId, is_id
+from agentgate.core.call import Clean, Door, SessionId, is_id
 from agentgate.core.strict_json import canonical
-from agentgate.edges import idempotency
+from agentgate.edges import idempotency, sessions
 from agentgate.edges._mcp import sdk
 from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
 from agentgate.edges.schemas import ID_PATTERN
@@ -71,7 +71,9 @@ class ClientPeer:
         }
         self.extra: Mapping[str, Any] = {}
         """What of the request's params is the upstream's; set before the call goes out."""
-        self.session = self._session()
+        own = sessions.given(Door.MCP, self.session_key or self.caller.name)
+        self.session, self.refused = sessions.placed(self._asked() or own, self.caller, own)
+        """The session of ours that its calls are in, and why they are refused."""
         self.idempotency_key = self._idempotency_key()
 
     def _idempotency_key(self) -> str | None:
@@ -81,8 +83,8 @@ class ClientPeer:
             raise MCPError(INVALID_PARAMS, f"_meta {idempotency.META}: {idempotency.WHAT}")
         return named
 
-    def _session(self) -> SessionId:
-        """The session of ours that the request belongs to, by the order that docs/mcp.md states."""
+    def _asked(self) -> str | None:
+        """The session that the request is to belong to, by the order that docs/mcp.md states; None: it names none."""
         if self.caller.session is not None:
             return SessionId(self.caller.session)
         named = self._given.get(SESSION)
@@ -90,9 +92,7 @@ class ClientPeer:
             if not isinstance(named, str) or not is_id(named):
                 raise MCPError(INVALID_PARAMS, f"_meta {SESSION} must match {ID_PATTERN}")
             return SessionId(named)
-        if self.guest.session is not None:
-            return SessionId(self.guest.session)
-        return SessionId(f"mcp-{self.session_key or self.caller.name}"[:256])
+        return self.guest.session
 
     @property
     def traceparent(self) -> str | None:
