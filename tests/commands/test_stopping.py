@@ -246,17 +246,17 @@ def test_kills_as_json_are_the_gateways() -> None:
 def test_several_kills_are_released_at_once_and_the_first_trouble_stops_none() -> None:
     script = {
         "POST /kills/k-1/release": [problem(404, "not_found", "no such kill is in force")],
-        "POST /kills/k-2/release": [(200, kill(id="k-2", status="released"))],
+        "POST /kills/acme~k-2/release": [(200, kill(id="acme~k-2", status="released"))],
     }
     with ScriptedGateway(script) as gateway:
-        done = run(gateway, "release", "k-1", "k-2", "k-2", "--force")
+        done = run(gateway, "release", "k-1", "acme~k-2", "acme~k-2", "--force")
     with ScriptedGateway(script) as another:
-        as_json = run(another, "release", "k-1", "k-2", "--json")
+        as_json = run(another, "release", "k-1", "acme~k-2", "--json")
     assert done.exit_code == as_json.exit_code == 1
     refused = {"id": "k-1", "status": "refused", "reason_code": "not_found", "detail": "no such kill is in force"}
-    assert json.loads(as_json.stdout) == {"releases": [refused, kill(id="k-2", status="released")]}
+    assert json.loads(as_json.stdout) == {"releases": [refused, kill(id="acme~k-2", status="released")]}
     assert "k-1: no such kill is in force" in done.stderr
-    assert "released k-2, which stopped session s-1" in done.stdout
+    assert "released acme~k-2, which stopped session s-1" in done.stdout
     assert [asked[2] for asked in gateway.asked] == [{"force": True}] * 2
 
 

@@ -384,6 +384,33 @@ async def test_same_id_with_another_body_is_a_conflict(house: House, other: dict
     assert house.log.kinds().count("killed") == 1
 
 
+async def test_an_id_of_another_tenants_kill_is_free(house: House) -> None:
+    """Nobody can take it before, and nobody is told that it is taken."""
+    evil = replace(OPERATOR, tenant=TenantId("evil"))
+    taken = await _killed(house, evil, target="nobody", kill_id=KillId("incident-7"))
+    order: dict[str, Any] = {"scope": Scope.AGENT, "target": "bot", "kill_id": KillId("incident-7")}
+    everybodys = await _killed(house, replace(OPERATOR, tenants_all=True), **order)
+    mine = await _killed(house, OPERATOR, **order)
+    assert [drain.kill.id for drain in (taken, everybodys, mine)] == [
+        "evil~incident-7", "incident-7", "default~incident-7",
+    ]  # fmt: skip
+    assert (await _killed(house, OPERATOR, **order)).kill == mine.kill, "the same order again is the same kill"
+    assert await _refused(house, OPERATOR, **{**order, "target": "other"}) is ReasonCode.CONFLICT
+    for viewer, name, found in (
+        (OPERATOR, "incident-7", mine),
+        (OPERATOR, "default~incident-7", mine),
+        (evil, "incident-7", taken),
+        (ADMIN, "incident-7", everybodys),
+        (ADMIN, "evil~incident-7", taken),
+    ):
+        seen = await house.containment.progress(viewer, name)
+        assert seen is not None
+        assert seen.kill == found.kill
+    assert await house.containment.progress(evil, "default~incident-7") is None
+    assert await house.containment.release(OPERATOR, "incident-7") == mine.kill
+    assert _is_active(house, "evil~incident-7")
+
+
 async def test_id_of_a_released_kill_is_a_conflict(house: House) -> None:
     drain = await _killed(house, kill_id=KillId("k-1"))
     await house.containment.release(ADMIN, drain.kill.id)

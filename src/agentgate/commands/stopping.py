@@ -217,7 +217,8 @@ def release(
     """
     wanted = list(dict.fromkeys(kill_ids))
     for kill_id in wanted:
-        check_ids(kill=kill_id)
+        tenant, _, own = kill_id.rpartition("~")  # of a tenant's operator it is both
+        check_ids(tenant=tenant or None, kill=own)
     answers: list[Answer] = []
     try:
         with the_gateway(url, key, config, data_dir, needs="admin") as remote:

@@ -115,7 +115,9 @@ async def _details(desks: Desks, viewer: Principal, kill_ids: list[KillId]) -> d
 async def create_kill(desks: TheDesks, actor: Operator, body: AnyKillRequest) -> JSONResponse:
     """Stop a session, an agent, a tool, a server, a tenant or everything.
 
-    The same `id` with the same body is one kill, so an order that was not answered can be repeated.
+    The same `id` with the same body is one kill, so an order that was not answered can be repeated. The ids of an
+    operator of one tenant are that tenant's own: such a kill is called `TENANT~ID`, and its people may leave out the
+    tenant.
     """
     return await _kill(desks, actor, body.scope, body.target or "", body)
 

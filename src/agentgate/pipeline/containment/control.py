@@ -20,6 +20,7 @@ from agentgate.core.containment import (
     KillId,
     Scope,
     may_release,
+    own_id,
 )
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode, Refused
@@ -130,7 +131,7 @@ class Containment:
             case _:
                 tenant = ""
         return Kill(
-            id=order.kill_id or KillId(f"kill-{self._entropy.token(10).hex()}"),
+            id=own_id(actor, order.kill_id) if order.kill_id else KillId(f"kill-{self._entropy.token(10).hex()}"),
             scope=order.scope,
             tenant=tenant,
             target="" if order.scope is Scope.GLOBAL else order.target,
@@ -165,11 +166,13 @@ class Containment:
         return await self._drains.undrained()
 
     async def progress(self, viewer: Principal, kill_id: str) -> Drain | None:
-        """A kill in force or released, and how far it has come. Raises LogUnavailable."""
-        drain = await self._drains.of(kill_id)
-        if drain is None or (drain.kill.tenant and not viewer.sees(drain.kill.tenant)):
-            return None
-        return drain
+        """A kill in force or released, and how far it has come; by its id, or as its tenant's people gave it. Raises
+        LogUnavailable."""
+        for name in dict.fromkeys((own_id(viewer, kill_id), kill_id)):
+            drain = await self._drains.of(name)
+            if drain is not None and (not drain.kill.tenant or viewer.sees(drain.kill.tenant)):
+                return drain
+        return None
 
     async def in_flight(self, viewer: Principal) -> list[InFlight]:
         """Calls of all members between admission and their end, the oldest first. Raises KillStateUnknown."""
