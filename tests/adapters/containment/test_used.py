@@ -235,3 +235,22 @@ async def test_a_hung_redis_withholds_the_answer_whose_labels_it_was_not_told(se
         await limits.aclose()
     assert house.log.of(Kind.FINISHED)[0]["outcome"] == "ok"
     assert [asked["session"]["labels"] for asked in house.engine.asked] == [[], ["private"]]
+
+
+async def test_what_is_to_be_forgotten_stays_so_when_the_time_to_connect_is_over(server: RedisServer) -> None:
+    """Else a session that was not told its labels would be judged as if it had none."""
+    async with connected(server.url, deadline_s=2.0) as admission:
+        connection = admission._link.current()
+        assert connection is not None
+        admission._unsettled["budget"] = None
+        server.pause()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await admission._forget_unsettled(connection)
+        assert [*admission._unsettled] == ["budget"]
+        server.resume()
+
+        async def is_forgotten() -> bool:
+            return not admission._unsettled
+
+        await eventually(is_forgotten)

@@ -217,9 +217,13 @@ class RedisAdmission:
         if not self._unsettled:
             return
         keys, self._unsettled = self._unsettled, {}
-        answer = await connection.command("DEL", *keys, deadline_s=OPEN_S)
+        answer = None
+        try:
+            answer = await connection.command("DEL", *keys, deadline_s=OPEN_S)
+        finally:  # also when the time to connect is over before
+            if not isinstance(answer, int):
+                self._unsettled |= keys
         if not isinstance(answer, int):
-            self._unsettled |= keys
             raise KillStateUnknown(explain(answer))
 
     async def _write(
