@@ -392,6 +392,17 @@ async def test_what_is_no_idempotency_key_is_refused_before_anything_runs(room: 
     assert room.servers["a"].calls == []
 
 
+async def test_an_idempotency_key_on_what_is_no_call_is_nothing(room: Room) -> None:
+    """One list is a call of each server: the first would use it up."""
+    for name, server in room.servers.items():
+        server.says["resources/list"] = resources(f"{name}://1")
+    async with room.client() as client:
+        for _ in range(2):
+            listed = await client.list_resources(meta={KEY: "k-1"})
+            assert [str(one.uri) for one in listed.resources] == ["a://1", "b://1"]
+        assert not (await client.call_tool("a__echo", {}, meta={KEY: "k-1"})).is_error
+
+
 async def test_the_trace_context_of_a_message_is_the_calls(room: Room) -> None:
     traceparent = f"00-{'a' * 32}-{'b' * 16}-01"
     async with room.client() as client:

@@ -77,7 +77,9 @@ class ClientPeer:
         self.idempotency_key = self._idempotency_key()
 
     def _idempotency_key(self) -> str | None:
-        """The client's own name for this call."""
+        """The client's own name for this call. What is no call of a tool has none: many are made for one list."""
+        if self.ctx.method != "tools/call":
+            return None
         named = self._given.get(idempotency.META)
         if named is not None and idempotency.checked(named) is None:
             raise MCPError(INVALID_PARAMS, f"_meta {idempotency.META}: {idempotency.WHAT}")
