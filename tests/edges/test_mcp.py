@@ -785,23 +785,25 @@ async def test_a_decision_that_has_answers_redacted_has_every_word_redacted(room
     assert "ada@" not in "".join(heard)
 
 
-async def test_nobody_takes_all_sessions() -> None:
-    async with opened(max_sessions=4) as room:
-        opening = {
-            "jsonrpc": "2.0",
-            "id": 0,
-            "method": "initialize",
-            "params": {
-                "protocolVersion": "2025-11-25",
-                "capabilities": {},
-                "clientInfo": {"name": "x", "version": "1"},
-            },
-        }
-        async with httpx.AsyncClient(trust_env=False) as http:
-            headers = {"accept": "application/json, text/event-stream"}
-            answers = [await http.post(f"{room.url}/mcp", json=opening, headers=headers) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [200, 200, 503]
-    assert answers[2].json()["error"]["data"] == {"dev.agentgate/reasonCode": "rate_limited"}
+async def test_nobody_takes_all_sessions_not_even_at_once() -> None:
+    who = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    opening = {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": who}
+    headers = {"accept": "application/json, text/event-stream", "connection": "close"}
+    async with opened(max_sessions=8) as room, httpx.AsyncClient(trust_env=False) as http:
+        request = http.build_request("POST", f"{room.url}/mcp", json=opening, headers=headers)
+        assert (await http.send(request)).status_code == 200, "one is open, and the SDK is loaded"
+        head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+        port = int(room.url.rpartition(":")[2])
+        lines = [await asyncio.open_connection("127.0.0.1", port) for _ in range(20)]
+        for _, writer in lines:
+            writer.write(f"POST /mcp HTTP/1.1\r\n{head}\r\n".encode() + request.content)
+        answers = [await asyncio.wait_for(reader.read(), 5) for reader, _ in lines]
+        for _, writer in lines:
+            writer.close()
+    assert sum(answer.startswith(b"HTTP/1.1 200") for answer in answers) == 3
+    refused = [answer.partition(b"\r\n\r\n")[2] for answer in answers if answer.startswith(b"HTTP/1.1 503")]
+    assert len(refused) == 17
+    assert all(b'"data":{"dev.agentgate/reasonCode":"rate_limited"}' in answer for answer in refused)
 
 
 @both_eras

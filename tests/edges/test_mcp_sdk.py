@@ -20,7 +20,7 @@ from mcp.shared.exceptions import MCPError
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from agentgate.core.call import AgentId, Principal, PrincipalKind, TenantId
-from agentgate.edges._mcp.sdk import Alone, client_id_of, count_sessions, has_session, in_use
+from agentgate.edges._mcp.sdk import Alone, Sessions, client_id_of, has_session, in_use
 
 TEXT = {"type": "text", "text": "a"}
 ALONE = {
@@ -50,14 +50,18 @@ def test_a_connection_has_an_id_an_end_and_a_voice() -> None:
 
 
 async def test_a_manager_knows_whose_its_sessions_are() -> None:
-    manager = StreamableHTTPSessionManager(Server("x"))
+    open_: list[int] = []
+    manager = Sessions(Server("x"), open_.append)
     ours, theirs = (
         Principal(PrincipalKind.AGENT, AgentId(name), TenantId("t"), frozenset(), "key") for name in ("ours", "theirs")
     )
-    assert count_sessions(manager, ours) == 0
-    token = AccessToken(token="", client_id=client_id_of(ours), scopes=[])
-    transport = manager._admit_session(authorization_context(AuthenticatedUser(token)))
-    assert (count_sessions(manager, ours), count_sessions(manager, theirs)) == (1, 0)
+    transport, _, _ = (
+        manager._admit_session(
+            authorization_context(AuthenticatedUser(AccessToken(token="", client_id=client_id_of(whose), scopes=[])))
+        )
+        for whose in (ours, ours, theirs)
+    )
+    assert open_ == [0, 1, 0]
     assert transport is not None
     session = transport.mcp_session_id or ""
     assert has_session(manager, session, ours)

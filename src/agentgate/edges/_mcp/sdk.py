@@ -12,15 +12,17 @@ from typing import Any, Final
 
 import anyio
 from mcp.server._streamable_http_modern import _SingleExchangeDispatchContext
+from mcp.server.auth.middleware.bearer_auth import AuthorizationContext
 from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.server.runner import ServerRunner
 from mcp.server.session import ServerSession
+from mcp.server.streamable_http import StreamableHTTPServerTransport
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.transport_context import TransportContext
 from mcp.types import SERVER_INFO_META_KEY
-from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
+from mcp.types.version import MODERN_PROTOCOL_VERSIONS
 from sse_starlette.sse import AppStatus
 
 from agentgate.core.call import Principal
@@ -74,16 +76,19 @@ def end_streams() -> None:
     AppStatus.should_exit = True
 
 
-def is_opening(scope: Mapping[str, Any]) -> bool:
-    """Whether the SDK would open a session for a request with these headers."""
-    headers = dict(reversed(scope["headers"]))
-    version = headers.get(b"mcp-protocol-version", b"").decode("latin-1")
-    return b"mcp-session-id" not in headers and version in ("", *HANDSHAKE_PROTOCOL_VERSIONS)
+class Sessions(StreamableHTTPSessionManager):
+    """The SDK's, and `admit` is told how many sessions somebody has open when another one is about to be. It may raise.
 
+    Not when its request comes: many may come at a time, and each of them waits before its session is there.
+    """
 
-def count_sessions(manager: StreamableHTTPSessionManager, principal: Principal) -> int:
-    """How many sessions somebody has open."""
-    return sum(owner["client_id"] == client_id_of(principal) for owner in tuple(manager._session_owners.values()))
+    def __init__(self, server: Server[Any], admit: Callable[[int], None], **options: Any) -> None:
+        super().__init__(server, **options)
+        self._admit = admit
+
+    def _admit_session(self, requestor: AuthorizationContext | None) -> StreamableHTTPServerTransport | None:
+        self._admit(sum(owner == requestor for owner in self._session_owners.values()))
+        return super()._admit_session(requestor)
 
 
 def client_id_of(principal: Principal) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Final
 import orjson
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
-from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import validate_mcp_param_headers, x_mcp_header_map
 from mcp.types import (
@@ -64,8 +63,9 @@ class Hall:
         rules = parts.rules
         self._server = self._make_server()
         self.plain = PlainCalls(self._server, self.calls, self._call, rules.ping_every_s)
-        self._manager = manager = StreamableHTTPSessionManager(
+        self._manager = manager = sdk.Sessions(
             self._server,
+            self._admit,
             # another process does not know this one's sessions
             stateless=rules.is_shared,
             session_idle_timeout=rules.session_idle_s,
@@ -116,15 +116,13 @@ class Hall:
     async def serve(self, scope: Scope, guest: Guest, receive: Receive, send: Send) -> None:
         self._server.instructions = self._parts.rules.instructions or self._parts.catalogue.instructions() or None
         user = AuthenticatedUser(_token_of(guest.principal))
-        if sdk.is_opening(scope) and not self._has_place(guest.principal):
-            text = "Too many open sessions of this caller"
-            raise Unserved(503, INTERNAL_ERROR, text, ReasonCode.RATE_LIMITED)
         await self._manager.handle_request({**scope, CALLER: guest, "user": user}, receive, send)
 
-    def _has_place(self, principal: Principal) -> bool:
+    def _admit(self, open_: int) -> None:
         """Nobody takes more than half of the sessions that there may be: others want to come in as well."""
-        most = max(1, self._parts.rules.max_sessions // 2)
-        return sdk.count_sessions(self._manager, principal) < most
+        if open_ >= max(1, self._parts.rules.max_sessions // 2):
+            text = "Too many open sessions of this caller"
+            raise Unserved(503, INTERNAL_ERROR, text, ReasonCode.RATE_LIMITED)
 
     # --- every request ---
 
