@@ -15,7 +15,7 @@ import orjson
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
-from agentgate.edges._mcp.parts import OURS, definition_of
+from agentgate.edges._mcp.parts import OURS, definition_of, without_ours
 from agentgate.pipeline.calls.passage import Answer
 
 _RETRY_MS: Final = 1000
@@ -42,14 +42,16 @@ def tool_result(answer: Answer, *, is_modern: bool) -> dict[str, Any]:
 
 
 def stamped(value: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
-    """A result with the trace id of its call. `resultType` is added where a server of an older revision left it out."""
-    given = value.get("_meta")
-    meta = {**(given if isinstance(given, Mapping) else {}), f"{OURS}traceId": answer.call.trace_id}
+    """A result with the trace id of its call, and nothing else that passes for ours. `resultType` is added where a
+    server of an older revision left it out."""
+    meta = {**without_ours(value.get("_meta")), f"{OURS}traceId": answer.call.trace_id}
     if answer.is_replayed:
         meta[f"{OURS}replayed"] = True
     if answer.edited is not None:
         meta[f"{OURS}editedArguments"] = answer.edited.arguments
-    return {"resultType": "complete", **value, "_meta": meta}
+    questions = value.get("inputRequests")
+    asked = {"inputRequests": without_ours(questions)} if isinstance(questions, Mapping) else {}
+    return {"resultType": "complete", **value, **asked, "_meta": meta}
 
 
 def failure(text: str, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from agentgate.core.call import Call, Door, Tool, ToolName
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.strict_json import canonical
-from agentgate.edges._mcp.parts import INVALID_PARAMS, OURS, Parts
+from agentgate.edges._mcp.parts import INVALID_PARAMS, OURS, Parts, is_of_mcp
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.states import BadState, Round, States
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
@@ -161,17 +161,19 @@ class Calls:
             return answer
         raise MCPError(INVALID_PARAMS, str(error), {f"{OURS}traceId": answer.call.trace_id})
 
-    def _carried(self, peer: ClientPeer, target: Target, answer: Answer) -> Answer | dict[str, Any]:
+    def _carried(self, peer: ClientPeer, target: Target, answer: Answer) -> Answer:
         """An answer in which the upstream's own state, if it has one, is sealed in one of ours."""
         if not answer.success or b"requestState" not in (answer.result_json or b""):
             return answer
         value = orjson.loads(answer.result_json or b"null")
-        if not isinstance(value, dict) or value.get("resultType") != "input_required" or not peer.is_modern:
+        is_question = isinstance(value, dict) and value.get("resultType") == "input_required" and peer.is_modern
+        # the data of any other upstream is data, whatever it looks like
+        if not is_question or target.tool is None or not is_of_mcp(target.tool):
             return answer
         given = value.get("requestState")
         if isinstance(given, str):
             value["requestState"] = self._states.seal(peer.caller, Round(target.about(peer), upstream_state=given))
-        return value
+        return replace(answer, result_json=orjson.dumps(value))
 
     # --- the ladder of an approval: by what the client declared, never by its name ---
 
@@ -184,7 +186,7 @@ class Calls:
         if peer.opens_urls():
             if peer.is_modern:
                 wanted = self._wanted(peer, target, before, answers, pending)
-                return wanted if wanted is not None else answer
+                return {**wanted, "_meta": {f"{OURS}traceId": answer.call.trace_id}} if wanted is not None else answer
             if not await self._consents(peer, pending):
                 return answer
         if not await self._hold(answer.call, pending.id):

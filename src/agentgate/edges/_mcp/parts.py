@@ -16,7 +16,8 @@ from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.keys import Sealer
 
 OURS: Final = "dev.agentgate/"
-"""Before every `_meta` key of ours. What a client sends under it is for us and goes no further."""
+"""Before every `_meta` key of ours. What a client sends under it is for us and goes no further; of what a server says
+under it a client hears nothing."""
 SESSION: Final = OURS + "session"
 CALLER: Final = "agentgate.caller"
 """Where a request's ASGI scope carries its `Guest`."""
@@ -128,3 +129,15 @@ def definition_of(tool: Tool) -> Mapping[str, Any] | None:
     """The accepted definition of a tool that a tool server brought; its result is MCP's as well."""
     definition = tool.options.get("definition")
     return definition if isinstance(definition, Mapping) else None
+
+
+def is_of_mcp(tool: Tool) -> bool:
+    """Whether a tool server answers its calls, in MCP's own terms."""
+    return definition_of(tool) is not None or operation_of(tool) is not None
+
+
+def without_ours(given: object) -> dict[str, Any]:
+    """The members of what a server said that do not pass for ours."""
+    if not isinstance(given, Mapping):
+        return {}
+    return {name: value for name, value in given.items() if not name.startswith(OURS)}

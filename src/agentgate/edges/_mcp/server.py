@@ -34,7 +34,7 @@ from agentgate.edges._mcp.changes import Changes
 from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
 from agentgate.edges._mcp.message import Unserved
 from agentgate.edges._mcp.mirror import Mirror
-from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
+from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of, without_ours
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.plain import PlainCalls
 from agentgate.edges._mcp.seated import SeatedCalls
@@ -287,7 +287,9 @@ def _unknown(name: str) -> MCPError:
 
 
 def _fault(answer: Answer) -> MCPError:
-    """The upstream's own error, as it came."""
+    """The upstream's own error, as it came but for what passes for ours."""
     fault = orjson.loads(answer.fault_json or b"{}")
-    code, message = fault.get("code"), fault.get("message")
-    return MCPError(code if type(code) is int else REFUSED, str(message), fault.get("data"))
+    code, message, data = fault.get("code"), fault.get("message"), fault.get("data")
+    if isinstance(data, dict):
+        data = without_ours(data)
+    return MCPError(code if type(code) is int else REFUSED, str(message), data)
