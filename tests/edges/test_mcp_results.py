@@ -1,23 +1,30 @@
-"""What becomes of what tool servers say: clients are given it with the trace of its call, and without what would be
-said in the gateway's name."""
+"""What becomes of what tool servers say: clients are given results of their own revision, each with the trace of its
+call, and nothing in the gateway's name; the log of the process is given none of it."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
+from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
 from mcp.types import CallToolResult, ElicitResult, InputRequiredResult
+from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS
+from pydantic import BaseModel, ValidationError
 
 from agentgate.core.call import Access, Tool, ToolName
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
+from agentgate.edges._mcp.results import is_result, tools_of
+from agentgate.edges._mcp.sdk import Alone
 from agentgate.ports.upstreams import Undelivered
-from tests.edges.test_mcp import Room, allow, both_eras, opened, wanting
+from tests.edges.test_mcp import MODERN, Room, allow, both_eras, opened, said, wanting
 from tests.fakes import ASK
 
 TEXT: Final = {"type": "text", "text": "a"}
+FORGED: Final = "x\n2026-01-01 00:00:00,000 INFO agentgate: all is well\x1b[2J"
 TRACE: Final = "dev.agentgate/traceId"
 
 
@@ -29,6 +36,141 @@ async def room() -> AsyncIterator[Room]:
 
 def traces(room: Room) -> list[str]:
     return [event["trace_id"] for event in room.house.log.of(Kind.FINISHED)]
+
+
+# --- results that are none ----------------------------------------------------------------------------------------
+
+
+@both_eras
+@pytest.mark.parametrize(
+    "misfit",
+    [
+        {},
+        {"content": FORGED},
+        {"content": [5] * 20_000},
+        {"content": [{"type": FORGED, "text": "ssn 078-05-1120"}]},
+        {"content": [TEXT], "isError": FORGED},
+        {"resultType": 7, "requestState": FORGED},
+        {"resultType": "input_required", "inputRequests": {FORGED: 5}},
+        {"resultType": "input_required", "inputRequests": {"r": {"method": FORGED}}, "requestState": "s"},
+    ],
+    ids=lambda misfit: str(misfit)[:40],
+)
+async def test_an_answer_that_is_no_result_is_told_and_not_logged(
+    room: Room, mode: str, misfit: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A46. The SDK would write it down line by line."""
+    room.servers["a"].says["echo"] = misfit
+    async with room.client(mode) as client:
+        result = await client.call_tool("a__echo", {})
+    assert result.is_error
+    assert "executed, but" in said(result) or "cannot give" in said(result)
+    assert [(result.meta or {})[TRACE]] == traces(room)
+    written = [logging.Formatter().format(record) for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(written) <= 1
+    assert all(line.startswith("what a__echo answered is no result of MCP 20") for line in written)
+    assert not any(sign in line for line in written for sign in ("\n", "\x1b", "ssn"))
+
+
+def test_what_the_sdk_refuses_all_the_same_is_not_written_down(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(MCPError):
+        Alone(Server("x", version="1"), "2025-11-25").shaped("resources/list", {"resources": FORGED})
+    assert caplog.records == []
+    logging.getLogger("mcp.server.runner").error("a fault of ours", exc_info=KeyError("x"))
+    assert len(caplog.records) == 1
+
+
+@both_eras
+async def test_an_operation_whose_answer_is_no_result_is_an_error_with_its_trace(room: Room, mode: str) -> None:
+    room.declared["b"] = {}
+    room.servers["a"].says |= {"resources/read": {"contents": FORGED}, "prompts/get": ["nonsense"]}
+    async with room.client(mode) as client:
+        for ask in (client.read_resource("x://1"), client.get_prompt("a__hello")):
+            with pytest.raises(MCPError, match="executed, but") as error:
+                await ask
+            assert error.value.code == -32001
+            assert error.value.data[TRACE] == traces(room)[-1]
+
+
+@pytest.mark.parametrize(("count", "fits"), [(10_000, True), (10_001, False)])
+def test_what_is_more_than_texts_has_an_end(count: int, fits: bool) -> None:
+    """The SDK would note ten faults of each item of a million, and answer nobody meanwhile."""
+    image = {"type": "image", "data": "AAAA", "mimeType": "image/png"}
+    question = {"method": "roots/list", "params": {}}
+    asking = {"resultType": "input_required", "inputRequests": {str(n): question for n in range(count)}}
+    whole = {"resultType": "complete", "_meta": {}}
+    for version in (MODERN, "2025-11-25"):
+        assert is_result("tools/call", version, whole | {"content": [image] * count}) is fits
+        assert is_result("tools/call", version, whole | {"content": [TEXT] * count})
+        free = {"content": [image], "structuredContent": {"n": [1] * count}}
+        assert is_result("tools/call", version, whole | free)
+    assert is_result("tools/call", MODERN, asking) is fits
+    nested = {**TEXT, "annotations": {"audience": ["user"] * (count - 1)}}
+    assert is_result("tools/call", MODERN, whole | {"content": [nested]}) is fits
+
+
+@pytest.mark.parametrize("version", [MODERN, "2025-11-25"])
+def test_of_what_is_wrong_throughout_little_is_looked_at(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[int] = []
+    validate = BaseModel.model_validate.__func__  # type: ignore[attr-defined]
+
+    def watched(model: Any, value: Any, **options: Any) -> Any:
+        try:
+            return validate(model, value, **options)
+        except ValidationError as error:
+            found.append(error.error_count())
+            raise
+
+    monkeypatch.setattr(BaseModel, "model_validate", classmethod(watched))
+    image = {"type": "image", "data": "AAAA", "mimeType": "image/png"}
+    whole = {"resultType": "complete", "_meta": {}}
+    for content in ([{}] * 9_999, [image] * 9_998 + [{}]):
+        assert not is_result("tools/call", version, whole | {"content": content})
+    assert len(found) == 2
+    assert max(found) < 2_000
+
+
+# --- what a revision has no form for ------------------------------------------------------------------------------
+
+
+@both_eras
+@pytest.mark.parametrize("given", [[1, "é"], 5, "x", False])
+async def test_structured_content_that_is_no_object_reaches_who_can_have_it_and_others_as_text(
+    room: Room, mode: str, given: Any
+) -> None:
+    async with room.client(mode) as client:
+        for content in ([], [TEXT]):
+            room.servers["a"].says["echo"] = {"content": content, "structuredContent": given}
+            result = await client.call_tool("a__echo", {})
+            assert not result.is_error
+            assert result.structured_content == (given if mode == MODERN else None)
+            alone = {'[1,"é"]', "5", '"x"', "false"} if mode != MODERN else {""}
+            assert said(result) in ({"a"} if content else alone)
+
+
+def test_one_definition_that_a_revision_has_no_form_for_hides_no_other() -> None:
+    plain: dict[str, Any] = {"name": "plain", "inputSchema": {"type": "object"}}
+    listing = {**plain, "name": "listing", "outputSchema": {"type": "array"}}
+    object_ = {**plain, "name": "object", "outputSchema": {"type": "object"}}
+    odd = {**plain, "name": "odd", "annotations": {"title": 5}}
+    tools = [plain, listing, object_, odd]
+    assert tools_of(MODERN, tools) == [plain, listing, object_]
+    for version in HANDSHAKE_PROTOCOL_VERSIONS:
+        assert tools_of(version, tools) == [plain, {**plain, "name": "listing"}, object_]
+
+
+@both_eras
+async def test_a_tool_that_answers_with_a_list_is_listed_beside_others(room: Room, mode: str) -> None:
+    definition = {"name": "echo", "inputSchema": {"type": "object"}, "outputSchema": {"type": "array"}}
+    options = {"tool": "echo", "pin": "0", "definition": definition}
+    tool = Tool(ToolName("a__echo"), "a", Access.READ, {"type": "object"}, options=options)
+    room.registry.serve("a", {**room.servers["a"].tools(), "a__echo": tool})
+    async with room.client(mode) as client:
+        tools = (await client.list_tools()).tools
+    assert {tool.name: tool.output_schema for tool in tools} == {
+        "a__echo": {"type": "array"} if mode == MODERN else None,
+        "b__echo": None,
+    }
 
 
 # --- what is not theirs to say ------------------------------------------------------------------------------------

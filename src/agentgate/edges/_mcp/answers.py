@@ -7,6 +7,7 @@ everywhere; programs read `_meta`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,30 +16,59 @@ import orjson
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
-from agentgate.edges._mcp.parts import OURS, definition_of, without_ours
+from agentgate.edges._mcp import results
+from agentgate.edges._mcp.parts import OURS, definition_of, operation_of, without_ours
 from agentgate.pipeline.calls.passage import Answer
 
 _RETRY_MS: Final = 1000
 _APPROVAL_RETRY_MS: Final = 5000
 
+UNFIT: Final = "The call was executed, but the tool server's answer is no result of this client's protocol revision"
+
 Say = Callable[[Answer], str]
 
+_log = logging.getLogger("agentgate.mcp")
 
-def tool_result(answer: Answer, *, is_modern: bool) -> dict[str, Any]:
-    """What came of an allowed call that succeeded."""
+
+def tool_result(answer: Answer, version: str) -> dict[str, Any]:
+    """What came of an allowed call that succeeded, for a client of a protocol revision."""
     value = orjson.loads(answer.result_json or b"null")
     tool = answer.call.tool
     if tool is not None and definition_of(tool) is not None:
         if not isinstance(value, dict):
             return failure("The tool server's answer is no tool result", meta_of(answer))
-        if value.get("resultType") == "input_required" and not is_modern:
-            return failure("The tool asks for input that this client's protocol revision cannot give", meta_of(answer))
-        return stamped(value, answer)
+        if not results.is_modern(version):
+            if value.get("resultType") == "input_required":
+                text = "The tool asks for input that this client's protocol revision cannot give"
+                return failure(text, meta_of(answer))
+            value = results.in_objects(value)
+        whole = stamped(value, answer)
+        return whole if _fits("tools/call", whole, answer, version) else failure(UNFIT, meta_of(answer))
     text = (answer.result_json or b"null").decode()
     result: dict[str, Any] = {"content": [{"type": "text", "text": text}]}
     if isinstance(value, dict):
         result["structuredContent"] = value
     return stamped(result, answer)
+
+
+def operation_result(answer: Answer, version: str) -> dict[str, Any] | None:
+    """The same of a tool server's operation; None where clients of that revision have no such result."""
+    value = orjson.loads(answer.result_json or b"null")
+    result = stamped(value if isinstance(value, dict) else {}, answer)
+    method = operation_of(answer.call.tool) if answer.call.tool is not None else None
+    if method == "resources/read" and result["resultType"] == "complete":
+        result = {"ttlMs": 0, **result, "cacheScope": "private"}
+    return result if method is not None and _fits(method, result, answer, version) else None
+
+
+def _fits(method: str, result: Mapping[str, Any], answer: Answer, version: str) -> bool:
+    """Whether clients of that revision have such a result. The log hears of one that they have not, but none of what is
+    in it."""
+    if results.is_result(method, version, result):
+        return True
+    call = answer.call
+    _log.warning("what %s answered is no result of MCP %s; trace %s", call.tool_name, version, call.trace_id)
+    return False
 
 
 def stamped(value: Mapping[str, Any], answer: Answer) -> dict[str, Any]:

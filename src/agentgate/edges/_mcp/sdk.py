@@ -145,7 +145,7 @@ class Alone:
         Raises:
             MCPError: the revision has no such result.
         """
-        if _is_text(result):
+        if is_text(result):
             if self._is_modern:
                 return {**result, "_meta": {**result["_meta"], SERVER_INFO_META_KEY: self._stamp}}
             if isinstance(result.get("structuredContent", {}), dict):
@@ -153,7 +153,7 @@ class Alone:
         return self._runner._serialize(method, self._version, result)
 
 
-def _is_text(result: Mapping[str, Any]) -> bool:
+def is_text(result: Mapping[str, Any]) -> bool:
     """Whether it is what most tools answer, of which the SDK would leave nothing out: texts, perhaps structured too."""
     if not result.keys() <= _OF_TEXT or not isinstance(result.get("isError", False), bool):
         return False

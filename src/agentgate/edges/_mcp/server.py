@@ -28,7 +28,7 @@ from mcp.types import (
 from agentgate.core.call import Principal, is_tool_name
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.edges._mcp import answers, sdk
+from agentgate.edges._mcp import answers, results, sdk
 from agentgate.edges._mcp.calls import Calls, Target
 from agentgate.edges._mcp.changes import Changes
 from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
@@ -45,6 +45,7 @@ _MOST_SCHEMAS: Final = 10_000
 
 # It writes sessions' ids down, also in a warning of who tries another's; they are nobody's business but the client's.
 logging.getLogger("mcp").setLevel(logging.ERROR)
+results.keep_out_of_the_log()
 
 Handler = Callable[[sdk.Context, Any], Awaitable[dict[str, Any]]]
 Work = Callable[[ClientPeer], Coroutine[Any, Any, dict[str, Any]]]
@@ -144,7 +145,8 @@ class Hall:
         if tools is None:
             data = {f"{OURS}reasonCode": ReasonCode.POLICY_UNAVAILABLE.value}
             raise MCPError(REFUSED, "Policy does not say which tools there are. Try again later.", data)
-        return {"resultType": "complete", "tools": tools, "ttlMs": 0, "cacheScope": "private"}
+        shown = results.tools_of(peer.ctx.protocol_version, tools)
+        return {"resultType": "complete", "tools": shown, "ttlMs": 0, "cacheScope": "private"}
 
     async def _call_tool(self, ctx: sdk.Context, params: CallToolRequestParams) -> dict[str, Any]:
         peer = ClientPeer(ctx)
@@ -167,7 +169,7 @@ class Hall:
         if not isinstance(answer, Answer):
             return answer
         if answer.success:
-            return answers.tool_result(answer, is_modern=peer.is_modern)
+            return answers.tool_result(answer, peer.ctx.protocol_version)
         if answer.outcome is None and not answer.is_outage and await self._is_hidden(peer, answer):
             raise _unknown(name)
         if mismatch is not None and answer.reason_code is ReasonCode.INVALID_REQUEST:
@@ -217,10 +219,7 @@ class Hall:
             unknown = MCPError(INVALID_PARAMS, "Resource not found", {"uri": uri})
             operation = await self._lists.by_uri(peer, method, uri)
             result = await self._operate(peer, operation, {"uri": uri}, unknown)
-            if method != "resources/read":
-                return {}
-            is_complete = result.get("resultType", "complete") == "complete"
-            return {"ttlMs": 0, **result, "cacheScope": "private"} if is_complete else result
+            return result if method == "resources/read" else {}
 
         return self._served(work)
 
@@ -267,8 +266,10 @@ class Hall:
         if not isinstance(answer, Answer):
             return answer
         if answer.success:
-            value = orjson.loads(answer.result_json or b"null")
-            return answers.stamped(value if isinstance(value, dict) else {}, answer)
+            result = answers.operation_result(answer, peer.ctx.protocol_version)
+            if result is None:
+                raise MCPError(REFUSED, answers.UNFIT, answers.meta_of(answer))
+            return result
         if answer.fault_json is not None:
             raise _fault(answer)
         if answer.outcome is None and not answer.is_outage and await self._is_hidden(peer, answer):
