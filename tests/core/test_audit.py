@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from agentgate.core.audit.auditor import Auditor
 from agentgate.core.audit.report import Report
 from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead, Stretch
+from agentgate.core.audit.unsigned import Unsigned
 from agentgate.core.containment import Scope
 from agentgate.core.event import Event, Kind, make
 from agentgate.core.merkle import Frontier, TileHash
@@ -23,7 +25,7 @@ from agentgate.core.projection.effects import effects
 from agentgate.core.projection.tables import KEYS, Row, Tables
 from agentgate.core.strict_json import canonical_plain
 from tests.contracts.bodies import Historian
-from tests.contracts.log import ORIGIN, Author, a_kill
+from tests.contracts.log import ORIGIN, START, Author, a_kill
 
 SECRET = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 KEY = NoteKey(ORIGIN, SECRET.public_key().public_bytes_raw())
@@ -42,7 +44,8 @@ def a_row(index: int, event: Event, number: int, position: int) -> RawRow:
 class Stored:
     """A log as a store would have it, by the simplest code that can make one."""
 
-    def __init__(self, events: list[Event], checkpoint_at: tuple[int, ...] = ()) -> None:
+    def __init__(self, events: list[Event], checkpoint_at: tuple[int, ...] | None = None) -> None:
+        """With one checkpoint over all of it, unless something else is said."""
         self.rows: list[RawRow] = []
         self.checkpoints: list[StoredCheckpoint] = []
         self.tile_hashes: list[TileHash] = []
@@ -56,7 +59,7 @@ class Stored:
             tables.apply(effects(event.fields, index, position, event.body, event.projected))
             self.rows.append(a_row(index, event, number, position))
             self.tile_hashes += frontier.append(event.leaf_hash)
-            if index + 1 in checkpoint_at:
+            if index + 1 in (checkpoint_at if checkpoint_at is not None else (len(events),)):
                 self.checkpoints.append(checkpoint(frontier))
         self.head: StoredHead | None = StoredHead(len(events), position, 0)
         self.tables: dict[str, list[Row]] = {
@@ -652,6 +655,79 @@ def test_a_checkpoint_that_was_kept_elsewhere_cannot_be_taken_back(kept: list[by
     auditor.feed(log.rows)
     report = auditor.finish(log.head, log.tables)
     assert ([str(finding) for finding in report.findings], report.checkpoints) == (told, 3)
+
+
+MINUTE = timedelta(minutes=1)
+
+
+def after(*since: timedelta, signed: tuple[int, ...] = (1,)) -> Stored:
+    """A member that joined, and decisions so long after a first one."""
+    author = Author()
+    joined = author.joined()
+    return Stored([joined, *(author.decided(moment=START + some) for some in (timedelta(), *since))], signed)
+
+
+def test_what_is_signed_ends_with_the_newest_checkpoint_that_holds() -> None:
+    """The others are findings by themselves, and no reason to say that there are none."""
+    log = stored()
+    log.set(4, "leaf", log.rows[5][8])
+    report = log.report()
+    assert (report.signed, report.checkpoints) == (3, 1)
+    assert not any("not signed" in finding.what for finding in report.findings)
+
+
+def test_what_the_last_moment_left_unsigned_is_a_note() -> None:
+    """As whoever looks at a running gateway's log finds it, or what is left of one that was killed."""
+    report = after(MINUTE, timedelta(seconds=1)).report()
+    (note,) = report.notes
+    assert (report.findings, report.signed, report.size) == ([], 1, 4)
+    assert "no checkpoint is over the last 3 events yet" in note
+    report = after(2 * MINUTE, signed=(1, 2)).report()
+    assert (report.findings, len(report.notes), report.signed) == ([], 1, 2)
+
+
+def test_a_log_whose_process_was_killed_before_it_served_need_not_be_signed() -> None:
+    author = Author()
+    report = Stored([author.joined(), author.keys_changed(), author.left()], checkpoint_at=()).report()
+    assert (report.findings, report.signed, len(report.notes)) == ([], 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        (after(signed=()), "event 0: not signed: no checkpoint is over any of the 2 events"),
+        (Stored([Author().kill(a_kill())], ()), "event 0: not signed: no checkpoint is over any of the 1 events"),
+        (
+            after(MINUTE, MINUTE + timedelta(milliseconds=1)),
+            "event 1: not signed: no checkpoint is over the last 3 events, of 2026-11-21T12:00:00.000000Z",
+        ),
+        (after(-2 * MINUTE), "event 1: not signed: no checkpoint is over the last 2 events, of 2026-11-21T11:58"),
+        (after(2 * MINUTE, timedelta()), "event 1: not signed: no checkpoint is over the last 3 events"),
+    ],
+    ids=["nothing", "nothing, and a kill", "too long ago", "backwards", "in between"],
+)
+def test_what_ought_to_have_been_signed_is_found(log: Stored, told: str) -> None:
+    report = log.report()
+    assert [str(finding)[: len(told)] for finding in report.findings] == [told]
+    assert report.notes == []
+
+
+def test_a_time_that_is_none_is_of_no_moment() -> None:
+    for at in ("yesterday", "2026-11-21T12:00:00"):
+        unsigned = Unsigned(1)
+        unsigned.feed({"kind": "decided", "at": "2026-11-21T12:00:00.000Z"})
+        assert unsigned.fault() is None
+        unsigned.feed({"kind": "decided", "at": at})
+        assert unsigned.fault() is not None
+
+
+def test_a_checkpoint_that_was_kept_elsewhere_signs_as_well() -> None:
+    """It is kept before it is stored: a process may end in between."""
+    log = Stored(EVENTS, checkpoint_at=())
+    auditor = Auditor(ORIGIN, [KEY], [], [noted(EVENTS)], tile_hashes=log.tile_hashes)
+    auditor.feed(log.rows)
+    report = auditor.finish(log.head, log.tables)
+    assert (report.findings, report.notes, report.signed, report.checkpoints) == ([], [], SIZE, 0)
 
 
 def test_a_stretch_that_is_missing_or_made_up_is_found() -> None:

@@ -23,7 +23,6 @@ from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Origin, rfc3339
 from agentgate.core.events.keeping import pruned
 from agentgate.core.retention import Quiet
-from agentgate.ports.log import Log
 from tests.contracts.log import ORIGIN, Author, a_kill
 
 SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
@@ -87,8 +86,10 @@ async def _append_three_rounds(log: PostgresLog, author: ChanceAuthor, acks: Con
     await log.aclose()
 
 
-async def _append_for_ever(log: Log, acks: Connection) -> None:
+async def _append_for_ever(log: SqliteLog | PostgresLog, acks: Connection) -> None:
     author = ChanceAuthor(f"m-{os.getpid()}-{os.urandom(4).hex()}")
+    await log.append(author.joined())
+    await log.integrate()  # as a gateway does before it serves
 
     async def one(session: str) -> None:
         while True:
@@ -182,6 +183,7 @@ async def _prune_until_killed(path: Path, acks: Connection) -> None:
         session = f"s-{os.urandom(4).hex()}"
         receipts = await asyncio.gather(*(log.append(author.decided(session)) for _ in range(300)))
         last = max(receipt.index for receipt in receipts if isinstance(receipt, Receipt))
+        await log.integrate()
         await log.bodies.compress(now, now)
         of = {"tenant": "acme", "session": session, "bodies": 300, "through": last}
         event = pruned(author.origin(), actor="", why="retention", **of)

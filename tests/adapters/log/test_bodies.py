@@ -91,6 +91,7 @@ async def with_a_past(log: SqliteLog, author: Historian) -> None:
     while await log.bodies.compress(LIMIT, TODAY):
         pass
     await log.append(author.pruned("s-1", 300))
+    await log.integrate()
 
 
 TAKINGS = [
@@ -219,6 +220,7 @@ async def test_a_file_that_a_stranger_has_locked_is_pruned_later(log: SqliteLog,
 async def test_a_full_disk_stops_compression_and_loses_nothing(log: SqliteLog, author: Historian, path: Path) -> None:
     for n in range(256):  # nothing that compresses well: a segment needs new pages
         await log.append(author.decided(body=b'"%s"' % random.Random(n).randbytes(200).hex().encode()))
+    await log.integrate()
 
     def fill(store: SqliteStore) -> None:
         store._db.set_authorizer(None)

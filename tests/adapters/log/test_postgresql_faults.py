@@ -369,6 +369,7 @@ async def test_a_standby_is_refused_and_verified_and_goes_on_once_it_is_promoted
         with PostgresServer(standby_of=primary) as standby:
             async with replicas(both(primary, standby, "postgres"), 2) as logs:
                 acknowledged: Any = [await log.append(author.decided()) for log in logs for _ in range(3)]
+                await logs[0].integrate()
                 end = primary.sql("SELECT pg_current_wal_lsn()")
                 await until(lambda: _says(standby, f"SELECT pg_last_wal_replay_lsn() >= '{end}'"))
                 with pytest.raises(UnsafeConfiguration, match="standby"):
@@ -413,6 +414,7 @@ async def test_a_server_put_back_to_an_older_state_stops_the_log_even_once_it_ha
         await migrate(server.url())
         async with replicas(server.url(), 2) as (log, other):
             await log.append(author.decided())
+            await log.integrate()
             server.stop()
             server.keep("yesterday")
             server.start()

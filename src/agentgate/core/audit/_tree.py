@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from agentgate.core import note as signed_note
 from agentgate.core.audit.report import Findings
 from agentgate.core.audit.stored import StoredCheckpoint
+from agentgate.core.audit.unsigned import Unsigned
 from agentgate.core.merkle import Frontier, TileHash, last_leaf
 
 
@@ -32,6 +33,9 @@ class AuditedTree:
         self.frontier = Frontier()
         self.verified = 0
         """Checkpoints whose root and signature hold."""
+        self.signed = 0
+        """Events that the newest checkpoint is over that holds, whether it is stored or was kept."""
+        self.unsigned = Unsigned()
         self._broken_roots = False
         self._tiles = None if tile_hashes is None else {(level, at): found for level, at, found in tile_hashes}
         self._tiles_due = max((one.size for one in due if isinstance(one, StoredCheckpoint)), default=0)
@@ -80,7 +84,11 @@ class AuditedTree:
             self._next_due = self._due[-1].size if self._due else -1
             if isinstance(due, StoredCheckpoint):
                 self._checkpoint(due)
-            elif self.frontier.root() != due.root:
+                continue
+            self.unsigned.sign(due.size)
+            if self.frontier.root() == due.root:
+                self.signed = due.size
+            else:
                 text = "the events up to here are not those that were signed: this is another log, or a forked one"
                 self._findings.add(due.size - 1, f"checkpoint {due.size}, kept elsewhere: {text}")
 
@@ -91,6 +99,7 @@ class AuditedTree:
         except signed_note.NoteInvalid as error:
             self._findings.add(last, f"{name}: {error}")
             return
+        self.unsigned.sign(stored.size)
         if (signed.size, signed.root) != (stored.size, stored.root):
             self._findings.add(last, f"{name}: its note says another size or root than its row")
         elif self.frontier.root() != signed.root:
@@ -101,6 +110,7 @@ class AuditedTree:
             self._findings.add(last, f"{name}: its stored frontier is another tree's")
         else:
             self.verified += 1
+            self.signed = stored.size
 
     def find_unreached(self) -> None:
         """Checkpoints of more events than there are."""
@@ -113,3 +123,10 @@ class AuditedTree:
         """Hashes of tiles that no events made."""
         for level, at in sorted(self._tiles or ()):
             self._findings.add(None, f"subtrees: hash {at} of tile level {level} is of events that are not there")
+
+    def find_unsigned(self) -> None:
+        """Events that no checkpoint is over, although there was time to sign one."""
+        fault = self.unsigned.fault()
+        if fault is not None:
+            what = "checkpoints were taken away, or could not be kept"
+            self._findings.add(self.unsigned.signed, f"not signed: {fault}: {what}")

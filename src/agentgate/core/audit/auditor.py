@@ -102,6 +102,7 @@ class Auditor:
                 self._numbers(row, fields, session)
                 self._bodies(row, fields, session)
                 self._derived.feed(fields, index, self._position, body)
+                self._tree.unsigned.feed(fields)
             self._tree.check()
 
     def _leaf(self, row: RawRow) -> dict[str, Any] | None:
@@ -198,6 +199,7 @@ class Auditor:
         tree.find_unreached()
         self._head(head, size)
         tree.find_left_over()
+        tree.find_unsigned()
         self._strewn()
         self._derived.compare(tables)
         return Report(
@@ -207,6 +209,7 @@ class Auditor:
             findings=self._findings,
             notes=self._notes(),
             checkpoints=tree.verified,
+            signed=tree.signed,
             pruned=self._pruned,
             open_intents=len(self._derived.open),
         )
@@ -236,7 +239,8 @@ class Auditor:
             )
 
     def _notes(self) -> list[str]:
-        return self._undone + [
+        moment = self._tree.unsigned.note()
+        return [*([] if moment is None else [moment]), *self._undone] + [
             f"member {member}: the log has refused {counter.count()} of its events (as a rule somebody else was "
             f"first) or could not write them, from its number {counter.missing[0].start} on"
             for member, counter in self._counters.items()

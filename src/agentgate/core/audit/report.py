@@ -39,6 +39,8 @@ class Report:
     notes: list[str]
     checkpoints: int
     """Checkpoints whose root and signature hold."""
+    signed: int
+    """Events that the newest checkpoint is over that holds. Nothing shows what those after them were."""
     pruned: int
     """Events whose body a prune event took."""
     open_intents: int
