@@ -24,7 +24,8 @@ SERVERS_WITHIN_S: Final = 2.0
 
 
 async def begin(gateway: Gateway, predecessors: Sequence[str] | None) -> None:
-    """Join the log, apply kills, enforce the policy. `predecessors` as for `Membership.join`.
+    """Join the log, apply kills, enforce the policy; what a killed process has left is signed first, and a new log
+    before anybody is served, so that nothing that is not signed is old. `predecessors` as for `Membership.join`.
 
     Raises:
         UnsafeConfiguration, LogUnavailable, PolicyInvalid
@@ -33,6 +34,8 @@ async def begin(gateway: Gateway, predecessors: Sequence[str] | None) -> None:
     newest = await gateway.log.record(await gateway.log.size() - 1)
     if newest is not None:
         gateway.steady.not_before(datetime.fromisoformat(newest.fields["at"]))
+        with contextlib.suppress(LogUnavailable):  # once a second it is tried again
+            await gateway.log.integrate()
     await gateway.admission.start()
     gateway.admission.listen(gateway.replica.woken)
     closed = await gateway.membership.join(predecessors)
@@ -50,6 +53,8 @@ async def begin(gateway: Gateway, predecessors: Sequence[str] | None) -> None:
         await gateway.policy.prepare()
     if gateway.tokens is not None:
         await gateway.tokens.verifier.start()
+    if await gateway.log.checkpoint() is None:
+        await gateway.log.integrate()
 
 
 @contextlib.asynccontextmanager

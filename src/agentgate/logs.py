@@ -69,8 +69,8 @@ class LogStore(Log, LogReader, Tree, Protocol):
         ...
 
 
-async def make_log(config: Settings, signer: CheckpointSigner) -> LogStore:
-    """The log at `log.url`, opened.
+async def make_log(config: Settings, signer: CheckpointSigner, *, is_vouched_for: bool = False) -> LogStore:
+    """The log at `log.url`, opened. `is_vouched_for`: somebody answers for what no checkpoint is over.
 
     Raises:
         UnsafeConfiguration, LogBroken, LogUnavailable: it cannot be used; the text says why.
@@ -80,7 +80,9 @@ async def make_log(config: Settings, signer: CheckpointSigner) -> LogStore:
         case "sqlite":
             path = _sqlite_path(config)
             places, former = _places(config), former_keys(config)
-            return await SqliteLog.open(path, signer, part.origin, places=places, former_keys=former)
+            return await SqliteLog.open(
+                path, signer, part.origin, places=places, former_keys=former, is_vouched_for=is_vouched_for
+            )
         case "postgresql":
             from agentgate.adapters.log.postgresql import PostgresLog  # its driver is for who has PostgreSQL
 
@@ -93,6 +95,7 @@ async def make_log(config: Settings, signer: CheckpointSigner) -> LogStore:
                 places=_places(config),
                 former_keys=former_keys(config),
                 retention_url=part.retention_url,
+                is_vouched_for=is_vouched_for,
             )
         case _:
             raise configuration.unknown_kind("log", part.kind, ("postgresql", "sqlite"))

@@ -11,7 +11,16 @@ from agentgate.core.errors import LogUnavailable
 from agentgate.core.query import Query
 from agentgate.evidence import envelope_key_path, make_envelope_signer, make_public_keys
 from agentgate.kinds import EXPORTS
-from agentgate.logs import check_log, has_log_key, log_key_path, log_keys, migrate_log, read_log
+from agentgate.logs import (
+    check_log,
+    has_log_key,
+    log_key_path,
+    log_keys,
+    make_log,
+    make_log_signer,
+    migrate_log,
+    read_log,
+)
 from agentgate.notices import ping
 from agentgate.pipeline.records.audit import written
 from agentgate.settings import Settings
@@ -26,6 +35,21 @@ async def audit_log(config: Settings, kept: Sequence[bytes] = ()) -> Report:
     if not has_log_key(config):
         raise LogUnavailable(f"there is no log key at {log_key_path(config)}: nothing to verify the log with")
     return await check_log(config, log_keys(config), kept)
+
+
+async def sign_log(config: Settings) -> int:
+    """`agentgate log sign`: a checkpoint over all that is there, which somebody answers for; how many events.
+
+    Raises:
+        AgentGateError: there is no log, it is not to be signed, or a gateway has it.
+    """
+    await log_size(config)  # to open one for writing may be to make it
+    log = await make_log(config, make_log_signer(config, anew=False), is_vouched_for=True)
+    try:
+        await log.integrate()
+        return await log.size()
+    finally:
+        await log.aclose()
 
 
 async def search_log(

@@ -2,7 +2,8 @@
 
 Two hands: one changes rows with a SQL tool, the other knows the schema and writes the whole database anew around his
 change, so that every hash, number, position and table fits. The first is named by what does not fit, the second by the
-checkpoint that was signed before. Who has even the key is named by a checkpoint that was kept elsewhere.
+checkpoint that was signed before, and by its absence where it was taken away. Who has even the key is named by a
+checkpoint that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,10 @@ from agentgate.adapters.log._sqlite.ddl import TRIGGERS
 from agentgate.adapters.log.sqlite import SqliteLog, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit.report import Report
+from agentgate.core.errors import LogBroken
 from agentgate.core.event import Event
 from agentgate.core.note import NoteKey
-from tests.contracts.log import ORIGIN, Author
+from tests.contracts.log import ORIGIN, START, Author
 
 SIGNER = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 THIEF = Ed25519Signer(Ed25519PrivateKey.from_private_bytes(bytes(range(1, 33))))
@@ -92,7 +95,8 @@ class Case:
 @pytest.fixture
 async def case(tmp_path: Path) -> Case:
     author = Author()
-    events = [author.joined(), *(author.decided(session=f"s-{n % 2}") for n in range(TODAY - 1))]
+    moments = [START + timedelta(hours=n) for n in range(TODAY - 1)]
+    events = [author.joined(), *(author.decided(f"s-{n % 2}", moment=at) for n, at in enumerate(moments))]
     path = tmp_path / "data" / "log.db"
     early = await write(path, events[:YESTERDAY])
     yesterday = tmp_path / "yesterday.db"
@@ -129,6 +133,21 @@ def anew(change: Callable[[list[Event]], list[Event]]) -> Attack:
         await case.anew(change(case.events))
 
     return attack
+
+
+async def rewrite_without_checkpoints(case: Case) -> None:
+    """And nothing beside the database or elsewhere that would say so."""
+    await case.anew([*case.events[:PLACE], instead(case.events[PLACE]), *case.events[PLACE + 1 :]])
+    case.sql("DELETE FROM checkpoints")
+    case.beside.unlink()
+    case.kept = ()
+
+
+async def rewrite_what_the_oldest_checkpoint_leaves(case: Case) -> None:
+    """It is left alone, and put beside the database as if it were the newest."""
+    await case.anew([*case.events[:YESTERDAY], instead(case.events[YESTERDAY]), *case.events[YESTERDAY + 1 :]])
+    case.sql(f"DELETE FROM checkpoints WHERE size > {YESTERDAY}")
+    case.beside.write_bytes(*case.kept)
 
 
 async def cut_with_its_checkpoints(case: Case) -> None:
@@ -194,6 +213,10 @@ ROWS: dict[str, tuple[Attack, int, str]] = {
     "yesterday's database again": (
         restore_yesterday, YESTERDAY, "rolled back or cut: checkpoint 12 has signed more events than the 6 stored"
     ),
+    "all anew, without checkpoints": (rewrite_without_checkpoints, 0, "not signed: no checkpoint is over any"),
+    "all anew after the oldest checkpoint": (
+        rewrite_what_the_oldest_checkpoint_leaves, YESTERDAY, "not signed: no checkpoint is over the last 6 events"
+    ),
     "signed with another key": (resign, TODAY - 1, "checkpoint 12: no known key has signed this note"),
 }  # fmt: skip
 
@@ -205,6 +228,20 @@ async def test_what_was_done_to_the_database_is_named(case: Case, attack: Attack
     assert not report.ok
     assert report.findings[0].index == index, report.findings
     assert any(finding.index == index and words in finding.what for finding in report.findings), report.findings
+
+
+@pytest.mark.parametrize("attack", [rewrite_without_checkpoints, rewrite_what_the_oldest_checkpoint_leaves])
+async def test_what_was_written_anew_without_checkpoints_is_signed_only_for_who_answers_for_it(
+    case: Case, attack: Attack
+) -> None:
+    await attack(case)
+    with pytest.raises(LogBroken, match="no checkpoint is over .*`agentgate log sign`"):
+        await SqliteLog.open(case.path, SIGNER, ORIGIN)
+    log = await SqliteLog.open(case.path, SIGNER, ORIGIN, is_vouched_for=True)
+    await log.aclose()
+    report = await case.report()
+    assert (report.findings, report.notes, report.signed) == ([], [], TODAY)
+    await (await SqliteLog.open(case.path, SIGNER, ORIGIN)).aclose()
 
 
 async def test_who_has_even_the_logs_key_is_named_by_a_checkpoint_that_was_kept_elsewhere(case: Case) -> None:

@@ -111,7 +111,7 @@ CALLED = [
     ("kills --bogus", "`agentgate kills --help` tells more"),
     ("kills extra", "unexpected extra argument"),
     ("keys", "say which command: create, list, disable"),
-    ("log", "say which command: verify, migrate, monitor"),
+    ("log", "say which command: verify, sign, migrate, monitor"),
     ("evidence", "say which command: pull, keys"),
     ("hold", "say which command: add, list, release"),
     ("policy", "say which command: packs, try"),
@@ -222,6 +222,7 @@ FOUND = [
     (REFUSED, "verify {pack} --trust {none}", "cannot be read: No such file"),
     (START, "log migrate --database-url {database}", "cannot be migrated"),
     (START, "log migrate", "--database-url postgresql://"),
+    (START, "log sign --data-dir {none}", "there is no log at"),
     # wrong addresses
     (START, "serve --port {busy} --data-dir {fresh}", "address already in use, or not this machine's; choose another"),
     (START, "serve --host 0.0.0.0 --port 0 --data-dir {fresh}", "agentgate keys create"),

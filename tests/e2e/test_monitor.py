@@ -109,7 +109,7 @@ def test_a_monitor_follows_a_growing_log_and_catches_one_that_was_written_anew(
 
 
 def rewrite(data_dir: Path, kind: str) -> None:
-    """What an operator can do who has the database and the key: another leaf, its hash, and no old checkpoint."""
+    """What an operator can do who has the database and the key: another leaf, its hash, and a new checkpoint alone."""
     from agentgate.core.merkle import leaf_hash  # beside its only use: nothing else here makes logs
 
     database = data_dir / "log.db"
@@ -123,6 +123,7 @@ def rewrite(data_dir: Path, kind: str) -> None:
         "DELETE FROM checkpoints;DELETE FROM subtrees",
     )
     (data_dir / "log.db.checkpoint").unlink()
+    assert run_cli("log", "sign", "--data-dir", str(data_dir)).returncode == 0
 
 
 def test_yesterdays_directory_is_refused_while_the_file_on_another_disk_knows_better(tmp_path: Path) -> None:

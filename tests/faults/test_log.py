@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from agentgate.keyfile import change_keys, key_file, read_keys
+from tests.adapters.log.test_sqlite import tamper
 from tests.faults.conftest import Gate
 from tests.faults.disk import compiled, needs_compiler
 from tests.gateway import GatewayFailed, call, run_cli, until
@@ -466,6 +467,58 @@ def test_a_start_on_an_older_copy_of_the_log_is_refused(gateway: Gate, tmp_path:
     for path in files_of_the_log(tmp_path):
         shutil.copy(path, gateway.data_dir)
     assert "rolled back or replaced" in refused_start(gateway)
+
+
+def test_a_start_on_a_log_without_its_checkpoints_is_refused_until_somebody_signs_it(gateway: Gate) -> None:
+    assert gateway.works("before")
+    gateway.kill9()
+    tamper(gateway.data_dir / "log.db", "DELETE FROM checkpoints")
+    (gateway.data_dir / "log.db.checkpoint").unlink()
+    said = refused_start(gateway)
+    assert "no checkpoint is over any of the" in said
+    assert "`agentgate log sign`" in said
+    where = ("--data-dir", str(gateway.data_dir))
+    verified = run_cli("log", "verify", *where, env=gateway.env)
+    assert (verified.returncode, "the log is BROKEN" in verified.stdout) == (1, True)
+    signed = run_cli("log", "sign", *where, env=gateway.env)
+    assert (signed.returncode, "events are signed" in signed.stdout) == (0, True)
+    gateway.start()
+    assert gateway.works("after")
+    gateway.assert_log_holds()
+
+
+def test_what_a_killed_gateway_left_is_signed_before_more_is_added(gateway: Gate) -> None:
+    """Or one that is killed at once, again and again, would leave ever more."""
+    assert gateway.works("before")
+    gateway.kill9()
+    (left,) = numbers(gateway, "SELECT count(*) FROM events")
+    gateway.start()
+    assert left in numbers(gateway, "SELECT size FROM checkpoints")
+
+
+def numbers(gateway: Gate, query: str) -> list[int]:
+    with closing(sqlite3.connect(f"file:{gateway.data_dir}/log.db?mode=ro", uri=True)) as db:
+        return [number for (number,) in db.execute(query)]
+
+
+def test_a_log_that_cannot_be_signed_is_not_begun_and_one_that_was_goes_on(tmp_path: Path) -> None:
+    """Whoever is served is under a checkpoint, from the first call on; what was signed once may wait for the next."""
+    kept = tmp_path / "another disk" / "checkpoint"
+    with Gate(env={"AGENTGATE_CHECKPOINT_FILE": str(tmp_path / "here")}) as gateway:
+        gateway.stop()
+        data_dir = gateway.data_dir
+        for path in (*files_of_the_log(data_dir), data_dir / "log.db.checkpoint"):
+            path.unlink(missing_ok=True)
+        (tmp_path / "here").unlink()
+        gateway.env["AGENTGATE_CHECKPOINT_FILE"] = str(kept)
+        assert "the checkpoint cannot be kept" in refused_start(gateway)
+        kept.parent.mkdir()
+        gateway.start()
+        assert kept.is_file()
+        gateway.stop()
+        shutil.rmtree(kept.parent)
+        gateway.start()
+        assert gateway.works("after")
 
 
 def test_a_start_on_something_that_is_no_database_is_refused(gateway: Gate) -> None:

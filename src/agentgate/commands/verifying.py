@@ -144,11 +144,27 @@ def _print_log(report: LogReport) -> None:
     for note in report.notes:
         out.print(f"[yellow]–[/] {escape(note)}")
     out.print(
-        f"{report.size} events, {report.checkpoints} checkpoints hold, kill position {report.kill_position}, "
-        f"{report.pruned} bodies pruned, {report.open_intents} calls without an outcome"
+        f"{report.size} events, {report.signed} of them signed, {report.checkpoints} checkpoints hold, "
+        f"kill position {report.kill_position}, {report.pruned} bodies pruned, "
+        f"{report.open_intents} calls without an outcome"
     )
     out.print(f"root {report.root.hex()}")
     out.print("[green]the log holds[/]" if report.ok else "[red]the log is BROKEN[/]")
+
+
+@log_cli.command("sign")
+def sign_log(
+    data_dir: DataDir = None,
+    database_url: Annotated[str | None, typer.Option("--database-url", help="AGENTGATE_DATABASE_URL")] = None,
+    config: Config = None,
+) -> None:
+    """Sign events that no checkpoint is over, after you have looked at them: a start on too many is refused."""
+    settings = settings_of(config, {"data_dir": data_dir, "log.url": database_url})
+    from agentgate.offline import sign_log as sign  # as above
+
+    with or_die(Status.START):
+        size = asyncio.run(sign(settings))
+    out.print(f"{size} events are signed")
 
 
 @log_cli.command("migrate")

@@ -7,6 +7,7 @@ import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from agentgate.ports.log import AlreadySpent, MemberGone
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER
 from tests.adapters.log.crashes import one_crash
-from tests.contracts.log import ORIGIN, Author, LogContract, Opened, Searcher, a_kill, all_of, patient, receipts
+from tests.contracts.log import ORIGIN, START, Author, LogContract, Opened, Searcher, a_kill, all_of, patient, receipts
 from tests.postgres_server import PostgresServer
 
 SIGNER = crash_child.SIGNER
@@ -291,6 +292,25 @@ async def test_a_checkpoint_that_contradicts_the_tree_stops_the_log(url: str, au
             await log.integrate()
         with pytest.raises(LogBroken, match="another tree"):
             await log.append(author.decided())
+
+
+async def test_a_start_signs_what_no_checkpoint_is_over_only_where_somebody_answers_for_it(
+    url: str, author: Author
+) -> None:
+    async with replicas(url, 1) as (log,):
+        await log.append(author.decided())
+        with pytest.raises(LogBroken, match="no checkpoint is over any of the 1 events.*`agentgate log sign`"):
+            await PostgresLog.open(url, SIGNER, ORIGIN)
+        await log.integrate()
+        for seconds in (0, 61):
+            await log.append(author.decided(moment=START + timedelta(seconds=seconds)))
+        with pytest.raises(LogBroken, match="over the last 2 events, .*`agentgate log sign`"):
+            await PostgresLog.open(url, SIGNER, ORIGIN)
+        report = await verify(url, ORIGIN, [KEY])
+        assert [(found.index, found.what[:11]) for found in report.findings] == [(1, "not signed:")]
+        await (await PostgresLog.open(url, SIGNER, ORIGIN, is_vouched_for=True)).aclose()
+    report = await verify(url, ORIGIN, [KEY])
+    assert (report.findings, report.notes, report.signed) == ([], [], 3)
 
 
 async def test_a_replica_with_another_key_or_origin_is_refused_from_the_first_start_on(url: str) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._checkpoints.anchors import Anchors, Places
+from agentgate.adapters.log._checkpoints.continuity import check_signed
 from agentgate.adapters.log._checkpoints.integrator import CHECKPOINT_EVERY_S, CheckpointSigner, Integrator, resume
 from agentgate.adapters.log._postgres.audit import verify
 from agentgate.adapters.log._postgres.bodies import PostgresBodies
@@ -54,10 +55,12 @@ class PostgresLog(StoredLog):
         former_keys: Sequence[NoteKey] = (),
         retention_url: str | None = None,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+        is_vouched_for: bool = False,
     ) -> PostgresLog:
         """Open the log at `url`, which `agentgate log migrate` has made. `witness` keeps the newest checkpoint that
         this process has signed, to know the database by, and so do `places`; `former_keys` have signed earlier ones.
-        `retention_url` is the same database for the role that may delete bodies.
+        `retention_url` is the same database for the role that may delete bodies. `is_vouched_for`: somebody answers for
+        what no checkpoint is over.
 
         Raises:
             UnsafeConfiguration: the server would not keep it, it has no log of this version, or another key signs it.
@@ -76,7 +79,9 @@ class PostgresLog(StoredLog):
             size, found = await tree.newest()
             newest = found if found.size else None
             frontier = await resume(newest, size, keys, near.leaf_hashes)
-            await anchors.check(frontier, size, found.note)
+            signed = await anchors.check(frontier, size, found.note)
+            if not is_vouched_for:
+                await check_signed(signed, near.records(first=signed))
         integrator = Integrator(tree, signer, keys, frontier, anchors, writer.distrust)
         integrator.start(checkpoint_every_s)
         far = PostgresReader(Lines(url, "reader", _READ, size=4, within_s=30.0, read_only=True), log_id)

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._checkpoints.anchors import Anchors, Places, read_file
+from agentgate.adapters.log._checkpoints.continuity import check_signed
 from agentgate.adapters.log._checkpoints.integrator import CHECKPOINT_EVERY_S, CheckpointSigner, Integrator, resume
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._sqlite.audit import audit
@@ -70,9 +71,10 @@ class SqliteLog(StoredLog):
         places: Places = Places(),  # noqa: B008  # frozen
         former_keys: Sequence[NoteKey] = (),
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+        is_vouched_for: bool = False,
     ) -> SqliteLog:
         """Open the log at `path`, or make one. `places` keep checkpoints besides a file next to it; `former_keys` have
-        signed earlier ones.
+        signed earlier ones. `is_vouched_for`: somebody answers for what no checkpoint is over.
 
         Raises:
             UnsafeConfiguration: another process has it open, or it is no log of this version.
@@ -91,7 +93,9 @@ class SqliteLog(StoredLog):
             await writer.start()
             newest = await writer.call(lambda store: store.checkpoint())
             frontier = await resume(newest, writer.size, keys, reader.leaf_hashes)
-            await anchors.check(frontier, writer.size, None if newest is None else newest.note)
+            signed = await anchors.check(frontier, writer.size, None if newest is None else newest.note)
+            if not is_vouched_for:
+                await check_signed(signed, reader.records(first=signed))
         integrator = Integrator(tree, signer, keys, frontier, anchors)
         integrator.start(checkpoint_every_s)
         return cls(writer, reader, integrator, anchors, newest, lock)

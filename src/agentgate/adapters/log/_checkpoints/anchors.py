@@ -58,28 +58,32 @@ class Anchors:
     def standings(self) -> list[Standing]:
         return [self._files, *(follower.standing for follower in self._followers)]
 
-    async def check(self, frontier: Frontier, size: int, note: bytes | None) -> None:
-        """Raise LogBroken if anybody knows a checkpoint that the log does not continue.
+    async def check(self, frontier: Frontier, size: int, note: bytes | None) -> int:
+        """Raise LogBroken if anybody knows a checkpoint that the log does not continue; how many events are signed.
 
         `frontier` is the tree of the newest stored checkpoint, which is `note`; `size` events are durable.
 
         Raises:
             LogUnavailable: a webhook that must be asked does not answer.
         """
+        signed = [frontier.size]
         for path in self._places.files:
             known = await asyncio.to_thread(_read, path)
             if known is not None:
-                await self._recognise(known, frontier, size, f"If the older database is meant, remove {path}")
+                signed.append(
+                    await self._recognise(known, frontier, size, f"If the older database is meant, remove {path}")
+                )
         for follower in self._followers:
             known = await follower.newest()
             if known is not None:
                 hint = f"The {follower.standing.kind} {follower.standing.name} has it"
-                await self._recognise(known, frontier, size, hint)
+                signed.append(await self._recognise(known, frontier, size, hint))
         if note is not None and frontier.size:
             checks = [one.recognise(Signed(frontier.size, frontier.root(), note)) for one in self._followers]
             await asyncio.gather(*checks)
+        return max(signed)
 
-    async def _recognise(self, note: bytes, frontier: Frontier, size: int, hint: str) -> None:
+    async def _recognise(self, note: bytes, frontier: Frontier, size: int, hint: str) -> int:
         try:
             known = open_checkpoint(note, self.keys, self.keys[0].name)
         except NoteInvalid as error:
@@ -89,6 +93,7 @@ class Anchors:
                 f"a checkpoint of {known.size} events is known that this database does not have: "
                 f"it was rolled back or replaced. {hint}"
             )
+        return known.size
 
     async def keep(self, note: bytes) -> None:
         """Write the files. Raises LogUnavailable when one cannot be written."""

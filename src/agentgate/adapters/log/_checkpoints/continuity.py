@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, Protocol
 
+from agentgate.core.audit.unsigned import Unsigned
 from agentgate.core.errors import LogBroken
+from agentgate.core.event import Record
 from agentgate.core.merkle import Frontier, Range, consistency_ranges, continues
 from agentgate.core.note import Checkpoint
 from agentgate.core.subtrees import HashMissing, Subtrees
@@ -52,3 +54,24 @@ async def is_continued(known: Checkpoint, frontier: Frontier, size: int, ground:
             return False
         grown.extend(leaves)
     return grown.root() == known.root
+
+
+async def check_signed(signed: int, after: AsyncIterator[Record]) -> None:
+    """Whether all that no checkpoint is over, `after` the events that are `signed`, can be of the last moment: to sign
+    more would make whatever somebody has put there part of the log.
+
+    Raises:
+        LogBroken, LogUnavailable
+    """
+    unsigned = Unsigned(signed)
+    try:
+        async for record in after:
+            unsigned.feed(record.fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise LogBroken(f"the events from {signed} on cannot be read; run `log verify`") from error
+    fault = unsigned.fault()
+    if fault is not None:
+        raise LogBroken(
+            f"{fault}: checkpoints were taken away, or could not be kept. Look at these events (`agentgate audit`); "
+            "if they are meant, `agentgate log sign` signs them as they are"
+        )
