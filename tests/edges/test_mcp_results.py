@@ -195,6 +195,18 @@ async def test_a_server_says_nothing_in_the_gateways_name(room: Room, mode: str)
     assert error.value.data == {"theirs": 1}
 
 
+@both_eras
+async def test_a_servers_error_is_not_taken_for_the_transports(room: Room, mode: str) -> None:
+    """Clients' SDKs say -32000, and nothing more, where the connection is lost."""
+    fault = {"code": -32000, "message": "file is locked"}
+    room.servers["a"].says["echo"] = Undelivered(ReasonCode.UPSTREAM_ERROR, "locked", fault=fault)
+    async with room.client(mode) as client:
+        with pytest.raises(MCPError) as error:
+            await client.call_tool("a__echo", {})
+    assert (error.value.code, error.value.message) == (-32000, "file is locked")
+    assert error.value.data[TRACE] == traces(room)[0]
+
+
 async def test_a_server_asks_nothing_in_the_gateways_name(room: Room) -> None:
     """Whoever answers such a question believes to approve a call; and what they say goes nowhere."""
     question = wanting("its own")["inputRequests"]["r"]

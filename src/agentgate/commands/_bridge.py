@@ -125,6 +125,11 @@ async def _connected(url: str, headers: dict[str, str]) -> AsyncIterator[tuple[A
         yield streams
 
 
+def _is_of_the_transport(error: ErrorData) -> bool:
+    """Whether it is the SDK's own word for a lost gateway: tools have errors of that code, too, which carry data."""
+    return error.code == CONNECTION_CLOSED and error.data is None
+
+
 class Relay:
     """What must be remembered of one client's messages, whatever gateway they go to."""
 
@@ -216,7 +221,7 @@ class Relay:
                 self._introduced.set()
                 return
             method = self._waiting.pop(body.id, "")
-            if isinstance(body, JSONRPCError) and body.error.code == CONNECTION_CLOSED:  # the transport's own word
+            if isinstance(body, JSONRPCError) and _is_of_the_transport(body.error):
                 self._was_lost, self._last = True, None
                 await self.refuse(body.id, INTERNAL_ERROR, _LOST)
                 return

@@ -17,6 +17,7 @@ from mcp.server.auth.provider import AccessToken
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import validate_mcp_param_headers, x_mcp_header_map
 from mcp.types import (
+    CONNECTION_CLOSED,
     HEADER_MISMATCH,
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
@@ -288,9 +289,11 @@ def _unknown(name: str) -> MCPError:
 
 
 def _fault(answer: Answer) -> MCPError:
-    """The upstream's own error, as it came but for what passes for ours."""
+    """The upstream's own error, as it came but for what passes for ours, or for the transport's."""
     fault = orjson.loads(answer.fault_json or b"{}")
     code, message, data = fault.get("code"), fault.get("message"), fault.get("data")
     if isinstance(data, dict):
         data = without_ours(data)
+    if code == CONNECTION_CLOSED and data is None:  # which clients' SDKs say where the gateway itself is lost
+        data = answers.meta_of(answer)
     return MCPError(code if type(code) is int else REFUSED, str(message), data)

@@ -1,0 +1,36 @@
+"""What `agentgate mcp` takes for the end of its gateway, and what for a tool's own word."""
+
+from __future__ import annotations
+
+import contextlib
+
+import anyio
+import pytest
+from mcp.shared.message import SessionMessage
+from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest
+
+from agentgate.commands._bridge import Relay
+
+
+@pytest.mark.parametrize(("data", "is_lost"), [(None, True), ({"dev.agentgate/traceId": "t"}, False)])
+async def test_an_error_that_a_tool_gives_is_not_the_end_of_the_gateway(data: object, *, is_lost: bool) -> None:
+    """Servers use the code that the SDK has for a lost connection: one of them must not end the calls of all."""
+    to_client, heard = anyio.create_memory_object_stream[SessionMessage](9)
+    to_gateway, sent = anyio.create_memory_object_stream[SessionMessage](9)
+    from_gateway, queue = (anyio.create_memory_object_stream[SessionMessage](9) for _ in range(2))
+    error = ErrorData(code=CONNECTION_CLOSED, message="file is locked", data=data)
+    with anyio.fail_after(5):
+        streams = (to_client, heard, to_gateway, sent, *from_gateway, *queue)
+        async with anyio.create_task_group() as tasks, contextlib.AsyncExitStack() as stack:
+            for stream in streams:
+                await stack.enter_async_context(stream)
+            tasks.start_soon(Relay(to_client).carry, queue[1], from_gateway[1], to_gateway)
+            for number in (1, 2):
+                await queue[0].send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=number, method="tools/call")))
+                await sent.receive()
+            await from_gateway[0].send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=2, error=error)))
+            answer = (await heard.receive()).message
+            queue[0].close()
+    assert isinstance(answer, JSONRPCError)
+    assert (answer.id, answer.error.code) == (2, INTERNAL_ERROR if is_lost else CONNECTION_CLOSED)
+    assert (answer.error == error) is not is_lost
