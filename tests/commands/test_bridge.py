@@ -21,7 +21,7 @@ async def test_an_error_that_a_tool_gives_is_not_the_end_of_the_gateway(data: ob
     error = ErrorData(code=CONNECTION_CLOSED, message="file is locked", data=data)
     with anyio.fail_after(5):
         streams = (to_client, heard, to_gateway, sent, *from_gateway, *queue)
-        async with anyio.create_task_group() as tasks, contextlib.AsyncExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack, anyio.create_task_group() as tasks:
             for stream in streams:
                 await stack.enter_async_context(stream)
             tasks.start_soon(Relay(to_client).carry, queue[1], from_gateway[1], to_gateway)
