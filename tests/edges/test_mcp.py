@@ -22,6 +22,7 @@ from agentgate.core.containment import Scope
 from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
+from agentgate.edges._mcp import lists
 from agentgate.edges._mcp.answers import TOO_MANY
 from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges.caller import Callers, Keyring
@@ -679,6 +680,42 @@ async def test_a_resource_is_read_where_it_was_listed(room: Room) -> None:
         "a": [{"uri": "x://a"}, {"uri": "t://a/7"}],
         "b": [{"uri": "x://b"}, {"uri": "t://b/7"}],
     }
+
+
+async def test_only_so_many_templates_are_held_against_a_uri(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And of those only what begins like it is read at all: reading takes longer than listing."""
+    parsed: list[str] = []
+    parse = lists.UriTemplate.parse
+
+    def counting(template: str, **limits: int) -> Any:
+        parsed.append(template)
+        return parse(template, **limits)
+
+    monkeypatch.setattr(lists.UriTemplate, "parse", counting)
+    many = [{"uriTemplate": f"m://{n}/{{id}}", "name": "m"} for n in range(3_000)]
+    wide = {"uriTemplate": "t://" + "/".join(f"{{v{n}}}" for n in range(200)), "name": "wide"}
+    room.servers["a"].says["resources/templates/list"] = {"resourceTemplates": [wide, *many]}
+    room.servers["b"].says["resources/templates/list"] = {
+        "resourceTemplates": [{"uriTemplate": "t://{id}", "name": "b"}]
+    }
+    room.servers["b"].says["resources/read"] = {"contents": []}
+    async with room.client() as client:
+        assert len((await client.list_resource_templates()).resource_templates) == 501
+        await client.read_resource("t://7")
+        assert len(parsed) == 2
+        for uri in ("m://499/7", "t://" + "7" * 3_000):
+            with pytest.raises(MCPError, match="Resource not found"):
+                await client.read_resource(uri)
+    assert sent(room, "resources/read") == {"a": [], "b": [{"uri": "t://7"}]}
+
+
+async def test_a_list_ends_where_it_has_more_bytes_than_anybody_reads(room: Room) -> None:
+    def page(*_: Any) -> Any:
+        return resources("a://1", nextCursor="again") | {"_meta": {"padding": "x" * (1 << 20)}}
+
+    room.servers["a"].says["resources/list"] = page
+    async with room.client() as client:
+        assert len((await client.list_resources()).resources) == 7
 
 
 async def test_the_only_server_with_resources_is_asked_for_every_one(room: Room) -> None:

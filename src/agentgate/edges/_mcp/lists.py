@@ -25,7 +25,16 @@ from agentgate.edges._mcp.peer import ClientPeer
 
 _MOST_PAGES: Final = 100
 _MOST_ITEMS: Final = 10_000
+_MOST_TEMPLATES: Final = 500
+"""Of one server. An unknown URI is held against each."""
+_MOST_BYTES: Final = 8 << 20
+"""Of one list of one server, as of its tools."""
+_MOST_VARIABLES: Final = 12
+_MAX_URI_CHARS: Final = 2_048
+"""Of a URI or a template whose server is looked for; a longer one is known only where there is one server."""
 _MOST_CALLERS: Final = 1000
+_MOST_KNOWN: Final = 200_000
+"""URIs and templates of all callers together."""
 _ASK_AGAIN_S: Final = 5.0
 """Between two readings of all lists for the sake of unknown URIs: who makes them up costs every server no more."""
 _CAPABILITY: Final = {"resources": "resources", "prompts": "prompts", "completion": "completions", "logging": "logging"}
@@ -51,10 +60,11 @@ class Kind:
     method: str
     key: str
     model: type[BaseModel]
+    most: int = _MOST_ITEMS
 
 
 RESOURCES: Final = Kind("resources/list", "resources", Resource)
-TEMPLATES: Final = Kind("resources/templates/list", "resourceTemplates", ResourceTemplate)
+TEMPLATES: Final = Kind("resources/templates/list", "resourceTemplates", ResourceTemplate, _MOST_TEMPLATES)
 PROMPTS: Final = Kind("prompts/list", "prompts", Prompt)
 
 
@@ -66,6 +76,9 @@ class _Known:
     templates: dict[str, str] = field(default_factory=dict)
     asked_at_s: float = -_ASK_AGAIN_S
     """When the gateway itself last read the lists, to find a URI."""
+
+    def __len__(self) -> int:
+        return len(self.uris) + len(self.templates)
 
 
 class Lists:
@@ -128,9 +141,10 @@ class Lists:
         if uri in known.templates:  # completion names the template itself
             return known.templates[uri]
         for template, server in known.templates.items():
-            parsed = _parsed(template)
-            if parsed is not None and parsed.match(uri) is not None:
-                return server
+            if uri.startswith(template.partition("{")[0]):  # most are not worth a parser
+                parsed = _parsed(template)
+                if parsed is not None and parsed.match(uri, max_uri_length=_MAX_URI_CHARS) is not None:
+                    return server
         return None
 
     async def whole(self, peer: ClientPeer, kind: Kind) -> dict[str, Any]:
@@ -148,21 +162,24 @@ class Lists:
     async def _all_of(self, peer: ClientPeer, operation: Operation, kind: Kind) -> tuple[list[dict[str, Any]], int]:
         """Every page of one server's list, and for how long it says that is good."""
         items: list[dict[str, Any]] = []
-        ttl_ms, cursor = None, None
+        ttl_ms, cursor, size = None, None, 0
         for _ in range(_MOST_PAGES):
             answer = await self._calls.once(peer, operation.target({"cursor": cursor} if cursor else {}))
             value = orjson.loads(answer.result_json or b"null") if answer.success else None
             page = value.get(kind.key) if isinstance(value, dict) else None
             if value is None or not isinstance(page, list):
                 return [], 0
+            size += len(answer.result_json or b"")
+            if size > _MOST_BYTES:
+                break
             items += [_named(item, operation.prefix, kind) for item in page if _fits(item, kind)]
             given = value.get("ttlMs")
             ttl = given if type(given) is int and given >= 0 else 0
             ttl_ms = ttl if ttl_ms is None else min(ttl_ms, ttl)
             cursor = value.get("nextCursor")
-            if not isinstance(cursor, str) or not cursor or len(items) >= _MOST_ITEMS:
+            if not isinstance(cursor, str) or not cursor or len(items) >= kind.most:
                 break
-        return items[:_MOST_ITEMS], ttl_ms or 0
+        return items[: kind.most], ttl_ms or 0
 
     def _learn(self, peer: ClientPeer, server: str, kind: Kind, items: list[dict[str, Any]]) -> None:
         if kind is PROMPTS:
@@ -172,7 +189,10 @@ class Lists:
         for uri in [uri for uri, owner in ways.items() if owner == server]:
             del ways[uri]
         for item in items:
-            ways.setdefault(item[key], server)
+            if len(item[key]) <= _MAX_URI_CHARS:
+                ways.setdefault(item[key], server)
+        while len(self._known) > 1 and sum(map(len, self._known.values())) > _MOST_KNOWN:
+            self._known.popitem(last=False)
 
     def _of(self, peer: ClientPeer) -> _Known:
         key = (peer.caller.tenant, peer.caller.id)
@@ -186,7 +206,7 @@ class Lists:
 @lru_cache(maxsize=4096)
 def _parsed(template: str) -> UriTemplate | None:
     try:
-        return UriTemplate.parse(template)
+        return UriTemplate.parse(template, max_variables=_MOST_VARIABLES)
     except InvalidUriTemplate:
         return None
 
