@@ -15,6 +15,50 @@ SECRET = "hunter2-do-not-repeat"
 _ZOD_EMAIL = r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$"
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _ZOD_HOST = rf"^(?=.{{1,253}}\.?$){_LABEL}(?:\.{_LABEL})*\.?$"
+_DRAFT_7 = "http://json-schema.org/draft-07/schema#"
+_AND_OR_LEAF = {"anyOf": [{"$ref": "#/$defs/and"}, {"$ref": "#/$defs/or"}, {"$ref": "#/$defs/leaf"}]}
+FILTER = {
+    "$defs": {
+        "and": {"properties": {"op": {"const": "and"}, "of": {"type": "array", "items": _AND_OR_LEAF}}},
+        "or": {"properties": {"op": {"const": "or"}, "of": {"type": "array", "items": _AND_OR_LEAF}}},
+        "leaf": {"properties": {"value": {"type": "string"}}, "required": ["value"]},
+    },
+    "properties": {"limit": {"type": "integer"}, "filter": _AND_OR_LEAF},
+}
+FILTER["$defs"]["and"]["required"] = FILTER["$defs"]["or"]["required"] = ["op", "of"]  # type: ignore[index]
+"""What pydantic writes for a filter of `and`, `or` and leaves."""
+
+
+_IGNORES_WHAT_IS_BESIDE = {
+    "$schema": _DRAFT_7,
+    "$ref": "#/definitions/a",
+    "required": ["z"],
+    "definitions": {"a": {"minProperties": 1}},
+}
+_LOOKS_THROUGH = {"$ref": "#/$defs/a", "unevaluatedProperties": False, "$defs": {"a": {"properties": {"a": {}}}}}
+_DYNAMIC = {"$dynamicAnchor": "n", "properties": {"n": {"$dynamicRef": "#n"}}, "required": ["a"]}
+
+
+def nested(levels: int, value: Any) -> dict[str, Any]:
+    """Arguments for `FILTER`."""
+    inner: dict[str, Any] = {"value": value}
+    for level in range(levels):
+        inner = {"op": ("and", "or")[level % 2], "of": [inner]}
+    return {"filter": inner}
+
+
+def doubling(keyword: str, levels: int) -> dict[str, Any]:
+    """A schema of a few bytes a level that asks everything twice on each."""
+    defs: dict[str, Any] = {f"a{n}": {keyword: [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(levels)}
+    return {"$ref": "#/$defs/a0", "$defs": {**defs, f"a{levels}": {"type": "string"}}}
+
+
+def every_kind_in_every_kind(kinds: int) -> dict[str, Any]:
+    """As a tree of syntax is described."""
+    refs = [{"$ref": f"#/$defs/t{n}"} for n in range(kinds)]
+    of = {"type": "array", "items": {"anyOf": refs}}
+    kind = {"type": "object", "properties": {"of": of}, "required": ["of"]}
+    return {"$ref": "#/$defs/t0", "$defs": {f"t{n}": kind for n in range(kinds)}}
 
 
 class SchemasContract:
@@ -142,3 +186,113 @@ class SchemasContract:
         started = time.thread_time()
         assert check({"a": ["a" * 50_000 + "!", "a" * 50_000 + "!", "b"]}) is not None
         assert time.thread_time() - started < 0.5
+
+    @pytest.mark.parametrize("levels", [1, 3, 12, 30])
+    def test_a_recursive_union_answers_at_once_however_deep_the_arguments_are(
+        self, schemas: Schemas, levels: int
+    ) -> None:
+        """Each level would multiply what is wrong with it by the branches of the union."""
+        check = schemas.compile(FILTER)
+        started = time.thread_time()
+        assert check(nested(levels, "a")) is None
+        sentence = check(nested(levels, 5))
+        assert time.thread_time() - started < 0.5
+        assert sentence is not None
+        assert sentence.startswith("arguments.filter: does not ")
+        assert ("satisfy anyOf" in sentence) is (levels < 10)
+        assert check({"limit": "x"}) == "arguments.limit: must be an integer"
+
+    @pytest.mark.parametrize("keyword", ["anyOf", "allOf", "oneOf"])
+    @pytest.mark.parametrize("draft", ["https://json-schema.org/draft/2020-12/schema", _DRAFT_7])
+    def test_references_are_followed_only_so_often(self, schemas: Schemas, keyword: str, draft: str) -> None:
+        """Nothing fits then, also below `not`: what was not looked at must not count as found wanting."""
+        schema = doubling(keyword, 40)
+        first = schema["$defs"]["a0"]
+        for schema_of_p in (first, {"not": first}, {"if": first, "then": False}):
+            whole = {"$schema": draft, "properties": {"p": schema_of_p}, "$defs": schema["$defs"]}
+            check = schemas.compile(whole)
+            started = time.thread_time()
+            said = [check({"p": value}) for value in ("text", 5, {})]
+            assert time.thread_time() - started < 1.5
+            assert "arguments: take too many steps to check against this schema" in said
+
+    def test_kinds_within_kinds_are_checked_only_so_long(self, schemas: Schemas) -> None:
+        check = schemas.compile(every_kind_in_every_kind(20))
+        value: Any = 5
+        for _ in range(40):
+            value = {"of": [value]}
+        started = time.thread_time()
+        assert check(value) is not None
+        assert time.thread_time() - started < 0.5
+        assert check({"of": [{"of": []}]}) is None
+
+    def test_what_looks_twice_is_counted_as_well(self, schemas: Schemas) -> None:
+        schema: dict[str, Any] = {"properties": {"a": {}}}
+        for _ in range(28):
+            schema = {"allOf": [schema], "unevaluatedProperties": False}
+        started = time.thread_time()
+        assert schemas.compile(schema)({"a": 1}) is not None
+        assert time.thread_time() - started < 0.5
+
+    def test_many_things_of_many_kinds_are_no_trouble(self, schemas: Schemas) -> None:
+        kinds = {f"k{n}": {"properties": {"kind": {"const": n}}, "required": ["kind"]} for n in range(30)}
+        refs = [{"$ref": f"#/$defs/{name}"} for name in kinds]
+        check = schemas.compile({"$defs": kinds, "properties": {"all": {"items": {"oneOf": refs}}}})
+        assert check({"all": [{"kind": n % 30} for n in range(5_000)]}) is None
+        assert check({"all": [{"kind": 30}]}) == "arguments.all[0]: does not satisfy oneOf"
+        sentence = check({"all": [{"kind": n % 31} for n in range(5_000)]})
+        assert sentence == "arguments.all: does not fit, and it would take too long to say where"
+
+    def test_a_thousand_misfits_cost_as_much_as_one(self, schemas: Schemas) -> None:
+        check = schemas.compile({"properties": {"a": {"items": {"type": "integer"}}}})
+        started = time.thread_time()
+        assert check({"a": ["x"] * 300_000}) == "arguments.a[0]: must be an integer"
+        assert time.thread_time() - started < 0.5
+
+    @pytest.mark.parametrize(
+        ("schema", "fits", "misfits"),
+        [
+            ({"$ref": "#/allOf/0", "allOf": [{"required": ["a"]}]}, {"a": 1}, {}),
+            ({"properties": {"allOf": {"type": "string"}, "$ref": {"$ref": "#/properties/allOf"}}}, {}, {"$ref": 1}),
+            (
+                {"properties": {"unevaluatedItems": {"$ref": "#/$defs/a"}}, "$defs": {"a": False}},
+                {},
+                {"unevaluatedItems": 1},
+            ),
+            (_IGNORES_WHAT_IS_BESIDE, {"a": 1}, {}),
+            (_LOOKS_THROUGH, {"a": 1}, {"b": 1}),
+            (_DYNAMIC, {"a": 1, "n": {"a": 1}}, {"a": 1, "n": {}}),
+            ({"$ref": "#/$defs/x~1y%25", "$defs": {"x/y%": {"anyOf": [{"required": ["a"]}]}}}, {"a": 1}, {}),
+        ],
+    )
+    def test_counting_changes_nothing_of_what_a_schema_means(
+        self, schemas: Schemas, schema: Mapping[str, Any], fits: Mapping[str, Any], misfits: Mapping[str, Any]
+    ) -> None:
+        check = schemas.compile(schema)
+        assert check(fits) is None
+        assert check(misfits) is not None
+
+    @pytest.mark.parametrize("keyword", ["enum", "const"])
+    def test_a_reference_that_nothing_would_count_is_refused(self, schemas: Schemas, keyword: str) -> None:
+        values = [{"anyOf": [{"$ref": "#/enum/0"}]}]
+        with pytest.raises(ValueError, match=f"reference inside of {keyword}"):
+            schemas.compile({keyword: values})
+        with pytest.raises(ValueError, match="reference inside of properties"):
+            schemas.compile({"$ref": "#/x/properties", "x": {"properties": {"$ref": "#/x/properties"}}})
+        with pytest.raises(ValueError, match="another draft inside"):
+            schemas.compile({"$defs": {"a": {"$id": "urn:a", "$schema": _DRAFT_7}}, "$ref": "urn:a"})
+
+    @pytest.mark.parametrize("pattern", [r"\p{L}{24}N%d", r"^(?=a)\p{L}{24}N%d"])
+    def test_patterns_that_are_too_large_together_are_refused(self, schemas: Schemas, pattern: str) -> None:
+        with pytest.raises(ValueError, match="patterns in the schema are too large together"):
+            schemas.compile({"properties": {f"p{n}": {"pattern": pattern % n} for n in range(20)}})
+        with pytest.raises(ValueError, match="patterns in the schema are too large together"):
+            schemas.compile({"patternProperties": {pattern % n: {} for n in range(20)}})
+        schemas.compile({"properties": {f"p{n}": {"pattern": pattern % 1} for n in range(20)}})
+        schemas.compile({"properties": {f"p{n}": {"pattern": rf"^[\w.-]{{1,64}}/{n}$"} for n in range(200)}})
+
+    def test_examining_refuses_what_is_no_schema_and_leaves_patterns_alone(self, schemas: Schemas) -> None:
+        schemas.examine({"properties": {"a": {"pattern": r"(a)\1"}}, "patternProperties": {"^(?!a)b": False}})
+        for schema in ({"type": "strin"}, {"$ref": "#/$defs/missing"}, {"$schema": 7}, {"maximum": float("nan")}):
+            with pytest.raises(ValueError, match=r"schema|Schema"):
+                schemas.examine(schema)

@@ -11,7 +11,7 @@ import pytest
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.core import strict_json
-from agentgate.core.call import Access, MemberId, Tool, ToolName
+from agentgate.core.call import Access, ArgumentCheck, MemberId, Tool, ToolName
 from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, ReasonCode, Refused
 from agentgate.core.event import Kind
 from agentgate.core.pin import MAX_DEFINITION_BYTES, pin_sha256, subject
@@ -424,6 +424,28 @@ async def test_a_tool_that_cannot_be_offered_is_refused_with_its_reason_whoever_
     done = await office.desk.accept(OPERATOR, offer.name, pin(definition))
     assert done == Refused(ReasonCode.CONFLICT, f"it cannot be offered: {offer.why}")
     assert (office.served, office.log.events) == ({}, [])
+
+
+async def test_what_nobody_has_accepted_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pattern of a few characters may take a megabyte, and a list may have a thousand tools full of them."""
+    compiled: list[Mapping[str, Any]] = []
+    compile_schema = JsonSchemas.compile
+
+    def counting(self: JsonSchemas, schema: Mapping[str, Any]) -> ArgumentCheck:
+        compiled.append(schema)
+        return compile_schema(self, schema)
+
+    monkeypatch.setattr(JsonSchemas, "compile", counting)
+    office = await Office().open()
+    large = tool("read", inputSchema={"properties": {f"p{n}": {"pattern": rf"\p{{L}}{{24}}N{n}"} for n in range(100)}})
+    await office.lists(large, tool("write"))
+    assert [offer.state for offer in office.desk.offers()] == [State.NEW, State.NEW]
+    assert compiled == []
+    done = await office.desk.accept(OPERATOR, "files__read", pin(large))
+    why = "it cannot be offered: its inputSchema cannot be used: the patterns in the schema are too large together"
+    assert done == Refused(ReasonCode.CONFLICT, why)
+    await office.accept(tool("write"))
+    assert (compiled, office.served) == ([large["inputSchema"], {"type": "object"}], {"files__write": None})
 
 
 async def test_two_tools_of_one_name_are_neither_offered(office: Office) -> None:

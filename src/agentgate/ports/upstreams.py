@@ -155,3 +155,7 @@ class Schemas(Protocol):
     def compile(self, schema: Mapping[str, Any]) -> ArgumentCheck:
         """Raises ValueError with a sentence when `schema` is not one."""
         ...
+
+    def examine(self, schema: Mapping[str, Any]) -> None:
+        """The same, but cheap and without its patterns: for a schema of somebody whom nobody trusts yet."""
+        ...

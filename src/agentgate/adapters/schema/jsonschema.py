@@ -1,9 +1,9 @@
 """JSON Schema on jsonschema-rs: compiled once, 0.1 µs a call, and nothing foreign gets to run.
 
-Schemas are configuration, but arguments are hostile: patterns run on the linear-time engine, no `$ref` is
-ever fetched, and a refusal never repeats what the caller sent (it may be a secret, and refusals are written
-down). Names are told only if the schema itself declares them. `format` is asserted, not just noted: who
-writes `format: ipv4` into a declaration wants it enforced.
+Schemas are configuration, but arguments are hostile: patterns run on the linear-time engine, references are followed
+only so often (`_steps`), no `$ref` is ever fetched, and a refusal never repeats what the caller sent (it may be a
+secret, and refusals are written down). Names are told only if the schema itself declares them. `format` is asserted,
+not just noted: who writes `format: ipv4` into a declaration wants it enforced.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any, Final, NoReturn
 
 import jsonschema_rs
 
-from agentgate.adapters.schema import _lookahead
+from agentgate.adapters.schema import _lookahead, _steps
+from agentgate.adapters.schema._patterns import MAX_PATTERN_BYTES, Patterns
 from agentgate.core.call import ArgumentCheck
 from agentgate.core.strict_json import NotStrictJson, canonical, check
 
@@ -24,8 +25,15 @@ _DRAFTS: Final = {
     "http://json-schema.org/draft-07/schema": jsonschema_rs.Draft7Validator,
 }
 """Each is read as what it says it is. Most MCP servers say draft 7."""
-_MAX_PATTERN_BYTES: Final = 1 << 20
-"""Compiled size of one regular expression; a pattern that needs more is refused at start."""
+_MOST_STEPS: Final = 1_000_000
+_FREE_STEPS: Final = 50_000
+_STEPS_PER_VALUE: Final = 32
+"""A union of thirty kinds of things asks that of each value in a thing. Some 0.3 µs a step."""
+_MOST_TOLD_STEPS: Final = 4_000
+"""What it may take to say what is wrong, once it is known that something is: some 15 µs a step."""
+_UNTOLD: Final = "and it would take too long to say where"
+_OF_MEMBERS: Final = ("$schema", "$id", "$defs", "definitions", "properties")
+"""What is kept of a schema to ask single arguments."""
 _MAX_SHOWN_CHARS: Final = 120
 
 
@@ -41,21 +49,98 @@ class JsonSchemas:
         """
         document = dict(schema)
         _check_document(document)
+        patterns = Patterns(_linear)
+        patterns.weigh(document)
+        return _Check(document, patterns).misfit
+
+    def examine(self, schema: Mapping[str, Any]) -> None:
+        """As the port says: patterns cost by far the most, in time and in memory."""
+        document = dict(schema)
+        _check_document(document)
         try:
-            validator = _validator(document)
+            _validator(document, keywords={"pattern": _Unread, "patternProperties": _Unread})
+        except jsonschema_rs.ValidationError as error:
+            raise _unusable(error) from None
+
+
+class _Unread:
+    """Stands for a keyword whose patterns are not compiled."""
+
+    def __init__(self, _schema: dict[str, Any], _value: Any, _path: list[str | int]) -> None: ...
+
+    def validate(self, _instance: Any) -> None: ...
+
+
+class _Check:
+    """One compiled schema."""
+
+    def __init__(self, document: dict[str, Any], patterns: Patterns) -> None:
+        """Raises ValueError."""
+        self._document = document
+        self._patterns = patterns
+        self._steps = _steps.Steps() if _steps.needs_counting(document) else None
+        self._is_long = _steps.has_unions(document)
+        self._is_unclear = _steps.has_bases(document)
+        self._declared = frozenset(_declared_names(document))
+        self._validator = self._compile(document)
+
+    def _compile(self, document: dict[str, Any]) -> jsonschema_rs.Validator:
+        keywords: dict[str, type] = {}
+        if self._steps is not None:
+            document = _steps.counted(document, _dialect(document))
+            keywords[_steps.KEYWORD] = self._steps.keyword()
+        try:
+            return _validator(document, keywords=keywords)
         except jsonschema_rs.ValidationError as error:
             try:
-                validator = _validator(document, pattern=_lookahead.keyword(_linear))
+                keywords["pattern"] = _lookahead.keyword(self._patterns.linear)
+                return _validator(document, keywords=keywords)
             except jsonschema_rs.ValidationError:
-                raise ValueError(f"not a usable JSON Schema: {_first_line(error.message)}") from None
-        declared = frozenset(_declared_names(document))
+                raise _unusable(error) from None
 
-        def misfit(arguments: Mapping[str, Any]) -> str | None:
-            if validator.is_valid(arguments):
-                return None
-            return _sentence(next(iter(validator.iter_errors(arguments))), declared)
+    def misfit(self, arguments: Mapping[str, Any]) -> str | None:
+        """`core.call.ArgumentCheck`."""
+        if self._steps is not None:
+            self._steps.left = _allowed(arguments)
+        is_valid = self._validator.is_valid(arguments)
+        if self._steps is not None and self._steps.left < 0:  # whatever it says
+            return "arguments: take too many steps to check against this schema"
+        return None if is_valid else self._told(arguments)
 
-        return misfit
+    def _told(self, arguments: Mapping[str, Any]) -> str:
+        """What is wrong with arguments that do not fit."""
+        if self._is_long and (self._is_unclear or not _steps.is_brief(self._document, arguments, _MOST_TOLD_STEPS)):
+            return f"{_place(self._member(arguments), self._declared)}: does not fit, {_UNTOLD}"
+        if self._steps is not None:
+            self._steps.left = _allowed(arguments)  # once more: this remembers nothing of what it has asked
+        try:
+            self._validator.validate(arguments)
+        except jsonschema_rs.ValidationError as error:
+            if error.kind.name != _steps.KEYWORD:
+                return _sentence(error, self._declared)
+        return f"arguments: do not fit, {_UNTOLD}"
+
+    def _member(self, arguments: Mapping[str, Any]) -> list[str | int]:
+        """The path to an argument that does not fit by itself, or to all of them."""
+        document = {name: value for name, value in self._document.items() if name in _OF_MEMBERS}
+        try:
+            validator = self._compile(document)
+        except ValueError:  # a reference to what is left out
+            return []
+        if self._steps is not None:
+            self._steps.left = _allowed(arguments)
+        found = next((name for name, value in arguments.items() if not validator.is_valid({name: value})), None)
+        if found is None or (self._steps is not None and self._steps.left < 0):
+            return []
+        return [found]
+
+
+def _allowed(arguments: Mapping[str, Any]) -> int:
+    return min(_FREE_STEPS + _STEPS_PER_VALUE * _steps.count_values(arguments), _MOST_STEPS)
+
+
+def _unusable(error: jsonschema_rs.ValidationError) -> ValueError:
+    return ValueError(f"not a usable JSON Schema: {_first_line(error.message)}")
 
 
 def _check_document(document: dict[str, Any]) -> None:
@@ -68,19 +153,21 @@ def _check_document(document: dict[str, Any]) -> None:
         raise ValueError(f"the schema's $schema must be {_DIALECT}, draft 2019-09, draft 7, or left out")
 
 
-def _validator(document: dict[str, Any], **keywords: type) -> jsonschema_rs.Validator:
+def _validator(
+    document: dict[str, Any], *, max_pattern_bytes: int = MAX_PATTERN_BYTES, keywords: Mapping[str, type] | None = None
+) -> jsonschema_rs.Validator:
     return _DRAFTS[_dialect(document)](
         document,
         validate_formats=True,
         retriever=_fetch_nothing,
-        pattern_options=jsonschema_rs.RegexOptions(size_limit=_MAX_PATTERN_BYTES),
-        keywords=keywords,
+        pattern_options=jsonschema_rs.RegexOptions(size_limit=max_pattern_bytes),
+        keywords=dict(keywords or {}),
     )
 
 
-def _linear(pattern: str) -> _lookahead.Finder:
+def _linear(pattern: str, max_bytes: int) -> _lookahead.Finder:
     """Raises ValueError."""
-    return _validator({"pattern": pattern}).is_valid
+    return _validator({"pattern": pattern}, max_pattern_bytes=max_bytes).is_valid
 
 
 def _dialect(document: Mapping[str, Any]) -> str:
@@ -115,11 +202,10 @@ def _declared_names(schema: Any) -> Iterator[str]:
 def _sentence(error: jsonschema_rs.ValidationError, declared: frozenset[str]) -> str:
     """`arguments.customer.email: must be a string`, from the path, the rule and the schema alone."""
     keyword = error.kind.name
-    details = error.kind.as_dict()
     if keyword == "required":
-        return f"{_place([*error.instance_path, details['property']], declared)}: is required"
+        return f"{_place([*error.instance_path, error.kind.as_dict()['property']], declared)}: is required"
     rule = _RULES.get(keyword)
-    text = rule(details) if rule else f"does not satisfy {keyword}"
+    text = rule(error.kind.as_dict()) if rule else f"does not satisfy {keyword}"
     return f"{_place(error.instance_path, declared)}: {text}"
 
 

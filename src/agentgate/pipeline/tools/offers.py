@@ -31,6 +31,7 @@ from agentgate.ports.upstreams import Listing, Schemas, ToolRule
 MAX_TOOLS: Final = 1_000
 """Of one server: what it lists beyond them is not read."""
 _MAX_SHOWN_CHARS: Final = 160
+_UNUSABLE: Final = "its inputSchema cannot be used: {}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +158,14 @@ class Workshop:
     def __init__(self, schemas: Schemas) -> None:
         self._schemas = schemas
         self._checks: dict[str, ArgumentCheck | str] = {}
+        self._flaws: dict[str, str | None] = {}
         self._made: dict[tuple[Any, ...], Tool] = {}
 
     def forget(self) -> None:
         """Keep memory bounded, whatever servers come up with."""
-        if max(len(self._checks), len(self._made)) > 8 * MAX_TOOLS:
+        if max(len(self._checks), len(self._flaws), len(self._made)) > 8 * MAX_TOOLS:
             self._checks.clear()
+            self._flaws.clear()
             self._made.clear()
 
     def check(self, sha256: str, definition: Mapping[str, Any]) -> ArgumentCheck | str:
@@ -171,8 +174,19 @@ class Workshop:
             try:
                 self._checks[sha256] = self._schemas.compile(definition["inputSchema"])
             except ValueError as error:
-                self._checks[sha256] = f"its inputSchema cannot be used: {error}"
+                self._checks[sha256] = _UNUSABLE.format(error)
         return self._checks[sha256]
+
+    def flaw(self, sha256: str, definition: Mapping[str, Any]) -> str | None:
+        """Why a definition that nobody has accepted is none, as far as it can be said without compiling it: servers may
+        list as many as they like."""
+        if sha256 not in self._flaws:
+            self._flaws[sha256] = None
+            try:
+                self._schemas.examine(definition["inputSchema"])
+            except ValueError as error:
+                self._flaws[sha256] = _UNUSABLE.format(error)
+        return self._flaws[sha256]
 
     def make(self, rules: ServerRules, pin: Pin, name: str, quarantine: str | None) -> Tool | str:
         """The tool as it was accepted, or why it cannot be offered."""
@@ -251,9 +265,7 @@ class Offers:
         name = rules.prefix + found.tool
         flaw = found.flaw or _name_flaw(name, taken)
         if flaw is None:
-            definition = strict_json.parse(found.subject)["tool"]
-            checked = self._workshop.check(found.sha256, definition)
-            flaw = checked if isinstance(checked, str) else None
+            flaw = self._workshop.flaw(found.sha256, strict_json.parse(found.subject)["tool"])
         if flaw is None:
             taken[skeleton(name)] = name
         state = State.NEW if flaw is None else State.REFUSED

@@ -13,12 +13,14 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
+from agentgate.core import strict_json
 from agentgate.core.call import Access, Principal, Tool
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Kind
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_rejected
 from agentgate.core.pin import Pin, pin_from_row
+from agentgate.core.visible import visible
 from agentgate.pipeline.records.record import Recorder
 from agentgate.pipeline.tools.heard import Heard, reviewed
 from agentgate.pipeline.tools.offers import Offer, Offers, State, Workshop, read_listing
@@ -61,7 +63,8 @@ class PinDesk:
         self.declared: Mapping[str, Tool] = dict(registry)
         """The tools that the configuration declares itself."""
         self._serving = ToolServing(self._servers, registry, policy, facts)
-        self._offers = Offers([served.rules for served in servers], self._serving.fixed, Workshop(schemas))
+        self._workshop = Workshop(schemas)
+        self._offers = Offers([served.rules for served in servers], self._serving.fixed, self._workshop)
         self._heard = Heard(self._servers)
         self._pins: dict[tuple[str, str], Pin] = {}
         self._sorted: list[Offer] = []
@@ -208,6 +211,9 @@ class PinDesk:
             subject = reviewed(offer).get(sha256)
             if subject is None:
                 return Refused(ReasonCode.CONFLICT, "that is not what its server describes now: look at it again")
+            check = self._workshop.check(sha256, strict_json.parse(subject)["tool"])
+            if isinstance(check, str):
+                return Refused(ReasonCode.CONFLICT, f"it cannot be offered: {visible(check)}")
             rules = self._servers[offer.server].rules
             fixed = rules.access_of(offer.tool, access or offer.access)
             if access not in (None, fixed):

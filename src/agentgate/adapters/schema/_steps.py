@@ -1,0 +1,184 @@
+"""A limit to what a check costs where schemas refer to themselves or to one another.
+
+One value may be asked the same questions again and again then: each level of references can double them, and each level
+of the arguments can. The library gives up nowhere. So every reference is counted on its way, and when too many were
+followed, none is followed any further: what is left to do then fails at once, and the call is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+from urllib.parse import unquote
+
+KEYWORD: Final = "dev.agentgate/step"
+"""What counts, in the schemas that `counted` makes."""
+_MAPS: Final = ("properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions")
+"""Their members are schemas under names that somebody chose."""
+_REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
+_LOOKS_TWICE: Final = ("unevaluatedProperties", "unevaluatedItems")
+"""They ask everything beside them once more."""
+_DRAFT_7: Final = "http://json-schema.org/draft-07/schema"
+_BESIDE_REFERENCES: Final = ("$schema", "$id", "$defs", "definitions")
+"""Draft 7 ignores everything else that stands beside a reference."""
+_UNIONS: Final = ("anyOf", "oneOf")
+_BASES: Final = ("$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor")
+
+
+class Steps:
+    """How many references may yet be followed."""
+
+    def __init__(self) -> None:
+        self.left = 0
+
+    def keyword(self) -> type:
+        steps = self
+
+        class Step:
+            def __init__(self, _schema: dict[str, Any], _value: Any, _path: list[str | int]) -> None: ...
+
+            def validate(self, instance: Any) -> None:
+                steps.left -= 1 + (len(instance) if isinstance(instance, dict | list) else 0)
+                if steps.left < 0:
+                    raise ValueError(KEYWORD)
+
+        return Step
+
+
+def needs_counting(schema: Mapping[str, Any]) -> bool:
+    """Without any of these, no value is asked anything twice but what the schema spells out twice."""
+    return not _keys(schema).isdisjoint((*_REFERENCES, *_LOOKS_TWICE))
+
+
+def counted(schema: Any, dialect: str) -> Any:
+    """The same schema with a count before each reference. What else a pointer finds in it stays where it was.
+
+    Raises:
+        ValueError: with a sentence: a reference that nothing would count, or a schema of another draft inside of it.
+    """
+    if isinstance(schema, list):
+        return [counted(one, dialect) for one in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if isinstance(schema.get("$schema", dialect), str) and schema.get("$schema", dialect).rstrip("#") != dialect:
+        raise ValueError("the schema has one of another draft inside of it")
+    made = {keyword: _counted_value(keyword, value, dialect) for keyword, value in schema.items()}
+    references = {keyword: made.pop(keyword) for keyword in _REFERENCES if isinstance(made.get(keyword), str)}
+    if references and dialect == _DRAFT_7:
+        made = {keyword: made[keyword] for keyword in _BESIDE_REFERENCES if keyword in made}
+    if references or any(keyword in made for keyword in _LOOKS_TWICE):
+        made["allOf"] = [*made.get("allOf", []), {KEYWORD: True}, *([references] if references else [])]
+    return made
+
+
+def _counted_value(keyword: str, value: Any, dialect: str) -> Any:
+    if keyword in ("const", "enum"):
+        if not _keys(value).isdisjoint(_REFERENCES):
+            raise ValueError(f"the schema has a reference inside of {keyword}")
+        return value
+    if keyword in _MAPS and isinstance(value, dict):
+        if any(isinstance(value.get(name), str) for name in _REFERENCES):  # for one that points here as to a schema
+            raise ValueError(f"the schema has a reference inside of {keyword}")
+        return {name: counted(one, dialect) for name, one in value.items()}
+    return counted(value, dialect)
+
+
+def _keys(value: Any) -> set[str]:
+    """Of all objects in it."""
+    found: set[str] = set()
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, dict):
+            found.update(item)
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return found
+
+
+# --- what it takes to say what is wrong -------------------------------------------------------------------
+
+
+def has_unions(schema: Mapping[str, Any]) -> bool:
+    """Of each branch of them the library collects all that is wrong, in all of the value, and stops at nothing."""
+    return not _keys(schema).isdisjoint(_UNIONS)
+
+
+def has_bases(schema: Mapping[str, Any]) -> bool:
+    """Whether a reference in it may start elsewhere than at its top."""
+    return not _keys({name: one for name, one in schema.items() if name != "$id"}).isdisjoint(_BASES)
+
+
+def is_brief(schema: Mapping[str, Any], value: Any, most: int) -> bool:
+    """Whether asking everything that `schema` asks of `value` takes at most so many steps. No where that is unknown."""
+    pending = [(schema, value)]
+    try:
+        while pending:
+            for asked in _asked(schema, *pending.pop()):
+                most -= 1
+                if most < 0:
+                    return False
+                pending.append(asked)
+    except (LookupError, TypeError, AttributeError):  # a reference that is none, or to what is no schema
+        return False
+    return True
+
+
+def count_values(value: Any) -> int:
+    """All that is in it, and itself."""
+    count, pending = 0, [value]
+    while pending:
+        item = pending.pop()
+        count += 1
+        if isinstance(item, dict):
+            pending.extend(item.values())
+        elif isinstance(item, list):
+            pending.extend(item)
+    return count
+
+
+def _asked(document: Mapping[str, Any], schema: Any, value: Any) -> Iterator[tuple[Any, Any]]:
+    """Which schemas are asked of which values for the sake of this one."""
+    for keyword, said in schema.items() if isinstance(schema, dict) else ():
+        if keyword in _REFERENCES:
+            yield _target(document, said), value
+        elif keyword in ("allOf", *_UNIONS):
+            yield from ((one, value) for one in said)
+        elif keyword in ("not", "if", "then", "else"):
+            yield said, value
+        elif keyword in ("dependentSchemas", "dependencies"):
+            yield from ((one, value) for one in said.values())
+        elif isinstance(value, dict):
+            yield from _asked_of_members(keyword, said, value)
+        elif isinstance(value, list):
+            yield from _asked_of_items(keyword, said, value)
+
+
+def _asked_of_members(keyword: str, said: Any, value: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+    if keyword == "properties":
+        yield from ((said[name], value[name]) for name in said.keys() & value.keys())
+    elif keyword == "patternProperties":
+        yield from ((schema, one) for schema in said.values() for one in value.values())
+    elif keyword in ("additionalProperties", "unevaluatedProperties"):
+        yield from ((said, one) for one in value.values())
+    elif keyword == "propertyNames":
+        yield from ((said, name) for name in value)
+
+
+def _asked_of_items(keyword: str, said: Any, value: list[Any]) -> Iterator[tuple[Any, Any]]:
+    if keyword == "prefixItems" or (keyword == "items" and isinstance(said, list)):
+        yield from zip(said, value, strict=False)
+    elif keyword in ("items", "contains", "additionalItems", "unevaluatedItems"):
+        yield from ((said, one) for one in value)
+
+
+def _target(document: Any, reference: str) -> Any:
+    """Raises LookupError or TypeError."""
+    if reference not in ("", "#") and not reference.startswith("#/"):
+        raise LookupError(reference)
+    found = document
+    for part in unquote(reference).split("/")[1:]:
+        name = part.replace("~1", "/").replace("~0", "~")
+        found = found[int(name) if isinstance(found, list) and name.isdecimal() else name]
+    return found
