@@ -267,6 +267,16 @@ async def test_the_same_hold_twice_is_one(office: Office) -> None:
     assert (len(office.log.of(Kind.HELD)), len(office.log.of(Kind.UNHELD))) == (1, 1)
 
 
+async def test_an_id_of_another_tenants_hold_is_free(office: Office) -> None:
+    theirs = await office.hold("b", actor=OF_B, id="case-7")
+    everybodys = await office.hold("", actor=ADMIN, id="case-7")
+    mine = await office.hold("default", actor=AUDITOR, id="case-7")
+    assert [hold.id for hold in (theirs, everybodys, mine)] == ["b~case-7", "case-7", "default~case-7"]
+    assert await office.hold("default", actor=AUDITOR, id="case-7") == mine
+    assert await office.desk.release(AUDITOR, "case-7") == mine
+    assert await office.desk.holds(ADMIN) == [theirs, everybodys]
+
+
 async def test_holds_are_of_ones_own_tenant(office: Office) -> None:
     everybodys, theirs = await office.hold(""), await office.hold("b")
     assert await office.desk.holds(ADMIN) == [everybodys, theirs]

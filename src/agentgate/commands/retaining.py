@@ -15,7 +15,7 @@ from agentgate.commands.answers import Answer, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
 from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, tell, wide
-from agentgate.commands.typed import check_ids, moment
+from agentgate.commands.typed import check_ids, check_own_id, moment
 from agentgate.commands.words import counted, named, plain
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS
 
@@ -247,7 +247,7 @@ def release(
 
     Exit status: 0 released; 1 refused or failed; 2 not an id.
     """
-    check_ids(hold=hold_id)
+    check_own_id("hold", hold_id)
     if len(reason) > MAX_HOLD_REASON_CHARS:
         die(f"the reason has {len(reason)} characters; at most {MAX_HOLD_REASON_CHARS} fit", Status.USAGE)
     with the_gateway(url, key, config, data_dir, needs="admin") as remote:

@@ -17,7 +17,7 @@ from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
 from agentgate.commands.tables import containment
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, tell, wide
-from agentgate.commands.typed import check_ids, seconds
+from agentgate.commands.typed import check_own_id, seconds
 from agentgate.commands.words import counted, duration, plain
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
 
@@ -217,8 +217,7 @@ def release(
     """
     wanted = list(dict.fromkeys(kill_ids))
     for kill_id in wanted:
-        tenant, _, own = kill_id.rpartition("~")  # of a tenant's operator it is both
-        check_ids(tenant=tenant or None, kill=own)
+        check_own_id("kill", kill_id)
     answers: list[Answer] = []
     try:
         with the_gateway(url, key, config, data_dir, needs="admin") as remote:

@@ -61,6 +61,12 @@ def check_ids(**given: str | None) -> None:
             die(f"{name!r} is not the id of a {what}", Status.USAGE)
 
 
+def check_own_id(what: str, given: str) -> None:
+    """The same for what a tenant's people may have given an id: `TENANT~ID` then."""
+    tenant, _, own = given.rpartition("~")
+    check_ids(**{"tenant": tenant or None, what: own})
+
+
 def principal(name: str) -> str:
     """An agent's id, or a person's where that is said."""
     return name if name.startswith(("agent:", "person:")) else f"agent:{name}"

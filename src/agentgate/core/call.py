@@ -116,6 +116,11 @@ class Principal:
     def sees(self, tenant: str) -> bool:
         return self.tenants_all or tenant == self.tenant
 
+    def own_id(self, given: str) -> str:
+        """What a kill or a hold is called that this person gives an id. Each tenant has ids of its own, so that nobody
+        takes or finds out another's. No id that is given has a `~`."""
+        return given if self.tenants_all else f"{self.tenant}~{given}"
+
 
 def key_sha256(secret: str) -> str:
     """How a key is kept and looked up. Keys have 256 random bits, so a plain hash gives nothing away."""

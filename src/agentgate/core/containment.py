@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NewType
 
-from agentgate.core.call import Call, Principal
+from agentgate.core.call import Call
 
 KillId = NewType("KillId", str)
 
@@ -64,12 +64,6 @@ class Kill:
         # what was ordered is a duration; the two orders were given at different times
         mine, theirs = self.expires_at - self.since, other.expires_at - other.since
         return abs(mine - theirs) < _SAME_DURATION
-
-
-def own_id(actor: Principal, given: str) -> KillId:
-    """What a kill is called that `actor` gives an id. Each tenant has ids of its own, so that nobody takes or finds out
-    another's. No id that is given has a `~`."""
-    return KillId(given if actor.tenants_all else f"{actor.tenant}~{given}")
 
 
 def flag(scope: Scope, tenant: str, target: str) -> str:

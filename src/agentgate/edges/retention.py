@@ -160,7 +160,8 @@ async def list_holds(desks: TheDesks, viewer: Auditor) -> dict[str, Any]:
 async def create_hold(desks: TheDesks, actor: Auditor, body: HoldBody) -> dict[str, Any]:
     """Keep a session, a tenant or everything from being pruned until the hold is released.
 
-    The same `id` with the same body is one hold, so an order that was not answered can be repeated.
+    The same `id` with the same body is one hold, so an order that was not answered can be repeated. The ids of an
+    auditor of one tenant are that tenant's own: such a hold is called `TENANT~ID`.
     """
     return _hold_view(unless_refused(await desks.retention.hold(actor, _order(actor, body))))
 

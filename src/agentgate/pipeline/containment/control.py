@@ -20,7 +20,6 @@ from agentgate.core.containment import (
     KillId,
     Scope,
     may_release,
-    own_id,
 )
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode, Refused
@@ -131,7 +130,7 @@ class Containment:
             case _:
                 tenant = ""
         return Kill(
-            id=own_id(actor, order.kill_id) if order.kill_id else KillId(f"kill-{self._entropy.token(10).hex()}"),
+            id=KillId(actor.own_id(order.kill_id) if order.kill_id else f"kill-{self._entropy.token(10).hex()}"),
             scope=order.scope,
             tenant=tenant,
             target="" if order.scope is Scope.GLOBAL else order.target,
@@ -168,7 +167,7 @@ class Containment:
     async def progress(self, viewer: Principal, kill_id: str) -> Drain | None:
         """A kill in force or released, and how far it has come; by its id, or as its tenant's people gave it. Raises
         LogUnavailable."""
-        for name in dict.fromkeys((own_id(viewer, kill_id), kill_id)):
+        for name in dict.fromkeys((viewer.own_id(kill_id), kill_id)):
             drain = await self._drains.of(name)
             if drain is not None and (not drain.kill.tenant or viewer.sees(drain.kill.tenant)):
                 return drain

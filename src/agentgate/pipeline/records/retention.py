@@ -122,7 +122,7 @@ class RetentionDesk:
             return refused
         origin = self._recorder.origin()
         hold = Hold(
-            id=order.id or f"hold-{self._entropy.token(10).hex()}",
+            id=actor.own_id(order.id) if order.id else f"hold-{self._entropy.token(10).hex()}",
             tenant=order.tenant,
             session=order.session,
             actor=actor.id,
@@ -140,8 +140,8 @@ class RetentionDesk:
         return known
 
     async def release(self, actor: Principal, hold_id: str, reason: str = "") -> Hold | Refused:
-        """End a hold. Raises LogUnavailable."""
-        hold = await self._hold(hold_id)
+        """End a hold, by its id or as its tenant's people gave it. Raises LogUnavailable."""
+        hold = await self._hold(actor.own_id(hold_id)) or await self._hold(hold_id)
         if hold is None or hold.is_released or (hold.tenant and not actor.sees(hold.tenant)):
             return Refused(ReasonCode.NOT_FOUND, "no such hold is in force")
         if (refused := _not_of(actor, hold.tenant)) is not None:
