@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -53,6 +54,12 @@ class Startup:
     """Whether it failed for its configuration: then it will fail again."""
     gateway: Gateway | None = None
 
+    def fail(self, error: Exception) -> None:
+        if isinstance(error, AgentGateError):
+            self.failure, self.is_unsafe = str(error), isinstance(error, UnsafeConfiguration)
+        elif self.gateway is None:  # unforeseen; that of an end is not the start's
+            self.failure = f"the start failed: {type(error).__name__}: {error}"
+
     def count_fault(self) -> None:
         if self.gateway is not None:
             self.gateway.meter.count("faults")
@@ -69,20 +76,20 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         await receive()
         try:
             async with running(config) as gateway:
-                startup.gateway = gateway
                 framework.state.desks = control_desks(gateway)
                 framework.state.health = gateway.health.look
                 framework.state.metrics = gateway.meter.render
                 framework.state.metrics_type = gateway.meter.content_type
                 hot.update(hot_routes(gateway))
                 mounted[MCP_PATH] = gateway.mcp_door.serve
+                startup.gateway = gateway
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-        except AgentGateError as error:
-            startup.failure = str(error)
-            startup.is_unsafe = isinstance(error, UnsafeConfiguration)
-            await send({"type": "lifespan.startup.failed", "message": str(error)})
-            return
+        except Exception as error:
+            startup.fail(error)
+            phase = "startup" if startup.gateway is None else "shutdown"
+            await send({"type": f"lifespan.{phase}.failed", "message": traceback.format_exc()})
+            raise
         await send({"type": "lifespan.shutdown.complete"})
 
     return Wire(

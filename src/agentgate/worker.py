@@ -39,7 +39,7 @@ def serve(
         server.run(sockets)
     except KeyboardInterrupt:
         pass
-    except SystemExit:  # uvicorn's own way to say that the lifespan or the port failed
+    except SystemExit:  # uvicorn's own way to say that the lifespan failed, which has said why, or else the port
         where = f"{settings.server.host}:{settings.server.port}"
         startup.failure = startup.failure or (
             f"cannot listen on {where}: address already in use, or not this machine's; choose another --port or --host"

@@ -73,11 +73,12 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 
 def _places(tmp: Path) -> dict[str, Path]:
     """Directories and files that are in somebody's way."""
-    places = {name: tmp / name for name in ("here", "theirs", "fixed", "torn", "fresh", "none", "pack")}
-    for name, mode in (("here", 0o755), ("theirs", 0), ("fixed", 0o555), ("torn", 0o700)):
+    places = {name: tmp / name for name in ("here", "theirs", "fixed", "torn", "taken", "fresh", "none", "pack")}
+    for name, mode in (("here", 0o755), ("theirs", 0), ("fixed", 0o555), ("torn", 0o700), ("taken", 0o700)):
         places[name].mkdir()
         places[name].chmod(mode)
     (places["torn"] / "log.db").write_bytes(b"not a database" * 100)
+    (places["taken"] / "demo").write_bytes(b"a file where a folder is to be")
     for name, content, mode in (
         ("file", b"x", 0o644),
         ("broken", b"a: [1\n", 0o644),
@@ -208,6 +209,7 @@ FOUND = [
     (START, "mcp --data-dir {file}", "cannot be read or written: File exists"),
     (REFUSED, "demo --out {file}", "cannot be read or written: File exists"),
     (START, "serve --port 0 --data-dir {torn}", "file is not a database"),
+    (START, "serve --port 0 --data-dir {taken}", "the start failed: FileExistsError: [Errno 17] File exists:"),
     (REFUSED, "audit --data-dir {torn}", "the log cannot be read: file is not a database"),
     (REFUSED, "audit --data-dir {none}", "there is no log at"),
     (REFUSED, "log verify --data-dir {none}", "there is no log key at"),
