@@ -203,6 +203,14 @@ def test_what_cannot_be_checked_is_exit_2_and_leaves_the_file(tmp_path: Path) ->
     assert not file.exists()
 
 
+@pytest.mark.parametrize("url", ["", "gate.example.org/log", "http://a..b/log", "http://xn--a/log"])
+def test_a_url_that_is_none_is_said(tmp_path: Path, url: str) -> None:
+    """At once, and not as a fork: a URL that cannot be one is never answered."""
+    status, said = run(url, "--checkpoint", str(tmp_path / "c"), "--vkey", KEY.text)
+    assert status == 2
+    assert "not a URL of a log" in said
+
+
 @pytest.mark.parametrize("vkey", ["", "x", "name+00000000+AQ=="])
 def test_a_key_that_is_none_is_said(tmp_path: Path, vkey: str) -> None:
     status, said = run("http://127.0.0.1:9/log", "--checkpoint", str(tmp_path / "c"), "--vkey", vkey, "--once")

@@ -30,7 +30,10 @@ def answering(*answers: httpx.Response | Exception) -> tuple[Remote, list[httpx.
     return Remote(URL, "key", transport=httpx.MockTransport(answer)), asked
 
 
-@pytest.mark.parametrize("url", ["", "localhost:8000", "127.0.0.1", "ftp://x", "http://", "http://[::1", "/x"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:8000", "127.0.0.1", "ftp://x", "http://", "http://[::1", "/x", "http://a..b:1", "http://xn--a"],
+)
 def test_what_is_no_url_of_a_gateway_is_said(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):
         Remote(url, "key")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentgate.core.hosts import is_loopback, is_public
+from agentgate.core.hosts import is_host, is_loopback, is_public
 
 
 @pytest.mark.parametrize(
@@ -66,6 +66,16 @@ def test_the_internets_own(address: str) -> None:
 )
 def test_none_of_the_internets(address: str) -> None:
     assert not is_public(address)
+
+
+@pytest.mark.parametrize("host", ["localhost", "a.b.", "a_b.c", "é.example", "x" * 63, "127.0.0.1", "::1", "fe80::1%e"])
+def test_what_can_be_looked_up(host: str) -> None:
+    assert is_host(host)
+
+
+@pytest.mark.parametrize("host", ["a..b", ".a", ".", "x" * 64, f"{'x' * 64}.example", "\u00ad"])
+def test_what_no_resolver_can_be_asked_for(host: str) -> None:
+    assert not is_host(host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]"])

@@ -146,6 +146,7 @@ CALLED = [
     ("audit --follow --format csv", "--follow writes a table or --format jsonl"),
     ("audit --url {gateway} --data-dir {here}", "--url and --key are for a gateway"),
     ("audit --otlp-endpoint nonsense --data-dir {data}", "such as http://127.0.0.1:4318"),
+    ("audit --otlp-endpoint http://a..b:1 --data-dir {data}", "such as http://127.0.0.1:4318"),
     ("evidence pull a+b", "not the id of a session"),
     ("evidence pull s-1 --agent a", "name one of them"),
     ("evidence pull --since yesterday", "such as 2026-11-21"),
@@ -178,6 +179,8 @@ CALLED = [
     ("serve extra", "unexpected extra argument"),
     ("mcp --session a+b", "letters, digits"),
     ("mcp --url nonsense", "http(s)://host"),
+    ("mcp --url http://a..b:1", "http(s)://host"),
+    ("mcp --url http://xn--a", "http(s)://host"),
     ("demo --out", "requires an argument"),
 ]
 
@@ -230,6 +233,8 @@ FOUND = [
     (START, "serve --host 0.0.0.0 --port 0 --data-dir {fresh}", "agentgate keys create"),
     (START, "serve --port 70000", "less than or equal to 65535"),
     (USAGE, "kills --key k --url nonsense", "not a URL of a gateway, such as"),
+    (START, "serve --host a..b", "setting server.host: must be an address of this machine, or its name"),
+    (USAGE, "kills --key k --url http://a..b:1", "not a URL of a gateway, such as"),
     (USAGE, "kills --key k --url ftp://x", "not a URL of a gateway"),
     (REFUSED, "kills --key k --url https://{host}", "it speaks no TLS there"),
     (REFUSED, "kills --key k --url http://no-such-host.invalid", "say where the gateway is with --url"),
@@ -300,6 +305,7 @@ def test_what_a_gateway_refuses_is_said(stage: Stage, words: str, says: str) -> 
         ("LOG_LEVEL", "LOUD", "'DEBUG', 'INFO'"),
         ("REDIS_URL", "nonsense", "expected redis://"),
         ("OPA_URL", "nonsense", "http://"),
+        ("OPA_URL", "http://a..b:1", "policy.url: the OPA url must be"),
         ("DATABASE_URL", "mysql://x", "there is postgresql, sqlite"),
         ("DATABASE_URL", "{database}", "Connection refused"),
         ("SIGNING_KEY", "short", "at least 32 random characters"),

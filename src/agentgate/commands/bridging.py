@@ -19,6 +19,7 @@ import typer
 
 from agentgate import whereabouts
 from agentgate.commands.ending import why
+from agentgate.commands.remote import host_of
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, settings_of
 from agentgate.core.call import is_id
 from agentgate.core.hosts import is_loopback
@@ -116,13 +117,10 @@ def _last_words(log: Path) -> str:
 
 
 def _refuse_in_clear_text(url: str, key: str | None) -> None:
-    try:
-        parts = httpx.URL(url)
-    except httpx.InvalidURL:
-        die("the gateway's URL is none", Status.USAGE)
-    if parts.scheme not in ("http", "https") or not parts.host:
+    host = host_of(url)
+    if host is None:
         die("the gateway's URL must be http(s)://host[:port]", Status.USAGE)
-    if key is not None and parts.scheme == "http" and not is_loopback(parts.host):
+    if key is not None and httpx.URL(url).scheme == "http" and not is_loopback(host):
         die("a key would travel readable: use an https:// URL", Status.USAGE)
 
 

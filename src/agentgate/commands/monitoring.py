@@ -12,6 +12,7 @@ import httpx
 import typer
 from rich.markup import escape
 
+from agentgate.commands.remote import host_of
 from agentgate.commands.terminal import Status, die, err, out
 from agentgate.core.merkle import HASH_BYTES, consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, checkpoint_of, open_checkpoint, parse_key
@@ -155,6 +156,8 @@ def monitor(
 ) -> None:
     """Follow a log from outside: its signature, and that it only grows. Exit 1 on a fork, a rollback or a wrong key."""
     keys = _keys(vkey)
+    if host_of(url) is None:
+        die(f"{url!r} is not a URL of a log, such as https://gate.example.org/log", Status.USAGE)
     log = RemoteLog(url)
     while True:
         try:

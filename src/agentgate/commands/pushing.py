@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import httpx
 
 from agentgate import settings as configuration
+from agentgate.commands.remote import host_of
 
 _PATH: Final = "/v1/logs"
 _AGAIN: Final = frozenset({429, 502, 503, 504})
@@ -26,9 +27,9 @@ class Collector:
 
     def __init__(self, endpoint: str) -> None:
         """Raises ValueError with a sentence when `endpoint` or the headers are none."""
-        parsed = httpx.URL(endpoint)
-        if parsed.scheme not in ("http", "https") or not parsed.host:
+        if host_of(endpoint) is None:
             raise ValueError(f"{endpoint!r} is not a URL of a collector, such as http://127.0.0.1:4318")
+        parsed = httpx.URL(endpoint)
         path = parsed.path.rstrip("/")
         self.url = str(parsed.copy_with(path=path if path.endswith(_PATH) else path + _PATH))
         self.taken = 0

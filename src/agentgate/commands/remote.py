@@ -15,7 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from agentgate.commands.answers import Answer, NotAGateway, Unanswered, answer_of, fitting, or_silence, why
-from agentgate.core.hosts import is_loopback
+from agentgate.core.hosts import is_host, is_loopback
 
 CONNECT_S: Final = 5.0
 ANSWER_S: Final = 30.0
@@ -58,7 +58,9 @@ class Remote:
     ) -> None:
         """Raises ValueError with a sentence when `url` or `key` cannot be one."""
         self.url = url.rstrip("/")
-        host = _checked(url)
+        host = host_of(url)
+        if host is None:
+            raise ValueError(f"{url!r} is not a URL of a gateway, such as http://127.0.0.1:8000")
         if not key or not key.isascii() or not key.isprintable():
             raise ValueError("the key has characters that no key has")
         self.is_clear_text = httpx.URL(url).scheme == "http" and not is_loopback(host)
@@ -219,12 +221,11 @@ def _shown(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key.count(".") == 2 else {"X-API-Key": key}
 
 
-def _checked(url: str) -> str:
-    """The host of `url`. Raises ValueError."""
+def host_of(url: str) -> str | None:
+    """The host of an http(s) URL as the client reads it; None where that is none."""
     try:
         parsed = httpx.URL(url)
-    except httpx.InvalidURL as error:
-        raise ValueError(f"{url!r} is not a URL: {error}") from None
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise ValueError(f"{url!r} is not a URL of a gateway, such as http://127.0.0.1:8000")
-    return parsed.host
+        host = parsed.host
+    except (httpx.InvalidURL, UnicodeError):  # the second of a name that is IDNA and then is not (`xn--a`)
+        return None
+    return host if parsed.scheme in ("http", "https") and host and is_host(host) else None

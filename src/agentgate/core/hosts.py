@@ -1,4 +1,4 @@
-"""What a host's name says about how far a message to it travels."""
+"""What a host's name says: whether it is one, and how far a message to it travels."""
 
 from __future__ import annotations
 
@@ -22,6 +22,16 @@ _NOT_THE_INTERNET: Final = tuple(
     )
 )
 """What Python's own tables do not know, or did not always."""
+
+
+def is_host(text: str) -> bool:
+    """Whether a resolver can be asked for it. No name is looked up: with an empty label (`a..b`) or one of more than 63
+    characters that ends in a UnicodeError, where whoever connects expects an OSError."""
+    try:
+        text.encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def is_loopback(host: str) -> bool:

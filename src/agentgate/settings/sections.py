@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
+from agentgate.core.hosts import is_host
 from agentgate.core.redaction.marks import Mode
 from agentgate.core.retention import DEFAULT_DAYS
 from agentgate.settings.part import EnvRef, FileRef, Part
 
 _BASE_URL = re.compile(r"https?://[^/?#@\s]+(/|$)")
+
+
+def _has_a_host(url: str) -> str:
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # whose text quotes the URL, and with it perhaps a secret
+        host = ""
+    if not host or not is_host(host):
+        raise ValueError("must be http(s)://host[:port][/path]")
+    return url
+
+
+_Url = Annotated[str, Field(pattern=r"^https?://"), AfterValidator(_has_a_host)]
 
 
 class Server(Part):
@@ -29,6 +44,13 @@ class Server(Part):
     """Within that time from its first byte a request is there as a whole, or its connection is closed."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     refusals_per_second: int = Field(default=20, ge=1)
+
+    @field_validator("host")
+    @classmethod
+    def _is_a_host(cls, value: str) -> str:
+        if not is_host(value):
+            raise ValueError("must be an address of this machine, or its name")
+        return value
 
     @field_validator("base_url")
     @classmethod
@@ -64,7 +86,7 @@ class ContainmentPart(Part):
 class CheckpointWebhook(Part):
     """Who is sent checkpoints and tells the newest one at a start."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: _Url
     secret: str | None = None
     every_s: float = Field(default=10.0, ge=1, le=86_400)
     optional: bool = False
@@ -73,7 +95,7 @@ class CheckpointWebhook(Part):
 class WitnessPart(Part):
     """A C2SP tlog-witness: its submission prefix and its cosignature key."""
 
-    url: str = Field(pattern=r"^https?://")
+    url: _Url
     vkey: str
 
 

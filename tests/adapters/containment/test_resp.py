@@ -259,6 +259,8 @@ def test_tls_of_sentinels_is_also_that_of_the_redis() -> None:
     [
         "",
         "localhost:6379",
+        "redis://h:s3cret@a..b:1",
+        "redis+sentinel://h:s3cret@h1,a..b/gate",
         "http://h:s3cret@localhost",
         "redis://",
         "redis://:s3cret@",

@@ -206,6 +206,7 @@ async def test_a_dynamic_secret_without_a_lease_is_not_taken(vault: VaultServer,
     ("change", "why"),
     [
         ({"url": "http://vault.example.org:8200"}, "https"),
+        ({"url": "https://a..b:8200"}, "https"),
         ({"url": "https://user:pw@vault.example.org"}, "user"),
         ({"auth": {"method": "token", "token": "hvs.in-the-configuration"}}, "no secret stands in a configuration"),
         ({"auth": {"method": "userpass"}}, "one of token, approle, kubernetes"),

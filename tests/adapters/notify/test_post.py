@@ -169,7 +169,15 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path) 
 
 @pytest.mark.parametrize(
     "url",
-    ["file:///etc/passwd", "http://example.org/", "https://", "https://a:b@example.org/", "https://example.org:x/", ""],
+    [
+        "file:///etc/passwd",
+        "http://example.org/",
+        "https://",
+        "https://a:b@example.org/",
+        "https://example.org:x/",
+        "https://a..b/",
+        "",
+    ],
 )
 def test_a_url_that_cannot_be_used_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="URL"):

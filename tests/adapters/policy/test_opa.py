@@ -508,6 +508,7 @@ async def test_the_request_is_what_opa_expects() -> None:
         "unix://relative",
         "unix:x",
         "http://x:99999",
+        "http://a..b:1",
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:

@@ -329,7 +329,9 @@ def test_an_issuer_is_an_https_url(url: str) -> None:
         KeyUrl(url, None)
 
 
-@pytest.mark.parametrize("url", ["http://keys.example/jwks", "https://user:x@keys.example/", "/jwks", "data:,x"])
+@pytest.mark.parametrize(
+    "url", ["http://keys.example/jwks", "https://user:x@keys.example/", "/jwks", "data:,x", "https://a..b/"]
+)
 def test_keys_come_over_https(url: str) -> None:
     with pytest.raises(ValueError, match="jwks_url"):
         KeyUrl("https://issuer.example", url)

@@ -545,7 +545,8 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         "url",
         ["http://api.example.com", "http://10.0.0.1", "http://localhost.evil.example", "ftp://x", "api.example.com", "https://",
-         "https://u:p@x", "https://x?a=b", "https://x#f", "https://x/a/../b", "https://x:port", "https://x/{id}", "https://x\\y"],
+         "https://u:p@x", "https://x?a=b", "https://x#f", "https://x/a/../b", "https://x:port", "https://x/{id}", "https://x\\y",
+         "https://a..b"],
     )  # fmt: skip
     def test_bad_base_urls_are_refused_at_start(self, url: str) -> None:
         with pytest.raises(ValueError, match="base_url"):

@@ -13,6 +13,7 @@ from typing import Final
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.hosts import is_host
 
 _FORMS: Final = (
     "redis://[[user]:password@]host[:port][/db], rediss://… (TLS), unix://[[user]:password@]/path[?db=n] or "
@@ -105,6 +106,7 @@ def _sentinel(host: str, options: dict[str, str], tls: ssl.SSLContext | None) ->
     parts = urlsplit(f"//{host}")
     if not parts.hostname or parts.netloc != host:
         raise ValueError("the host of a Sentinel is missing")
+    _check_host(parts.hostname)
     return Address(
         host=parts.hostname,
         port=_port(parts, _SENTINEL_PORT),
@@ -112,6 +114,11 @@ def _sentinel(host: str, options: dict[str, str], tls: ssl.SSLContext | None) ->
         password=options.get("sentinel_password"),
         tls=tls,
     )
+
+
+def _check_host(host: str) -> None:
+    if not is_host(host):
+        raise ValueError("a host is none")
 
 
 def _port(parts: SplitResult, default: int) -> int:
@@ -141,6 +148,7 @@ def _address(parts: SplitResult, options: dict[str, str]) -> Address:
         return Address(path=unquote(parts.path), username=username, password=password, db=db)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ValueError("the scheme is not known or the host is missing")
+    _check_host(parts.hostname)
     return Address(
         host=parts.hostname,
         port=_port(parts, 6379),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from agentgate.core.hosts import is_loopback
+from agentgate.core.hosts import is_host, is_loopback
 from agentgate.ports.credentials import CredentialRefused
 
 MAX_SECRET_BYTES: Final = 1 << 16
@@ -115,11 +115,12 @@ class Options:
         """An https address, or one of this host: what is secret goes there."""
         value = self.text(name)
         parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname or not value.isascii():
+        host = parts.hostname
+        if parts.scheme not in ("http", "https") or not host or not is_host(host) or not value.isascii():
             raise ValueError(f"{name} must be https://host[:port][/path]")
         if parts.username is not None or parts.fragment or any(sign in value for sign in " \\{}"):
             raise ValueError(f"{name} must not have a user or a fragment")
-        if parts.scheme == "http" and not is_loopback(parts.hostname):
+        if parts.scheme == "http" and not is_loopback(host):
             raise ValueError(f"{name} must be https unless the host is loopback")
         return value.rstrip("/")
 

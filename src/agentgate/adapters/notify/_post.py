@@ -20,7 +20,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
 from agentgate import __version__
-from agentgate.core.hosts import is_public
+from agentgate.core.hosts import is_host, is_public
 from agentgate.ports.notices import Failure
 
 WITHIN_S: Final = 10.0
@@ -130,6 +130,8 @@ def _checked(url: str, *, allow_private: bool) -> str:
         _ = parts.port
     except ValueError:
         raise ValueError("the URL is none") from None
+    if not is_host(parts.hostname or ""):
+        raise ValueError("the URL's host cannot be one")
     if parts.scheme not in ("https", "http") or not parts.hostname:
         raise ValueError("the URL must start with https://")
     if parts.username is not None or parts.password is not None:

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 import httptools
 
+from agentgate.core.hosts import is_host
+
 MAX_BODY_BYTES: Final = 1024 * 1024
 _MAX_HEAD_BYTES: Final = 32 * 1024
 
@@ -63,7 +65,7 @@ def parse_url(url: str, ca_file: Path | None = None) -> Address:
         if parts.netloc or not parts.path.startswith("/"):
             raise ValueError("a unix OPA url is unix:///absolute/path")
         return Address("localhost", unix_path=parts.path)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in {"http", "https"} or not parts.hostname or not is_host(parts.hostname):
         raise ValueError("the OPA url must be http://, https:// or unix:///path")
     if parts.path not in {"", "/"}:
         raise ValueError("the OPA url may not have a path")

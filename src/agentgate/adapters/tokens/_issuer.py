@@ -14,7 +14,7 @@ import aiohttp
 from yarl import URL
 
 from agentgate.adapters.tokens._jwks import KeySet, NoKeySet, read_key_set
-from agentgate.core.hosts import is_loopback
+from agentgate.core.hosts import is_host, is_loopback
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.ports.ambient import Clock
 
@@ -139,7 +139,7 @@ def require_safe(url: str, name: str) -> None:
         host, _ = parts.hostname or "", parts.port
     except ValueError:
         raise ValueError(f"{name} is not a URL") from None
-    if parts.scheme not in ("http", "https") or not host or "@" in parts.netloc or parts.fragment:
+    if parts.scheme not in ("http", "https") or not host or not is_host(host) or "@" in parts.netloc or parts.fragment:
         raise ValueError(f"{name} must be an https URL without a user and a fragment")
     if parts.scheme == "http" and not is_loopback(host):
         raise ValueError(f"{name} is plain http, so anybody between could give us keys: use https")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from urllib.parse import SplitResult, urlsplit
 
-from agentgate.core.hosts import is_loopback
+from agentgate.core.hosts import is_host, is_loopback
 from agentgate.ports.upstreams import Credential
 
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e]*")
@@ -37,7 +37,7 @@ def read_url(name: str, url: str, *, insecure: bool) -> SplitResult:
         host, _ = parts.hostname, parts.port
     except ValueError:
         raise ValueError(f"{name} has a port that is not a number") from None
-    if parts.scheme not in ("http", "https") or not host or not url.isascii():
+    if parts.scheme not in ("http", "https") or not host or not is_host(host) or not url.isascii():
         raise ValueError(f"{name} must be https://host[:port][/path] in ASCII")
     if parts.username is not None or parts.fragment or any(c in url for c in "#{}\\ \t\r\n"):
         raise ValueError(f"{name} must not have a user or a fragment; name a credential instead")
