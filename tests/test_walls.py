@@ -57,10 +57,11 @@ ROOMS = {
     "whereabouts": room(),
     "offline": room("core pipeline adapters settings kinds evidence logs notices", "*"),
     "rulings": room("core ports pipeline adapters settings toolservers kinds"),
-    "serving": room("settings keyfile supervising whereabouts worker"),
+    "serving": room("settings keyfile supervising whereabouts reloading worker"),
     "supervising": room("settings"),
     "connection": room("core edges", "uvicorn"),
-    "worker": room("app connection kinds settings supervising", "uvicorn"),
+    "reloading": room("core kinds settings supervising worker", "uvicorn"),
+    "worker": room("app connection settings supervising", "uvicorn"),
     "commands": room(
         "core settings keyfile credentials offline rulings whereabouts", "typer rich httpx mcp mcp_types anyio httpx2"
     ),

@@ -10,7 +10,6 @@ from functools import partial
 from urllib.parse import urlsplit
 
 from agentgate import __version__, life
-from agentgate import settings as configuration
 from agentgate.adapters.ambient.system import SystemEntropy
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
 from agentgate.doors import control_desks, hot_routes
@@ -103,11 +102,6 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
         on_fault=startup.count_fault,
         new_id=partial(new_trace_id, SystemEntropy()),
     )
-
-
-def from_environment() -> Wire:
-    """The application for an ASGI server that takes a factory, configured by the environment alone."""
-    return create_app(configuration.load())
 
 
 def _hosts(config: Settings) -> frozenset[str]:

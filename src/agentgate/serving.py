@@ -6,8 +6,10 @@ import gc
 import logging
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from agentgate import __version__, keyfile, whereabouts
 from agentgate import settings as configuration
@@ -15,32 +17,41 @@ from agentgate.settings import Settings
 from agentgate.supervising import Supervisor, bind, set_up_logging
 
 
-def run(settings: Settings, config: Path | None, *, reload: bool) -> str | None:
+def run(settings: Settings, config: Path | None, places: Mapping[str, Any], *, reload: bool) -> str | None:
     """Serve until told to stop; a sentence when it could not start.
 
-    `config` is the file that `settings` came from: a reloading gateway reads it again.
+    `config` and `places` are what `settings` came from (`settings.load`): a reloading gateway reads them again.
     """
     if reload and settings.server.workers > 1:
         return "--reload is for one process: leave it out, or set workers: 1"
     set_up_logging(settings.server.log_level)
     _say_what_starts(settings)
     if settings.server.workers > 1:
-        return _run_workers(settings)
+        return _on_sockets(settings, _run_workers)
+    if reload:
+        from agentgate import reloading  # loads the whole gateway, and uvicorn's reloader
+
+        again = partial(configuration.load, config=config, overrides=places)
+        file = configuration.config_file(config)
+        serve = partial(reloading.serve, again=again, config=file, on_ready=_say_ready)
+        return _on_sockets(settings, serve)
     gc.disable()  # loading makes many objects and hardly any garbage: a tenth of the start; the worker enables it
     from agentgate import worker  # loads the whole gateway, which a parent of workers does not need
 
-    if reload:
-        worker.serve_reloading(settings, config)
-        return None
     return worker.serve(settings, lambda sockets: _say_ready(settings, sockets)).failure
 
 
-def _run_workers(settings: Settings) -> str | None:
+def _on_sockets(settings: Settings, serve: Callable[[Settings, list[socket.socket]], str | None]) -> str | None:
+    """Have other processes serve: what they listen on is theirs one after another, or together."""
     server = settings.server
     try:
         listeners = bind(server.host, server.port)
     except OSError as error:
         return f"cannot listen on {server.host}:{server.port}: {error.strerror}; choose another --port or --host"
+    return serve(settings, listeners)
+
+
+def _run_workers(settings: Settings, listeners: list[socket.socket]) -> str | None:
     for old in configuration.workers_folder(settings).glob("*"):  # counters start anew with the service
         old.unlink(missing_ok=True)
     return Supervisor(settings, listeners, on_ready=lambda: _say_ready(settings, listeners)).run()

@@ -48,7 +48,9 @@ def serve(
         Path | None, typer.Option("--checkpoint-file", help="Keep checkpoints there, too (AGENTGATE_CHECKPOINT_FILE)")
     ] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes (AGENTGATE_WORKERS, default 1)")] = None,
-    reload: Annotated[bool, typer.Option("--reload", help="Start anew when the code or the policy changes")] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Start anew when the code, the policy or the configuration changes")
+    ] = False,
 ) -> None:
     """Run the gateway until it is told to stop."""
     places = {
@@ -59,6 +61,6 @@ def serve(
         "log.checkpoint_file": checkpoint_file,
     }
     settings = settings_of(config, places)
-    failure = serving.run(settings, config, reload=reload)
+    failure = serving.run(settings, config, places, reload=reload)
     if failure is not None:
         die(failure, Status.START)

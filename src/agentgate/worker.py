@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -21,7 +20,6 @@ import uvicorn
 
 from agentgate.app import Startup, create_app
 from agentgate.connection import Connection
-from agentgate.kinds import policy_path
 from agentgate.settings import Settings
 from agentgate.supervising import BACKLOG, KILL_AFTER_S, LENGTH, set_up_logging
 
@@ -103,26 +101,6 @@ def _patient(seconds: float) -> type[Connection]:
     """Connections whose requests may take so long to arrive. As an attribute: there is one class for each process."""
     Connection.patience_s = seconds
     return Connection
-
-
-def serve_reloading(settings: Settings, config: Path | None) -> None:
-    """Serve for developers. The reloader starts fresh processes, which read everything from the environment."""
-    for variable, value in {
-        "AGENTGATE_HOST": settings.server.host,
-        "AGENTGATE_PORT": settings.server.port,
-        "AGENTGATE_DATA_DIR": settings.data_dir,
-        "AGENTGATE_CONFIG": config,
-    }.items():
-        if value is not None:
-            os.environ[variable] = str(value)
-    uvicorn.run(
-        "agentgate.app:from_environment",
-        factory=True,
-        reload=True,
-        reload_dirs=[str(Path(__file__).parent), str(policy_path(settings))],
-        reload_includes=["*.py", "*.rego", "data.json", "*.lua"],
-        **_options(settings),
-    )
 
 
 def main() -> None:

@@ -230,6 +230,7 @@ FOUND = [
     (START, "log sign --data-dir {none}", "there is no log at"),
     # wrong addresses
     (START, "serve --port {busy} --data-dir {fresh}", "address already in use, or not this machine's; choose another"),
+    (START, "serve --reload --port {busy} --data-dir {fresh}", "Address already in use; choose another --port"),
     (START, "serve --host 0.0.0.0 --port 0 --data-dir {fresh}", "agentgate keys create"),
     (START, "serve --port 70000", "less than or equal to 65535"),
     (USAGE, "kills --key k --url nonsense", "not a URL of a gateway, such as"),

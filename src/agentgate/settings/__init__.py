@@ -49,6 +49,7 @@ __all__ = (
     "Signature",
     "UpstreamPart",
     "WebhookPart",
+    "config_file",
     "environment",
     "first_error",
     "load",
@@ -111,8 +112,7 @@ def load(
             the text says what to change.
     """
     environment = os.environ if environment is None else environment
-    named = environment.get("AGENTGATE_CONFIG")
-    tree = _read(config or (Path(named) if named else None))
+    tree = _read(config_file(config, environment))
     for variable, place in ENVIRONMENT.items():
         text = environment.get(variable)
         if text:
@@ -131,6 +131,12 @@ def load(
     settings = _resolved(settings, environment)
     refuse_unsafe(settings)
     return settings
+
+
+def config_file(config: Path | None, environment: Mapping[str, str] | None = None) -> Path | None:
+    """The file that `load` reads: the one that was said, or that of AGENTGATE_CONFIG."""
+    named = (os.environ if environment is None else environment).get("AGENTGATE_CONFIG")
+    return config or (Path(named) if named else None)
 
 
 def _read(path: Path | None) -> dict[str, Any]:
