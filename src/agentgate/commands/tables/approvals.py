@@ -12,7 +12,7 @@ from rich.text import Text
 
 from agentgate.commands.answers import Answer
 from agentgate.commands.terminal import safe
-from agentgate.commands.words import ago, duration, seconds_since
+from agentgate.commands.words import ago, duration, named, seconds_since
 from agentgate.core.visible import visible
 
 _MOST_SHOWN: Final = 60
@@ -31,7 +31,7 @@ def approvals_table(found: Sequence[Answer]) -> Table:
             standing(one),
             safe(one["tool_name"]),
             Text(text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"),
-            safe(one["requested_by"]),
+            _asker(one),
             ago(seconds_since(one["requested_at"], now)),
             f"in {duration(left_s)}" if is_open else "–",
         )
@@ -46,7 +46,12 @@ def standing(one: Answer) -> str:
 
 def in_short(one: Answer) -> str:
     """What it is about."""
-    return safe(f"{one['tool_name']}, asked by {one['requested_by']}")
+    return f"{safe(one['tool_name'])}, asked by {_asker(one)}"
+
+
+def _asker(one: Answer) -> str:
+    """With the tenant where that is not the usual one: of several there may be an agent of one name."""
+    return safe(named(one["tenant"], visible(one["requested_by"])))
 
 
 def in_full(one: Answer) -> Iterator[str]:
@@ -59,6 +64,7 @@ def in_full(one: Answer) -> Iterator[str]:
         "asked by": one["requested_by"] + (f" for {one['on_behalf_of']}" if one["on_behalf_of"] else ""),
         "asked at": one["requested_at"],
         "expires": one["expires_at"],
+        "tenant": one["tenant"],
         "session": one["session_id"],
         "tool": one["tool_name"],
         "definition": one["tool_sha256"],
