@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import sqlite3
 import stat
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import aclosing, closing, contextmanager
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -561,6 +562,33 @@ async def test_verify_names_what_was_tampered_with(
 async def test_verify_says_when_there_is_nothing_to_read(path: Path) -> None:
     with pytest.raises(LogUnavailable, match="cannot be read"):
         await verify(path, ORIGIN, [KEY])
+
+
+@pytest.fixture
+def on_a_read_only_medium(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As far as can be asked: root may write whatever modes say."""
+    monkeypatch.setattr(os, "access", lambda asked, mode: not (Path(asked) == path.parent and mode & os.W_OK))
+
+
+@pytest.mark.usefixtures("on_a_read_only_medium")
+async def test_a_closed_log_is_read_without_writing_beside_it(opened: Opened, author: Author, path: Path) -> None:
+    async with opened() as log:
+        await log.append(author.decided())
+    there = sorted(path.parent.iterdir())
+    assert (await verify(path, ORIGIN, [KEY])).ok
+    async with aclosing(open_reader(path)) as reader:
+        assert len(await reader.leaf_hashes(0, 9)) == 1
+    assert sorted(path.parent.iterdir()) == there
+
+
+@pytest.mark.usefixtures("on_a_read_only_medium")
+async def test_the_write_ahead_log_is_read_there_too(log: SqliteLog, author: Author, path: Path) -> None:
+    await log.append(author.decided())
+    await log.integrate()
+    report = await verify(path, ORIGIN, [KEY])
+    assert (report.ok, report.size) == (True, 1)
+    async with aclosing(open_reader(path)) as reader:
+        assert len(await reader.leaf_hashes(0, 9)) == 1
 
 
 # --- the integrator ---------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import sqlite3
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import aiosqlite
 from sqlalchemy import AsyncAdaptedQueuePool, Select
@@ -25,6 +24,7 @@ from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._sqlite.audit import audit
 from agentgate.adapters.log._sqlite.bodies import SqliteBodies
 from agentgate.adapters.log._sqlite.bookmarks import SqliteBookmarks
+from agentgate.adapters.log._sqlite.connection import reading_uri
 from agentgate.adapters.log._sqlite.earlier import views
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
@@ -231,10 +231,8 @@ class _Tree:
 
 
 def _engine(path: Path) -> AsyncEngine:
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-
     async def connect() -> aiosqlite.Connection:
-        connection = aiosqlite.connect(uri, uri=True, isolation_level=None)
+        connection = aiosqlite.connect(reading_uri(path), uri=True, isolation_level=None)
         connection._thread.daemon = True  # as SQLAlchemy does for connections of its own
         await connection
         found = await (await connection.execute("PRAGMA user_version")).fetchone()

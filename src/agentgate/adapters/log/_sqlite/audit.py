@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 from sqlalchemy import Select, Table, bindparam, select
 
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._reading.rows import WITH_BODIES
 from agentgate.adapters.log._segments import Unfolding
+from agentgate.adapters.log._sqlite.connection import reading_uri
 from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, stand_ins
 from agentgate.adapters.log._sqlite.statements import DIALECT
 from agentgate.core.audit.auditor import Auditor
@@ -35,8 +35,7 @@ _SEGMENTS: Final = (
 
 def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: Sequence[bytes] = ()) -> Report:
     """Raises sqlite3.Error when the file cannot be read."""
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-    with closing(sqlite3.connect(uri, uri=True, isolation_level=None, timeout=5.0)) as db:
+    with closing(sqlite3.connect(reading_uri(path), uri=True, isolation_level=None, timeout=5.0)) as db:
         db.execute("BEGIN")  # everything below is of one moment
         version = db.execute("PRAGMA user_version").fetchone()[0]
         for make in stand_ins(version):

@@ -1,4 +1,4 @@
-"""The one SQLite connection that writes: how it is made, and what it is not allowed to do."""
+"""The one SQLite connection that writes: how it is made, and what it is not allowed to do; and how others only read."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from agentgate.adapters.log._sqlite.ddl import TABLES
 
@@ -42,10 +43,22 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def reading_uri(path: Path) -> str:
+    """For who never writes."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    # To read, SQLite makes a -wal and a -shm beside the database. Where it cannot (a read-only medium, an auditor's
+    # mount), a log that was closed is whole without them. One with a -wal is not: its last events are in there.
+    return uri if os.access(path.parent, os.W_OK) or _wal(path).exists() else f"{uri}&immutable=1"
+
+
+def _wal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
+
+
 def pages_left(path: Path) -> int:
     """What earlier processes have left in the write-ahead log: one that is killed before long moves nothing itself."""
     try:
-        return path.with_name(f"{path.name}-wal").stat().st_size // _PAGE_BYTES
+        return _wal(path).stat().st_size // _PAGE_BYTES
     except FileNotFoundError:
         return 0
 
