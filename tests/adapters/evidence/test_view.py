@@ -25,7 +25,7 @@ from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, make
 from agentgate.core.events.keeping import held
-from agentgate.core.events.kills import drained
+from agentgate.core.events.kills import drained, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined, tool_rejected
 from agentgate.core.evidence.pack import Pack
 from agentgate.core.members import Progress
@@ -166,11 +166,42 @@ def test_timeline_has_every_call_and_every_kill_on_it(name: str) -> None:
     assert {one.column for one in timeline.bins} <= set(range(COLUMNS))
     assert {one.lane for one in timeline.bins} == set(range(len(timeline.lanes)))
     assert len(timeline.lanes) <= MOST_LANES
-    assert [line.label for line in timeline.lines] == [kill.label for kill in seen.kills.rows]
+    assert [line.label.strip("‹›") for line in timeline.lines] == [kill.label for kill in seen.kills.rows]
     assert all(0 <= line.start <= (1 if line.end is None else line.end) <= 1 for line in timeline.lines)
     assert 1 <= len(timeline.ticks) <= 8
     assert all(0 <= tick.at <= 1 for tick in timeline.ticks)
     assert len({tick.text for tick in timeline.ticks}) == len(timeline.ticks)
+
+
+def test_kill_that_stands_at_the_edge_of_the_picture_says_that_it_was_not_then() -> None:
+    story = Story()
+    early = story.kill("kill-1", reason="why", target="other")
+    story.wait(3_600)
+    story.run("db_query")
+    story.kill("kill-2", reason="why", scope=Scope.TOOL, target="web_fetch")
+    story.run("db_query")
+    story.wait(3_600)
+    end = {"actor": "person:erin", "auth": "api_key", "why": "release", "forced": False}
+    story.add(released, early, **end)
+    late = story.kill("kill-3", reason="why")
+    story.wait(60)
+    story.add(released, late, **end)
+    timeline = view(pack_of(story.records())).timeline
+    assert timeline is not None
+    assert [(line.label, line.end) for line in timeline.lines] == [("‹K1", None), ("K2", None), ("K3›", None)]
+    first, second, third = (line.start for line in timeline.lines)
+    assert 0.0 == first < second < third == 1.0
+    assert timeline.lines[2].text == (
+        "K3: kill of session sess-7f3a91, ordered 2026-11-21 11:00:10.360 by person:dana.op, "
+        "released 2026-11-21 11:01:10.360"
+    )
+    assert timeline.outside.startswith("One with an arrow")
+
+
+def test_kills_within_the_picture_need_no_word_on_arrows(shown: View) -> None:
+    assert shown.timeline is not None
+    assert shown.timeline.lines[0].text.startswith("K1: kill of session sess-7f3a91, ordered 2026-11-21 09:05:39.")
+    assert shown.timeline.outside == ""
 
 
 # --- what happened ----------------------------------------------------------------------------------------

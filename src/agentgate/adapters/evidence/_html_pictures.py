@@ -76,6 +76,7 @@ class Picture:
     ticks: tuple[Label, ...]
     day: str
     description: str
+    outside: str
     marks: tuple[Mark, ...]
     """What occurs, for the legend."""
 
@@ -97,6 +98,7 @@ def picture(timeline: Timeline) -> Picture:
         ticks=tuple(Label(_x(tick.at), tick.text) for tick in timeline.ticks),
         day=timeline.day,
         description=timeline.description,
+        outside=timeline.outside,
         marks=tuple(mark for mark in Mark if any(one.mark is mark for one in timeline.bins)),
     )
 

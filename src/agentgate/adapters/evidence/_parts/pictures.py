@@ -101,9 +101,10 @@ class Bin:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A kill over the picture: from its order to its release (None: still in force at the end)."""
+    """A kill over the picture: from its order to its release (None: still in force at the end of the picture)."""
 
     label: str
+    """With an arrow where it was ordered before or after the picture, and stands at its edge: `‹K1`, `K1›`."""
     start: float
     end: float | None
     text: str
@@ -132,6 +133,12 @@ class Timeline:
     day: str
     """What the ticks leave out: the date, where it is one."""
     description: str
+
+    @property
+    def outside(self) -> str:
+        """A sentence on the arrows, if there are any."""
+        has_some = any("‹" in line.label or "›" in line.label for line in self.lines)
+        return "One with an arrow was ordered before or after the time of this picture." if has_some else ""
 
 
 class _Axis(NamedTuple):
@@ -201,11 +208,14 @@ def _bins(
 
 
 def _line(kill: Kill, ordered: str, released: str, axis: _Axis) -> Line:
-    start = axis.place(datetime.fromisoformat(ordered))
-    end = axis.place(datetime.fromisoformat(released)) if released else None
+    at = datetime.fromisoformat(ordered)
+    until_at = datetime.fromisoformat(released) if released else axis.end
+    label = f"‹{kill.label}" if at < axis.start else f"{kill.label}›" if at > axis.end else kill.label
+    end = axis.place(until_at) if until_at < axis.end else None
     by = f" by {kill.ordered_by}" if kill.ordered_by else ""
     until = f", released {kill.released_at}" if released else ""
-    return Line(kill.label, start, end, f"{kill.label}: kill of {kill.target}{by}{until}")
+    text = f"{kill.label}: kill of {kill.target}, ordered {kill.at}{by}{until}"
+    return Line(label, axis.place(at), end, text)
 
 
 def _ticks(axis: _Axis) -> tuple[tuple[Tick, ...], str]:

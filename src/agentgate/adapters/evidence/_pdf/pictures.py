@@ -168,7 +168,12 @@ def _bands(sheet: Sheet, picture: Timeline, left: float, top: float, wide: float
         start = left + line.start * wide
         sheet.rule_down(start, top - 4, foot, ALARM, 1.1)
         if start > last:
-            last = start + 2 + sheet.put(start + 2 if start < RIGHT - 30 else start - 14, top - 3, line.label, style)
+            width = style.face.width(line.label, style.size)
+            last = (
+                start
+                + 2
+                + sheet.put(start + 2 if start < RIGHT - 30 else start - 2 - width, top - 3, line.label, style)
+            )
         if line.end is not None:
             sheet.rule_down(left + line.end * wide, top, foot, SOFT, 0.6)
 
@@ -197,8 +202,8 @@ def _axis(sheet: Sheet, picture: Timeline, left: float, foot: float, wide: float
     if picture.day:
         sheet.put(LEFT, foot + 12, picture.day, style)
     sheet.y = foot + 20
-    kills = " A line with a K is a kill; the shade behind it lasts until its release." if picture.lines else ""
-    sheet.paragraph(picture.description + kills, sheet.small)
+    kills = "A line with a K is a kill; the shade behind it lasts until its release." if picture.lines else ""
+    sheet.paragraph(" ".join(filter(None, (picture.description, kills, picture.outside))), sheet.small)
 
 
 def chart(sheet: Sheet, picture: Chart) -> None:
