@@ -77,6 +77,17 @@ def test_words_become_the_question(tmp_path: Path, words: list[str], query: dict
     assert parse_qs(urlsplit(asked[0]).query) == query
 
 
+@pytest.mark.parametrize(
+    ("file", "words", "form"),
+    [("y.pdf", [], "pdf"), ("y.JSON", [], "json"), ("y.html", ["--format", "zip"], "zip"), ("y.of-june", [], "zip")],
+)
+def test_a_file_is_what_its_name_says(tmp_path: Path, file: str, words: list[str], form: str) -> None:
+    with giving() as (url, asked):
+        done = pull(url, "s", "-o", str(tmp_path / file), *words)
+    assert done.exit_code == 0, done.output
+    assert parse_qs(urlsplit(asked[0]).query)["format"] == [form]
+
+
 def test_a_kept_checkpoint_is_asked_about_by_its_size(tmp_path: Path) -> None:
     kept = tmp_path / "kept"
     kept.write_bytes(b"log.example/1\n42\n" + b"A" * 43 + b"=\n\n\xe2\x80\x94 log.example/1 AAAAAAA=\n")

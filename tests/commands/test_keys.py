@@ -112,6 +112,31 @@ def test_a_list_shows_configured_keys_and_they_are_changed_where_they_are(house:
         assert "configuration" in said.err
 
 
+@pytest.mark.parametrize(
+    ("auth", "says"),
+    [
+        ({}, "every caller on this machine is the agent `local`"),
+        (
+            {"oauth": {"issuer": "https://id.example", "audience": ["https://g.example"]}},
+            "tokens of https://id.example",
+        ),
+        (
+            {"mtls": {"proxies": ["127.0.0.1/32"], "header": "Client-Cert", "map": [{"cn": "bot", "agent": "bot"}]}},
+            "agents come with certificates",
+        ),
+    ],
+)
+def test_without_keys_it_is_said_who_comes_all_the_same(
+    house: House, tmp_path: Path, auth: dict[str, Any], says: str
+) -> None:
+    config = tmp_path / "agentgate.yaml"
+    config.write_text(json.dumps({"auth": auth}))
+    said = house.keys("list", "--config", str(config))
+    assert said.status == 0, said.err
+    assert says in " ".join(said.err.split())
+    assert ("`local`" in said.err) is (not auth)
+
+
 @pytest.mark.parametrize("command", ["disable", "enable", "delete", "rotate"])
 def test_a_key_that_is_not_there_cannot_be_changed(house: House, command: str) -> None:
     house.created("--agent", "bot")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from agentgate.commands.retaining import holds_table
 from tests.commands.test_stopping import run
 from tests.scripted_gateway import HANG_UP, ScriptedGateway, problem
 
@@ -135,6 +138,18 @@ def test_holds_are_listed() -> None:
     assert "session s-1" in text
     assert "everything" in text
     assert "\x1b" not in text
+
+
+def test_an_id_is_whole_in_a_narrow_terminal() -> None:
+    made = HOLD | {
+        "id": "hold-3f9c51d07ab24e88c6d1",
+        "actor": "person:ann.of.the.legal.department",
+        "reason": "r " * 60,
+    }
+    narrow = Console(file=io.StringIO(), width=80)
+    narrow.print(holds_table([made]))
+    assert isinstance(narrow.file, io.StringIO)
+    assert made["id"] in narrow.file.getvalue()
 
 
 def test_a_hold_is_released_with_its_reason() -> None:

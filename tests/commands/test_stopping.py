@@ -173,12 +173,13 @@ def test_where_nobody_listens_it_is_one_sentence(words: list[str]) -> None:
     )
 
 
-def test_the_role_that_may_is_told_once() -> None:
-    with ScriptedGateway(
-        {"GET /kills": [problem(403, "forbidden", "Insufficient role: this needs operator")]}
-    ) as gateway:
+@pytest.mark.parametrize(
+    "detail", ["Insufficient role: this needs operator", "a kill by tool needs an operator of all tenants"]
+)
+def test_the_role_that_may_is_told_once(detail: str) -> None:
+    with ScriptedGateway({"GET /kills": [problem(403, "forbidden", detail)]}) as gateway:
         done = run(gateway, "kills")
-    assert done.stderr == "agentgate: 403 forbidden: Insufficient role: this needs operator\n"
+    assert done.stderr == f"agentgate: 403 forbidden: {detail}\n"
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)

@@ -46,9 +46,12 @@ def pull(
     tenant: Annotated[str | None, typer.Option("--tenant", help="Another tenant than the key's own")] = None,
     since: Since = None,
     until: Until = None,
-    form: Annotated[Form, typer.Option("--format", help="Only a zip convinces who has no key of yours")] = Form.ZIP,
+    form: Annotated[
+        Form | None,
+        typer.Option("--format", help="Default: as FILE ends, else zip; only a zip convinces who has no key of yours"),
+    ] = None,
     file: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Where it goes; default evidence-NAME.FORMAT")
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where it goes; default evidence-NAME.FORMAT")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option("--checkpoint", help="One that you keep: the zip proves that the log continues it")
@@ -74,6 +77,7 @@ def pull(
     check_ids(session=session, agent=agent, tenant=tenant)
     if session is not None and agent is not None:
         die("a pack is of a session or of an agent: name one of them", Status.USAGE)
+    form = form or _form_of(file)
     asked = {"session": session, "agent": agent, "tenant": tenant, "format": form.value}
     asked |= {"since": moment(since), "until": moment(until), "checkpoint_size": _size_of(checkpoint)}
     named = (session or agent or tenant or "tenant").replace(":", "-")
@@ -87,6 +91,12 @@ def pull(
             die(nothing, Status.REFUSED)
         said = _take(remote, wanted, path)
     _say(path, form, said)
+
+
+def _form_of(file: Path | None) -> Form:
+    """What a file of this name is taken for by whoever opens it."""
+    ending = "" if file is None else file.suffix[1:].lower()
+    return next((form for form in Form if form == ending), Form.ZIP)
 
 
 def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:

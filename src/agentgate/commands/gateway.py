@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,7 +62,7 @@ def the_gateway(
     except NotAGateway as error:
         die(f"{remote.url} answers {error}; {_ELSEWHERE}", Status.REFUSED)
     except Refusal as refusal:
-        is_told = f"needs {needs}" in refusal.detail
+        is_told = re.search(rf"\bneeds (an? )?{needs}\b", refusal.detail)
         also = f"; this wants a key with the role {needs}" if refusal.status in (401, 403) and not is_told else ""
         die(f"{refusal.status} {refusal.reason}: {plain(refusal.detail)}{also}", Status.REFUSED)
 

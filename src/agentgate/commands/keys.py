@@ -94,9 +94,7 @@ def list_keys(
         say_json({"keys": rows})
         return
     if not rows:
-        err.print(
-            "there are no keys: every caller on this machine is the agent `local`; `agentgate keys create` makes one"
-        )
+        err.print(f"there are no keys: {_who_comes_without(settings)}; `agentgate keys create` makes one")
         return
     console = wide()
     heads = ["id", "whom", "roles", "tenant", "tier", "created", "expires", "state"]
@@ -111,6 +109,14 @@ def list_keys(
         state = f"{row['state']} by {row['replaced_by']}" if row["state"] == "replaced" else row["state"]
         table.add_row(row["id"], row["whom"], " ".join(row["roles"]), tenant, row["tier"] or "–", *times, state)
     console.print(table)
+
+
+def _who_comes_without(settings: Settings) -> str:
+    if settings.auth.oauth:
+        return "agents come with tokens of " + ", ".join(part.issuer for part in settings.auth.oauth)
+    if settings.auth.mtls is not None:
+        return "agents come with certificates that a proxy has checked"
+    return "every caller on this machine is the agent `local`"
 
 
 @cli.command("disable")

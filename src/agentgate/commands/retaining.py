@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from agentgate.commands.answers import Answer, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
@@ -224,13 +225,18 @@ def list_holds(
     if as_json:
         say_json({"holds": holds})
     elif holds:
-        table = Table("hold", "keeps", "since", "by", "reason", box=None, pad_edge=False)
-        for hold in holds:
-            cells = (hold["id"], _what(hold), hold["at"][:10], hold["actor"], hold["reason"])
-            table.add_row(*(escape(plain(cell)) for cell in cells))
-        wide().print(table)
+        wide().print(holds_table(holds))
     else:
         out.print("nothing is held")
+
+
+def holds_table(holds: Sequence[Answer]) -> Table:
+    # an id whole in a narrow terminal, too: half of one releases nothing
+    table = Table(Column("hold", no_wrap=True), "keeps", "since", "by", "reason", box=None, pad_edge=False)
+    for hold in holds:
+        cells = (hold["id"], _what(hold), hold["at"][:10], hold["actor"], hold["reason"])
+        table.add_row(*(escape(plain(cell)) for cell in cells))
+    return table
 
 
 @holds_cli.command("release")

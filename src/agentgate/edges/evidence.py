@@ -58,7 +58,7 @@ _RESPONSES: Final[Responses] = {
         },
     },
     400: {"description": "A format that there is none of"},
-    404: {"description": "No such session, or not for this auditor"},
+    404: {"description": "A tenant that is not for this auditor. Of whom nothing is on record, the pack is empty"},
     413: {"description": "More than a pack may be of: ask for a part of it (`since`, `until`)"},
     503: {"description": "The log cannot be read, does not take the record of the export, or has no time stamp for it"},
 }
