@@ -82,6 +82,7 @@ def control_desks(gateway: Gateway) -> Desks:
         pins=gateway.pins,
         notices=gateway.notices,
         server_states=lambda: {name: server.state() for name, server in gateway.tool_servers.items()},
+        base_url=gateway.config.server.base_url,
     )
 
 

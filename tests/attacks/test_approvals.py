@@ -297,6 +297,46 @@ def test_a30_no_get_changes_an_approval_or_writes_an_event(
     assert admin.get(asked["url"]).json()["state"] == "pending"
 
 
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}
+
+
+def test_a30_the_page_behind_a_link_says_what_to_type_and_nothing_of_any_approval(
+    house: GatewayProcess, bot: httpx.Client, session: str
+) -> None:
+    asked = write(bot, session)["approval"]
+    nobody = house.client(**BROWSER)
+    page = nobody.get(asked["url"])
+    assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
+    assert f"agentgate approve {asked['id']} --url {house.url}\n" in page.text
+    assert page.headers["content-security-policy"].startswith("default-src 'none';")
+    assert (page.headers["cache-control"], page.headers["x-content-type-options"]) == ("no-store", "nosniff")
+    assert not any(sign in page.text for sign in ("<script", "<form", "<a ", "src=", "db_insert", session, "agent:bot"))
+    unknown = "apr-" + "0" * len(asked["id"].removeprefix("apr-"))
+    other = nobody.get(f"/approvals/{unknown}")
+    assert other.text == page.text.replace(asked["id"], unknown)
+    of_its_own = {"date": "", "x-correlation-id": ""}
+    assert {**other.headers, **of_its_own} == {**page.headers, **of_its_own}
+
+
+@pytest.mark.parametrize("sly", ["apr-1$(id)", "apr-1%3Cb%3E", "apr-1;id", "apr-1%60id%60", "x"])
+def test_a30_a_made_up_link_has_nobody_type_what_is_in_it(house: GatewayProcess, sly: str) -> None:
+    page = house.client(**BROWSER).get(f"/approvals/{sly}")
+    assert (page.status_code, "agentgate approve ID --url" in page.text) == (200, True)
+    assert "apr-1" not in page.text
+
+
+def test_a30_the_page_is_for_browsers_without_a_key(house: GatewayProcess, bot: httpx.Client, session: str) -> None:
+    url = write(bot, session)["approval"]["url"]
+    for accept in ("*/*", "application/json", "text/*"):
+        refused = house.client(Accept=accept).get(url)
+        assert (refused.status_code, refused.json()["reason_code"]) == (401, "unauthenticated"), accept
+    assert house.client("no-such-key", **BROWSER).get(url).json()["reason_code"] == "invalid_key"
+    assert house.client(ADA, **BROWSER).get(url).json()["state"] == "pending"
+    for other in ("/approvals", "/kills"):
+        assert house.client(**BROWSER).get(other).status_code == 401
+    assert house.client(**BROWSER).post(url + "/approve").status_code == 401
+
+
 @pytest.mark.parametrize("verb", ["approve", "deny", "edit", "void"])
 def test_a30_a_link_or_a_form_of_another_site_approves_nothing(
     house: GatewayProcess, bot: httpx.Client, session: str, verb: str

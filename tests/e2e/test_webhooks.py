@@ -85,6 +85,8 @@ def test_kill_question_and_denial_arrive_signed(hook: Hook) -> None:
         bot = gateway.client(BOT)
         denied = call(bot, "no_such_tool", {}).json()
         asked = call(bot, "db_insert", {"table": "products", "data": {"name": "x", "price": 1}}).json()
+        page = gateway.client(Accept="text/html").get(f"/approvals/{asked['approval']['id']}").text
+        assert f"agentgate approve {asked['approval']['id']} --url https://gate.example\n" in page
         gateway.client(APPROVER).post(f"/approvals/{asked['approval']['id']}/approve")
         gateway.admin().post("/sessions/s-9/kill", json={"reason": "loops"})
         until(lambda: len(hook.got) == 4)

@@ -14,6 +14,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import rfc3339
 from agentgate.core.strict_json import canonical
 from agentgate.core.visible import visible
+from agentgate.edges.approval_page import WithPage
 from agentgate.edges.desks import Approver, Desks, TheDesks, unless_refused
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
@@ -81,13 +82,22 @@ async def list_approvals(
     }
 
 
-@router.get("/approvals/{approval_id}", responses={200: _ONE, 404: _NOT_FOUND, 503: _UNREADABLE})
 async def get_approval(desks: TheDesks, viewer: Approver, approval_id: str) -> dict[str, Any]:
     """One approval with the call exactly as it was sent, while it is kept.
 
-    `text` is the same to read: canonical JSON in which nothing hides or turns the order of letters round.
+    `text` is the same to read: canonical JSON in which nothing hides or turns the order of letters round. A browser
+    without a key (`Accept: text/html`) is told what to type instead.
     """
     return await _whole(desks, await _of(desks, viewer, approval_id))
+
+
+router.add_api_route(
+    "/approvals/{approval_id}",
+    get_approval,
+    responses={200: _ONE, 404: _NOT_FOUND, 503: _UNREADABLE},
+    methods=["GET"],
+    route_class_override=WithPage,
+)
 
 
 @router.post("/approvals/{approval_id}/approve", responses=_RESPONSES)

@@ -61,6 +61,8 @@ class Desks:
     server_states: Callable[[], Mapping[str, ServerState]]
     resource: ProtectedResource | None = None
     """What clients are told of the token issuer, where one is configured."""
+    base_url: str | None = None
+    """Where the gateway is reached, where that is configured."""
 
 
 class EmptyBody(BaseModel):
