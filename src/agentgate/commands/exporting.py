@@ -37,6 +37,13 @@ class Form(StrEnum):
     PDF = "pdf"
 
 
+OneForm = Annotated[
+    Form | None,
+    typer.Option("--format", help="Default: as FILE ends, else zip; only a zip convinces who has no key of yours"),
+]
+Allowed = Annotated[bool, typer.Option("--allow-empty", help="Take a pack, too, of whom nothing is on record")]
+
+
 @cli.command("pull")
 def pull(
     session: Annotated[
@@ -46,10 +53,7 @@ def pull(
     tenant: Annotated[str | None, typer.Option("--tenant", help="Another tenant than the key's own")] = None,
     since: Since = None,
     until: Until = None,
-    form: Annotated[
-        Form | None,
-        typer.Option("--format", help="Default: as FILE ends, else zip; only a zip convinces who has no key of yours"),
-    ] = None,
+    form: OneForm = None,
     file: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Where it goes; default evidence-NAME.FORMAT")
     ] = None,
@@ -57,9 +61,7 @@ def pull(
         Path | None, typer.Option("--checkpoint", help="One that you keep: the zip proves that the log continues it")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file")] = False,
-    allow_empty: Annotated[
-        bool, typer.Option("--allow-empty", help="Take a pack, too, of whom nothing is on record")
-    ] = False,
+    allow_empty: Allowed = False,
     url: Url = None,
     key: ApiKey = None,
     config: Config = None,
