@@ -98,7 +98,7 @@ def test_a_tenants_people_hold_and_see_their_own(gateway: GatewayProcess) -> Non
     gateway.admin().post("/holds", json={"reason": "of default", "id": "h-default"})
     auditor, admin = gateway.client("key-auditor-of-b"), gateway.client("key-admin-of-b")
     assert auditor.post("/holds", json={"reason": "ours", "id": "h-b"}).json()["tenant"] == "b"
-    assert [hold["id"] for hold in auditor.get("/holds").json()["holds"]] == ["h-b"]
+    assert [hold["id"] for hold in auditor.get("/holds").json()["holds"]] == ["b~h-b"]
     for body in ({"tenant": "default", "reason": "x"}, {"all_tenants": True, "reason": "x"}):
         assert auditor.post("/holds", json=body).status_code == 403
     assert auditor.post("/holds/h-b/release").status_code == 403
