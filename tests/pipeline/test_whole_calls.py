@@ -11,11 +11,11 @@ import pytest
 
 from agentgate.core.approval import State, Void, Why
 from agentgate.core.budget import Period
-from agentgate.core.call import Call, Clean, Door
+from agentgate.core.call import Call, Clean, Door, keyed_sha256
 from agentgate.core.containment import KillState, Scope
 from agentgate.core.decision import Decision, Grant, Ruling, Verdict, refusal
 from agentgate.core.errors import KillStateUnknown, ReasonCode
-from agentgate.core.event import Event, Kind, Outcome, blind_sha256
+from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
@@ -68,7 +68,7 @@ def decision_on(call: Call, event: Event, **fields: Any) -> dict[str, Any]:
     return about(call) | {
         "auth": "api_key",
         "call_sha256": call.digest,
-        "arguments_sha256": blind_sha256(b"", event.salt, call.arguments_json),
+        "arguments_sha256": keyed_sha256(b"", event.salt + call.arguments_json),
         "policy_revision": REVISION,
         "write": False,
         "position": 0,
@@ -78,7 +78,7 @@ def decision_on(call: Call, event: Event, **fields: Any) -> dict[str, Any]:
 
 
 def outcome_of(call: Call, event: Event, result: bytes = b"", **fields: Any) -> dict[str, Any]:
-    found = {"result_sha256": blind_sha256(b"", event.salt, result), "result_bytes": len(result)}
+    found = {"result_sha256": keyed_sha256(b"", event.salt + result), "result_bytes": len(result)}
     return (
         about(call) | found | {"latency_us": dict.fromkeys(("admission", "policy", "append", "upstream"), 0)} | fields
     )

@@ -9,7 +9,6 @@ neither guessed nor replaced.
 from __future__ import annotations
 
 import hashlib
-import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -149,11 +148,6 @@ def _minute(year: int, month: int, day: int, hour: int, minute: int) -> str:
 
 def body_sha256(salt: bytes, body: bytes) -> str:
     return hashlib.sha256(salt + body).hexdigest()
-
-
-def blind_sha256(key: bytes, salt: bytes, value: bytes) -> str:
-    """HMAC-SHA-256 (RFC 2104) of what may not be guessed: a pack has the salt of each event, and never the key."""
-    return hmac.digest(key, salt + value, "sha256").hex()
 
 
 def make(

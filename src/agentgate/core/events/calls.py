@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgate.core.amounts import Amounts
-from agentgate.core.call import Call, Door, Principal
+from agentgate.core.call import Call, Door, Principal, keyed_sha256
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Event, Kind, Origin, Outcome, Record, blind_sha256, make
+from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make
 from agentgate.core.strict_json import canonical_plain
 
 
@@ -60,7 +60,7 @@ def decided(
     fields = _verdict(decision) | {
         "auth": call.caller.auth_method,
         "call_sha256": call.digest,
-        "arguments_sha256": blind_sha256(call.digest_key, origin.salt, call.arguments_json),
+        "arguments_sha256": keyed_sha256(call.digest_key, origin.salt + call.arguments_json),
         "position": position,
         "latency_us": dict(latency_us),
         **_known(on_behalf_of=call.caller.on_behalf_of, limit=limit),
@@ -121,7 +121,7 @@ def finished(  # noqa: PLR0913  # what an outcome consists of
     fields: dict[str, Any] = {
         "outcome": str(outcome),
         "reason_code": str(reason),
-        "result_sha256": blind_sha256(call.digest_key, origin.salt, result),
+        "result_sha256": keyed_sha256(call.digest_key, origin.salt + result),
         "result_bytes": len(result),
         **_known(upstream_status=upstream_status, credential=credential, kill_id=kill_id),
     }
