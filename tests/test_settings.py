@@ -28,6 +28,7 @@ from agentgate.settings import (
     Key,
     Settings,
     load,
+    load_yaml,
     refuse_public_without_keys,
 )
 
@@ -80,7 +81,15 @@ def test_command_line_over_environment_over_file_over_default(tmp_path: Path) ->
         ("auth: [{id: k1}]", "auth: must be a mapping"),
         ("server: 8000", "server: must be a mapping"),
         ("containment: redis://127.0.0.1", "containment: must be a mapping"),
+        ("server: {<<: {host: a, host: b}}", "line 1, column 24, where a name is there twice"),
         ("server: {workers: yes}", "server.workers: must be a number"),
+        ("retention: {compress_after_days: yes}", "retention.compress_after_days: must be a number"),
+        ("upstreams: {a: {kind: http, base_url: https://a.example, timeout_ms: yes}}", "timeout_ms: must be a number"),
+        ("a: " + "[" * 30_000, "is not YAML"),
+        ("server: {base_url: 'http://[x'}", "server.base_url: must be http(s)://host[:port][/path]"),
+        ("server: {base_url: 'http://a..b'}", "server.base_url: must be http(s)://host[:port][/path]"),
+        ("server: {base_url: 'http://x:99999'}", "server.base_url: must be http(s)://host[:port][/path]"),
+        ('server: {base_url: "http://x\\n"}', "server.base_url: must begin with http:// or https:// and a host"),
         ("server: {base_url: gate.example.org}", "server.base_url: must begin with http:// or https:// and a host"),
         ("server: {base_url: 'https:///mcp'}", "server.base_url: must begin with http:// or https:// and a host"),
     ],
@@ -90,6 +99,16 @@ def test_what_is_written_wrongly_stops_the_start_whatever_goes_over_it(tmp_path:
     with pytest.raises(UnsafeConfiguration) as refused:
         load(over, config=_file(tmp_path, text))
     assert words in str(refused.value)
+
+
+def test_a_mapping_that_merges_and_is_merged_may_say_otherwise_than_what_it_merges(tmp_path: Path) -> None:
+    text = (
+        "server: {host: 127.0.0.1, workers: 1}\n"
+        "retention: &A {<<: &B {days: 100}, days: 200}\n"
+        "x: &C {<<: *A, days: 300}\n"
+    )
+    assert load_yaml(text + "y: {<<: *C}\n")["y"] == {"days": 300}
+    assert load_yaml(text, quickly=True)["x"] == {"days": 300}
 
 
 def test_file_of_the_command_line_goes_over_the_variable(tmp_path: Path) -> None:

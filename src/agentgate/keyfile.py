@@ -54,7 +54,7 @@ def _read(path: Path) -> _Found | None:
 
 def _parse(path: Path, raw: bytes) -> tuple[Key, ...]:
     try:
-        entries = load_yaml(raw.decode("utf-8"))
+        entries = load_yaml(raw.decode("utf-8"), quickly=True)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
         raise UnsafeConfiguration(f"the key file {path} is not YAML{where(error)}") from None
     try:

@@ -397,7 +397,7 @@ async def test_an_id_of_another_tenants_kill_is_free(house: House) -> None:
     assert (await _killed(house, OPERATOR, **order)).kill == mine.kill, "the same order again is the same kill"
     assert await _refused(house, OPERATOR, **{**order, "target": "other"}) is ReasonCode.CONFLICT
     for viewer, name, found in (
-        (OPERATOR, "incident-7", mine),
+        (OPERATOR, "incident-7", everybodys),
         (OPERATOR, "default~incident-7", mine),
         (evil, "incident-7", taken),
         (ADMIN, "incident-7", everybodys),
@@ -407,8 +407,23 @@ async def test_an_id_of_another_tenants_kill_is_free(house: House) -> None:
         assert seen is not None
         assert seen.kill == found.kill
     assert await house.containment.progress(evil, "default~incident-7") is None
-    assert await house.containment.release(OPERATOR, "incident-7") == mine.kill
+    assert await house.containment.release(OPERATOR, "incident-7") == everybodys.kill, "what is listed is what is meant"
+    assert await house.containment.release(OPERATOR, "incident-7") == mine.kill, "the one that is in force still"
+    assert isinstance(await house.containment.release(OPERATOR, "incident-7"), Refused)
+    seen = await house.containment.progress(OPERATOR, "incident-7")
+    assert seen is not None
+    assert seen.kill == everybodys.kill
     assert _is_active(house, "evil~incident-7")
+
+
+async def test_an_id_of_ones_own_hides_no_other_kill(house: House) -> None:
+    listed = await _killed(house)
+    shadow = await _killed(house, OPERATOR, target="zzz", kill_id=listed.kill.id)
+    await house.containment.release(OPERATOR, shadow.kill.id)
+    seen = await house.containment.progress(OPERATOR, listed.kill.id)
+    assert seen is not None
+    assert seen.kill == listed.kill
+    assert await house.containment.release(OPERATOR, listed.kill.id) == listed.kill
 
 
 async def test_id_of_a_released_kill_is_a_conflict(house: House) -> None:

@@ -273,8 +273,11 @@ async def test_an_id_of_another_tenants_hold_is_free(office: Office) -> None:
     mine = await office.hold("default", actor=AUDITOR, id="case-7")
     assert [hold.id for hold in (theirs, everybodys, mine)] == ["b~case-7", "case-7", "default~case-7"]
     assert await office.hold("default", actor=AUDITOR, id="case-7") == mine
+    refused = await office.desk.release(AUDITOR, "case-7")
+    assert isinstance(refused, Refused), "as it stands it is everybody's"
+    assert await office.desk.release(ADMIN, "case-7") == everybodys
     assert await office.desk.release(AUDITOR, "case-7") == mine
-    assert await office.desk.holds(ADMIN) == [theirs, everybodys]
+    assert await office.desk.holds(ADMIN) == [theirs]
 
 
 async def test_holds_are_of_ones_own_tenant(office: Office) -> None:

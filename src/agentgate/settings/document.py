@@ -2,28 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import yaml
+
+_C_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class NamedTwice(yaml.constructor.ConstructorError):
     """A mapping has a name twice."""
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The safe one, and of libyaml where that is there: ten thousand keys are read in a second, not in ten."""
+class _Strict:
+    """Looks at each mapping as it is written, before what it merges is put into it."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        names: set[tuple[str, str]] = set()
-        for name, _ in node.value:
-            if isinstance(name, yaml.ScalarNode) and (name.tag, name.value) in names:
-                raise NamedTwice(problem="a name is there twice", problem_mark=name.start_mark)
-            names.add((name.tag, str(name.value)))
-        found: dict[Any, Any] = super().construct_mapping(node, deep)
-        return found
+    def __init__(self, text: str) -> None:
+        super().__init__(text)  # type: ignore[call-arg]
+        self._seen: set[int] = set()
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if id(node) not in self._seen:
+            self._seen.add(id(node))
+            _check(node)
+            super().flatten_mapping(node)  # type: ignore[misc]
 
 
-def load_yaml(text: str) -> Any:
-    """Raises yaml.YAMLError, ValueError (a date or a number that is none), RecursionError."""
-    return yaml.load(text, _Loader)  # noqa: S506  # made of the safe one
+class _Loader(_Strict, yaml.SafeLoader):
+    """The one in Python: nesting without end is a RecursionError, and not the end of the process."""
+
+
+class _QuickLoader(_Strict, _C_LOADER):  # type: ignore[misc, valid-type]
+    """That of libyaml, where it is there: ten thousand keys are read in a second, not in ten."""
+
+
+def _check(node: yaml.MappingNode) -> None:
+    names: set[tuple[str, str]] = set()
+    for name, _ in node.value:
+        if isinstance(name, yaml.ScalarNode) and (name.tag, name.value) in names:
+            raise NamedTwice(problem="a name is there twice", problem_mark=name.start_mark)
+        names.add((name.tag, str(name.value)))
+
+
+def load_yaml(text: str, *, quickly: bool = False) -> Any:
+    """`quickly` is for what nobody else writes. Raises yaml.YAMLError, ValueError (a date or a number that is none),
+    RecursionError."""
+    return yaml.load(text, _QuickLoader if quickly else _Loader)  # noqa: S506  # made of the safe ones

@@ -14,14 +14,15 @@ from agentgate.core.redaction.marks import Mode
 from agentgate.core.retention import DEFAULT_DAYS
 from agentgate.settings.part import EnvRef, FileRef, Part
 
-_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/|$)")
+_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/\S*)?\Z")
 
 
 def _has_a_host(url: str) -> str:
     try:
-        host = urlsplit(url).hostname or ""
+        parts = urlsplit(url)
+        host = parts.hostname if parts.port != 0 else None  # `port` raises for one that is none
     except ValueError:  # whose text quotes the URL, and with it perhaps a secret
-        host = ""
+        host = None
     if not host or not is_host(host):
         raise ValueError("must be http(s)://host[:port][/path]")
     return url
@@ -57,7 +58,7 @@ class Server(Part):
     def _is_a_url(cls, value: str | None) -> str | None:
         if value is not None and not _BASE_URL.match(value):
             raise ValueError("must begin with http:// or https:// and a host")
-        return value
+        return value if value is None else _has_a_host(value)
 
 
 class Policy(Part):

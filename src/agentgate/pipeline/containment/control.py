@@ -167,11 +167,15 @@ class Containment:
     async def progress(self, viewer: Principal, kill_id: str) -> Drain | None:
         """A kill in force or released, and how far it has come; by its id, or as its tenant's people gave it. Raises
         LogUnavailable."""
-        for name in dict.fromkeys((viewer.own_id(kill_id), kill_id)):
+        found: Drain | None = None
+        for name in dict.fromkeys((kill_id, viewer.own_id(kill_id))):  # as it stands first: nobody hides another's kill
             drain = await self._drains.of(name)
-            if drain is not None and (not drain.kill.tenant or viewer.sees(drain.kill.tenant)):
+            if drain is None or (drain.kill.tenant and not viewer.sees(drain.kill.tenant)):
+                continue
+            if drain.released_at is None:
                 return drain
-        return None
+            found = found or drain
+        return found
 
     async def in_flight(self, viewer: Principal) -> list[InFlight]:
         """Calls of all members between admission and their end, the oldest first. Raises KillStateUnknown."""

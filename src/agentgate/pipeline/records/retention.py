@@ -141,8 +141,10 @@ class RetentionDesk:
 
     async def release(self, actor: Principal, hold_id: str, reason: str = "") -> Hold | Refused:
         """End a hold, by its id or as its tenant's people gave it. Raises LogUnavailable."""
-        hold = await self._hold(actor.own_id(hold_id)) or await self._hold(hold_id)
-        if hold is None or hold.is_released or (hold.tenant and not actor.sees(hold.tenant)):
+        named = [await self._hold(name) for name in dict.fromkeys((hold_id, actor.own_id(hold_id)))]
+        seen = (hold for hold in named if hold is not None and (not hold.tenant or actor.sees(hold.tenant)))
+        hold = next((hold for hold in seen if not hold.is_released), None)
+        if hold is None:
             return Refused(ReasonCode.NOT_FOUND, "no such hold is in force")
         if (refused := _not_of(actor, hold.tenant)) is not None:
             return refused
