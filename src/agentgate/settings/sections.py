@@ -143,7 +143,7 @@ class Evidence(Part):
     former_keys: tuple[Path, ...] = ()
     """Public keys that signed envelopes before."""
     max_events: int = Field(default=100_000, ge=1, le=1_000_000)
-    timestamp_url: str | None = None
+    timestamp_url: _Url | None = None
     timestamp_ca: Path | None = None
     timestamp_required: bool = False
 
