@@ -110,6 +110,11 @@ async def test_another_answer_is_refused(
         await careless.stamp(MESSAGE)
 
 
+async def test_an_authority_at_a_name_that_cannot_be_asked_for_gives_none() -> None:
+    with pytest.raises(TimestampUnavailable, match="does not answer"):
+        await Rfc3161Authority("http://xn--a/").stamp(b"x")
+
+
 async def test_an_authority_that_hangs_is_not_waited_for(server: TimestampServer) -> None:
     server.go_on.clear()
     impatient = Rfc3161Authority(server.url, timeout_s=0.2)

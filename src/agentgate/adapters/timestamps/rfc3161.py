@@ -91,7 +91,12 @@ class Rfc3161Authority:
                     if len(reply) > MAX_REPLY_BYTES:
                         raise TimestampUnavailable("the time stamp authority's answer is too long")
                 return bytes(reply)
-        except (httpx.HTTPError, TimeoutError) as error:
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            UnicodeError,
+            TimeoutError,
+        ) as error:  # UnicodeError: a host that is none
             text = str(error) or type(error).__name__
             raise TimestampUnavailable(f"the time stamp authority does not answer: {text}") from error
 
