@@ -293,6 +293,21 @@ class SchemasContract:
 
     def test_examining_refuses_what_is_no_schema_and_leaves_patterns_alone(self, schemas: Schemas) -> None:
         schemas.examine({"properties": {"a": {"pattern": r"(a)\1"}}, "patternProperties": {"^(?!a)b": False}})
-        for schema in ({"type": "strin"}, {"$ref": "#/$defs/missing"}, {"$schema": 7}, {"maximum": float("nan")}):
-            with pytest.raises(ValueError, match=r"schema|Schema"):
-                schemas.examine(schema)
+        for schema in ({"type": "strin"}, {"$ref": "#", "allOf": 5}, {"$schema": 7}, {"maximum": float("nan")}):
+            for look in (schemas.examine, schemas.compile):
+                with pytest.raises(ValueError, match=r"schema|Schema"):
+                    look(schema)
+
+    def test_what_the_library_fails_on_is_refused(self, schemas: Schemas) -> None:
+        """It throws what is no Exception: nobody else would catch that, and the gateway would end."""
+        inner = {"$id": "http://o/x", "$anchor": "n"}
+        schema = {"properties": {"a": {"$id": "http://o/x", "$dynamicRef": "#n"}}, "$defs": {"x": inner}}
+        schemas.examine(schema)
+        with pytest.raises(ValueError, match="cannot be compiled"):
+            schemas.compile(schema)
+
+    def test_examining_takes_no_time_whatever_it_would_take_to_compile(self, schemas: Schemas) -> None:
+        links = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
+        schemas.examine({"$ref": "#/$defs/a0", "unevaluatedProperties": False, "$defs": {**links, "a40": {}}})
+        patterns = {"patternProperties": {rf"\\p{{L}}{{{n}}}N": True for n in range(500)}}
+        schemas.examine({**patterns, "additionalProperties": False})

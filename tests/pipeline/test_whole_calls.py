@@ -11,11 +11,12 @@ import pytest
 
 from agentgate.core.approval import State, Void, Why
 from agentgate.core.budget import Period
-from agentgate.core.call import Call, Clean, Door, keyed_sha256
+from agentgate.core.call import Call, Clean, Door
 from agentgate.core.containment import KillState, Scope
 from agentgate.core.decision import Decision, Grant, Ruling, Verdict, refusal
 from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
+from agentgate.core.keyed import keyed_sha256
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.calls.passage import Answer, PendingApproval

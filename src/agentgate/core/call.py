@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any, Final, NewType, Protocol
 
+from agentgate.core.keyed import keyed_sha256
 from agentgate.core.signature import SignatureKey
 from agentgate.core.strict_json import canonical
 
@@ -121,19 +120,6 @@ class Principal:
         """What a kill or a hold is called that this person gives an id. Each tenant has ids of its own, so that nobody
         takes or finds out another's. No id that is given has a `~`."""
         return given if self.tenants_all else f"{self.tenant}~{given}"
-
-
-def keyed_sha256(key: bytes, value: bytes) -> str:
-    """HMAC-SHA-256 (RFC 2104), of what may not be guessed: a pack has the salt of each event, and never the key."""
-    made = _keyed(key).copy()
-    made.update(value)
-    return made.hexdigest()
-
-
-@lru_cache(maxsize=8)
-def _keyed(key: bytes) -> hmac.HMAC:
-    """Made once: that is most of what one costs."""
-    return hmac.new(key, digestmod="sha256")
 
 
 def key_sha256(secret: str) -> str:

@@ -169,7 +169,10 @@ def _values(names: Regexp, raw: bytes, value: re.Pattern[bytes]) -> Iterator[Spa
 def _cards(pattern: Regexp, raw: bytes) -> Iterator[Span]:
     for match in pattern.finditer(raw):
         whole = (match.start(), match.end())
-        for start, end in (whole,) if _holds_card(match.group().decode()) else _written_as_cards(raw, *whole):
+        if _holds_card(match.group().decode()) and not _is_opaque(raw, *whole):
+            yield Span(*whole, CARD)
+            continue
+        for start, end in _written_as_cards(raw, *whole):
             if not _is_opaque(raw, start, end):
                 yield Span(start, end, CARD)
 

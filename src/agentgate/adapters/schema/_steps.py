@@ -19,7 +19,7 @@ _REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
 _LOOKS_TWICE: Final = ("unevaluatedProperties", "unevaluatedItems")
 """They ask everything beside them once more."""
 _DRAFT_7: Final = "http://json-schema.org/draft-07/schema"
-_BESIDE_REFERENCES: Final = ("$schema", "$id", "$defs", "definitions")
+_BESIDE_REFERENCES: Final = ("$schema", "$defs", "definitions")
 """Draft 7 ignores everything else that stands beside a reference."""
 _UNIONS: Final = ("anyOf", "oneOf")
 _BASES: Final = ("$id", "$anchor", "$dynamicAnchor", "$recursiveAnchor")

@@ -8,6 +8,7 @@ not just noted: who writes `format: ipv4` into a declaration wants it enforced.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NoReturn
 
@@ -51,24 +52,12 @@ class JsonSchemas:
         _check_document(document)
         patterns = Patterns(_linear)
         patterns.weigh(document)
-        return _Check(document, patterns).misfit
+        with _panics_as(ValueError("not a usable JSON Schema: it cannot be compiled")):
+            return _Check(document, patterns).misfit
 
     def examine(self, schema: Mapping[str, Any]) -> None:
-        """As the port says: patterns cost by far the most, in time and in memory."""
-        document = dict(schema)
-        _check_document(document)
-        try:
-            _validator(document, keywords={"pattern": _Unread, "patternProperties": _Unread})
-        except jsonschema_rs.ValidationError as error:
-            raise _unusable(error) from None
-
-
-class _Unread:
-    """Stands for a keyword whose patterns are not compiled."""
-
-    def __init__(self, _schema: dict[str, Any], _value: Any, _path: list[str | int]) -> None: ...
-
-    def validate(self, _instance: Any) -> None: ...
+        """As the port says: to compile patterns, or references that double, may take seconds and all memory."""
+        _check_document(dict(schema))
 
 
 class _Check:
@@ -100,6 +89,13 @@ class _Check:
 
     def misfit(self, arguments: Mapping[str, Any]) -> str | None:
         """`core.call.ArgumentCheck`."""
+        try:
+            with _panics_as(_Panic()):
+                return self._misfit(arguments)
+        except _Panic:
+            return "arguments: cannot be checked against this schema"
+
+    def _misfit(self, arguments: Mapping[str, Any]) -> str | None:
         if self._steps is not None:
             self._steps.left = _allowed(arguments)
         is_valid = self._validator.is_valid(arguments)
@@ -135,6 +131,21 @@ class _Check:
         return [found]
 
 
+class _Panic(Exception):
+    """The library has failed."""
+
+
+@contextlib.contextmanager
+def _panics_as(error: Exception) -> Iterator[None]:
+    """What is thrown where Rust panics is no `Exception`: unseen, it would end the process."""
+    try:
+        yield
+    except BaseException as found:
+        if type(found).__name__ != "PanicException":
+            raise
+        raise error from None
+
+
 def _allowed(arguments: Mapping[str, Any]) -> int:
     return min(_FREE_STEPS + _STEPS_PER_VALUE * _steps.count_values(arguments), _MOST_STEPS)
 
@@ -151,6 +162,10 @@ def _check_document(document: dict[str, Any]) -> None:
     if _dialect(document) not in _DRAFTS:
         # Read as one of these, another draft's keywords would be ignored silently: a hole, not a convenience.
         raise ValueError(f"the schema's $schema must be {_DIALECT}, draft 2019-09, draft 7, or left out")
+    try:
+        jsonschema_rs.meta.validate(document)
+    except jsonschema_rs.ValidationError as error:
+        raise _unusable(error) from None
 
 
 def _validator(

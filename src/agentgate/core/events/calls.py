@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentgate.core.amounts import Amounts
-from agentgate.core.call import Call, Door, Principal, keyed_sha256
+from agentgate.core.call import Call, Door, Principal
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Event, Kind, Origin, Outcome, Record, make
+from agentgate.core.keyed import keyed_sha256
 from agentgate.core.strict_json import canonical_plain
 
 

@@ -181,11 +181,12 @@ class Workshop:
         """Why a definition that nobody has accepted is none, as far as it can be said without compiling it: servers may
         list as many as they like."""
         if sha256 not in self._flaws:
-            self._flaws[sha256] = None
             try:
                 self._schemas.examine(definition["inputSchema"])
             except ValueError as error:
                 self._flaws[sha256] = _UNUSABLE.format(error)
+            else:
+                self._flaws[sha256] = None
         return self._flaws[sha256]
 
     def make(self, rules: ServerRules, pin: Pin, name: str, quarantine: str | None) -> Tool | str:
@@ -265,7 +266,12 @@ class Offers:
         name = rules.prefix + found.tool
         flaw = found.flaw or _name_flaw(name, taken)
         if flaw is None:
-            flaw = self._workshop.flaw(found.sha256, strict_json.parse(found.subject)["tool"])
+            definition = strict_json.parse(found.subject)["tool"]
+            if rules.trust == "first_use":  # it is about to be accepted
+                check = self._workshop.check(found.sha256, definition)
+                flaw = check if isinstance(check, str) else None
+            else:
+                flaw = self._workshop.flaw(found.sha256, definition)
         if flaw is None:
             taken[skeleton(name)] = name
         state = State.NEW if flaw is None else State.REFUSED
