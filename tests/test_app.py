@@ -16,7 +16,9 @@ from agentgate.app import running
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.note import COSIGNATURE_V1, ED25519, NoteKey
-from agentgate.logs import containment_id
+from agentgate.core.query import Query
+from agentgate.logs import containment_id, log_key_path, make_log, make_log_signer
+from tests.contracts.log import Author
 from tests.fakes import FakeUpstream, a_call
 
 
@@ -77,6 +79,21 @@ async def test_a_key_that_is_none_stops_the_start(tmp_path: Path, log: str, sent
     with pytest.raises(UnsafeConfiguration, match=sentence):
         async with running(log_settings(tmp_path, log)):
             pass
+
+
+async def test_a_new_key_is_named_once_whoever_has_signed_with_it_before(tmp_path: Path) -> None:
+    """`log sign` has, or a start that went no further."""
+    async with running(log_settings(tmp_path, "{}")) as gateway:
+        [former] = gateway.log.keys
+    config = log_settings(tmp_path, f"{{former_keys: ['{former.text}']}}")
+    log_key_path(config).unlink()
+    log = await make_log(config, make_log_signer(config, anew=True), is_vouched_for=True)
+    await log.append(Author().decided())
+    await log.aclose()
+    for _ in range(2):
+        async with running(config) as gateway:
+            named = [record.fields["public"] async for record in gateway.log.search(Query(kinds={Kind.KEYED}))]
+            assert named == [gateway.log.keys[0].text]
 
 
 def test_a_log_keeps_its_redis_when_its_key_changes(tmp_path: Path) -> None:

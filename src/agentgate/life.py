@@ -15,6 +15,8 @@ from agentgate import settings as configuration
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.adapters.policy.wasm import WasmPolicyEngine
 from agentgate.core.errors import LogUnavailable, PolicyInvalid, PolicyNotEnforced
+from agentgate.core.event import Kind
+from agentgate.core.query import Query
 from agentgate.gateway import Gateway
 from agentgate.pipeline.records.books import Books
 
@@ -42,8 +44,7 @@ async def begin(gateway: Gateway, predecessors: Sequence[str] | None) -> None:
     if closed:
         logger.warning("%d calls of an earlier process had no outcome; they are recorded as unknown", closed)
     await gateway.answers.recount()
-    if gateway.log.is_newly_keyed:
-        await Books(gateway.recorder).checkpoints_keyed(gateway.log.keys[0])
+    await _name_key(gateway)
     await gateway.notices.start()
     await gateway.pins.start()
     if isinstance(gateway.engine, WasmPolicyEngine):
@@ -73,6 +74,19 @@ async def alive(gateway: Gateway) -> AsyncIterator[None]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _name_key(gateway: Gateway) -> None:
+    """The log names each key that takes another's place. That one is over checkpoints does not show that it was named:
+    `log sign` signs as well, and so does a start that goes no further."""
+    key, *former = gateway.log.keys
+    named = former[0].text if former else key.text
+    async for record in gateway.log.search(Query(kinds={Kind.KEYED}), newest=True):
+        if record.fields["use"] == "checkpoints":
+            named = record.fields["public"]
+            break
+    if named != key.text:
+        await Books(gateway.recorder).checkpoints_keyed(key)
 
 
 async def end(gateway: Gateway) -> None:

@@ -54,11 +54,6 @@ class LogStore(Log, LogReader, Tree, Protocol):
         ...
 
     @property
-    def is_newly_keyed(self) -> bool:
-        """Whether this start has taken another key into use for checkpoints."""
-        ...
-
-    @property
     def lag(self) -> Lag:
         """How far the signed tree is behind."""
         ...

@@ -21,7 +21,6 @@ from agentgate.core.note import (
     NoteKey,
     cosign,
     cosignatures,
-    is_signed_by,
     open_checkpoint,
     open_note,
     parse_checkpoint,
@@ -313,8 +312,6 @@ def test_a_cosignature_is_over_its_time_and_the_text() -> None:
 def test_a_cosigned_note_is_still_the_logs() -> None:
     assert open_note(cosigned(), [ENOCH]).signed_by == (ENOCH,)
     assert open_note(cosigned(), [ENOCH, WITNESS]).signed_by == (ENOCH, WITNESS)
-    assert is_signed_by(cosigned(), ENOCH)
-    assert not is_signed_by(NOTED, WITNESS)
 
 
 def test_a_witness_is_told_from_a_log_with_the_same_key() -> None:

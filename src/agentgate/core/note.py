@@ -137,15 +137,6 @@ def open_note(note: bytes, keys: Sequence[NoteKey]) -> SignedNote:
     return SignedNote(text, tuple(signed_by))
 
 
-def is_signed_by(note: bytes, key: NoteKey) -> bool:
-    """Whether `key` has signed a note."""
-    try:
-        open_note(note, [key])
-    except NoteInvalid:
-        return False
-    return True
-
-
 @dataclass(frozen=True, slots=True)
 class Cosignature:
     """That a witness had seen a note at a time, in Unix seconds. `line` is its signature line, without the newline."""

@@ -329,7 +329,6 @@ async def test_a_new_key_goes_on_where_a_former_one_ended(path: Path, author: Au
     async with serving(witness):
         places = Places(witnesses=(Witness(witness.url, witness.key),))
         log = await open_log(path, places)
-        assert not log.is_newly_keyed
         await grow(log, author, 3)
         await until_cosigned(log, witness.key)
         await log.aclose()
@@ -337,15 +336,12 @@ async def test_a_new_key_goes_on_where_a_former_one_ended(path: Path, author: Au
         with pytest.raises(LogBroken, match="former_keys"):
             await open_log(path, Places(), OTHER_SIGNER)
         log = await open_log(path, places, OTHER_SIGNER, KEY)
-        assert log.is_newly_keyed
         assert log.keys == (OTHER_KEY, KEY)
         note = await grow(log, author, 1)
         assert open_checkpoint(note, [OTHER_KEY], ORIGIN).size == 4
         await until_cosigned(log, witness.key)
         await log.aclose()
-        log = await open_log(path, places, OTHER_SIGNER, KEY)
-        assert not log.is_newly_keyed
-        await log.aclose()
+        await (await open_log(path, places, OTHER_SIGNER, KEY)).aclose()
     assert (await verify(path, ORIGIN, [OTHER_KEY, KEY])).findings == []
     assert not (await verify(path, ORIGIN, [OTHER_KEY])).ok
 
@@ -361,7 +357,6 @@ async def test_replicas_take_a_new_key_only_with_the_former_one_listed(
         with pytest.raises(UnsafeConfiguration, match=r"another key.*log\.former_keys"):
             await PostgresLog.open(url, signer, ORIGIN, former_keys=former)
     log = await PostgresLog.open(url, OTHER_SIGNER, ORIGIN, former_keys=(KEY,))
-    assert log.is_newly_keyed
     other = await PostgresLog.open(url, OTHER_SIGNER, ORIGIN, former_keys=(KEY,))
     assert open_checkpoint(await grow(log, author, 300), [OTHER_KEY], ORIGIN).size == 600
     assert open_checkpoint(await grow(other, author, 1), [OTHER_KEY], ORIGIN).size == 601

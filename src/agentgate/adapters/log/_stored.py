@@ -11,10 +11,8 @@ from agentgate.adapters.log._checkpoints.followers import Standing
 from agentgate.adapters.log._checkpoints.integrator import Integrator, Lag
 from agentgate.adapters.log._intake import Intake
 from agentgate.adapters.log._reading.reader import Derived, Reader
-from agentgate.core.audit.stored import StoredCheckpoint
 from agentgate.core.event import Event, Record
 from agentgate.core.members import Acknowledgement
-from agentgate.core.note import is_signed_by
 from agentgate.core.query import Query
 from agentgate.ports.log import Appended, Bodies, Bookmarks, SessionRow
 
@@ -29,12 +27,10 @@ class StoredLog:
         far: Reader,
         integrator: Integrator,
         anchors: Anchors,
-        newest: StoredCheckpoint | None,
         bodies: Bodies,
         bookmarks: Bookmarks,
     ) -> None:
-        """`near` reads what containment rests on; `far` what auditors want, who may keep it busy. `newest` was the
-        checkpoint at the start."""
+        """`near` reads what containment rests on; `far` what auditors want, who may keep it busy."""
         self._writer = writer
         self._near = near
         self._far = far
@@ -44,7 +40,6 @@ class StoredLog:
         self.bookmarks = bookmarks
         self.keys = anchors.keys
         self.witnesses = anchors.witnesses
-        self.is_newly_keyed = newest is not None and not is_signed_by(newest.note, anchors.keys[0])
 
     # --- ports.Log ----------------------------------------------------------------------------------------
 

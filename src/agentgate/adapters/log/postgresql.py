@@ -86,7 +86,7 @@ class PostgresLog(StoredLog):
         integrator.start(checkpoint_every_s)
         far = PostgresReader(Lines(url, "reader", _READ, size=4, within_s=30.0, read_only=True), log_id)
         bodies, bookmarks = PostgresBodies(retention_url, far.ask, log_id), PostgresBookmarks(url, log_id)
-        return cls(writer, near, far, integrator, anchors, newest, bodies, bookmarks)
+        return cls(writer, near, far, integrator, anchors, bodies, bookmarks)
 
     async def aclose(self) -> None:
         """Append what is waiting, and sign a last checkpoint."""

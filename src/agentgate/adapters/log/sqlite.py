@@ -48,16 +48,10 @@ class SqliteLog(StoredLog):
     _writer: Writer
 
     def __init__(
-        self,
-        writer: Writer,
-        reader: Reader,
-        integrator: Integrator,
-        anchors: Anchors,
-        newest: StoredCheckpoint | None,
-        lock: _ProcessLock,
+        self, writer: Writer, reader: Reader, integrator: Integrator, anchors: Anchors, lock: _ProcessLock
     ) -> None:
         bodies = SqliteBodies(writer, reader.ask, reader.log_id)
-        super().__init__(writer, reader, reader, integrator, anchors, newest, bodies, SqliteBookmarks(writer))
+        super().__init__(writer, reader, reader, integrator, anchors, bodies, SqliteBookmarks(writer))
         self._lock = lock
 
     @classmethod
@@ -98,7 +92,7 @@ class SqliteLog(StoredLog):
                 await check_signed(signed, reader.records(first=signed))
         integrator = Integrator(tree, signer, keys, frontier, anchors)
         integrator.start(checkpoint_every_s)
-        return cls(writer, reader, integrator, anchors, newest, lock)
+        return cls(writer, reader, integrator, anchors, lock)
 
     async def aclose(self) -> None:
         """Append what is waiting, sign a last checkpoint, and let another process have the log."""
