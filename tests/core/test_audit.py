@@ -699,9 +699,12 @@ def test_a_log_whose_process_was_killed_before_it_served_need_not_be_signed() ->
         (Stored([Author().kill(a_kill())], ()), "event 0: not signed: no checkpoint is over any of the 1 events"),
         (
             after(MINUTE, MINUTE + timedelta(milliseconds=1)),
-            "event 1: not signed: no checkpoint is over the last 3 events, of 2026-11-21T12:00:00.000000Z",
+            "event 1: not signed: no checkpoint is over the last 3 events, those of m-1 of 2026-11-21T12:00:00",
         ),
-        (after(-2 * MINUTE), "event 1: not signed: no checkpoint is over the last 2 events, of 2026-11-21T11:58"),
+        (
+            after(-2 * MINUTE),
+            "event 1: not signed: no checkpoint is over the last 2 events, those of m-1 of 2026-11-21T11:58",
+        ),
         (after(2 * MINUTE, timedelta()), "event 1: not signed: no checkpoint is over the last 3 events"),
     ],
     ids=["nothing", "nothing, and a kill", "too long ago", "backwards", "in between"],
@@ -712,12 +715,37 @@ def test_what_ought_to_have_been_signed_is_found(log: Stored, told: str) -> None
     assert report.notes == []
 
 
+def test_a_moment_is_one_members_whatever_the_clock_of_another_says() -> None:
+    fast, slow = Author("m-1"), Author("m-2")
+    events = [fast.joined(), slow.joined()]
+    events += [
+        fast.decided(moment=START + 2 * MINUTE),
+        slow.decided(moment=START),
+        fast.decided(moment=START + 2 * MINUTE),
+    ]
+    report = Stored(events, (2,)).report()
+    assert (report.findings, len(report.notes)) == ([], 1)
+    report = Stored([*events, slow.decided(moment=START + 2 * MINUTE)], (2,)).report()
+    assert ["those of m-2 of 2026-11-21T12:00:00" in finding.what for finding in report.findings] == [True]
+
+
+def test_an_outcome_that_the_log_took_late_is_of_no_moment() -> None:
+    author = Author()
+    events = [
+        author.decided(trace="t-1", moment=START),
+        author.decided(moment=START + 2 * MINUTE),
+        author.finished("t-1"),
+    ]
+    report = Stored(events, (1,)).report()
+    assert (report.findings, len(report.notes)) == ([], 1)
+
+
 def test_a_time_that_is_none_is_of_no_moment() -> None:
     for at in ("yesterday", "2026-11-21T12:00:00"):
         unsigned = Unsigned(1)
-        unsigned.feed({"kind": "decided", "at": "2026-11-21T12:00:00.000Z"})
+        unsigned.feed({"kind": "decided", "member": "m-1", "at": "2026-11-21T12:00:00.000Z"})
         assert unsigned.fault() is None
-        unsigned.feed({"kind": "decided", "at": at})
+        unsigned.feed({"kind": "decided", "member": "m-1", "at": at})
         assert unsigned.fault() is not None
 
 

@@ -313,6 +313,30 @@ async def test_a_start_signs_what_no_checkpoint_is_over_only_where_somebody_answ
     assert (report.findings, report.notes, report.signed) == ([], [], 3)
 
 
+async def test_a_start_gives_a_replica_that_signs_the_time_for_what_it_has_to_sign(url: str, author: Author) -> None:
+    async with replicas(url, 1) as (log,):
+        await log.append(author.joined())
+        await log.integrate()
+        for seconds in (0, 61):
+            await log.append(author.decided(moment=START + timedelta(seconds=seconds)))
+        starting = asyncio.create_task(PostgresLog.open(url, SIGNER, ORIGIN))
+        await asyncio.sleep(0.5)
+        assert not starting.done()
+        await log.integrate()
+        await (await starting).aclose()
+
+
+async def test_a_start_minds_no_replicas_clock_that_differs_from_anothers(url: str) -> None:
+    fast, slow = Author("m-1"), Author("m-2")
+    async with replicas(url, 1) as (log,):
+        await log.append(fast.joined())
+        await log.integrate()
+        for author, seconds in ((fast, 120), (slow, 0), (fast, 120)):
+            await log.append(author.decided(moment=START + timedelta(seconds=seconds)))
+        assert (await verify(url, ORIGIN, [KEY])).findings == []
+        await (await PostgresLog.open(url, SIGNER, ORIGIN)).aclose()
+
+
 async def test_a_replica_with_another_key_or_origin_is_refused_from_the_first_start_on(url: str) -> None:
     async with replicas(url, 1):
         with pytest.raises(UnsafeConfiguration, match=r"another key.*log\.checkpoint_key"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -19,7 +20,8 @@ from agentgate.adapters.log._postgres.writer import PostgresWriter
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._stored import StoredLog, all_or_nothing
 from agentgate.core.containment import KillChanges
-from agentgate.core.errors import LogUnavailable, UnsafeConfiguration
+from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
+from agentgate.core.merkle import Frontier
 from agentgate.core.note import NoteKey
 
 __all__ = ["PostgresLog", "open_reader", "verify"]
@@ -30,6 +32,8 @@ _WATCH: Final = {
     # A process that is frozen with the tree's lock must not keep others from it for long.
     "idle_session_timeout": "5000",
 }
+_SIGNED_ON_WITHIN_S: Final = 2.0
+"""Who has signed last does it every second, and within two another one does."""
 _READ: Final = {"statement_timeout": "30000", "idle_session_timeout": "60000"}
 
 
@@ -76,12 +80,7 @@ class PostgresLog(StoredLog):
         async with all_or_nothing(anchors, writer, watch):
             await writer.start()
             await _claim(watch, log_id, origin, keys)
-            size, found = await tree.newest()
-            newest = found if found.size else None
-            frontier = await resume(newest, size, keys, near.leaf_hashes)
-            signed = await anchors.check(frontier, size, found.note)
-            if not is_vouched_for:
-                await check_signed(signed, near.records(first=signed))
+            frontier = await _resume(tree, near, anchors, is_vouched_for=is_vouched_for)
         integrator = Integrator(tree, signer, keys, frontier, anchors, writer.distrust)
         integrator.start(checkpoint_every_s)
         far = PostgresReader(Lines(url, "reader", _READ, size=4, within_s=30.0, read_only=True), log_id)
@@ -115,6 +114,31 @@ class PostgresLog(StoredLog):
 def open_reader(url: str, log_id: str = schema.LOG_ID) -> Reader:
     """Only for reading, whether gateways have the log open or not; also from a standby."""
     return PostgresReader(Lines(url, "audit", _READ, size=1, within_s=30.0, read_only=True), log_id)
+
+
+async def _resume(tree: PostgresTree, near: PostgresReader, anchors: Anchors, *, is_vouched_for: bool) -> Frontier:
+    """The tree to go on from. What ought to have been signed is refused only once nobody signs it: a replica may have
+    come back to it, and has a great deal to sign.
+
+    Raises:
+        LogBroken, LogUnavailable
+    """
+    before = -1
+    while True:
+        size, newest = await tree.newest()
+        frontier = await resume(newest if newest.size else None, size, anchors.keys, near.leaf_hashes)
+        signed = await anchors.check(frontier, size, newest.note)
+        if is_vouched_for:
+            return frontier
+        try:
+            await check_signed(signed, near.records(first=signed))
+        except LogBroken:
+            if newest.size == before:
+                raise
+            before = newest.size
+            await asyncio.sleep(_SIGNED_ON_WITHIN_S)
+        else:
+            return frontier
 
 
 async def _claim(lines: Lines, log_id: str, origin: str, keys: Sequence[NoteKey]) -> None:

@@ -3,6 +3,9 @@
 A gateway signs its log before it serves for the first time, and once a second from then on. So a moment is all that
 there is to be signed yet of a log that somebody looks at, or whose gateway was killed. Who writes the log anew without
 its key can only take checkpoints away, and then it is more.
+
+A moment is one member's: the clocks of two need not agree. And an outcome says when its call ended, however much later
+the log has taken it, so it says nothing of when it could have been signed.
 """
 
 from __future__ import annotations
@@ -26,18 +29,21 @@ class Unsigned:
         """Events that a checkpoint of a known key is over, whether or not it holds: that is another finding."""
         self.count = 0
         """Those that came after."""
-        self._earliest = self._latest = ""
+        self._spans: dict[str, tuple[str, str]] = {}
+        """Of each member the earliest and the latest time."""
         self._has_served = False
 
     def feed(self, fields: Mapping[str, Any]) -> None:
-        at = fields["at"]
-        self._earliest = min(self._earliest, at) if self.count else at
-        self._latest = max(self._latest, at) if self.count else at
-        self._has_served = self._has_served or fields["kind"] in _OF_WHO_IS_SERVED
+        kind, at, member = fields["kind"], fields["at"], fields["member"]
+        self._has_served = self._has_served or kind in _OF_WHO_IS_SERVED
         self.count += 1
+        if kind != Kind.FINISHED:
+            earliest, latest = self._spans.get(member, (at, at))
+            self._spans[member] = min(earliest, at), max(latest, at)
 
     def sign(self, size: int) -> None:
         self.signed, self.count = size, 0
+        self._spans.clear()
 
     def fault(self) -> str | None:
         """Why a checkpoint ought to be over these events; None where they may be the last moment's."""
@@ -45,9 +51,10 @@ class Unsigned:
             return None
         if not self.signed and self._has_served:
             return f"no checkpoint is over any of the {self.count} events, and a gateway signs before it serves"
-        if not self._is_of_a_moment():
-            which = f"the last {self.count} events, of {self._earliest} to {self._latest}"
-            return f"no checkpoint is over {which}, and a gateway signs every second"
+        for member, (earliest, latest) in self._spans.items():
+            if not _is_a_moment(earliest, latest):
+                which = f"the last {self.count} events, those of {member} of {earliest} to {latest}"
+                return f"no checkpoint is over {which}, and a gateway signs every second"
         return None
 
     def note(self) -> str | None:
@@ -58,8 +65,9 @@ class Unsigned:
             f"no checkpoint is over the last {self.count} events yet: a gateway signs within a second, or as it starts"
         )
 
-    def _is_of_a_moment(self) -> bool:
-        try:
-            return datetime.fromisoformat(self._latest) - datetime.fromisoformat(self._earliest) <= SIGNED_WITHIN
-        except (ValueError, TypeError):  # written by somebody else: no time, or one without its zone
-            return False
+
+def _is_a_moment(earliest: str, latest: str) -> bool:
+    try:
+        return datetime.fromisoformat(latest) - datetime.fromisoformat(earliest) <= SIGNED_WITHIN
+    except (ValueError, TypeError):  # written by somebody else: no time, or one without its zone
+        return False
