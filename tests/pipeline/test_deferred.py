@@ -136,6 +136,30 @@ async def test_a_call_whose_process_died_on_the_way_is_unknown_and_not_made_agai
     await running
 
 
+@pytest.mark.parametrize("is_made_elsewhere", [False, True])
+async def test_a_call_that_runs_is_not_closed_for_an_earlier_try_of_it_whose_record_was_lost(
+    house: House, desk: DeferredDesk, is_made_elsewhere: bool
+) -> None:
+    """Each try has the call's trace id. Of the first nobody could say whether it was durable, and it was not."""
+    maker = house
+    if is_made_elsewhere:
+        maker = await house.another("m-2")
+        maker.engine.answer = house.engine.answer
+    approval_id = await approve(house, await asked(house))
+    house.log.fail_next("append")
+    refused = await desk.execute(approval_id)
+    assert isinstance(refused, Answer)
+    assert refused.reason_code is ReasonCode.LOG_UNAVAILABLE
+    maker.upstream.hold()
+    running = asyncio.create_task(desk_of(maker).execute(approval_id))
+    await maker.upstream.started.wait()
+    await house.upkeep.tick()
+    assert [intent.fields["member"] for intent in await house.log.open_intents()] == [maker.recorder.member]
+    maker.upstream.let_go()
+    assert isinstance(await running, Answer)
+    assert [(end["outcome"], end["member"]) for end in house.log.of(Kind.FINISHED)] == [("ok", maker.recorder.member)]
+
+
 async def test_an_idempotency_key_goes_with_the_deferred_call(house: House, desk: DeferredDesk) -> None:
     first = await asked(house, idempotency_key="k-1")
     made = await desk.execute(await approve(house, first))

@@ -573,7 +573,7 @@ def test_an_event_begins_with_its_member_number_version_time_and_chance(house: H
     origin = house.recorder.origin()
     assert (origin.member, origin.counter, origin.version, origin.at) == ("m-1", 1, "test", house.clock.now())
     assert origin.salt == (1).to_bytes(SALT_BYTES + 10, "big")[:SALT_BYTES]
-    assert origin.id == "01a1fb67-1800-7000-8000-000000000000"
+    assert origin.id == "01a1fb67-1800-7000-8000-000000000001"
     house.recorder.become(MemberId("m-2"))
     assert (house.recorder.origin().member, house.recorder.origin().counter) == ("m-2", 2)
 

@@ -71,12 +71,14 @@ class Upkeep:
         try:
             await self._recorder.settled()  # one that is on its way still would be found by nobody
             for intent in await self._reader.open_intents():
-                trace_id = intent.fields["trace_id"]
-                if trace_id in orphans:
-                    await self._recorder.write(orphans[trace_id] or self._never_sent(intent))  # or another one has
+                outcome = orphans.get(intent.fields["trace_id"])
+                if outcome is None and intent.fields["id"] in orphans:
+                    outcome = self._never_sent(intent)
+                if outcome is not None:
+                    await self._recorder.write(outcome)  # or another one has
         except LogUnavailable:
-            for trace_id, outcome in orphans.items():
-                self._recorder.orphaned(trace_id, outcome)
+            for key, outcome in orphans.items():
+                self._recorder.orphaned(key, outcome)
             raise
 
     def _never_sent(self, intent: Record) -> Event:

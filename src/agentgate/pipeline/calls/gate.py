@@ -222,7 +222,7 @@ class Gate:
         except (LogUnavailable, asyncio.CancelledError) as error:
             untried = isinstance(error, LogUnavailable) and error.untried
             if decision.allowed and not untried:
-                self._recorder.orphaned(call.trace_id)
+                self._recorder.orphaned(event.id)
             raise
         passage.took("append", before, self._clock, self._meter)
         if decision.allowed and passage.toll is not None and isinstance(receipt, Receipt):

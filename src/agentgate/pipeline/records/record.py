@@ -64,10 +64,10 @@ class Recorder:
         """Wait until everything that was written before is in the log or never will be. Raises LogUnavailable."""
         await self._log.settled()
 
-    def orphaned(self, trace_id: str, outcome: Event | None = None) -> None:
-        """Remember a call of which nobody could say whether its `outcome` is durable; without one, whether its ALLOW
-        is: then it was refused."""
-        self._orphans[trace_id] = outcome
+    def orphaned(self, key: str, outcome: Event | None = None) -> None:
+        """Remember a call of which nobody could say whether its `outcome` is durable, by its trace id; without one,
+        whether its ALLOW is, by that event's id: the call was refused then, and another try has the same trace id."""
+        self._orphans[key] = outcome
 
     def take_orphans(self) -> dict[str, Event | None]:
         taken, self._orphans = self._orphans, {}
@@ -90,7 +90,7 @@ def new_trace_id(entropy: Entropy) -> TraceId:
 def _uuid7(milliseconds: int, chance: str) -> str:
     """A UUIDv7 (RFC 9562 §5.7): new ids land at the end of an index."""
     text = f"{milliseconds:012x}"
-    return f"{text[:8]}-{text[8:]}-7{chance[:3]}-{_VARIANT[chance[3]]}{chance[4:7]}-{chance[7:19]}"
+    return f"{text[:8]}-{text[8:]}-7{chance[:3]}-{_VARIANT[chance[3]]}{chance[4:7]}-{chance[8:]}"
 
 
 _VARIANT = {digit: "89ab"[int(digit, 16) % 4] for digit in "0123456789abcdef"}
