@@ -19,7 +19,7 @@ from agentgate.core.note import COSIGNATURE_V1, ED25519, NoteKey
 from agentgate.core.query import Query
 from agentgate.logs import containment_id, log_key_path, make_log, make_log_signer
 from tests.contracts.log import Author
-from tests.fakes import FakeUpstream, a_call
+from tests.fakes import FakeUpstream, a_call, principal
 
 
 async def test_a_gateway_whose_upkeep_dies_takes_no_more_calls_and_ends(tmp_path: Path) -> None:
@@ -52,6 +52,18 @@ async def test_a_gateway_that_ends_cuts_what_runs_and_says_last_that_nothing_doe
         kinds = [record.kind async for record in gateway.log.records()]
         assert [row["left_idx"] is None for row in await gateway.log.projection("members")] == [False, True]
     assert kinds[kinds.index(Kind.LEFT) - 1 :] == [Kind.FINISHED, Kind.LEFT, Kind.JOINED, Kind.POLICY]
+
+
+async def test_a_gateway_that_ends_says_how_many_refusals_it_has_only_counted(tmp_path: Path) -> None:
+    config = settings.load({"AGENTGATE_DATA_DIR": str(tmp_path / "data")})
+    async with running(config) as gateway:
+        turned_away = sum(not gateway.refusals.takes(principal()) for _ in range(1000))
+    async with running(config) as gateway:
+        leaves = [record.fields async for record in gateway.log.records()]
+    assert turned_away > 0
+    assert sum(leaf["count"] for leaf in leaves if leaf["kind"] == Kind.REFUSALS) == turned_away
+    kinds = [leaf["kind"] for leaf in leaves]
+    assert kinds.index(Kind.REFUSALS) < kinds.index(Kind.LEFT)
 
 
 def log_settings(tmp_path: Path, log: str) -> settings.Settings:

@@ -94,6 +94,8 @@ async def end(gateway: Gateway) -> None:
     await gateway.deferred.aclose()
     await gateway.limits.aclose()
     await gateway.runner.write_unrecorded()
+    with contextlib.suppress(LogUnavailable):  # best effort, as leaving is
+        await gateway.refusals.write_counts(is_last=True)
     await gateway.acknowledger.aclose()
     await gateway.notices.stop()
     await gateway.membership.leave()

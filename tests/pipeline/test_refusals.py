@@ -65,6 +65,17 @@ async def test_count_is_written_once_after_its_second(house: House) -> None:
     assert [(event["principal"], event["tenant"], event["count"]) for event in events] == [("agent:bot", "default", 80)]
 
 
+async def test_the_last_count_is_of_the_second_that_is_not_over_too(house: House) -> None:
+    _refuse(house, 100)
+    house.clock.move(1)
+    _refuse(house, 50)
+    _refuse(house, 30, principal("other"))
+    for _ in range(2):
+        await house.refusals.write_counts(is_last=True)
+    counts = {event["principal"]: event["count"] for event in house.log.of(Kind.REFUSALS)}
+    assert (counts, len(house.log.events)) == ({"agent:bot": 80 + 30, "agent:other": 10}, 2)
+
+
 async def test_refused_but_not_turned_away_needs_no_event(house: House) -> None:
     _refuse(house, LIMIT)
     house.clock.move(1)

@@ -69,10 +69,11 @@ class RefusalLimiter:
             second = self._seconds[key] = _Second(now)
         return second
 
-    async def write_counts(self) -> None:
-        """Once a second: record how many were turned away. Raises LogUnavailable; nothing is forgotten then."""
+    async def write_counts(self, *, is_last: bool = False) -> None:
+        """Once a second: record how many were turned away, the last time in this second too. Raises LogUnavailable;
+        nothing is forgotten then."""
         now = self._now()
-        for key in [key for key, second in self._seconds.items() if second.number != now]:
+        for key in [key for key, second in self._seconds.items() if is_last or second.number != now]:
             self._keep(key, self._seconds.pop(key))
         for (tenant, principal), count in list(self._uncounted.items()):
             event = make(self._recorder.origin(), Kind.REFUSALS, {"count": count}, tenant=tenant, principal=principal)
