@@ -101,6 +101,7 @@ MAX_FUNCTION_LINES = 40  # without its docstring
 BROAD_HANDLERS = {
     "pipeline/calls/gate.py": "whatever goes wrong in a check is a refusal, never an ALLOW",
     "core/redaction/redactor.py": "whatever a detector raises, what it did not read is not written down",
+    "adapters/schema/jsonschema.py": "what is thrown where Rust panics is no Exception",
     "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",
 }
 

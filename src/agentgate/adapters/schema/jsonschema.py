@@ -140,7 +140,7 @@ def _panics_as(error: Exception) -> Iterator[None]:
     """What is thrown where Rust panics is no `Exception`: unseen, it would end the process."""
     try:
         yield
-    except BaseException as found:
+    except BaseException as found:  # of all these only a panic is taken
         if type(found).__name__ != "PanicException":
             raise
         raise error from None

@@ -266,12 +266,9 @@ class Offers:
         name = rules.prefix + found.tool
         flaw = found.flaw or _name_flaw(name, taken)
         if flaw is None:
-            definition = strict_json.parse(found.subject)["tool"]
-            if rules.trust == "first_use":  # it is about to be accepted
-                check = self._workshop.check(found.sha256, definition)
-                flaw = check if isinstance(check, str) else None
-            else:
-                flaw = self._workshop.flaw(found.sha256, definition)
+            judge = self._workshop.check if rules.trust == "first_use" else self._workshop.flaw  # it is accepted next
+            judged = judge(found.sha256, strict_json.parse(found.subject)["tool"])
+            flaw = judged if isinstance(judged, str) else None
         if flaw is None:
             taken[skeleton(name)] = name
         state = State.NEW if flaw is None else State.REFUSED
