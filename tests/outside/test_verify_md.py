@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import re
@@ -20,6 +22,7 @@ from agentgate.adapters.evidence.bundle import Bundle
 from agentgate.adapters.signers.hmac import HmacSigner
 from agentgate.core.dsse import PublicKey
 from agentgate.core.evidence.pack import Pack
+from agentgate.core.note import NoteKey, sign
 from agentgate.ports.evidence import Enclosures
 from tests.core.events import a_session
 from tests.outside import tools
@@ -111,6 +114,81 @@ def test_the_fingerprint_to_compare_is_the_keys(folder: Path, stock: str) -> Non
     assert shown.split(" ")[0] == PublicKey.from_pem((folder / "keys/envelope.pub.pem").read_bytes()).key_id
     assert shown.split(" ")[0] not in text, "the page itself vouches for no key"
     assert vkey == (folder / "keys/log.vkey").read_text(encoding="utf-8").strip()
+
+
+def forged(folder: Path) -> tuple[NoteKey, str]:
+    """The same events under a checkpoint that somebody else signed in the log's name: his key, and the log's own."""
+    ours = (folder / "keys/log.vkey").read_text(encoding="utf-8").strip()
+    thief, note = a_secret(99), (folder / "checkpoint").read_bytes()
+    key = NoteKey(ours.partition("+")[0], thief.public_key().public_bytes_raw())
+    theirs = sign(note.decode().rpartition("\n\n")[0] + "\n", key, thief.sign)
+    for path in [folder / "checkpoint", *(folder / "proofs").iterdir()]:
+        path.write_bytes(path.read_bytes().replace(note, theirs))
+    (folder / "keys/log.vkey").write_text(f"{key.text}\n", encoding="utf-8")
+    return key, ours
+
+
+def test_a_key_is_shown_as_it_is_and_is_all_that_is_believed(folder: Path, stock: str) -> None:
+    key, ours = forged(folder)
+    assert paste(parts(folder)[LOG], folder, stock)[0] == 0, "whose key it is shows in the block before"
+    drawn = f"{key.text}\rAAA\x1b[2K\r{ours}\n"  # a terminal shows the last of it alone
+    (folder / "keys/log.vkey").write_bytes(drawn.encode())
+    block = (folder / "VERIFY.md").read_text(encoding="utf-8").partition("```sh\n")[2].partition("```")[0]
+    status, said = paste(block, folder, stock)
+    assert (status, key.text in said, "\x1b" in said, "\r" in said) == (0, True, False, False)
+    status, said = paste(parts(folder)[LOG], folder, stock)
+    assert status != 0, said
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{0.name}+00000000+{1}", "{0.name}+{2}+{1}", "{0.text}AAAA", "{0.name}+{0.hash}+{1}"],
+    ids=["no key's hash", "another key's hash", "a longer key", "no hash"],
+)
+def test_a_line_that_is_no_vkey_is_no_key(folder: Path, stock: str, line: str) -> None:
+    key, ours = forged(folder)
+    said_key, their_hash = key.text.rpartition("+")[2], ours.split("+")[1]
+    (folder / "keys/log.vkey").write_text(line.format(key, said_key, their_hash), encoding="utf-8")
+    assert paste(parts(folder)[LOG], folder, stock)[0] != 0
+
+
+def test_what_a_good_pack_left_beside_it_vouches_for_no_other(folder: Path, stock: str) -> None:
+    assert paste(parts(folder)[LOG], folder, stock)[0] == 0
+    forged(folder)
+    (folder / "keys/log.vkey").write_text("no key", encoding="utf-8")
+    status, said = paste(parts(folder)[LOG], folder, stock)
+    assert status != 0, said
+
+
+def test_no_line_below_the_signed_ones_passes_for_one_of_them(folder: Path, stock: str) -> None:
+    """The log's own words and signature, whose lines end otherwise, and then a tree of one leaf that nobody signed."""
+    leaf = b'{"forged":true}'
+    signed, _, lines = (folder / "checkpoint").read_bytes().rpartition(b"\n\n")
+    tree = b"1\n" + base64.b64encode(hashlib.sha256(b"\0" + leaf).digest()) + b"\n"
+    note = signed.replace(b"\n", b"\r") + b"\r\r" + lines + tree
+    (folder / "checkpoint").write_bytes(note)
+    for name in ("leaves", "bodies", "proofs"):
+        shutil.rmtree(folder / name)
+        (folder / name).mkdir()
+    (folder / "leaves/0.json").write_bytes(leaf)
+    (folder / "proofs/0.tlog-proof").write_bytes(b"c2sp.org/tlog-proof@v1\nindex 0\n\n" + note)
+    relist(lambda events: events.__setitem__(slice(None), [{"index": 0, "leaf": leaf.decode(), "salt": None}]))(folder)
+    status, said = paste(parts(folder)[LOG], folder, stock)
+    assert status != 0, said
+
+
+def test_no_byte_of_a_body_passes_for_salt(folder: Path, stock: str) -> None:
+    path = folder / f"bodies/{FIRST}.json"
+    salt, body = bytes.fromhex(event_of(folder)["salt"]), path.read_bytes()
+    path.write_bytes(body[1:])
+    relist(lambda events: events[0].update(salt=(salt + body[:1]).hex()))(folder)
+    assert event_of(folder)["index"] == FIRST
+    assert paste(parts(folder)[LOG], folder, stock)[0] != 0
+
+
+def event_of(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "pack.json").read_bytes())["integrity"]["events"][0]
+    return found
 
 
 def remove(name: str) -> Callable[[Path], None]:

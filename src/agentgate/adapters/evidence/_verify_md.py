@@ -27,12 +27,11 @@ somebody who runs the gateway and in a way that you trust: the fingerprints of i
 (`agentgate evidence keys` prints the fingerprints). The zip has the keys in `keys/`: compare, do not believe.
 
 Unpack it into a new folder (`unzip PACK.zip -d pack && cd pack`), and paste. You need `openssl` 3, `sha256sum` and
-`python3`, with nothing installed into it. Each block after the first ends with `OK`; anything else means that this part
-does not hold.
+`python3`, as they come. Each block after the first ends with `OK`; anything else means that this part does not hold.
 
 ```sh
 openssl pkey -pubin -in keys/envelope.pub.pem -outform DER | sha256sum   # is it the one that you were told?
-cat keys/log.vkey                                                        # and this?
+cat -v keys/log.vkey                                                     # and this?
 ```
 """
 
@@ -73,16 +72,18 @@ their Merkle tree (RFC 6962); `proofs/` leads from each event in `leaves/` to th
 
 ```sh
 python3 -I - <<'END'
-import base64, pathlib
-name, _, key = pathlib.Path("keys/log.vkey").read_text().strip().split("+", 2)
-text, _, lines = pathlib.Path("checkpoint").read_text().rpartition("\\n\\n")
-ours = [line.split(" ") for line in lines.splitlines()]
-made = next(signature for _, who, signature in ours if who == name)
-pathlib.Path("../note").write_text(text + "\\n")
-pathlib.Path("../note.sig").write_bytes(base64.b64decode(made)[4:])
-pathlib.Path("../log.der").write_bytes(bytes.fromhex("302a300506032b6570032100") + base64.b64decode(key)[1:])
+import base64, hashlib, pathlib
+name, told, key = pathlib.Path("keys/log.vkey").read_text().strip().split("+", 2)
+key = base64.b64decode(key, validate=True)  # all of what was shown above, and nothing else
+hashed = hashlib.sha256(name.encode() + b"\\n" + key).digest()[:4]
+assert len(key) == 33 and key[0] == 1 and hashed.hex() == told, "no Ed25519 vkey"
+text, _, lines = pathlib.Path("checkpoint").read_bytes().rpartition(b"\\n\\n")
+made = next(m for m in (base64.b64decode(line.split(b" ")[2]) for line in lines.splitlines()) if m[:4] == hashed)
+pathlib.Path("../note").write_bytes(text + b"\\n")
+pathlib.Path("../note.sig").write_bytes(made[4:])
+pathlib.Path("../log.der").write_bytes(bytes.fromhex("302a300506032b6570032100") + key[1:])
 END
-openssl pkeyutl -verify -pubin -keyform DER -inkey ../log.der -rawin -in ../note -sigfile ../note.sig &&
+[ $? = 0 ] && openssl pkeyutl -verify -pubin -keyform DER -inkey ../log.der -rawin -in ../note -sigfile ../note.sig &&
     python3 -I - <<'END'
 import base64, hashlib, json, pathlib
 sha256 = lambda raw: hashlib.sha256(raw).digest()
@@ -110,7 +111,8 @@ for event in events:
     assert last == 0 and found == root, event
     body = files.pop(f"bodies/{{at}}.json", None)  # what was said; gone where it was pruned
     if body is not None:
-        assert json.loads(leaf)["body_sha256"] == sha256(bytes.fromhex(event["salt"]) + body).hex(), event
+        salt = bytes.fromhex(event["salt"])
+        assert len(salt) == 16 and json.loads(leaf)["body_sha256"] == sha256(salt + body).hex(), event
 assert not files, files.keys()
 print(len(events), "events of", size, "OK")
 END
@@ -148,15 +150,13 @@ the keys that you have from elsewhere: with those in `keys/` it would find a for
 
     agentgate verify PACK.zip --trust YOUR-envelope.pub.pem --trust YOUR-log.vkey
 
-cosign checks part 1. It asks no public log, because this log is the gateway's own:
+Go's `golang.org/x/mod/sumdb/note` and `.../tlog` check part 2: they read `checkpoint` and `proofs/`. cosign checks
+part 1. It asks no public log, because this log is the gateway's own:
 
     cosign verify-blob-attestation --key keys/envelope.pub.pem --bundle pack.sigstore.json \\
         --insecure-ignore-tlog --type {predicate} pack.json
 
-Go's `golang.org/x/mod/sumdb/note` and `.../tlog` check part 2: they read `checkpoint` and `proofs/`.
-
-If `pack.dsse.tsr` is there, an authority (RFC 3161) says when the signature of part 1 existed. It convinces whoever
-trusts that authority's certificates:
+If `pack.dsse.tsr` is there, an authority (RFC 3161) says when the signature of part 1 existed, to who trusts it:
 
     openssl ts -verify -data ../signature -in pack.dsse.tsr -CAfile THE-AUTHORITY.pem
 """
