@@ -32,6 +32,7 @@ from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from agentgate.core.audit.auditor import Auditor
 from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
@@ -589,6 +590,46 @@ async def test_the_write_ahead_log_is_read_there_too(log: SqliteLog, author: Aut
     assert (report.ok, report.size) == (True, 1)
     async with aclosing(open_reader(path)) as reader:
         assert len(await reader.leaf_hashes(0, 9)) == 1
+
+
+async def test_the_write_ahead_log_is_looked_for_beside_the_file_and_not_beside_a_link_to_it(
+    log: SqliteLog, author: Author, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda _asked, mode: not mode & os.W_OK)
+    link = path.with_name("a-link")
+    link.symlink_to(path)
+    await log.append(author.decided())
+    async with aclosing(open_reader(link)) as reader:
+        assert len(await reader.leaf_hashes(0, 9)) == 1
+    assert (await verify(link, ORIGIN, [KEY])).size == 1
+
+
+@pytest.mark.usefixtures("on_a_read_only_medium")
+async def test_what_a_gateway_begins_to_write_while_it_is_read_there_is_not_overlooked(
+    opened: Opened, author: Author, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with opened() as log:
+        await log.append(author.decided())
+    feed = Auditor.feed
+
+    def meanwhile(auditor: Auditor, chunk: Any) -> None:
+        path.with_name(path.name + "-wal").touch()
+        feed(auditor, chunk)
+
+    async with aclosing(open_reader(path)) as reader:
+        assert len(await reader.leaf_hashes(0, 9)) == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(Auditor, "feed", meanwhile)
+            with pytest.raises(LogUnavailable, match="begun to write"):
+                await verify(path, ORIGIN, [KEY])
+        for ask in (reader.leaf_hashes(0, 9), reader.size()):
+            with pytest.raises(LogUnavailable, match="begun to write"):
+                await ask
+        async with opened() as log:
+            await log.append(author.decided())
+        with pytest.raises(LogUnavailable, match="begun to write"):
+            await reader.leaf_hashes(0, 9)
+    assert (await verify(path, ORIGIN, [KEY])).size == 2
 
 
 # --- the integrator ---------------------------------------------------------------------------------------

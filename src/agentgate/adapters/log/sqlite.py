@@ -24,7 +24,7 @@ from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._sqlite.audit import audit
 from agentgate.adapters.log._sqlite.bodies import SqliteBodies
 from agentgate.adapters.log._sqlite.bookmarks import SqliteBookmarks
-from agentgate.adapters.log._sqlite.connection import reading_uri
+from agentgate.adapters.log._sqlite.connection import ReadOnly
 from agentgate.adapters.log._sqlite.earlier import views
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
@@ -79,7 +79,7 @@ class SqliteLog(StoredLog):
         keys = (NoteKey(origin, signer.public_key), *former_keys)
         beside = path.with_name(path.name + ".checkpoint")
         writer = Writer(lambda: SqliteStore(path, log_id))
-        reader = _SqliteReader(_engine(path), log_id)
+        reader = _SqliteReader(path, log_id)
         tree = _Tree(writer, reader)
         anchors = Anchors(places.and_file(beside), tree, keys)
         async with all_or_nothing(anchors, writer, reader, lock):
@@ -117,7 +117,7 @@ class SqliteLog(StoredLog):
 
 def open_reader(path: Path, log_id: str = schema.LOG_ID) -> Reader:
     """Only for reading, whether a gateway has the log open or not."""
-    return _SqliteReader(_engine(path), log_id)
+    return _SqliteReader(path, log_id)
 
 
 async def verify(
@@ -146,18 +146,21 @@ def _why(error: SQLAlchemyError | OSError) -> str:
 class _SqliteReader(Reader):
     """On connections that cannot write."""
 
-    def __init__(self, engine: AsyncEngine, log_id: str) -> None:
+    def __init__(self, path: Path, log_id: str) -> None:
         super().__init__(log_id)
-        self._engine = engine
+        self._file = ReadOnly(path)
+        self._engine = _engine(self._file)
 
     async def ask(
         self, statement: Select[*tuple[Any, ...]], values: Mapping[str, Any] | None = None
     ) -> list[tuple[Any, ...]]:
         try:
             async with self._engine.connect() as connection:
-                return [tuple(row) for row in await connection.execute(statement, values)]
+                rows = [tuple(row) for row in await connection.execute(statement, values)]
         except (SQLAlchemyError, OSError) as error:
             raise LogUnavailable(f"the log cannot be read: {_why(error)}") from error
+        self._file.check()
+        return rows
 
     async def aclose(self) -> None:
         await self._engine.dispose()
@@ -171,6 +174,7 @@ class _SqliteReader(Reader):
                 joined = bytes.fromhex(found.scalar_one() or "")
         except (SQLAlchemyError, OSError) as error:
             raise LogUnavailable(f"the log cannot be read: {_why(error)}") from error
+        self._file.check()
         return [joined[at : at + 32] for at in range(0, len(joined), 32)]
 
 
@@ -224,9 +228,9 @@ class _Tree:
         await self._writer.call(lambda store: store.put_cosignature(witness, size, line))
 
 
-def _engine(path: Path) -> AsyncEngine:
+def _engine(file: ReadOnly) -> AsyncEngine:
     async def connect() -> aiosqlite.Connection:
-        connection = aiosqlite.connect(reading_uri(path), uri=True, isolation_level=None)
+        connection = aiosqlite.connect(file.uri(), uri=True, isolation_level=None)
         connection._thread.daemon = True  # as SQLAlchemy does for connections of its own
         await connection
         found = await (await connection.execute("PRAGMA user_version")).fetchone()

@@ -13,7 +13,7 @@ from sqlalchemy import Select, Table, bindparam, select
 from agentgate.adapters.log import _schema as schema
 from agentgate.adapters.log._reading.rows import WITH_BODIES
 from agentgate.adapters.log._segments import Unfolding
-from agentgate.adapters.log._sqlite.connection import reading_uri
+from agentgate.adapters.log._sqlite.connection import ReadOnly
 from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, stand_ins
 from agentgate.adapters.log._sqlite.statements import DIALECT
 from agentgate.core.audit.auditor import Auditor
@@ -34,8 +34,9 @@ _SEGMENTS: Final = (
 
 
 def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: Sequence[bytes] = ()) -> Report:
-    """Raises sqlite3.Error when the file cannot be read."""
-    with closing(sqlite3.connect(reading_uri(path), uri=True, isolation_level=None, timeout=5.0)) as db:
+    """Raises sqlite3.Error when the file cannot be read, and LogUnavailable when it changes meanwhile."""
+    file = ReadOnly(path)
+    with closing(sqlite3.connect(file.uri(), uri=True, isolation_level=None, timeout=5.0)) as db:
         db.execute("BEGIN")  # everything below is of one moment
         version = db.execute("PRAGMA user_version").fetchone()[0]
         for make in stand_ins(version):
@@ -48,7 +49,9 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
             auditor.feed(chunk)
         heads = [StoredHead(*row) for row in _rows(db, _of(schema.head), log_id)]
         derived = {name: _named(db, name, log_id) for name in schema.DERIVED}
-        return auditor.finish(heads[0] if heads else None, derived)
+        report = auditor.finish(heads[0] if heads else None, derived)
+    file.check()
+    return report
 
 
 def _events_in(db: sqlite3.Connection, log_id: str) -> Iterator[list[RawRow]]:

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import quote
 
 from agentgate.adapters.log._sqlite.ddl import TABLES
+from agentgate.core.errors import LogUnavailable
 
 CHECKPOINT_EVERY_PAGES: Final = 2_000
 BUSY_MS: Final = 700
@@ -18,6 +19,7 @@ BUSY_MS: Final = 700
 _PAGE_BYTES: Final = 4_096
 _WAL_LIMIT_BYTES: Final = 2 * CHECKPOINT_EVERY_PAGES * _PAGE_BYTES
 """What the file of the write-ahead log is cut down to once all of it is in the database."""
+_State = tuple[int, int, int, int]
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -43,12 +45,38 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
-def reading_uri(path: Path) -> str:
-    """For who never writes."""
-    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
-    # To read, SQLite makes a -wal and a -shm beside the database. Where it cannot (a read-only medium, an auditor's
-    # mount), a log that was closed is whole without them. One with a -wal is not: its last events are in there.
-    return uri if os.access(path.parent, os.W_OK) or _wal(path).exists() else f"{uri}&immutable=1"
+class ReadOnly:
+    """A database for who never writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = Path(os.path.realpath(path))  # SQLite has a -wal beside the file itself, not beside a link to it
+        self._still: _State | None = None
+        """What it was when it was first taken for one that nobody writes to."""
+
+    def uri(self) -> str:
+        uri = f"file:{quote(str(self._path))}?mode=ro"
+        # To read, SQLite makes a -wal and a -shm beside the database. Where it cannot (a read-only medium, an auditor's
+        # mount), a log that was closed is whole without them. One with a -wal is not: its last events are in there.
+        if os.access(self._path.parent, os.W_OK) or _wal(self._path).exists():
+            return uri
+        self._still = self._still or self._state()
+        return f"{uri}&immutable=1"
+
+    def check(self) -> None:
+        """After reading, before what was read is believed: SQLite does not look whether an immutable file changes.
+
+        Raises:
+            LogUnavailable: it did, or is about to.
+        """
+        if self._still is not None and (_wal(self._path).exists() or self._state() != self._still):
+            raise LogUnavailable(f"a gateway has begun to write to {self._path} while it was read; try again")
+
+    def _state(self) -> _State | None:
+        try:
+            found = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _wal(path: Path) -> Path:
