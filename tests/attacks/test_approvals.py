@@ -19,7 +19,7 @@ from tests.gateway import GatewayProcess, run_cli, until
 
 CONFIG = {
     "auth": {"keys": approving.KEYS},
-    "server": {"refusals_per_second": 1_000_000},
+    "server": {"refusals_per_second": 1_000_000, "hosts": ["gate.example"]},
     "containment": {"rate_window_s": 0.001},
 }
 HIDING = "pay\u202eevil\u202c \u200b\u2066x\u2069 \u0007\ufeff"
@@ -316,6 +316,14 @@ def test_a30_the_page_behind_a_link_says_what_to_type_and_nothing_of_any_approva
     assert other.text == page.text.replace(asked["id"], unknown)
     of_its_own = {"date": "", "x-correlation-id": ""}
     assert {**other.headers, **of_its_own} == {**page.headers, **of_its_own}
+
+
+def test_a30_the_page_sends_nobodys_key_in_the_clear(house: GatewayProcess, bot: httpx.Client, session: str) -> None:
+    """Behind a proxy that ends TLS, the gateway is asked by http; only `server.base_url` would say more."""
+    asked = write(bot, session)["approval"]
+    page = house.client(**BROWSER).get(f"/approvals/{asked['id']}", headers={"Host": "gate.example"})
+    assert f"agentgate approve {asked['id']} --url URL\n" in page.text
+    assert "gate.example" not in page.text
 
 
 @pytest.mark.parametrize("sly", ["apr-1$(id)", "apr-1%3Cb%3E", "apr-1;id", "apr-1%60id%60", "x"])

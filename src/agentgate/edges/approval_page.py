@@ -17,6 +17,7 @@ from fastapi.responses import HTMLResponse, Response
 from fastapi.routing import APIRoute
 
 from agentgate.core.errors import ReasonCode
+from agentgate.core.hosts import is_loopback
 from agentgate.edges.desks import Desks
 from agentgate.edges.problem import Problem
 
@@ -78,7 +79,13 @@ def _wants_html(request: Request) -> bool:
 def _page(request: Request) -> HTMLResponse:
     desks: Desks = request.app.state.desks
     approval_id = request.path_params["approval_id"]
-    url = desks.base_url or f"{request.url.scheme}://{request.headers.get('host', '')}"  # which is allow-listed
+    url = desks.base_url or _of_this_machine(request) or "URL"
     # for a shell and for a page: nobody makes up a link that has others type what they would not
     words = (approval_id if _ID.fullmatch(approval_id) else "ID", "--url", shlex.quote(url.rstrip("/")))
     return HTMLResponse(_PAGE.format(words=escape(" ".join(words))), headers=_HEADERS)
+
+
+def _of_this_machine(request: Request) -> str | None:
+    """Where this was asked, unless it is elsewhere: behind a proxy that ends TLS it would be `http`, and the key that
+    is sent there would go without."""
+    return f"{request.url.scheme}://{request.headers['host']}" if is_loopback(request.url.hostname or "") else None
