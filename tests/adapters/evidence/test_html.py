@@ -10,10 +10,12 @@ from functools import cache
 from itertools import pairwise
 
 import pytest
+from markupsafe import escape
 
 from agentgate.adapters.evidence._html_pictures import path_of
 from agentgate.adapters.evidence._parts.listing import MAX_CALLS
 from agentgate.adapters.evidence._parts.marks import Mark
+from agentgate.adapters.evidence._parts.words import inner
 from agentgate.adapters.evidence._view import view
 from agentgate.adapters.evidence.html import CONTENT_SECURITY_POLICY, HEADERS, HtmlPack
 from tests.browser import Elements
@@ -192,6 +194,14 @@ def test_what_is_quoted_does_not_end_its_quotation() -> None:
     quotations = re.findall("“<bdi>(.*?)</bdi>”", page("nasty"))
     assert any("a drill’; it drained." in said for said in quotations)
     assert not [said for said in quotations if "“" in said or "”" in said]
+
+
+def test_what_was_said_of_a_call_is_quoted() -> None:
+    """It stands where the gateway's own words for the code do, when nothing was said."""
+    shown = re.findall('<td class="why">(.*?)<span class="more">', page("nasty"), re.DOTALL)
+    said = [row.error or row.said for row in view(sample("nasty")).calls.rows]
+    assert all(said)
+    assert shown == [f"“<bdi>{escape(inner(one))}</bdi>”" for one in said]
 
 
 def test_signs_can_be_told_apart_without_their_colour() -> None:
