@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import json
@@ -25,6 +26,8 @@ from agentgate.supervising import BACKLOG, KILL_AFTER_S, LENGTH, set_up_logging
 
 GRACE_S = 10
 """How long running calls may take to end when the process is told to stop; then they are cut and recorded."""
+_TOLD_WITHIN_S = 2
+"""How long their callers may then take to be told so, before uvicorn ends what still serves a request: a 500."""
 
 
 def serve(
@@ -61,6 +64,16 @@ class _Server(uvicorn.Server):
             self._startup.gateway.gate.closing = True
         super().handle_exit(sig, frame)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn does; but what runs at the end of its grace is cut while somebody is there to tell its caller."""
+        gateway = self._startup.gateway
+        cut = asyncio.get_running_loop().call_later(GRACE_S, gateway.replica.shut) if gateway is not None else None
+        try:
+            await super().shutdown(sockets)
+        finally:
+            if cut is not None:
+                cut.cancel()
+
     async def startup(self, sockets: Any = None) -> None:
         await super().startup(sockets)
         if not self.started or not self.servers:
@@ -90,7 +103,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "server_header": False,
         "date_header": False,
         "proxy_headers": False,
-        "timeout_graceful_shutdown": GRACE_S,
+        "timeout_graceful_shutdown": GRACE_S + _TOLD_WITHIN_S,
         "backlog": BACKLOG,
         "ws": "none",
         "lifespan": "on",  # by itself it would serve without one whose start has failed in an unforeseen way

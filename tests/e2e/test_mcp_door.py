@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -505,6 +506,40 @@ async def test_a_stop_leaves_a_running_call_its_time(service: Service, mode: str
     assert '"result":{' in answer.text
 
 
+async def test_a_stop_tells_every_caller_whose_call_it_cuts(service: Service) -> None:
+    """Through every way that a call takes: who is told less than what is on record might repeat a write."""
+    config = service_config(service.port)
+    config["tools"]["write"] = {**config["tools"]["hang_long"], "access": "write"}
+    keys = [key_entry(BOT, agent="bot"), key_entry(ADA, person="ada", roles=["approver"])]
+    with GatewayProcess(config={**config, "auth": {"keys": keys}}) as gateway, ThreadPoolExecutor() as pool:
+        _, headers = handshake(gateway)
+        send = functools.partial(httpx.post, f"{gateway.url}/mcp", headers=headers, timeout=30, trust_env=False)
+        rest, approve = gateway.client(BOT).post, gateway.client(ADA).post
+        call = {"session_id": "s-deferred", "tool_name": "write", "arguments": {"n": "1"}}
+        asked = rest("/tools/call", json=call, headers={"Prefer": "respond-async"}).json()["approval"]["id"]
+        modern, legacy, streamed = a_call("hang_long", {}, "s-plain"), legacy_call(1, "hang_long", "1"), "progressToken"
+        running = [
+            pool.submit(rest, "/tools/call", json={**call, "session_id": "s-rest", "tool_name": "hang_long"}),
+            pool.submit(approve, "/approve", json={"approval_id": asked, "approved": True}),
+            pool.submit(post, gateway, modern),
+            pool.submit(post, gateway, with_meta(modern, {**in_session("s-streamed"), streamed: 1})),
+            pool.submit(send, json=with_meta(legacy, in_session("s-seated"))),
+            pool.submit(send, json=with_meta({**legacy, "id": 2}, {**in_session("s-handled"), streamed: 2})),
+        ]
+        await asyncio.to_thread(until, lambda: service.count("/hang") == len(running))
+        await asyncio.to_thread(gateway.stop)
+        answers = [one.result() for one in running]
+        gateway.start()
+        ways = ("rest", "deferred", "plain", "streamed", "seated", "handled")
+        lasts = [entries(gateway, f"s-{way}")[-1] for way in ways]
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        assert "Cut while running; upstream effect unknown" in answer.text
+        assert "shutting_down" in answer.text
+    ends = [(last["outcome"], last["reason_code"]) for last in lasts]
+    assert ends == [("cancelled", "shutting_down")] * len(running)
+
+
 # --- bytes of our own ---------------------------------------------------------------------------------------------
 
 
@@ -524,6 +559,11 @@ def a_call(
     }
     params = {"name": tool, "arguments": arguments, "_meta": meta}
     return {"jsonrpc": "2.0", "id": request_id, "method": "tools/call", "params": params}
+
+
+def with_meta(message: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    params = message["params"]
+    return {**message, "params": {**params, "_meta": {**params.get("_meta", {}), **more}}}
 
 
 CALL_OK = a_call("ok", {"n": "1"})

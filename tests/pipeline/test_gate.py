@@ -243,6 +243,17 @@ async def test_process_that_ends_during_a_call_records_it_as_cancelled_and_says_
     assert task.cancelling() == 0
 
 
+async def test_process_that_ends_cuts_a_call_once(house: House) -> None:
+    """A second time would meet it while it records how it ended."""
+    task = await house.running()
+    house.gate.closing = True
+    house.replica.shut()
+    house.replica.shut()
+    assert task.cancelling() == 1
+    answer = await task
+    assert (answer.reason_code, answer.outcome) == (ReasonCode.SHUTTING_DOWN, Outcome.CANCELLED)
+
+
 async def test_process_that_ends_before_a_call_is_sent_says_that_it_was_not(house: House) -> None:
     asked = asyncio.Event()
 

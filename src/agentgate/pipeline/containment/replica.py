@@ -110,6 +110,12 @@ class Replica:
             flight.lapse()
         self.on_cut(lambda _: True)
 
+    def shut(self) -> None:
+        """Cut every flight: the process ends. One that is being cancelled already is left to record how it ended."""
+        for flight in self._flights.values():
+            if not flight.task.cancelling():
+                flight.task.cancel()
+
     def expel(self) -> None:
         """This incarnation was declared gone: cut everything, and grant nothing until a new one has joined."""
         if not self.is_expelled:
