@@ -16,6 +16,7 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
+from agentgate.pipeline.calls.passage import Answer
 from agentgate.ports.log import Appended
 from agentgate.ports.upstreams import Delivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
@@ -254,7 +255,8 @@ async def test_process_that_ends_cuts_a_call_once(house: House) -> None:
     assert (answer.reason_code, answer.outcome) == (ReasonCode.SHUTTING_DOWN, Outcome.CANCELLED)
 
 
-async def test_process_that_ends_before_a_call_is_sent_says_that_it_was_not(house: House) -> None:
+async def asking_policy(house: House) -> asyncio.Task[Answer]:
+    """A call that its policy engine never answers."""
     asked = asyncio.Event()
 
     async def never(*_: object) -> None:
@@ -264,6 +266,11 @@ async def test_process_that_ends_before_a_call_is_sent_says_that_it_was_not(hous
     house.engine.query = never  # type: ignore[method-assign, assignment]
     task = asyncio.create_task(house.gate.pass_through(a_call()))
     await asked.wait()
+    return task
+
+
+async def test_process_that_ends_before_a_call_is_sent_says_that_it_was_not(house: House) -> None:
+    task = await asking_policy(house)
     house.gate.closing = True
     task.cancel()
     answer = await task
@@ -292,15 +299,7 @@ async def test_process_that_ends_while_an_outcome_is_written_does_not_say_that_n
 
 
 async def test_call_that_is_cancelled_while_the_gateway_is_open_has_nobody_to_answer(house: House) -> None:
-    asked = asyncio.Event()
-
-    async def never(*_: object) -> None:
-        asked.set()
-        await asyncio.Event().wait()
-
-    house.engine.query = never  # type: ignore[method-assign, assignment]
-    task = asyncio.create_task(house.gate.pass_through(a_call()))
-    await asked.wait()
+    task = await asking_policy(house)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
