@@ -30,6 +30,27 @@ class TestJsonSchemas(SchemasContract):
     def schemas(self) -> JsonSchemas:
         return JsonSchemas()
 
+    @pytest.mark.parametrize("fails_at", ["is_valid", "validate"])
+    def test_arguments_on_which_the_library_fails_are_refused(
+        self, schemas: JsonSchemas, monkeypatch: pytest.MonkeyPatch, fails_at: str
+    ) -> None:
+        """Nothing is known on which it would, beyond what it fails on when it compiles."""
+
+        class PanicException(BaseException): ...
+
+        class Failing:
+            def is_valid(self, _: object) -> bool:
+                if fails_at == "is_valid":
+                    raise PanicException
+                return False
+
+            def validate(self, _: object) -> None:
+                raise PanicException
+
+        made = iter([Failing()])
+        monkeypatch.setattr("agentgate.adapters.schema.jsonschema._validator", lambda *_, **__: next(made))
+        assert schemas.compile({"type": "object"})({}) == "arguments: cannot be checked against this schema"
+
     def test_a_remote_reference_is_never_fetched(self, schemas: JsonSchemas, listener: tuple[str, list[str]]) -> None:
         url, asked = listener
         for schema in (

@@ -49,15 +49,16 @@ class JsonSchemas:
                 pattern that the linear engine cannot run (back-references; look-around but at its beginning).
         """
         document = dict(schema)
-        _check_document(document)
-        patterns = Patterns(_linear)
-        patterns.weigh(document)
-        with _panics_as(ValueError("not a usable JSON Schema: it cannot be compiled")):
+        with _panics_refused():
+            _check_document(document)
+            patterns = Patterns(_linear)
+            patterns.weigh(document)
             return _Check(document, patterns).misfit
 
     def examine(self, schema: Mapping[str, Any]) -> None:
         """As the port says: to compile patterns, or references that double, may take seconds and all memory."""
-        _check_document(dict(schema))
+        with _panics_refused():
+            _check_document(dict(schema))
 
 
 class _Check:
@@ -90,9 +91,10 @@ class _Check:
     def misfit(self, arguments: Mapping[str, Any]) -> str | None:
         """`core.call.ArgumentCheck`."""
         try:
-            with _panics_as(_Panic()):
-                return self._misfit(arguments)
-        except _Panic:
+            return self._misfit(arguments)
+        except BaseException as error:  # of all these only a panic is taken
+            if not _is_panic(error):
+                raise
             return "arguments: cannot be checked against this schema"
 
     def _misfit(self, arguments: Mapping[str, Any]) -> str | None:
@@ -131,19 +133,20 @@ class _Check:
         return [found]
 
 
-class _Panic(Exception):
-    """The library has failed."""
+def _is_panic(error: BaseException) -> bool:
+    """What is thrown where Rust panics is no `Exception`: unseen, it would end the process."""
+    return type(error).__name__ == "PanicException"
 
 
 @contextlib.contextmanager
-def _panics_as(error: Exception) -> Iterator[None]:
-    """What is thrown where Rust panics is no `Exception`: unseen, it would end the process."""
+def _panics_refused() -> Iterator[None]:
+    """Raises ValueError."""
     try:
         yield
-    except BaseException as found:  # of all these only a panic is taken
-        if type(found).__name__ != "PanicException":
+    except BaseException as error:  # of all these only a panic is taken
+        if not _is_panic(error):
             raise
-        raise error from None
+        raise ValueError("not a usable JSON Schema: it cannot be compiled") from None
 
 
 def _allowed(arguments: Mapping[str, Any]) -> int:
