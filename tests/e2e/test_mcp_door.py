@@ -540,6 +540,37 @@ async def test_a_stop_tells_every_caller_whose_call_it_cuts(service: Service) ->
     assert ends == [("cancelled", "shutting_down")] * len(running)
 
 
+async def test_a_stop_tells_every_caller_that_waits_for_a_person(service: Service) -> None:
+    """Nothing of theirs runs: they are told at once, and nobody waits for what their clients' users say."""
+    config = service_config(service.port)
+    config["tools"]["write"] = {**config["tools"]["ok"], "access": "write"}
+    config |= {"auth": {"keys": [key_entry(BOT, agent="bot")]}, "mcp": {"hold_s": 50}}
+    with GatewayProcess(config=config) as gateway, ThreadPoolExecutor() as pool:
+        opens = handshake(gateway, capabilities={"elicitation": {"url": {}}})[1]
+        send = functools.partial(httpx.post, f"{gateway.url}/mcp", timeout=30, trust_env=False)
+        modern, legacy, streamed = a_call("write", {"n": "1"}), legacy_call(1, "write", "1"), {"progressToken": 1}
+        waiting = {
+            "plain": pool.submit(post, gateway, with_meta(modern, in_session("s-plain"))),
+            "streamed": pool.submit(post, gateway, with_meta(modern, in_session("s-streamed") | streamed)),
+            "seated": pool.submit(send, json=with_meta(legacy, in_session("s-seated")), headers=handshake(gateway)[1]),
+            "asked": pool.submit(send, json=with_meta(legacy, in_session("s-asked")), headers=opens),
+        }
+        for way in waiting:
+            await asyncio.to_thread(until, lambda way=way: entries(gateway, f"s-{way}"))
+        started = time.monotonic()
+        await asyncio.to_thread(gateway.stop)
+        took_s = time.monotonic() - started
+        told = {way: one.result() for way, one in waiting.items()}
+        gateway.start()
+        lasts = [entries(gateway, f"s-{way}")[-1]["reason_code"] for way in waiting]
+    assert took_s < GRACE_S
+    for answer in told.values():
+        assert answer.status_code == 200
+        assert "UNAVAILABLE: The gateway is shutting down. Nothing was executed." in answer.text
+        assert f'"{OURS}reasonCode":"shutting_down"' in answer.text
+    assert lasts == ["shutting_down"] * len(waiting)
+
+
 # --- bytes of our own ---------------------------------------------------------------------------------------------
 
 
@@ -644,10 +675,11 @@ def test_what_is_no_id_is_not_taken_for_one(gateway: GatewayProcess, service: Se
     assert service.requests == []
 
 
-def handshake(gateway: GatewayProcess, key: str | None = BOT) -> tuple[str, dict[str, str]]:
+def handshake(gateway: GatewayProcess, key: str | None = BOT, **more: Any) -> tuple[str, dict[str, str]]:
     """A session of the handshake era: its id, and the headers of a request in it."""
     headers = {"Accept": "application/json, text/event-stream", **({"X-API-Key": key} if key else {})}
     params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "bytes", "version": "1"}}
+    params |= more
     with httpx.Client(base_url=gateway.url, headers=headers, timeout=30, trust_env=False) as http:
         opened = http.post("/mcp", json={"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params})
         headers["Mcp-Session-Id"] = opened.headers["mcp-session-id"]

@@ -36,6 +36,8 @@ _MOST_WAITS: Final = 6
 """Rounds in which a client only waits; the SDK's own gives up after ten."""
 _CONSENT_WITHIN_S: Final = 45.0
 """For a client of the handshake era to say that its user opens the page. Most clients give up after 60 s."""
+_LOOK_AGAIN_S: Final = 0.5
+"""As for an answer of the approver's."""
 _MOST_CARRIED: Final = 65_536
 """Bytes of answers that a state carries."""
 _FIRST: Final = Round("")
@@ -187,7 +189,7 @@ class Calls:
             if peer.is_modern:
                 wanted = self._wanted(peer, target, before, answers, pending)
                 return {**wanted, "_meta": {f"{OURS}traceId": answer.call.trace_id}} if wanted is not None else answer
-            if not await self._consents(peer, pending):
+            if not await self._consents(peer, answer.call, pending):
                 return answer
         if not await self._hold(answer.call, pending.id):
             return answer
@@ -220,14 +222,21 @@ class Calls:
             result["inputRequests"] = {_APPROVAL: question}
         return result
 
-    async def _consents(self, peer: ClientPeer, pending: PendingApproval) -> bool:
-        """Whether the client's user opens the approval's page. It is no approval."""
+    async def _consents(self, peer: ClientPeer, call: Call, pending: PendingApproval) -> bool:
+        """Whether the client's user opens the approval's page, or need not: the call was killed, or the process ends.
+        It is no approval."""
+        asking = asyncio.ensure_future(peer.ask("elicitation/create", self._question(peer, pending, with_id=True)))
         try:
             async with asyncio.timeout(_CONSENT_WITHIN_S):
-                said = await peer.ask("elicitation/create", self._question(peer, pending, with_id=True))
+                while not asking.done():
+                    if self._parts.approvals.is_over(call):
+                        return True
+                    await asyncio.wait({asking}, timeout=_LOOK_AGAIN_S)
+            return asking.result().get("action") == "accept"
         except (PeerUnable, TimeoutError):
             return False
-        return said.get("action") == "accept"
+        finally:
+            asking.cancel()
 
     def _question(self, peer: ClientPeer, pending: PendingApproval, *, with_id: bool) -> dict[str, Any]:
         params = {
