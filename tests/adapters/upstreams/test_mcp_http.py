@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -42,6 +43,8 @@ class Service:
         self.modern = modern
         self.requests: list[tuple[str, dict[str, str], dict[str, Any]]] = []
         self.tools: dict[str, Answer] = {}
+        self.list: Answer | None = None
+        """What it answers instead of its list."""
         self.listening = asyncio.Event()
         self.closed = asyncio.Event()
         self.cancelled = asyncio.Event()
@@ -85,6 +88,8 @@ class Service:
         if method == "initialize" and not self.modern:
             found = {"protocolVersion": "2025-11-25", "capabilities": offers, "serverInfo": INFO}
             return reply(body, found, {"Mcp-Session-Id": "sid", "Set-Cookie": "who=you"})
+        if method == "tools/list" and self.list is not None:
+            return await self.list(request, body)
         if method == "tools/list":
             schema = {"type": "object", "properties": {"a": {"type": "number", "x-mcp-header": "A"}}}
             odd = [{"name": "odd", "inputSchema": schema}] if self._bad_header else []
@@ -381,6 +386,31 @@ async def test_an_answer_that_is_none_costs_only_its_call(
         assert (found.reason, found.status, found.reached) == (reason, status, True)
         assert isinstance(await w.call("echo"), Delivered)
         assert len({headers["host"] for _, headers, _ in service.requests}) == 1
+
+
+@pytest.mark.parametrize("modern", [True, False])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _plain(200, b'{"canary": 1}'),
+        _plain(200, b'data: {"canary": 1}\n\n', "text/event-stream"),
+        _plain(200, b"canary", "application/canary"),
+    ],
+)
+async def test_what_the_sdks_client_does_not_understand_is_not_written_down(
+    modern: bool, answer: Answer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It would be, at ERROR and with a traceback, whatever secrets are in it."""
+    service = Service(modern=modern)
+    service.list = answer
+    await service.start()
+    upstream = upstream_of(service)
+    with caplog.at_level(logging.DEBUG):
+        async with world(upstream, lists=0):
+            await down(upstream)
+    await service.stop()
+    assert "s is down" in caplog.text
+    assert "canary" not in caplog.text
 
 
 async def test_a_server_that_is_not_there_was_not_reached(service: Service) -> None:
