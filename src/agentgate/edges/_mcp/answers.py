@@ -12,12 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import orjson
+from mcp.shared.exceptions import MCPError
+from mcp.types import CONNECTION_CLOSED
 
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Outcome
 from agentgate.edges._mcp import results
-from agentgate.edges._mcp.parts import OURS, definition_of, operation_of, without_ours
+from agentgate.edges._mcp.parts import OURS, REFUSED, definition_of, in_their_name, operation_of, without_ours
 from agentgate.pipeline.calls.passage import Answer
 
 _RETRY_MS: Final = 1000
@@ -71,17 +73,27 @@ def _fits(method: str, result: Mapping[str, Any], answer: Answer, version: str) 
     return False
 
 
-def stamped(value: Mapping[str, Any], answer: Answer) -> dict[str, Any]:
+def stamped(value: dict[str, Any], answer: Answer) -> dict[str, Any]:
     """A result with the trace id of its call, and nothing else that passes for ours. `resultType` is added where a
     server of an older revision left it out."""
-    meta = {**without_ours(value.get("_meta")), f"{OURS}traceId": answer.call.trace_id}
+    whole = in_their_name(value, answer.result_json)
+    meta = {**without_ours(whole.get("_meta")), f"{OURS}traceId": answer.call.trace_id}
     if answer.is_replayed:
         meta[f"{OURS}replayed"] = True
     if answer.edited is not None:
         meta[f"{OURS}editedArguments"] = answer.edited.arguments
-    questions = value.get("inputRequests")
-    asked = {"inputRequests": without_ours(questions)} if isinstance(questions, Mapping) else {}
-    return {"resultType": "complete", **value, **asked, "_meta": meta}
+    return {"resultType": "complete", **whole, "_meta": meta}
+
+
+def fault(answer: Answer) -> MCPError:
+    """The upstream's own error, as it came but for what passes for ours, or for the transport's."""
+    said = orjson.loads(answer.fault_json or b"{}")
+    code, message, data = said.get("code"), said.get("message"), said.get("data")
+    if isinstance(data, dict):
+        data = without_ours(in_their_name(data, answer.fault_json))
+    if code == CONNECTION_CLOSED and data is None:  # which clients' SDKs say where the gateway itself is lost
+        data = meta_of(answer)
+    return MCPError(code if type(code) is int else REFUSED, str(message), data)
 
 
 def failure(text: str, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from agentgate.core.call import Access, Tool
 from agentgate.edges._mcp.calls import Calls, Target
-from agentgate.edges._mcp.parts import OPERATIONS, Parts, definition_of, operation_of
+from agentgate.edges._mcp.parts import OPERATIONS, Parts, definition_of, in_their_name, operation_of
 from agentgate.edges._mcp.peer import ClientPeer
 
 _MOST_PAGES: Final = 100
@@ -165,11 +165,13 @@ class Lists:
         ttl_ms, cursor, size = None, None, 0
         for _ in range(_MOST_PAGES):
             answer = await self._calls.once(peer, operation.target({"cursor": cursor} if cursor else {}))
-            value = orjson.loads(answer.result_json or b"null") if answer.success else None
-            page = value.get(kind.key) if isinstance(value, dict) else None
-            if value is None or not isinstance(page, list):
+            raw = answer.result_json if answer.success and answer.result_json is not None else b"null"
+            said = orjson.loads(raw)
+            value = in_their_name(said, raw) if isinstance(said, dict) else {}
+            page = value.get(kind.key)
+            if not isinstance(page, list):
                 return [], 0
-            size += len(answer.result_json or b"")
+            size += len(raw)
             if size > _MOST_BYTES:
                 break
             items += [_named(item, operation.prefix, kind) for item in page if _fits(item, kind)]
@@ -215,7 +217,7 @@ def _shown(tool: Tool) -> dict[str, Any]:
     """A tool's definition as clients see it: the accepted one under its name here, or one made of its declaration."""
     definition = definition_of(tool)
     if definition is not None:
-        return {**definition, "name": tool.name}
+        return in_their_name({**definition, "name": tool.name}, None)
     shown: dict[str, Any] = {"name": tool.name, "inputSchema": {"type": "object", **tool.input_schema}}
     if tool.description:
         shown["description"] = tool.description

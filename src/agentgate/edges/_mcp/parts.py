@@ -19,6 +19,10 @@ OURS: Final = "dev.agentgate/"
 """Before every `_meta` key of ours. What a client sends under it is for us and goes no further; of what a server says
 under it a client hears nothing."""
 SESSION: Final = OURS + "session"
+_MARK: Final = OURS.encode()
+_SCHEMAS: Final = frozenset({"inputSchema", "outputSchema", "requestedSchema"})
+_FREE: Final = _SCHEMAS | {"structuredContent", "input", "metadata", "data"}
+"""Members that may be any JSON, in which no `_meta` is the protocol's."""
 CALLER: Final = "agentgate.caller"
 """Where a request's ASGI scope carries its `Guest`."""
 
@@ -141,3 +145,23 @@ def without_ours(given: object) -> dict[str, Any]:
     if not isinstance(given, Mapping):
         return {}
     return {name: value for name, value in given.items() if not name.startswith(OURS)}
+
+
+def in_their_name(said: dict[str, Any], raw: bytes | None) -> dict[str, Any]:
+    """What a server said, without what passes for ours: wherever the protocol has a `_meta`, and among its questions.
+    `raw` is the same in JSON, where there is that: hardly any has to be walked."""
+    return said if raw is not None and _MARK not in raw else {name: _member(name, one) for name, one in said.items()}
+
+
+def _in_their_name(said: Any) -> Any:
+    if isinstance(said, list):
+        return [_in_their_name(one) for one in said]
+    return in_their_name(said, None) if isinstance(said, dict) else said
+
+
+def _member(name: str, value: Any) -> Any:
+    if name == "_meta":
+        return without_ours(value) if isinstance(value, Mapping) else value
+    if name == "inputRequests" and isinstance(value, Mapping):  # by names of the server's choosing
+        return {key: _in_their_name(one) for key, one in without_ours(value).items()}
+    return value if name in _FREE else _in_their_name(value)

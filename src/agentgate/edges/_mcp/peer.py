@@ -21,7 +21,7 @@ from agentgate.core.call import Clean, Door, SessionId, is_id
 from agentgate.core.strict_json import canonical
 from agentgate.edges import idempotency, sessions
 from agentgate.edges._mcp import sdk
-from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest
+from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, SESSION, Guest, in_their_name
 from agentgate.edges.schemas import ID_PATTERN
 from agentgate.edges.wire import is_traceparent
 from agentgate.ports.peer import PeerUnable
@@ -139,8 +139,7 @@ class ClientPeer:
                 raw = clean(raw)
         except ValueError:
             return None
-        cleaned: dict[str, Any] = orjson.loads(raw)
-        return cleaned
+        return in_their_name(orjson.loads(raw), raw)
 
     async def notify(self, method: str, params: Mapping[str, Any]) -> None:
         if method == "notifications/message" and sdk.takes_log_message(self.ctx, params.get("level")):

@@ -11,13 +11,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
-import orjson
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
 from mcp.server.auth.provider import AccessToken
 from mcp.shared.exceptions import MCPError
 from mcp.shared.inbound import validate_mcp_param_headers, x_mcp_header_map
 from mcp.types import (
-    CONNECTION_CLOSED,
     HEADER_MISMATCH,
     INTERNAL_ERROR,
     METHOD_NOT_FOUND,
@@ -35,7 +33,7 @@ from agentgate.edges._mcp.changes import Changes
 from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
 from agentgate.edges._mcp.message import Unserved
 from agentgate.edges._mcp.mirror import Mirror
-from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of, without_ours
+from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.plain import PlainCalls
 from agentgate.edges._mcp.seated import SeatedCalls
@@ -204,7 +202,7 @@ class Hall:
     def _unsuccessful(self, peer: ClientPeer, answer: Answer) -> dict[str, Any]:
         """A result for what was refused or failed. Raises MCPError for an upstream's own error."""
         if answer.fault_json is not None:
-            raise _fault(answer)
+            raise answers.fault(answer)
         pending = answer.approval
         url = self.calls.approval_url(peer, pending) if pending is not None else None
         return answers.unsuccessful(answer, approval_url=url, now_s=self._parts.clock.now().timestamp())
@@ -272,7 +270,7 @@ class Hall:
                 raise MCPError(REFUSED, answers.UNFIT, answers.meta_of(answer))
             return result
         if answer.fault_json is not None:
-            raise _fault(answer)
+            raise answers.fault(answer)
         if answer.outcome is None and not answer.is_outage and await self._is_hidden(peer, answer):
             raise unknown
         refused = self._unsuccessful(peer, answer)
@@ -286,14 +284,3 @@ def _token_of(principal: Principal) -> AccessToken:
 
 def _unknown(name: str) -> MCPError:
     return MCPError(INVALID_PARAMS, f"Unknown tool: {name[:128]}")
-
-
-def _fault(answer: Answer) -> MCPError:
-    """The upstream's own error, as it came but for what passes for ours, or for the transport's."""
-    fault = orjson.loads(answer.fault_json or b"{}")
-    code, message, data = fault.get("code"), fault.get("message"), fault.get("data")
-    if isinstance(data, dict):
-        data = without_ours(data)
-    if code == CONNECTION_CLOSED and data is None:  # which clients' SDKs say where the gateway itself is lost
-        data = answers.meta_of(answer)
-    return MCPError(code if type(code) is int else REFUSED, str(message), data)
