@@ -650,6 +650,30 @@ async def test_made_up_uris_do_not_have_every_list_read_each_time(room: Room) ->
     assert [len(asked) for asked in sent(room, "resources/list").values()] == [1, 1]
 
 
+@both_eras
+async def test_what_nobody_has_is_refused_as_any_tool_that_nobody_has(room: Room, mode: str) -> None:
+    """It is on record, and who makes such names up is turned away as whoever is refused too often."""
+    async with room.client(mode) as client:
+        for ask in (
+            client.read_resource("x://1"),
+            client.get_prompt("c__hello"),
+            client.complete(PromptReference(type="ref/prompt", name="c__hello"), {"name": "who", "value": "m"}),
+        ):
+            with pytest.raises(MCPError) as error:
+                await ask
+            assert error.value.code == -32602
+        refused = [(one["tool"], one["reason_code"]) for one in room.house.log.of(Kind.DECIDED)]
+        for _ in range(100):
+            with pytest.raises(MCPError) as error:
+                await client.read_resource("x://1")
+    assert refused[-3:] == [
+        ("mcp.resources.read", "unknown_tool"),
+        ("mcp.prompts.get", "unknown_tool"),
+        ("mcp.completion.complete", "unknown_tool"),
+    ]
+    assert error.value.message == TOO_MANY
+
+
 async def test_a_list_without_end_ends(room: Room) -> None:
     room.servers["a"].says["resources/list"] = lambda *_: resources("a://1", nextCursor="again")
     async with room.client() as client:

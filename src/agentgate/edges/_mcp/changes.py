@@ -25,7 +25,7 @@ from mcp.types import SubscriptionsListenRequestParams, SubscriptionsListenResul
 from agentgate.core.call import Call
 from agentgate.edges._mcp import sdk
 from agentgate.edges._mcp.calls import Calls, Target
-from agentgate.edges._mcp.lists import Lists
+from agentgate.edges._mcp.lists import Lists, target_of
 from agentgate.edges._mcp.parts import INVALID_PARAMS
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.pipeline.containment.flights import IsOver
@@ -93,9 +93,7 @@ class Changes:
 
     async def _subscribe(self, peer: ClientPeer, method: str, uri: str, stream: anyio.CancelScope | None) -> bool:
         operation = await self._lists.by_uri(peer, method, uri)
-        if operation is None:
-            return False
-        answer = await self._calls.once(peer, operation.target({"uri": uri}))
+        answer = await self._calls.once(peer, target_of(operation, method, {"uri": uri}))
         if answer.success and stream is not None:
             self._streams[stream].append(answer.call)
         return answer.success

@@ -53,6 +53,11 @@ class Operation:
         return Target(self.tool.name, self.tool, arguments)
 
 
+def target_of(operation: Operation | None, method: str, arguments: Mapping[str, Any]) -> Target:
+    """Of what no server has as well: then it goes by the method alone, and is refused and recorded as unknown."""
+    return operation.target(arguments) if operation is not None else Target(OPERATIONS[method], None, arguments)
+
+
 @dataclass(slots=True)
 class Kind:
     """One kind of thing that servers list."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser
@@ -30,7 +30,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.edges._mcp import answers, results, sdk
 from agentgate.edges._mcp.calls import Calls, Target
 from agentgate.edges._mcp.changes import Changes
-from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation
+from agentgate.edges._mcp.lists import PROMPTS, RESOURCES, TEMPLATES, Kind, Lists, Operation, target_of
 from agentgate.edges._mcp.message import Unserved
 from agentgate.edges._mcp.mirror import Mirror
 from agentgate.edges._mcp.parts import CALLER, INVALID_PARAMS, OURS, REFUSED, Guest, Parts, operation_of
@@ -217,7 +217,7 @@ class Hall:
             uri = str((peer.ctx.params or {}).get("uri"))
             unknown = MCPError(INVALID_PARAMS, "Resource not found", {"uri": uri})
             operation = await self._lists.by_uri(peer, method, uri)
-            result = await self._operate(peer, operation, {"uri": uri}, unknown)
+            result = await self._operate(peer, target_of(operation, method, {"uri": uri}), unknown)
             return result if method == "resources/read" else {}
 
         return self._served(work)
@@ -228,7 +228,7 @@ class Hall:
         operation, name = self._lists.by_prefix("prompts/get", str(params.get("name"))) or (None, "")
         given = params.get("arguments")
         arguments = {"name": name, **({"arguments": given} if given else {})}
-        return await self._operate(peer, operation, arguments, unknown)
+        return await self._operate(peer, target_of(operation, "prompts/get", arguments), unknown)
 
     async def _complete(self, peer: ClientPeer) -> dict[str, Any]:
         params = peer.ctx.params or {}
@@ -243,7 +243,7 @@ class Hall:
         unknown = MCPError(INVALID_PARAMS, "There is nothing of that name to complete for")
         context = params.get("context")
         arguments = {"ref": ref, "argument": params.get("argument"), **({"context": context} if context else {})}
-        return await self._operate(peer, operation, arguments, unknown)
+        return await self._operate(peer, target_of(operation, "completion/complete", arguments), unknown)
 
     async def _set_level(self, peer: ClientPeer) -> dict[str, Any]:
         operations = self._lists.operations("logging/setLevel")
@@ -254,14 +254,10 @@ class Hall:
         await asyncio.gather(*(self.calls.once(peer, one.target(level)) for one in allowed))
         return {}
 
-    async def _operate(
-        self, peer: ClientPeer, operation: Operation | None, arguments: Mapping[str, Any], unknown: MCPError
-    ) -> dict[str, Any]:
+    async def _operate(self, peer: ClientPeer, target: Target, unknown: MCPError) -> dict[str, Any]:
         """The raw result of one server. Raises MCPError where it was refused or failed: no result could say so. Where
         there is no such server, or none that the caller may know of, it raises `unknown`."""
-        if operation is None:
-            raise unknown
-        answer = await self.calls.asked(peer, operation.target(arguments))
+        answer = await self.calls.asked(peer, target)
         if not isinstance(answer, Answer):
             return answer
         if answer.success:
