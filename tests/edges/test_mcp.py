@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import httpx
+import httpx2
 import pytest
 import uvicorn
 from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
 from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PromptReference, TextContent
@@ -672,6 +674,24 @@ async def test_what_nobody_has_is_refused_as_any_tool_that_nobody_has(room: Room
         ("mcp.completion.complete", "unknown_tool"),
     ]
     assert error.value.message == TOO_MANY
+
+
+async def test_what_is_known_of_uris_has_an_end_in_bytes(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two callers who were shown long ones, the first is forgotten: for it the lists are read once more."""
+    monkeypatch.setattr(lists, "_MOST_KNOWN", 6_000)
+    for name, server in room.servers.items():
+        server.says |= {"resources/list": resources(f"x://{name}/{'x' * 2_000}"), "resources/read": {"contents": []}}
+    async with (
+        room.client() as client,
+        httpx2.AsyncClient(headers={"X-API-Key": "unused"}) as http,
+        Client(streamable_http_client(f"{room.url}/mcp", http_client=http), mode=MODERN, cache=None) as other,
+    ):
+        uri = (await client.list_resources()).resources[0].uri
+        await client.read_resource(uri)
+        assert len(sent(room, "resources/list")["a"]) == 1
+        await other.list_resources()
+        await client.read_resource(uri)
+        assert len(sent(room, "resources/list")["a"]) == 3
 
 
 async def test_a_list_without_end_ends(room: Room) -> None:

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from sys import getsizeof
 from typing import Any, Final
 
 import orjson
@@ -33,8 +34,10 @@ _MOST_VARIABLES: Final = 12
 _MAX_URI_CHARS: Final = 2_048
 """Of a URI or a template whose server is looked for; a longer one is known only where there is one server."""
 _MOST_CALLERS: Final = 1000
-_MOST_KNOWN: Final = 200_000
-"""URIs and templates of all callers together."""
+_MOST_KNOWN: Final = 64 << 20
+"""Bytes of URIs and templates of all callers together."""
+_ENTRY: Final = 100
+"""Bytes of an entry beside its text."""
 _ASK_AGAIN_S: Final = 5.0
 """Between two readings of all lists for the sake of unknown URIs: who makes them up costs every server no more."""
 _CAPABILITY: Final = {"resources": "resources", "prompts": "prompts", "completion": "completions", "logging": "logging"}
@@ -81,9 +84,11 @@ class _Known:
     templates: dict[str, str] = field(default_factory=dict)
     asked_at_s: float = -_ASK_AGAIN_S
     """When the gateway itself last read the lists, to find a URI."""
+    size: int = 0
+    """Bytes that all this takes."""
 
-    def __len__(self) -> int:
-        return len(self.uris) + len(self.templates)
+    def measure(self) -> None:
+        self.size = sum(_ENTRY + getsizeof(uri) for ways in (self.uris, self.templates) for uri in ways)
 
 
 class Lists:
@@ -198,7 +203,8 @@ class Lists:
         for item in items:
             if len(item[key]) <= _MAX_URI_CHARS:
                 ways.setdefault(item[key], server)
-        while len(self._known) > 1 and sum(map(len, self._known.values())) > _MOST_KNOWN:
+        known.measure()
+        while len(self._known) > 1 and sum(one.size for one in self._known.values()) > _MOST_KNOWN:
             self._known.popitem(last=False)
 
     def _of(self, peer: ClientPeer) -> _Known:
