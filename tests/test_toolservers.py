@@ -33,6 +33,10 @@ def test_every_operation_of_the_door_is_there_and_checks_its_arguments() -> None
     assert read.check({"uri": "file:///x"}) is None
     assert read.check({}) is not None
     assert read.check({"uri": "file:///x", "more": 1}) is not None
+    assert read.check({"uri": "x" * 10_000}) is None
+    for name in ("mcp.resources.subscribe", "mcp.resources.unsubscribe"):
+        assert made[name].check({"uri": "x" * 2_048}) is None
+        assert made[name].check({"uri": "x" * 2_049}) is not None, "it would be kept"
     assert made["mcp.prompts.get"].check({"name": "p", "arguments": {"a": "b"}}) is None
 
 

@@ -23,14 +23,16 @@ _NAME: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]|_(?!_|$)){0,62}")
 """Of a server: then no two servers with prefixes can have a tool of one name."""
 
 _TEXT: Final = {"type": "string"}
+_KEPT: Final = {"type": "string", "maxLength": 2_048}
+"""It is remembered for as long as somebody wants to hear of it."""
 _OBJECT: Final = {"type": "object"}
 _CURSOR: Final = {"cursor": _TEXT}
 _OPERATIONS: Final[Mapping[str, tuple[str, Mapping[str, Any], tuple[str, ...]]]] = {
     "mcp.resources.list": ("resources/list", _CURSOR, ()),
     "mcp.resources.templates.list": ("resources/templates/list", _CURSOR, ()),
     "mcp.resources.read": ("resources/read", {"uri": _TEXT}, ("uri",)),
-    "mcp.resources.subscribe": ("resources/subscribe", {"uri": _TEXT}, ("uri",)),
-    "mcp.resources.unsubscribe": ("resources/unsubscribe", {"uri": _TEXT}, ("uri",)),
+    "mcp.resources.subscribe": ("resources/subscribe", {"uri": _KEPT}, ("uri",)),
+    "mcp.resources.unsubscribe": ("resources/unsubscribe", {"uri": _KEPT}, ("uri",)),
     "mcp.prompts.list": ("prompts/list", _CURSOR, ()),
     "mcp.prompts.get": (
         "prompts/get",

@@ -13,6 +13,7 @@ import pytest
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
 from agentgate.adapters.upstreams.mcp import McpUpstream
+from agentgate.core.call import Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
@@ -405,6 +406,13 @@ async def test_nobody_ends_anothers_subscription_or_takes_all_there_are(legacy: 
     answers = [await legacy.operate("resources/subscribe", {"uri": f"x://{n}"}, agent="greedy") for n in range(251)]
     assert [isinstance(answer, Undelivered) for answer in answers] == [False] * 250 + [True]
     assert await legacy.operate("resources/subscribe", {"uri": "x://250"}) == Delivered({})
+
+
+async def test_of_who_subscribed_it_is_remembered_who_they_are_and_nothing_that_they_sent(legacy: World) -> None:
+    await legacy.operate("resources/subscribe", {"uri": "test://a"}, FakePeer(meta={"large": "x"}))
+    kept: list[Call] = []
+    legacy.upstream.drop(lambda call: bool(kept.append(call)))
+    assert [(one.agent, one.peer, one.arguments, one.context) for one in kept] == [("tester", None, {}, {})]
 
 
 async def test_what_a_killed_caller_subscribed_to_is_forgotten(legacy: World) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from mcp.client.subscriptions import SubscriptionLost, listen
@@ -48,7 +49,8 @@ class Listening:
             raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
         if sum(_is_of(call, other) for there in self._uris.values() for other in there) >= _MAX_OF_ONE:
             raise ValueError(f"more than {_MAX_OF_ONE} subscriptions of one caller")
-        self._uris.setdefault(uri, []).append(call)
+        # only for whom it is: what came with the request could be large
+        self._uris.setdefault(uri, []).append(replace(call, arguments={}, context={}, peer=None, bearer=None))
         return len(self._uris[uri]) == 1
 
     def drop(self, uri: str, call: Call) -> bool:
