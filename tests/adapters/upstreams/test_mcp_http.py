@@ -7,6 +7,7 @@ import gzip
 import json
 import logging
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,12 @@ import httpx2
 import pytest
 from aiohttp import web
 
-from agentgate.adapters.upstreams._mcp.http import Guard, open_client
+from agentgate.adapters.upstreams._mcp.http import LEAST_RESUME_S, Guard, open_client
 from agentgate.adapters.upstreams._mcp.network import Transport
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
-from tests.adapters.upstreams.mcp_world import FakePeer, down, world
+from tests.adapters.upstreams.mcp_world import FakePeer, down, until, world
 from tests.certificates import self_signed
 from tests.faults.conftest import deaf_port
 from tests.redis_server import free_port
@@ -49,6 +50,7 @@ class Service:
         self.closed = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.refuse = False
+        self.resumes: Callable[[web.Request], bool] = lambda request: "Last-Event-ID" in request.headers
         self.resume: Callable[[web.Request], Awaitable[web.StreamResponse]] = _gone
         self._bad_header = bad_header
         app = web.Application(client_max_size=4 << 20)
@@ -64,7 +66,7 @@ class Service:
         await self._runner.cleanup()
 
     async def _any(self, request: web.Request) -> web.StreamResponse:
-        if request.method == "GET" and "Last-Event-ID" in request.headers:
+        if request.method == "GET" and self.resumes(request):
             return await self.resume(request)
         if request.method != "POST":
             return web.Response(status=405)
@@ -600,6 +602,20 @@ async def test_a_stream_that_broke_is_taken_up_again_from_its_last_event(old: Se
         assert isinstance(await w.call("breaks"), Delivered)
     assert seen == ["7", "sid", "8", "sid"]
     assert len(old.sent("tools/call")) == 1
+
+
+async def test_a_server_cannot_have_its_stream_of_announcements_taken_up_at_once_and_for_ever(old: Service) -> None:
+    """The SDK waits for as long as the server says, which may be no time."""
+    asked: list[float] = []
+
+    async def break_off(_: web.Request) -> web.StreamResponse:
+        asked.append(time.monotonic())
+        return web.Response(body=b"id: 1\nretry: 0\ndata:\n\n", content_type="text/event-stream")
+
+    old.resumes, old.resume = lambda _: True, break_off
+    async with world(upstream_of(old)):
+        await until(lambda: len(asked) >= 4)
+    assert asked[-1] - asked[0] >= 0.9 * LEAST_RESUME_S * (len(asked) - 1)
 
 
 async def test_a_stream_that_cannot_be_taken_up_again_is_lost(old: Service) -> None:

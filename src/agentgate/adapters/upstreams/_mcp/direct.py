@@ -28,7 +28,16 @@ from mcp_types import (
 from pydantic import ValidationError
 from yarl import URL
 
-from agentgate.adapters.upstreams._mcp.http import EVENTS, JSON, LOST, NEVER_SENT, Guard, is_encoded, is_of_type
+from agentgate.adapters.upstreams._mcp.http import (
+    EVENTS,
+    JSON,
+    LEAST_RESUME_S,
+    LOST,
+    NEVER_SENT,
+    Guard,
+    is_encoded,
+    is_of_type,
+)
 from agentgate.adapters.upstreams._mcp.network import Stream, Transport
 
 Answer = JSONRPCResponse | JSONRPCError
@@ -37,8 +46,6 @@ Hear = Callable[[JSONRPCRequest | JSONRPCNotification], Awaitable[None]]
 
 _ELSEWHERE: Final = (301, 302, 303, 307, 308)
 _RESUME_AFTER_S: Final = 1.0
-_LEAST_RESUME_S: Final = 0.1
-"""Whatever a server says: it may break its streams off as often as it likes, and have us ask for the rest each time."""
 _MOST_FAILURES: Final = 2
 _KINDS: Final = [("Accept", f"{JSON}, {EVENTS}"), ("Content-Type", JSON)]
 
@@ -98,7 +105,7 @@ class Events:
         elif field == b"id" and b"\0" not in value:
             self.last_id = value
         elif field == b"retry" and value.isdigit():
-            self.resume_after_s = max(int(value[:9]) / 1000, _LEAST_RESUME_S)
+            self.resume_after_s = max(int(value[:9]) / 1000, LEAST_RESUME_S)
         return None
 
     def _check(self, more: int) -> None:

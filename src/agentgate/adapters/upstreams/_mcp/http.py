@@ -32,6 +32,8 @@ NEVER_SENT: Final = (
 _REQUEST: Final = re.compile(rb'\{"jsonrpc":\s*"2\.0",\s*"id":\s*(?:(\d+)|"[\w-]*"),\s*"method"')
 """How the SDK writes a request; those that we number can be cut. Nothing else has an answer worth waiting for long."""
 _UNANSWERED_S: Final = 5.0
+LEAST_RESUME_S: Final = 0.1
+"""Whatever a server says: it may break its streams off as often as it likes, and have us ask for the rest each time."""
 
 
 class Cut:
@@ -124,6 +126,7 @@ class Guard(httpx2.AsyncBaseTransport):
         self.say = say
         self.on_lost = on_lost
         self._open: dict[int, Cut] = {}
+        self._next_stream_at = 0.0
         self.session_id: str | None = None
         """What the server calls this session, once the handshake was had."""
 
@@ -139,6 +142,7 @@ class Guard(httpx2.AsyncBaseTransport):
         request.headers.pop("cookie", None)  # a server that marks callers apart would mark those who share a session
         self.session_id = request.headers.get("mcp-session-id")
         if request.method == "GET":
+            await self._pause()
             return await self._inner.handle_async_request(request)
         found = _REQUEST.match(await request.aread()) if request.method == "POST" else None
         if found is None:
@@ -159,6 +163,13 @@ class Guard(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         await self._inner.aclose()
+
+    async def _pause(self) -> None:
+        """Before a stream is taken up: the SDK does that as soon as the server says, one time after the other."""
+        now_s = asyncio.get_running_loop().time()
+        at_s = max(now_s, self._next_stream_at)
+        self._next_stream_at = at_s + LEAST_RESUME_S
+        await asyncio.sleep(at_s - now_s)
 
     async def _checked(
         self, request: httpx2.Request, response: httpx2.Response, number: int, cut: Cut
