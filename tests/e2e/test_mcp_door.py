@@ -345,6 +345,20 @@ async def test_a_client_that_opens_pages_is_asked_to_open_the_approvals(
     assert service.count("/ok") == 1
 
 
+async def test_a_kill_ends_a_call_whose_user_is_being_asked(
+    gateway: GatewayProcess, service: Service, session: str
+) -> None:
+    async def user(*_: Any) -> ElicitResult:
+        await asyncio.to_thread(gateway.admin().post, f"/sessions/{session}/kill")
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    async with connected(gateway, LEGACY, elicitation_callback=user) as client, asyncio.timeout(10):
+        result = await client.call_tool("write", {"n": "1"}, meta=in_session(session))
+    assert said(result).startswith("STOPPED by an operator")
+    assert service.requests == []
+
+
 @both_eras
 async def test_opening_the_page_is_no_approval(
     gateway: GatewayProcess, service: Service, mode: str, session: str
