@@ -85,7 +85,7 @@ class SignatureVerifierContract:
         if changed == "method":
             other = replace(good, method=data.draw(st.sampled_from(["PUT", "GET", "post", "POST "])))
         elif changed == "url":
-            other = replace(good, url=_changed(good.url, data, "abz/.:?%"))
+            other = replace(good, url=_changed(good.url, data, "abz/.:?%@"))
         elif changed == "body":
             other = replace(good, body=data.draw(st.binary(max_size=60).filter(lambda body: body != good.body)))
         else:
@@ -94,6 +94,14 @@ class SignatureVerifierContract:
             said = data.draw(text.filter(lambda said: said != value))
             other = replace(good, fields=[*good.fields[:at], (name, said), *good.fields[at + 1 :]])
         assume(other != good)
+        assert isinstance(verifier.signer(other, {"k-1": key}.get), NotSigned)
+
+    @pytest.mark.parametrize("user", ["@", "ada@", "ada:secret@"])
+    def test_an_address_that_names_a_user_is_refused(
+        self, verifier: SignatureVerifier, key: SignatureKey, signed: Envelope, user: str
+    ) -> None:
+        good = request_of(signed)
+        other = replace(good, url=good.url.replace("://", f"://{user}"))
         assert isinstance(verifier.signer(other, {"k-1": key}.get), NotSigned)
 
     @_often
