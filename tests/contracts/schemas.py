@@ -36,6 +36,14 @@ _IGNORES_WHAT_IS_BESIDE = {
     "definitions": {"a": {"minProperties": 1}},
 }
 _LOOKS_THROUGH = {"$ref": "#/$defs/a", "unevaluatedProperties": False, "$defs": {"a": {"properties": {"a": {}}}}}
+_BUNDLE = {
+    "$id": "https://example.org/whole/",
+    "$ref": "a.json",
+    "$defs": {
+        "a": {"$id": "a.json", "properties": {"a": {"$ref": "parts/b.json#/$defs/it"}}},
+        "b": {"$id": "parts/b.json", "allOf": [{"$ref": "../a.json"}], "$defs": {"it": {"required": ["b"]}}},
+    },
+}
 _DYNAMIC = {"$dynamicAnchor": "n", "properties": {"n": {"$dynamicRef": "#n"}}, "required": ["a"]}
 
 
@@ -263,6 +271,13 @@ class SchemasContract:
             (_LOOKS_THROUGH, {"a": 1}, {"b": 1}),
             (_DYNAMIC, {"a": 1, "n": {"a": 1}}, {"a": 1, "n": {}}),
             ({"$ref": "#/$defs/x~1y%25", "$defs": {"x/y%": {"anyOf": [{"required": ["a"]}]}}}, {"a": 1}, {}),
+            (_BUNDLE, {"a": {"b": 1}}, {"a": {}}),
+            ({"$ref": "#a", "$defs": {"x": {"$anchor": "a", "required": ["a"]}}}, {"a": 1}, {}),
+            (
+                {"$schema": _DRAFT_7, "properties": {"a": {"$ref": _DRAFT_7}}},
+                {"a": {"type": "string"}},
+                {"a": {"type": 5}},
+            ),
         ],
     )
     def test_counting_changes_nothing_of_what_a_schema_means(
@@ -306,8 +321,42 @@ class SchemasContract:
         with pytest.raises(ValueError, match="cannot be compiled"):
             schemas.compile(schema)
 
+    @pytest.mark.parametrize("keyword", ["unevaluatedProperties", "unevaluatedItems"])
+    @pytest.mark.parametrize("union", ["anyOf", "allOf", "oneOf"])
+    def test_what_would_be_written_out_over_and_over_is_refused(
+        self, schemas: Schemas, keyword: str, union: str
+    ) -> None:
+        """Some of these took all memory, at a few bytes for each time it was doubled."""
+        for levels in (14, 40):
+            schema = doubling(union, levels) | {keyword: False}
+            started = time.thread_time()
+            with pytest.raises(ValueError, match="unevaluated"):
+                schemas.compile(schema)
+            assert time.thread_time() - started < 0.3
+        wide = doubling(union, 9)
+        schemas.compile(wide | {keyword: False})
+        wide["$defs"]["a9"] = {"properties": {f"p{n}": {} for n in range(400)}}
+        with pytest.raises(ValueError, match="unevaluated"):
+            schemas.compile(wide | {keyword: False})
+        parts = {f"p{n}": {"$ref": "#/$defs/base", keyword: False} for n in range(200)}
+        base = {"properties": {f"p{n}": {} for n in range(100)}}
+        schemas.compile({"$defs": {"base": base}, "properties": parts})
+
+    def test_a_circle_is_asked_once(self, schemas: Schemas) -> None:
+        """As where a kind is described by all its kinds, and each of them by what they have in common."""
+        kinds = {f"k{n}": {"allOf": [{"$ref": "#/$defs/any"}], "required": [f"k{n}"]} for n in range(10)}
+        any_of = {
+            "anyOf": [{"$ref": f"#/$defs/{name}"} for name in kinds],
+            "properties": {"in": {"$ref": "#/$defs/any"}},
+        }
+        check = schemas.compile({"$ref": "#/$defs/any", "$defs": {**kinds, "any": any_of}})
+        assert check({"k3": 1, "in": {"k1": 1}}) is None
+        assert check({"k3": 1, "in": 5}) is None
+        assert check({"k3": 1, "in": {}}) is not None
+        with pytest.raises(ValueError, match="unevaluated"):
+            schemas.compile({"$ref": "#/$defs/any", "$defs": {**kinds, "any": {**any_of, "unevaluatedItems": False}}})
+
     def test_examining_takes_no_time_whatever_it_would_take_to_compile(self, schemas: Schemas) -> None:
-        links = {f"a{n}": {"anyOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)}
-        schemas.examine({"$ref": "#/$defs/a0", "unevaluatedProperties": False, "$defs": {**links, "a40": {}}})
+        schemas.examine(doubling("anyOf", 40) | {"unevaluatedProperties": False})
         patterns = {"patternProperties": {rf"\\p{{L}}{{{n}}}N": True for n in range(500)}}
         schemas.examine({**patterns, "additionalProperties": False})

@@ -15,8 +15,8 @@ KEYWORD: Final = "dev.agentgate/step"
 """What counts, in the schemas that `counted` makes."""
 _MAPS: Final = ("properties", "patternProperties", "dependentSchemas", "dependencies", "$defs", "definitions")
 """Their members are schemas under names that somebody chose."""
-_REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
-_LOOKS_TWICE: Final = ("unevaluatedProperties", "unevaluatedItems")
+REFERENCES: Final = ("$ref", "$dynamicRef", "$recursiveRef")
+LOOKS_TWICE: Final = ("unevaluatedProperties", "unevaluatedItems")
 """They ask everything beside them once more."""
 _DRAFT_7: Final = "http://json-schema.org/draft-07/schema"
 _BESIDE_REFERENCES: Final = ("$schema", "$defs", "definitions")
@@ -47,7 +47,7 @@ class Steps:
 
 def needs_counting(schema: Mapping[str, Any]) -> bool:
     """Without any of these, no value is asked anything twice but what the schema spells out twice."""
-    return not _keys(schema).isdisjoint((*_REFERENCES, *_LOOKS_TWICE))
+    return not _keys(schema).isdisjoint((*REFERENCES, *LOOKS_TWICE))
 
 
 def counted(schema: Any, dialect: str) -> Any:
@@ -63,21 +63,21 @@ def counted(schema: Any, dialect: str) -> Any:
     if isinstance(schema.get("$schema", dialect), str) and schema.get("$schema", dialect).rstrip("#") != dialect:
         raise ValueError("the schema has one of another draft inside of it")
     made = {keyword: _counted_value(keyword, value, dialect) for keyword, value in schema.items()}
-    references = {keyword: made.pop(keyword) for keyword in _REFERENCES if isinstance(made.get(keyword), str)}
+    references = {keyword: made.pop(keyword) for keyword in REFERENCES if isinstance(made.get(keyword), str)}
     if references and dialect == _DRAFT_7:
         made = {keyword: made[keyword] for keyword in _BESIDE_REFERENCES if keyword in made}
-    if references or any(keyword in made for keyword in _LOOKS_TWICE):
+    if references or any(keyword in made for keyword in LOOKS_TWICE):
         made["allOf"] = [*made.get("allOf", []), {KEYWORD: True}, *([references] if references else [])]
     return made
 
 
 def _counted_value(keyword: str, value: Any, dialect: str) -> Any:
     if keyword in ("const", "enum"):
-        if not _keys(value).isdisjoint(_REFERENCES):
+        if not _keys(value).isdisjoint(REFERENCES):
             raise ValueError(f"the schema has a reference inside of {keyword}")
         return value
     if keyword in _MAPS and isinstance(value, dict):
-        if any(isinstance(value.get(name), str) for name in _REFERENCES):  # for one that points here as to a schema
+        if any(isinstance(value.get(name), str) for name in REFERENCES):  # for one that points here as to a schema
             raise ValueError(f"the schema has a reference inside of {keyword}")
         return {name: counted(one, dialect) for name, one in value.items()}
     return counted(value, dialect)
@@ -141,7 +141,7 @@ def count_values(value: Any) -> int:
 def _asked(document: Mapping[str, Any], schema: Any, value: Any) -> Iterator[tuple[Any, Any]]:
     """Which schemas are asked of which values for the sake of this one."""
     for keyword, said in schema.items() if isinstance(schema, dict) else ():
-        if keyword in _REFERENCES:
+        if keyword in REFERENCES:
             yield _target(document, said), value
         elif keyword in ("allOf", *_UNIONS):
             yield from ((one, value) for one in said)
@@ -177,8 +177,13 @@ def _target(document: Any, reference: str) -> Any:
     """Raises LookupError or TypeError."""
     if reference not in ("", "#") and not reference.startswith("#/"):
         raise LookupError(reference)
+    return at(document, reference.removeprefix("#"))
+
+
+def at(document: Any, pointer: str) -> Any:
+    """What a pointer finds, as the fragment of a reference. Raises LookupError or TypeError."""
     found = document
-    for part in unquote(reference).split("/")[1:]:
+    for part in unquote(pointer).split("/")[1:]:
         name = part.replace("~1", "/").replace("~0", "~")
         found = found[int(name) if isinstance(found, list) and name.isdecimal() else name]
     return found

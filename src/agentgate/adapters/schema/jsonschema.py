@@ -1,20 +1,21 @@
 """JSON Schema on jsonschema-rs: compiled once, 0.1 µs a call, and nothing foreign gets to run.
 
 Schemas are configuration, but arguments are hostile: patterns run on the linear-time engine, references are followed
-only so often (`_steps`), no `$ref` is ever fetched, and a refusal never repeats what the caller sent (it may be a
-secret, and refusals are written down). Names are told only if the schema itself declares them. `format` is asserted,
-not just noted: who writes `format: ipv4` into a declaration wants it enforced.
+only so often (`_steps`) and so far (`_chains`), no `$ref` is ever fetched, and a refusal never repeats what the caller
+sent (it may be a secret, and refusals are written down). Names are told only if the schema itself declares them.
+`format` is asserted, not just noted: who writes `format: ipv4` into a declaration wants it enforced.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Final, NoReturn
 
 import jsonschema_rs
 
-from agentgate.adapters.schema import _lookahead, _steps
+from agentgate.adapters.schema import _chains, _lookahead, _steps
 from agentgate.adapters.schema._patterns import MAX_PATTERN_BYTES, Patterns
 from agentgate.core.call import ArgumentCheck
 from agentgate.core.strict_json import NotStrictJson, canonical, check
@@ -45,18 +46,20 @@ class JsonSchemas:
         """A check of arguments against `schema`.
 
         Raises:
-            ValueError: with a sentence: not a schema, an older draft, a `$ref` that is not inside it, or a
-                pattern that the linear engine cannot run (back-references; look-around but at its beginning).
+            ValueError: with a sentence: not a schema, an older draft, a `$ref` that is not inside it, more than one
+                value can be asked (`_chains`), or a pattern that the linear engine cannot run (back-references;
+                look-around but at its beginning).
         """
         document = dict(schema)
         with _panics_refused():
             _check_document(document)
+            _chains.weigh(document)
             patterns = Patterns(_linear)
             patterns.weigh(document)
             return _Check(document, patterns).misfit
 
     def examine(self, schema: Mapping[str, Any]) -> None:
-        """As the port says: to compile patterns, or references that double, may take seconds and all memory."""
+        """As the port says: to compile patterns may take seconds, and to follow references some of one."""
         with _panics_refused():
             _check_document(dict(schema))
 
@@ -120,10 +123,8 @@ class _Check:
 
     def _member(self, arguments: Mapping[str, Any]) -> list[str | int]:
         """The path to an argument that does not fit by itself, or to all of them."""
-        document = {name: value for name, value in self._document.items() if name in _OF_MEMBERS}
-        try:
-            validator = self._compile(document)
-        except ValueError:  # a reference to what is left out
+        validator = self._of_members
+        if validator is None:
             return []
         if self._steps is not None:
             self._steps.left = _allowed(arguments)
@@ -131,6 +132,14 @@ class _Check:
         if found is None or (self._steps is not None and self._steps.left < 0):
             return []
         return [found]
+
+    @cached_property
+    def _of_members(self) -> jsonschema_rs.Validator | None:
+        """What asks single arguments: made for the first who needs it, for it may take long."""
+        try:
+            return self._compile({name: value for name, value in self._document.items() if name in _OF_MEMBERS})
+        except ValueError:  # a reference to what is left out
+            return None
 
 
 def _is_panic(error: BaseException) -> bool:
