@@ -16,7 +16,8 @@ from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.exceptions import MCPError
 from mcp.shared.subscriptions import ResourceUpdated, ToolsListChanged
-from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PromptReference, TextContent
+from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PromptReference, Resource, TextContent
+from pydantic import ValidationError
 
 from agentgate.core.approval import State
 from agentgate.core.call import Access, Call, Tool, ToolName
@@ -751,6 +752,30 @@ async def test_only_so_many_templates_are_held_against_a_uri(room: Room, monkeyp
             with pytest.raises(MCPError, match="Resource not found"):
                 await client.read_resource(uri)
     assert sent(room, "resources/read") == {"a": [], "b": [{"uri": "t://7"}]}
+
+
+async def test_of_a_list_that_is_wrong_throughout_little_is_looked_at(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults: list[int] = []
+    validate = Resource.model_validate.__func__  # type: ignore[attr-defined]
+
+    def watched(model: Any, value: Any, **options: Any) -> Any:
+        try:
+            return validate(model, value, **options)
+        except ValidationError as error:
+            faults.append(error.error_count())
+            raise
+
+    monkeypatch.setattr(Resource, "model_validate", classmethod(watched))
+    good = {"name": "x", "uri": "a://1"}
+    bad = [{**good, "icons": [5] * 100_000}, 5, {**good, "icons": [5] * 50}, {**good, "annotations": {"audience": [5]}}]
+    room.servers["a"].says["resources/list"] = {"resources": [good, *bad, good, *[{}] * 20_000, good]}
+    async with room.client() as client:
+        found = [one.uri for one in (await client.list_resources()).resources]
+    assert found.count("a://1") == 2
+    assert len(faults) < 10_000
+    assert max(faults) == 50
 
 
 async def test_a_list_ends_where_it_has_more_bytes_than_anybody_reads(room: Room) -> None:

@@ -132,6 +132,27 @@ def test_of_what_is_wrong_throughout_little_is_looked_at(version: str, monkeypat
     assert max(found) < 2_000
 
 
+@pytest.mark.parametrize("version", [MODERN, "2025-11-25"])
+@pytest.mark.parametrize("more", [{}, {"resultType": "input_required", "inputRequests": {}}])
+def test_what_stands_beside_many_items_is_looked_at_once(
+    version: str, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be most of an answer, and there may be a hundred pieces of the items."""
+    seen: list[dict[str, Any]] = []
+    validate = BaseModel.model_validate.__func__  # type: ignore[attr-defined]
+
+    def watched(model: Any, value: Any, **options: Any) -> Any:
+        seen.append(value)
+        return validate(model, value, **options)
+
+    monkeypatch.setattr(BaseModel, "model_validate", classmethod(watched))
+    items = [{"type": "image", "data": "AAAA", "mimeType": "image/png"}] * 9_999
+    whole = {"resultType": "complete", "_meta": {}, "content": items, "structuredContent": {"n": [1]}, **more}
+    assert is_result("tools/call", version, whole)
+    assert [value for value in seen if "structuredContent" in value or "_meta" in value] == seen[:1]
+    assert sum(len(value["content"]) for value in seen) == 9_999
+
+
 # --- what a revision has no form for ------------------------------------------------------------------------------
 
 

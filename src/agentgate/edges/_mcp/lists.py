@@ -20,6 +20,7 @@ from mcp.types import Prompt, Resource, ResourceTemplate
 from pydantic import BaseModel, ValidationError
 
 from agentgate.core.call import Access, Tool
+from agentgate.edges._mcp import results
 from agentgate.edges._mcp.calls import Calls, Target
 from agentgate.edges._mcp.parts import OPERATIONS, Parts, definition_of, in_their_name, operation_of
 from agentgate.edges._mcp.peer import ClientPeer
@@ -28,6 +29,8 @@ _MOST_PAGES: Final = 100
 _MOST_ITEMS: Final = 10_000
 _MOST_TEMPLATES: Final = 500
 """Of one server. An unknown URI is held against each."""
+_MOST_PARTS: Final = 50
+"""In all lists of one item: who judges an item writes up the faults of each."""
 _MOST_BYTES: Final = 8 << 20
 """Of one list of one server, as of its tools."""
 _MOST_VARIABLES: Final = 12
@@ -172,7 +175,7 @@ class Lists:
     async def _all_of(self, peer: ClientPeer, operation: Operation, kind: Kind) -> tuple[list[dict[str, Any]], int]:
         """Every page of one server's list, and for how long it says that is good."""
         items: list[dict[str, Any]] = []
-        ttl_ms, cursor, size = None, None, 0
+        ttl_ms, cursor, size, looked_at = None, None, 0, 0
         for _ in range(_MOST_PAGES):
             answer = await self._calls.once(peer, operation.target({"cursor": cursor} if cursor else {}))
             raw = answer.result_json if answer.success and answer.result_json is not None else b"null"
@@ -184,14 +187,16 @@ class Lists:
             size += len(raw)
             if size > _MOST_BYTES:
                 break
+            page = page[: kind.most - looked_at]
+            looked_at += len(page)
             items += [_named(item, operation.prefix, kind) for item in page if _fits(item, kind)]
             given = value.get("ttlMs")
             ttl = given if type(given) is int and given >= 0 else 0
             ttl_ms = ttl if ttl_ms is None else min(ttl_ms, ttl)
             cursor = value.get("nextCursor")
-            if not isinstance(cursor, str) or not cursor or len(items) >= kind.most:
+            if not isinstance(cursor, str) or not cursor or looked_at >= kind.most:
                 break
-        return items[: kind.most], ttl_ms or 0
+        return items, ttl_ms or 0
 
     def _learn(self, peer: ClientPeer, server: str, kind: Kind, items: list[dict[str, Any]]) -> None:
         if kind is PROMPTS:
@@ -238,6 +243,8 @@ def _shown(tool: Tool) -> dict[str, Any]:
 
 
 def _fits(item: Any, kind: Kind) -> bool:
+    if not isinstance(item, dict) or results.is_long(item, _MOST_PARTS):
+        return False
     try:
         kind.model.model_validate(item, by_name=False)
     except ValidationError:

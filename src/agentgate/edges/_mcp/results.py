@@ -37,18 +37,23 @@ def is_result(method: str, version: str, result: Mapping[str, Any]) -> bool:
     kind = result.get("resultType")
     if is_modern(version) and isinstance(kind, str) and kind not in CORE_RESULT_TYPES:
         return True  # an extension's, which alone knows what is in it
-    return not _is_long(result) and all(_is_valid(method, version, piece) for piece in _pieces(method, result))
+    return not is_long(result, _MOST_ITEMS) and all(
+        _is_valid(method, version, piece) for piece in _pieces(method, result)
+    )
 
 
 def _pieces(method: str, result: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The result with some of its items at a time: of one that is wrong throughout, the first are looked at."""
+    """The result with its first items, then with some more at a time and nothing else that is large: of one that is
+    wrong throughout, the first are looked at."""
     name = _ITEMS.get(method, "")
     items = result.get(name)
-    if not isinstance(items, list) or len(items) <= _AT_ONCE:
+    if not isinstance(items, list) or len(items) <= _AT_ONCE or result.get("resultType") == "input_required":
         yield result
         return
-    for start in range(0, len(items), _AT_ONCE):
-        yield {**result, name: items[start : start + _AT_ONCE]}
+    yield {**result, name: items[:_AT_ONCE]}
+    rest = {key: value for key, value in result.items() if not isinstance(value, dict | list)}
+    for start in range(_AT_ONCE, len(items), _AT_ONCE):
+        yield {**rest, name: items[start : start + _AT_ONCE]}
 
 
 def _is_valid(method: str, version: str, result: Mapping[str, Any]) -> bool:
@@ -62,19 +67,20 @@ def _is_valid(method: str, version: str, result: Mapping[str, Any]) -> bool:
     return True
 
 
-def _is_long(result: Mapping[str, Any]) -> bool:
+def is_long(result: Mapping[str, Any], most: int) -> bool:
+    """Whether all lists in it have more items than that."""
     items, waiting = 0, [value for name, value in result.items() if name not in _FREE]
     questions = result.get("inputRequests")
     if isinstance(questions, dict):
         waiting.append(list(questions))  # the one object that is a list by its nature
-    while waiting and items <= _MOST_ITEMS:
+    while waiting and items <= most:
         one = waiting.pop()
         if isinstance(one, dict):
             waiting += one.values()
         elif isinstance(one, list):
             items += len(one)
             waiting += one
-    return items > _MOST_ITEMS
+    return items > most
 
 
 def in_objects(result: dict[str, Any]) -> dict[str, Any]:
