@@ -620,6 +620,25 @@ async def test_structured_answers_are_held_to_the_schema_where_asked(content: An
     assert fits or (answer.reason is ReasonCode.UPSTREAM_ERROR and "secret" not in answer.detail)
 
 
+async def test_that_answers_cannot_be_checked_is_learnt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def refusing(_: JsonSchemas, schema: object) -> Any:
+        asked.append(schema)
+        raise ValueError("it is too long")
+
+    monkeypatch.setattr(JsonSchemas, "compile", refusing)
+    async with world(McpUpstream("s", command=script(), check_output=True, schemas=JsonSchemas())) as w:
+        for _ in range(2):
+            answer = await w.call("structured", {"content": {"n": 1}})
+            assert isinstance(answer, Undelivered)
+            assert (answer.detail, answer.reached) == (
+                "the tool's outputSchema cannot be checked: it is too long",
+                False,
+            )
+    assert len(asked) == 1
+
+
 # --- settings -----------------------------------------------------------------------------------------------
 
 

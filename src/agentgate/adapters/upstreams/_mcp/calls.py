@@ -43,7 +43,7 @@ class Calls:
     def __init__(self, schemas: Schemas | None, wait_s: float) -> None:
         self._schemas = schemas
         self._wait_s = wait_s
-        self._checks: dict[str, ArgumentCheck] = {}
+        self._checks: dict[str, ArgumentCheck | str] = {}
 
     async def send(
         self, link: Link, order: Order, call: Call, peer: Peer | None, header: Mapping[str, str]
@@ -96,7 +96,9 @@ class Calls:
         if check is None:
             if len(self._checks) >= _MAX_CHECKS:
                 self._checks.clear()
-            check = self._checks[order.pin] = self._schemas.compile(schema)
+            check = self._checks[order.pin] = _compiled(self._schemas, schema)
+        if isinstance(check, str):
+            raise ValueError(check)
         return check
 
     async def _ask_server(
@@ -132,6 +134,14 @@ class Calls:
         if isinstance(answer, Undelivered) and order.method == "resources/subscribe":
             link.listening.drop(uri, call)
         return answer
+
+
+def _compiled(schemas: Schemas, schema: Mapping[str, Any]) -> ArgumentCheck | str:
+    """A check, or why there is none: that is kept as well, for to learn it may have taken long."""
+    try:
+        return schemas.compile(schema)
+    except ValueError as error:
+        return str(error)
 
 
 async def _ask_client(order: Order, peer: Peer, result: Mapping[str, Any]) -> Order | Undelivered:
