@@ -426,6 +426,32 @@ async def test_a_tool_that_cannot_be_offered_is_refused_with_its_reason_whoever_
     assert (office.served, office.log.events) == ({}, [])
 
 
+async def test_a_mended_form_of_what_cannot_be_offered_any_more_is_judged_as_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What was accepted may be more than a later version takes."""
+    broken, mended = tool(inputSchema={"type": "object", "$ref": "#/$defs/missing"}), tool(description="mended")
+    worse = tool(inputSchema={"type": "strin"})
+    with monkeypatch.context() as patched:
+        patched.setattr(JsonSchemas, "compile", lambda *_: lambda _: None)
+        before = await Office(trust="first_use").open()
+        await before.lists(broken)
+        assert before.served == {"files__read": None}
+    office = await Office(before.log, trust="first_use").open()
+    await office.lists(broken)
+    assert (office.offer().state, office.offer().in_policy) == (State.REFUSED, False)
+    refused = await office.desk.accept(OPERATOR, "files__read", pin(broken))
+    assert isinstance(refused, Refused)
+    assert "cannot be offered" in refused.detail
+    await office.lists(mended)
+    assert (office.offer().state, office.offer().in_policy, office.served) == (State.QUARANTINED, False, {})
+    assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1
+    for definition in (broken, worse):
+        assert isinstance(await office.desk.accept(OPERATOR, "files__read", pin(definition)), Refused)
+    assert (await office.accept(mended)).state is State.OFFERED
+    assert (office.served, office.offer().in_policy) == ({"files__read": None}, True)
+
+
 async def test_what_nobody_has_accepted_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pattern of a few characters may take a megabyte, and a list may have a thousand tools full of them."""
     compiled: list[Mapping[str, Any]] = []

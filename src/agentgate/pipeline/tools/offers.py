@@ -104,13 +104,13 @@ class Offer:
     pin: Pin | None
     found: Found | None
     made: Tool | None = field(default=None, repr=False)
-    """What is served: also of a tool in quarantine, so that its refusal is a record that names it."""
+    """What is served, also of a tool in quarantine if it can be made: its refusal is a record then that names it."""
 
     @property
     def in_policy(self) -> bool:
         """Whether policy is to know of it. It follows from what was accepted, and not from which server is up, so that
         all members of a log have one policy."""
-        return self.state in (State.OFFERED, State.QUARANTINED, State.MISSING)
+        return self.state is State.MISSING or self.made is not None
 
 
 def read_listing(listing: Listing, prefix: str) -> dict[str, Found]:
@@ -253,10 +253,10 @@ class Offers:
         taken[skeleton(name)] = name
         quarantine = _quarantine(pin, found)
         made = self._workshop.make(rules, pin, name, quarantine)
+        if quarantine is not None:
+            return offer(State.QUARANTINED, quarantine, made if isinstance(made, Tool) else None)
         if isinstance(made, str):
             return offer(State.REFUSED, made)
-        if quarantine is not None:
-            return offer(State.QUARANTINED, quarantine, made)
         if found is None and is_seen:
             return offer(State.MISSING, "its server does not list it any more")
         return offer(State.OFFERED, "", made)
