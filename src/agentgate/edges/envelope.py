@@ -216,14 +216,13 @@ def _context(given: Any) -> dict[str, Any]:
 
 
 def _session(asked: Any, caller: Principal) -> tuple[SessionId, Decision | None]:
-    own = sessions.given(Door.ENVELOPE, caller.name)
     if asked is None:
-        return sessions.placed(caller.session or own, caller, own)
+        return sessions.placed(caller.session, caller, Door.ENVELOPE)
     if not isinstance(asked, str) or not is_id(asked):
         raise _invalid(f"session_id must match {ID_PATTERN}")
     if caller.session is not None and asked != caller.session:
         raise Problem(403, ReasonCode.FOREIGN_SESSION, "The access token is for another session")
-    return sessions.placed(asked, caller, own)
+    return sessions.placed(asked, caller, Door.ENVELOPE)
 
 
 def _request_id(given: Any, request: Request) -> str:

@@ -112,7 +112,7 @@ class ToolsDoor:
         """The call, and why it is refused whatever policy says."""
         body = parsed(raw)
         _check(body, caller)
-        session, foreign = sessions.placed(body["session_id"], caller, sessions.given(Door.MCP, caller.name))
+        session, foreign = sessions.placed(body["session_id"], caller, Door.MCP)
         call = Call(
             trace_id=new_trace_id(self._entropy),
             door=Door.REST,

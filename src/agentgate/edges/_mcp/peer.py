@@ -71,8 +71,7 @@ class ClientPeer:
         }
         self.extra: Mapping[str, Any] = {}
         """What of the request's params is the upstream's; set before the call goes out."""
-        own = sessions.given(Door.MCP, self.session_key or self.caller.name)
-        self.session, self.refused = sessions.placed(self._asked() or own, self.caller, own)
+        self.session, self.refused = sessions.placed(self._asked(), self.caller, Door.MCP, self.session_key)
         """The session of ours that its calls are in, and why they are refused."""
         self.idempotency_key = self._idempotency_key()
 
