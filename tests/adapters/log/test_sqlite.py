@@ -26,6 +26,7 @@ from agentgate.adapters.log._intake import ANSWER_WITHIN_S, MAX_WAITING, in_time
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
+from agentgate.adapters.log._sqlite.connection import pages_left
 from agentgate.adapters.log._sqlite.ddl import TRIGGERS
 from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
@@ -568,40 +569,109 @@ async def test_verify_says_when_there_is_nothing_to_read(path: Path) -> None:
 @pytest.fixture
 def on_a_read_only_medium(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As far as can be asked: root may write whatever modes say."""
-    monkeypatch.setattr(os, "access", lambda asked, mode: not (Path(asked) == path.parent and mode & os.W_OK))
+    monkeypatch.setattr(
+        os, "access", lambda asked, mode: not (Path(asked).is_relative_to(path.parent) and mode & os.W_OK)
+    )
 
 
-@pytest.mark.usefixtures("on_a_read_only_medium")
+def as_it_lies(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir() if file.is_file()}
+
+
 async def test_a_closed_log_is_read_without_writing_beside_it(opened: Opened, author: Author, path: Path) -> None:
     async with opened() as log:
         await log.append(author.decided())
-    there = sorted(path.parent.iterdir())
+    there = as_it_lies(path.parent)
     assert (await verify(path, ORIGIN, [KEY])).ok
-    async with aclosing(open_reader(path)) as reader:
-        assert len(await reader.leaf_hashes(0, 9)) == 1
-    assert sorted(path.parent.iterdir()) == there
+    assert as_it_lies(path.parent) == there
 
 
 @pytest.mark.usefixtures("on_a_read_only_medium")
-async def test_the_write_ahead_log_is_read_there_too(log: SqliteLog, author: Author, path: Path) -> None:
-    await log.append(author.decided())
-    await log.integrate()
-    report = await verify(path, ORIGIN, [KEY])
-    assert (report.ok, report.size) == (True, 1)
-    async with aclosing(open_reader(path)) as reader:
-        assert len(await reader.leaf_hashes(0, 9)) == 1
+async def test_nor_does_a_reader_write_beside_it_there(opened: Opened, author: Author, path: Path) -> None:
+    for left in (path, await without_end(opened, author, path, ("-wal",))):
+        there = as_it_lies(left.parent)
+        async with aclosing(open_reader(left)) as reader:
+            assert len(await reader.leaf_hashes(0, 9)) == 2
+        assert as_it_lies(left.parent) == there
 
 
-async def test_the_write_ahead_log_is_looked_for_beside_the_file_and_not_beside_a_link_to_it(
-    log: SqliteLog, author: Author, path: Path, monkeypatch: pytest.MonkeyPatch
+async def without_end(opened: Opened, author: Author, path: Path, left: tuple[str, ...]) -> Path:
+    """What is there of a log of two events whose process was killed, the second of them in its -wal alone."""
+    copy = path.parent / "evidence" / path.name
+    copy.parent.mkdir(parents=True)
+    async with opened() as log:
+        await log.append(author.decided())
+    async with opened() as log:
+        await log.append(author.decided())
+        await log.integrate()
+        for ending in ("", ".checkpoint", *left):
+            shutil.copy(f"{path}{ending}", f"{copy}{ending}")
+    return copy
+
+
+@pytest.mark.parametrize("left", [("-wal", "-shm"), ("-wal",)])
+async def test_the_write_ahead_log_is_read_and_left_as_it_is(
+    opened: Opened, author: Author, path: Path, monkeypatch: pytest.MonkeyPatch, left: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda _asked, mode: not mode & os.W_OK)
-    link = path.with_name("a-link")
+    copy = await without_end(opened, author, path, left)
+    there = as_it_lies(copy.parent)
+    meanwhile: list[dict[str, tuple[bytes, int]]] = []
+    feed = Auditor.feed
+
+    def observed(auditor: Auditor, chunk: Any) -> None:
+        meanwhile.append(as_it_lies(copy.parent))
+        feed(auditor, chunk)
+
+    monkeypatch.setattr(Auditor, "feed", observed)
+    for _ in range(2):
+        report = await verify(copy, ORIGIN, [KEY])
+        assert (report.ok, report.size, as_it_lies(copy.parent)) == (True, 2, there)
+    assert meanwhile == [there, there], "there is nothing to take away of one that is interrupted"
+
+
+@pytest.mark.parametrize("of_wal", [0, 31, 5_000])
+async def test_a_write_ahead_log_without_a_commit_stays_as_well(
+    opened: Opened, author: Author, path: Path, of_wal: int
+) -> None:
+    copy = await without_end(opened, author, path, ("-wal",))
+    copy.with_name("log.db.checkpoint").unlink()  # it is of what is not there any more
+    os.truncate(f"{copy}-wal", of_wal)
+    there = as_it_lies(copy.parent)
+    assert (await verify(copy, ORIGIN, [KEY])).size == 1
+    assert as_it_lies(copy.parent) == there
+
+
+async def test_the_write_ahead_log_of_an_empty_database_stays(opened: Opened, author: Author, path: Path) -> None:
+    copy = await without_end(opened, author, path, ("-wal",))
+    os.truncate(copy, 0)
+    there = as_it_lies(copy.parent)
+    with pytest.raises(LogUnavailable):
+        await verify(copy, ORIGIN, [KEY])
+    assert as_it_lies(copy.parent) == there
+
+
+async def test_what_belongs_to_a_database_is_beside_it_and_not_beside_a_link_to_it(
+    opened: Opened, author: Author, path: Path
+) -> None:
+    link = path.parent / "elsewhere" / "a-link"
+    link.parent.mkdir(parents=True)
     link.symlink_to(path)
+    async with opened() as log:
+        await log.append(author.decided())
+        await log.integrate()
+        assert pages_left(link) == pages_left(path) > 0
+        async with aclosing(open_reader(link)) as reader:
+            assert len(await reader.leaf_hashes(0, 9)) == 1
+        assert (await verify(link, ORIGIN, [KEY])).size == 1
+        with pytest.raises(UnsafeConfiguration, match="another process"):
+            await SqliteLog.open(link, SIGNER, ORIGIN)
+    log = await SqliteLog.open(link, SIGNER, ORIGIN)
     await log.append(author.decided())
-    async with aclosing(open_reader(link)) as reader:
-        assert len(await reader.leaf_hashes(0, 9)) == 1
-    assert (await verify(link, ORIGIN, [KEY])).size == 1
+    await log.aclose()
+    assert list(link.parent.iterdir()) == [link]
+    checkpoint = path.with_name("log.db.checkpoint")
+    checkpoint.write_bytes(checkpoint.read_bytes().replace(b"\n2\n", b"\n3\n"))
+    assert not (await verify(link, ORIGIN, [KEY])).ok
 
 
 @pytest.mark.usefixtures("on_a_read_only_medium")

@@ -24,7 +24,7 @@ from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._sqlite.audit import audit
 from agentgate.adapters.log._sqlite.bodies import SqliteBodies
 from agentgate.adapters.log._sqlite.bookmarks import SqliteBookmarks
-from agentgate.adapters.log._sqlite.connection import ReadOnly
+from agentgate.adapters.log._sqlite.connection import ReadOnly, beside
 from agentgate.adapters.log._sqlite.earlier import views
 from agentgate.adapters.log._sqlite.store import SqliteStore
 from agentgate.adapters.log._sqlite.writer import Writer
@@ -77,13 +77,13 @@ class SqliteLog(StoredLog):
         """
         lock = _ProcessLock(path)
         keys = (NoteKey(origin, signer.public_key), *former_keys)
-        beside = path.with_name(path.name + ".checkpoint")
+        witness = beside(path, ".checkpoint")
         writer = Writer(lambda: SqliteStore(path, log_id))
         reader = _SqliteReader(path, log_id)
         tree = _Tree(writer, reader)
-        anchors = Anchors(places.and_file(beside), tree, keys)
+        anchors = Anchors(places.and_file(witness), tree, keys)
         async with all_or_nothing(anchors, writer, reader, lock):
-            _check_not_lost(path, beside)
+            _check_not_lost(path, witness)
             await writer.start()
             newest = await writer.call(lambda store: store.checkpoint())
             frontier = await resume(newest, writer.size, keys, reader.leaf_hashes)
@@ -131,8 +131,8 @@ async def verify(
         LogUnavailable: the file cannot be read.
     """
     try:
-        beside = read_file(path.with_name(path.name + ".checkpoint"))
-        kept = kept if beside is None else (*kept, beside)
+        witness = read_file(beside(path, ".checkpoint"))
+        kept = kept if witness is None else (*kept, witness)
         return await asyncio.to_thread(audit, path, origin, keys, log_id, kept)
     except (sqlite3.Error, OSError) as error:
         raise LogUnavailable(f"{path} cannot be read: {error}") from error
@@ -230,7 +230,7 @@ class _Tree:
 
 def _engine(file: ReadOnly) -> AsyncEngine:
     async def connect() -> aiosqlite.Connection:
-        connection = aiosqlite.connect(file.uri(), uri=True, isolation_level=None)
+        connection = aiosqlite.Connection(file.connect, iter_chunk_size=64)
         connection._thread.daemon = True  # as SQLAlchemy does for connections of its own
         await connection
         found = await (await connection.execute("PRAGMA user_version")).fetchone()
@@ -262,9 +262,10 @@ class _ProcessLock:
     """An OS lock on a file beside the database: gone with the process, whatever ends it."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         # A file of its own: SQLite's locks on the database would go when any descriptor of it is closed.
-        self._file = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = beside(path, ".lock")
+        lock.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

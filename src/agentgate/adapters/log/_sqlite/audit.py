@@ -35,8 +35,8 @@ _SEGMENTS: Final = (
 
 def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: Sequence[bytes] = ()) -> Report:
     """Raises sqlite3.Error when the file cannot be read, and LogUnavailable when it changes meanwhile."""
-    file = ReadOnly(path)
-    with closing(sqlite3.connect(file.uri(), uri=True, isolation_level=None, timeout=5.0)) as db:
+    file = ReadOnly(path, is_evidence=True)
+    with closing(file.connect()) as db:
         db.execute("BEGIN")  # everything below is of one moment
         version = db.execute("PRAGMA user_version").fetchone()[0]
         for make in stand_ins(version):

@@ -7,10 +7,11 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import quote
 
 from agentgate.adapters.log._sqlite.ddl import TABLES
+from agentgate.adapters.log._sqlite.wal import has_commits
 from agentgate.core.errors import LogUnavailable
 
 CHECKPOINT_EVERY_PAGES: Final = 2_000
@@ -19,7 +20,16 @@ BUSY_MS: Final = 700
 _PAGE_BYTES: Final = 4_096
 _WAL_LIMIT_BYTES: Final = 2 * CHECKPOINT_EVERY_PAGES * _PAGE_BYTES
 """What the file of the write-ahead log is cut down to once all of it is in the database."""
-_State = tuple[int, int, int, int]
+_ALONE: Final = "&vfs=unix-none"
+"""Without locks: then SQLite takes itself for the only one, and needs no -shm to read a -wal. It deletes one without a
+commit as it closes the database."""
+
+
+class _State(NamedTuple):
+    st_dev: int
+    st_ino: int
+    st_size: int
+    st_mtime_ns: int
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -48,45 +58,63 @@ def connect(path: Path) -> sqlite3.Connection:
 class ReadOnly:
     """A database for who never writes."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = Path(os.path.realpath(path))  # SQLite has a -wal beside the file itself, not beside a link to it
-        self._still: _State | None = None
-        """What it was when it was first taken for one that nobody writes to."""
+    def __init__(self, path: Path, *, is_evidence: bool = False) -> None:
+        """`is_evidence`: what lies there stays as it is, to the byte, and nothing comes to it."""
+        self._path = Path(os.path.realpath(path))
+        self._wal, self._shm = beside(path, "-wal"), beside(path, "-shm")
+        self._is_evidence = is_evidence
+        self._still: list[_State | None] | None = None
+        """What its files were when they were first taken for ones that nobody writes to."""
 
-    def uri(self) -> str:
-        uri = f"file:{quote(str(self._path))}?mode=ro"
-        # To read, SQLite makes a -wal and a -shm beside the database. Where it cannot (a read-only medium, an auditor's
-        # mount), a log that was closed is whole without them. One with a -wal is not: its last events are in there.
-        if os.access(self._path.parent, os.W_OK) or _wal(self._path).exists():
-            return uri
-        self._still = self._still or self._state()
-        return f"{uri}&immutable=1"
+    def connect(self) -> sqlite3.Connection:
+        # To read, SQLite makes a -wal and a -shm beside the database, unless it cannot (a read-only medium, an
+        # auditor's mount). Whoever has them reads on when a gateway begins to write.
+        may_make = not self._is_evidence and os.access(self._path.parent, os.W_OK)
+        how = "" if may_make else self._untouching()
+        db = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro{how}", uri=True, isolation_level=None)
+        if how == _ALONE:
+            db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        return db
+
+    def _untouching(self) -> str:
+        """How SQLite reads what is there, the last events in a -wal too, and makes no file and writes to none."""
+        database, wal, shm = found = self._state()
+        has_wal = wal is not None and database is not None and database.st_size  # an empty database's it would delete
+        if has_wal and shm is not None:  # a running gateway's, or what one has left: SQLite tells them apart
+            return "&readonly_shm=1"
+        self._still = self._still or found
+        return _ALONE if has_wal and has_commits(self._wal) else "&immutable=1"
 
     def check(self) -> None:
-        """After reading, before what was read is believed: SQLite does not look whether an immutable file changes.
+        """After reading, before what was read is believed: SQLite does not look whether such files change.
 
         Raises:
             LogUnavailable: it did, or is about to.
         """
-        if self._still is not None and (_wal(self._path).exists() or self._state() != self._still):
+        if self._still is not None and self._state() != self._still:
             raise LogUnavailable(f"a gateway has begun to write to {self._path} while it was read; try again")
 
-    def _state(self) -> _State | None:
-        try:
-            found = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    def _state(self) -> list[_State | None]:
+        return [_state(path) for path in (self._path, self._wal, self._shm)]
 
 
-def _wal(path: Path) -> Path:
-    return path.with_name(f"{path.name}-wal")
+def _state(path: Path) -> _State | None:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return _State(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def beside(path: Path, ending: str) -> Path:
+    """SQLite has a -wal beside the database itself, not beside a link to it; and so has what else belongs to it."""
+    return Path(os.path.realpath(path) + ending)
 
 
 def pages_left(path: Path) -> int:
     """What earlier processes have left in the write-ahead log: one that is killed before long moves nothing itself."""
     try:
-        return _wal(path).stat().st_size // _PAGE_BYTES
+        return beside(path, "-wal").stat().st_size // _PAGE_BYTES
     except FileNotFoundError:
         return 0
 
