@@ -276,8 +276,27 @@ async def test_an_id_of_another_tenants_hold_is_free(office: Office) -> None:
     refused = await office.desk.release(AUDITOR, "case-7")
     assert isinstance(refused, Refused), "as it stands it is everybody's"
     assert await office.desk.release(ADMIN, "case-7") == everybodys
-    assert await office.desk.release(AUDITOR, "case-7") == mine
+    again = await office.desk.release(AUDITOR, "case-7")
+    assert isinstance(again, Refused), "it is still what everybody's was called"
+    assert again.detail == "no such hold is in force; default~case-7 is another one"
+    assert await office.desk.holds(ADMIN) == [theirs, mine]
+    assert await office.desk.release(AUDITOR, "default~case-7") == mine
     assert await office.desk.holds(ADMIN) == [theirs]
+
+
+async def test_a_release_that_is_said_again_ends_no_other_hold(office: Office) -> None:
+    """Its first answer may have been lost; what another hold keeps would be pruned, and nobody gets it back."""
+    given = await office.hold("default", actor=ADMIN, id="case-7")
+    mine = await office.hold("default", actor=AUDITOR, id="case-7")
+    assert await office.desk.release(AUDITOR, "case-7") == given
+    assert isinstance(await office.desk.release(AUDITOR, "case-7"), Refused)
+    assert await office.desk.holds(AUDITOR) == [mine]
+
+
+async def test_an_id_of_ones_own_will_do_where_nothing_else_is_called_so(office: Office) -> None:
+    mine = await office.hold("default", actor=AUDITOR, id="case-7")
+    assert isinstance(await office.desk.release(AUDITOR, "case"), Refused)
+    assert await office.desk.release(AUDITOR, "case-7") == mine
 
 
 async def test_holds_are_of_ones_own_tenant(office: Office) -> None:

@@ -140,12 +140,14 @@ class RetentionDesk:
         return known
 
     async def release(self, actor: Principal, hold_id: str, reason: str = "") -> Hold | Refused:
-        """End a hold, by its id or as its tenant's people gave it. Raises LogUnavailable."""
+        """End a hold, by its id, or as its tenant's people gave it where they see none that is called so: said again,
+        it never ends another one. Raises LogUnavailable."""
         named = [await self._hold(name) for name in dict.fromkeys((hold_id, actor.own_id(hold_id)))]
-        seen = (hold for hold in named if hold is not None and (not hold.tenant or actor.sees(hold.tenant)))
-        hold = next((hold for hold in seen if not hold.is_released), None)
-        if hold is None:
-            return Refused(ReasonCode.NOT_FOUND, "no such hold is in force")
+        seen = [hold for hold in named if hold is not None and (not hold.tenant or actor.sees(hold.tenant))]
+        if not seen or seen[0].is_released:
+            others = "".join(f"; {hold.id} is another one" for hold in seen[1:] if not hold.is_released)
+            return Refused(ReasonCode.NOT_FOUND, f"no such hold is in force{others}")
+        hold = seen[0]
         if (refused := _not_of(actor, hold.tenant)) is not None:
             return refused
         reason = self._recorder.reason(reason, MAX_HOLD_REASON_CHARS)
