@@ -55,6 +55,32 @@ def test_injected_secret_of_digits_is_scrubbed_as_a_number(secret: str, number: 
     assert parse(scrub(raw, [secret])) == {"echo": [MARK, True, None, 7], MARK: {"quoted \\ ": MARK}}
 
 
+@pytest.mark.parametrize(
+    ("secret", "number"),
+    [
+        ("0012345", 12345),
+        ("-0012345", -12345),
+        ("+12345", 12345),
+        ("12345.0", 12345),
+        ("12345.50", 12345.5),
+        ("1234e5", 123400000),
+        ("12345E-9", 0.000012345),
+        (".12345", 0.12345),
+        ("1234567890123456789012345", 1.2345678901234568e24),
+    ],
+)
+def test_a_secret_that_somebody_took_for_a_number_is_scrubbed_as_json_spells_it(secret: str, number: float) -> None:
+    said = canonical(number).decode()
+    raw = canonical({"echo": [number, 0, 12, 1.5], "text": f'{{"id":{said}}}', "more": f"it is {said}"})
+    assert parse(scrub(raw, [secret])) == {"echo": [MARK, 0, 12, 1.5], "text": MARK, "more": f"it is {MARK}"}
+
+
+@pytest.mark.parametrize("secret", ["0012", "00000000", "-0.00", "1e400", "9" * 400, "inf.", "1_000_000"])
+def test_a_secret_that_is_no_number_to_speak_of_takes_no_numbers_out(secret: str) -> None:
+    raw = canonical([0, 12, 1000000, 1.5, "inf"])
+    assert scrub(raw, [secret]) == raw
+
+
 def std(data: bytes) -> str:
     return base64.b64encode(data).decode()
 

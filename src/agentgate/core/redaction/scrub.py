@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -25,8 +26,8 @@ _MIN_ENCODED_CHARS: Final = 6
 _MIN_SPLIT_CHARS: Final = 8
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
-_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
-"""A secret that JSON may have without quotation marks."""
+_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+"""A secret that is a number to who reads it as one, though perhaps not as JSON spells it: `0012`, `12e5`."""
 _ESCAPE: Final = re.compile("%[0-9A-F]{2}")
 
 
@@ -45,8 +46,17 @@ def scrub_text(text: str, secrets: Iterable[str]) -> str:
 @lru_cache(maxsize=64)
 def _scrubber(secrets: tuple[str, ...]) -> _Scrubber | None:
     """Made once for a credential, not for each call."""
-    known = [secret for secret in secrets if len(secret) >= MIN_SECRET_CHARS]
+    said = (*secrets, *filter(None, map(_as_number, secrets)))
+    known = [secret for secret in dict.fromkeys(said) if len(secret) >= MIN_SECRET_CHARS]
     return _Scrubber(known) if known else None
+
+
+def _as_number(secret: str) -> str | None:
+    """How JSON says a secret that somebody took for a number: without zeros in front of it, or after its point. None:
+    it is none, or one that JSON has no room for."""
+    if _NUMBER.fullmatch(secret) is None or not math.isfinite(value := float(secret)):
+        return None
+    return canonical(value).decode()
 
 
 class _Scrubber:
