@@ -93,12 +93,9 @@ async def end(gateway: Gateway) -> None:
     """Say everything that is left to say, and leave the log."""
     await gateway.deferred.aclose()
     await gateway.limits.aclose()
-    await gateway.runner.write_unrecorded()
-    with contextlib.suppress(LogUnavailable):  # best effort, as leaving is
-        await gateway.refusals.write_counts(is_last=True)
     await gateway.acknowledger.aclose()
     await gateway.notices.stop()
-    await gateway.membership.leave()
+    await gateway.membership.leave(gateway.upkeep.last_words)
     gateway.meter.publish()
     await gateway.worker.aclose()
     if gateway.timestamps is not None:

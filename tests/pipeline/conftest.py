@@ -193,9 +193,8 @@ class House:
 
     async def stop(self) -> None:
         """The end of the process, in the order of the composition root."""
-        await self.runner.write_unrecorded()
         await self.acknowledger.aclose()
-        await self.membership.leave()
+        await self.membership.leave(self.upkeep.last_words)
 
     def kill_elsewhere(self, kill: Kill) -> Kill:
         """Another member appends a kill, and nobody is told."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agentgate.core.call import Principal
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
+from agentgate.ports.log import Appended
 from tests.fakes import ASK, a_call, principal
 from tests.pipeline.conftest import House
 
@@ -120,6 +121,36 @@ async def test_count_that_comes_while_another_is_being_written_is_kept(house: Ho
     house.clock.move(1)
     await house.refusals.write_counts()
     assert sum(event["count"] for event in house.log.of(Kind.REFUSALS)) == 80 + 30
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+async def test_a_count_is_in_the_log_once_where_its_first_append_is_in_doubt(house: House, is_durable: bool) -> None:
+    _refuse(house, 100)
+    house.clock.move(1)
+    house.log.fail_next(persist=is_durable)
+    with pytest.raises(LogUnavailable):
+        await house.refusals.write_counts()
+    _refuse(house, 30)
+    await house.refusals.write_counts(is_last=True)
+    assert [event["count"] for event in house.log.of(Kind.REFUSALS)] == [80, 10]
+
+
+async def test_a_count_that_a_stop_cuts_while_it_is_written_is_in_the_log_once(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _refuse(house, 100)
+    house.clock.move(1)
+
+    async def cut(event: Event) -> Appended:
+        house.log.append_now(event)
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(house.log, "append", cut)
+        with pytest.raises(asyncio.CancelledError):
+            await house.refusals.write_counts()
+    await house.refusals.write_counts(is_last=True)
+    assert [event["count"] for event in house.log.of(Kind.REFUSALS)] == [80]
 
 
 async def test_log_that_is_down_raises_and_forgets_nothing(house: House) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from agentgate.core.containment import KillState
-from agentgate.core.errors import LogUnavailable, ReasonCode
+from agentgate.core.errors import LogBroken, LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind
 from agentgate.ports.log import Appended
 from tests.fakes import FakeEntropy, MemoryLog, a_call, a_kill
@@ -95,7 +95,7 @@ async def test_an_outcome_that_the_log_took_after_all_keeps_no_other_back(house:
 async def test_leave_is_the_last_event_of_a_member(house: House) -> None:
     await house.membership.join(())
     await house.gate.pass_through(a_call())
-    await house.membership.leave()
+    await house.membership.leave(house.upkeep.last_words)
     assert house.log.kinds()[-1] == "left"
     assert house.log.of(Kind.LEFT)[0]["of"] == "m-1"
 
@@ -112,9 +112,49 @@ async def test_stop_writes_what_the_log_would_not_take_before(house: House) -> N
     assert house.log.kinds() == ["decided", "finished", "left"]
 
 
+async def test_stop_closes_an_allow_in_doubt_as_what_it_is(house: House) -> None:
+    """The next start would not know whether it was sent."""
+    house.log.fail_next("append", persist=True)
+    await house.gate.pass_through(a_call())
+    house.log.is_down = True
+    stopping = asyncio.create_task(house.stop())
+    await asyncio.sleep(0.15)
+    assert not stopping.done()
+    house.log.is_down = False
+    await stopping
+    assert house.log.kinds() == ["decided", "finished", "left"]
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "not_sent"
+    assert await house.beside("m-2").membership.join(None) == 0
+
+
+async def test_what_a_cancelled_round_was_about_to_close_is_closed_by_the_stop(house: House) -> None:
+    house.log.fail_next("append", persist=True)
+    await house.gate.pass_through(a_call())
+    tick = asyncio.create_task(house.upkeep.tick())
+    await asyncio.sleep(0)
+    assert house.recorder.take_orphans() == {}
+    tick.cancel()
+    await asyncio.wait([tick])
+    await house.stop()
+    assert [end["outcome"] for end in house.log.of(Kind.FINISHED)] == ["not_sent"]
+
+
+async def test_stop_does_not_wait_for_a_log_that_is_broken(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.log.fail_next("append", persist=True)
+    await house.gate.pass_through(a_call())
+
+    async def broken() -> None:
+        raise LogBroken("told to be")
+
+    monkeypatch.setattr(house.log, "settled", broken)
+    async with asyncio.timeout(1):
+        await house.stop()
+    assert house.log.kinds() == ["decided"]
+
+
 async def test_leave_without_the_log_does_not_raise(house: House) -> None:
     house.log.is_down = True
-    await house.membership.leave()
+    await house.membership.leave(house.upkeep.last_words)
     assert house.log.kinds() == []
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from typing import Final
 
-from agentgate.core.errors import LogUnavailable
+from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.event import Event, Outcome, Record
 from agentgate.core.events.calls import closed
 from agentgate.pipeline.approvals.desk import ApprovalDesk
@@ -18,6 +20,8 @@ from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.log import LogReader
 
 logger = logging.getLogger("agentgate.upkeep")
+
+_AGAIN_AFTER_S: Final = 0.1
 
 
 class Upkeep:
@@ -62,6 +66,23 @@ class Upkeep:
         except LogUnavailable as error:
             logger.warning("the log does not answer, upkeep waits: %s", error)
 
+    async def last_words(self) -> None:
+        """All that only this process knows of its calls, before it ends. A log that does not take it is asked again,
+        until cancelled. Raises LogBroken."""
+        while not await self._has_said_all():  # noqa: ASYNC110 - nothing tells when a log is back
+            await asyncio.sleep(_AGAIN_AFTER_S)
+
+    async def _has_said_all(self) -> bool:
+        try:
+            left = await self._runner.write_unrecorded()
+            await self._close_orphans()
+            await self._refusals.write_counts(is_last=True)
+        except LogBroken:
+            raise
+        except LogUnavailable:
+            return False
+        return left == 0
+
     async def _close_orphans(self) -> None:
         """Outcomes for calls that the log has as running although nothing of them runs: their decision reached it
         although its append seemed to fail, or their outcome did not, and nobody waited for it."""
@@ -76,7 +97,7 @@ class Upkeep:
                     outcome = self._never_sent(intent)
                 if outcome is not None:
                     await self._recorder.write(outcome)  # or another one has
-        except LogUnavailable:
+        except (LogUnavailable, asyncio.CancelledError):  # the process ends: its last words are of them
             for key, outcome in orphans.items():
                 self._recorder.orphaned(key, outcome)
             raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,16 +117,17 @@ class Membership:
         except KillStateUnknown:
             logger.warning("the kill store does not answer yet; calls are refused until it does")
 
-    async def leave(self) -> None:
-        """Cut what still runs, and say as the last event that nothing does. Best effort: without that event a successor
-        closes this member's calls, or it is presumed gone."""
+    async def leave(self, last_words: Callable[[], Awaitable[None]]) -> None:
+        """Cut what still runs, have said what else there is to say of it, and say as the last event that nothing runs.
+        Best effort: without that event a successor closes this member's calls, or it is presumed gone."""
         self._replica.expel()
         try:
             async with asyncio.timeout(LEAVE_WITHIN_S):
                 await self._replica.ended()
+                await last_words()
                 await self._note(Kind.LEFT, self._recorder.member)
         except TimeoutError:
-            logger.warning("left without a last event: calls had not ended")
+            logger.warning("left without a last event: calls had not ended, or the log did not take their outcomes")
         except LogUnavailable:
             logger.warning("left without a last event: the log cannot be written")
 

@@ -7,11 +7,12 @@ count (DESIGN §6).
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
 from agentgate.core.call import Principal
-from agentgate.core.event import Kind, make
+from agentgate.core.event import Event, Kind, make
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
 
@@ -35,6 +36,8 @@ class RefusalLimiter:
         self._per_second = per_second
         self._seconds: dict[tuple[str, str], _Second] = {}
         self._uncounted: dict[tuple[str, str], int] = {}
+        self._unwritten: deque[Event] = deque()
+        """Events that are not known to be in the log; no others are made before they are."""
 
     def is_over(self, caller: Principal) -> bool:
         """Whether to turn `caller` away now; counts it if so."""
@@ -71,20 +74,22 @@ class RefusalLimiter:
 
     async def write_counts(self, *, is_last: bool = False) -> None:
         """Once a second: record how many were turned away, the last time in this second too. Raises LogUnavailable;
-        nothing is forgotten then."""
+        nothing is forgotten then, and nothing counted twice."""
         now = self._now()
         for key in [key for key, second in self._seconds.items() if is_last or second.number != now]:
             self._keep(key, self._seconds.pop(key))
-        for (tenant, principal), count in list(self._uncounted.items()):
-            event = make(self._recorder.origin(), Kind.REFUSALS, {"count": count}, tenant=tenant, principal=principal)
-            await self._recorder.write(event)
-            self._written((tenant, principal), count)
+        await self._write()
+        for tenant, principal in list(self._uncounted):
+            said = {"count": self._uncounted.pop((tenant, principal))}
+            event = make(self._recorder.origin(), Kind.REFUSALS, said, tenant=tenant, principal=principal)
+            self._unwritten.append(event)
+        await self._write()
 
-    def _written(self, key: tuple[str, str], count: int) -> None:
-        """Take off what was recorded; more may have come while the log was writing."""
-        left = self._uncounted.pop(key) - count
-        if left:
-            self._uncounted[key] = left
+    async def _write(self) -> None:
+        """An event stays until its append has been answered: said again, the same one is in the log once."""
+        while self._unwritten:
+            await self._recorder.write(self._unwritten[0])
+            self._unwritten.popleft()
 
     def _keep(self, key: tuple[str, str], second: _Second) -> None:
         if second.turned_away:
