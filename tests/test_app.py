@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from agentgate import life, settings
+from agentgate import keyfile, life, settings
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.app import running
 from agentgate.core.errors import UnsafeConfiguration
@@ -52,6 +52,18 @@ async def test_a_gateway_that_ends_cuts_what_runs_and_says_last_that_nothing_doe
         kinds = [record.kind async for record in gateway.log.records()]
         assert [row["left_idx"] is None for row in await gateway.log.projection("members")] == [False, True]
     assert kinds[kinds.index(Kind.LEFT) - 1 :] == [Kind.FINISHED, Kind.LEFT, Kind.JOINED, Kind.POLICY]
+
+
+async def test_a_gateway_that_ends_says_which_keys_have_counted(tmp_path: Path) -> None:
+    """The next start finds them in the file, and takes them for nothing new."""
+    data_dir = tmp_path / "data"
+    config = settings.load({"AGENTGATE_DATA_DIR": str(data_dir)})
+    async with running(config) as gateway:
+        keyfile.add_key(keyfile.key_file(data_dir), settings.Key(id="k-1", sha256="5f" * 32, agent="bot"))
+        gateway.keys.read()
+    async with running(config) as gateway:
+        told = [record.fields["added"] async for record in gateway.log.records(kinds=(Kind.KEYS_CHANGED,))]
+    assert told == [["k-1"]]
 
 
 async def test_a_gateway_that_ends_says_how_many_refusals_it_has_only_counted(tmp_path: Path) -> None:

@@ -95,13 +95,19 @@ async def end(gateway: Gateway) -> None:
     await gateway.limits.aclose()
     await gateway.acknowledger.aclose()
     await gateway.notices.stop()
-    await gateway.membership.leave(gateway.upkeep.last_words)
+    await gateway.membership.leave(partial(_last_words, gateway))
     gateway.meter.publish()
     await gateway.worker.aclose()
     if gateway.timestamps is not None:
         await gateway.timestamps.aclose()
     if gateway.tokens is not None:
         await gateway.tokens.verifier.aclose()
+
+
+async def _last_words(gateway: Gateway) -> None:
+    """What only this process knows: of its calls, and of keys that have counted here. Raises LogUnavailable."""
+    await gateway.upkeep.last_words()
+    await gateway.keys.book.tell()
 
 
 def _beside_the_calls(gateway: Gateway) -> list[Coroutine[Any, Any, None]]:
