@@ -13,9 +13,10 @@ from rich.markup import escape
 
 from agentgate import settings as configuration
 from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
-from agentgate.commands.remote import ANSWER_S, Remote
+from agentgate.commands.remote import ANSWER_S, Remote, host_of
 from agentgate.commands.terminal import Status, die, err, settings_of
 from agentgate.commands.words import plain
+from agentgate.core.hosts import is_loopback
 from agentgate.settings import Settings
 
 Url = Annotated[
@@ -47,7 +48,8 @@ def the_gateway(
     url, key = url or given.get("AGENTGATE_URL"), key or given.get("AGENTGATE_KEY")
     if not url or not key:
         settings = settings_of(config, {"data_dir": data_dir})
-        url, key = url or _url_of(settings), key or _admin_key_of(settings)
+        said = url if data_dir is None else None
+        url, key = url or _url_of(settings), key or _admin_key_of(settings, said)
     try:
         remote = Remote(url, key, answer_s=answer_s)
     except ValueError as error:
@@ -78,10 +80,14 @@ def _url_of(settings: Settings) -> str:
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
-def _admin_key_of(settings: Settings) -> str:
-    """The configured admin key, or the one that the first start left in the data directory."""
+def _admin_key_of(settings: Settings, url: str | None) -> str:
+    """The configured admin key, or the one that the first start left in the data directory, which is for the gateway of
+    that: a `url` that may be anybody's is not sent it."""
     if settings.auth.admin_key is not None:
         return settings.auth.admin_key
+    if url is not None and url != settings.server.base_url and not is_loopback(host_of(url) or "localhost"):
+        hint = "set AGENTGATE_KEY, or say --key, or --data-dir if that gateway's is here"
+        die(f"no key for {url}: {hint}", Status.USAGE)
     path = settings.data_dir / "admin.key"
     try:
         return path.read_text(encoding="utf-8").strip()
