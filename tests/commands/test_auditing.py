@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -20,7 +20,8 @@ from agentgate.commands.auditing import Form
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.remote import Remote
 from agentgate.commands.sources import GatewaySource
-from agentgate.commands.tables.events import Lines
+from agentgate.commands.tables.events import Event, Lines
+from agentgate.core.errors import LogBroken, LogUnavailable
 from agentgate.core.query import Query
 from tests.commands.test_stopping import run
 from tests.scripted_gateway import HANG_UP, Said, ScriptedGateway, problem
@@ -306,6 +307,32 @@ def test_following_shows_what_comes_and_nothing_twice(monkeypatch: pytest.Monkey
     assert [json.loads(line)["index"] for line in ran.stdout.splitlines()] == [5, 7, 8, 9, 10, 11]
     assert "trying again" in ran.stderr
     assert [one["first"] for one in asked(gateway)[1:]] == [["0"], ["8"], ["8"], ["10"], ["10"], ["10"]]
+
+
+def test_following_waits_for_a_log_that_is_away_as_for_a_gateway(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Log:
+        rounds: ClassVar = iter([LogUnavailable("away \x1b[2J"), [event(3)], LogBroken("it is another one")])
+
+        def size(self) -> int:
+            return 3
+
+        def events(self, *, newest: bool, first: int = 0) -> Iterator[Event]:
+            return iter(())
+
+        def after(self, first: int) -> tuple[list[Event], int]:
+            found = next(self.rounds)
+            if isinstance(found, Exception):
+                raise found
+            return found, first + 1
+
+    monkeypatch.setattr(auditing.time, "sleep", lambda _: None)
+    shown: list[Event] = []
+    with pytest.raises(LogBroken):
+        auditing._follow(Log(), shown.append, 10)  # type: ignore[arg-type]  # nothing is exported
+    assert shown == [event(3)]
+    assert capsys.readouterr().err == "agentgate: away [U+001B][2J; trying again\n"
 
 
 # --- without a gateway ------------------------------------------------------------------------------------------

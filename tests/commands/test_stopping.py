@@ -356,6 +356,28 @@ def test_options_go_over_variables_and_variables_over_the_configuration(tmp_path
     assert gateway.keys == ["key-said", "key-of-mine", "key-of-the-admin", "key-of-the-file", "key-of-the-file"]
 
 
+def test_the_key_of_this_machines_gateway_is_sent_to_no_other(tmp_path: Path) -> None:
+    (tmp_path / "admin.key").write_text("key-of-the-file\n", encoding="utf-8")
+    data_dir = {"AGENTGATE_DATA_DIR": str(tmp_path)}
+    for words, more in ((["--url", "http://gate.invalid"], {}), ([], {"AGENTGATE_URL": "https://gate.invalid"})):
+        done = run_cli("kills", *words, env=data_dir | more)
+        assert (done.returncode, "no key for http" in done.stderr) == (2, True)
+    for words, more in (
+        (["--url", "http://gate.invalid", "--data-dir", str(tmp_path)], {}),
+        (["--url", "http://gate.invalid"], {"AGENTGATE_BASE_URL": "http://gate.invalid"}),
+        (["--url", "http://localhost:1"], {}),
+    ):
+        done = run_cli("kills", *words, env=data_dir | more)
+        assert (done.returncode, "does not answer" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("name", ["all", "an id", "acme~k"])
+def test_a_kill_is_called_nothing_that_could_not_be_released(name: str) -> None:
+    with ScriptedGateway({}) as gateway:
+        done = run(gateway, "kill", "session", "s-1", "--id", name)
+    assert (done.exit_code, gateway.keys) == (2, [])
+
+
 def test_an_address_that_is_none_and_a_key_that_is_missing_are_said(tmp_path: Path) -> None:
     nowhere = run_cli("kills", "--url", "localhost:8000", "--key", "k")
     keyless = run_cli("kills", "--data-dir", str(tmp_path))

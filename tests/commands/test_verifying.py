@@ -6,10 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+import typer
 from click.testing import Result
 from typer.testing import CliRunner
 
 from agentgate.cli import cli
+from agentgate.commands.terminal import Status, die
+from agentgate.core.audit.report import Finding, Report
 from tests.packs import ENVELOPE_SECRET, HMAC_KEY, THIEF, Maker, hmac_line, log_key, pem_of
 
 MAKER = Maker(earlier_size=17)
@@ -115,3 +118,25 @@ def test_a_pack_cannot_speak_to_the_terminal(folder: Path) -> None:
     assert "\x1b" not in said.output
     assert "\r" not in said.output
     assert "[green]verified[/]" in said.output, "as text"
+
+
+def test_what_a_forger_wrote_into_a_log_is_not_obeyed_by_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def found(*_: object) -> Report:
+        finding = Finding(1, "is a decision of \x1b[2J\x1b[Hthe log holds\n[green]ok")
+        return Report(2, bytes(32), 0, [finding], ["member \u202e\x07"], 0, 0, 0, 0)
+
+    monkeypatch.setattr("agentgate.offline.audit_log", found)
+    done = CliRunner().invoke(cli, ["log", "verify", "--data-dir", str(tmp_path)])
+    assert done.exit_code == BROKEN
+    assert done.stdout.splitlines()[:2] == [
+        "✗ event 1: is a decision of [U+001B][2J[U+001B][Hthe log holds[U+000A][green]ok",
+        "– member [U+202E][U+0007]",
+    ]
+
+
+def test_nor_is_what_anybody_else_has_said_when_a_command_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit):
+        die("it rejected 1 event: \x1b]0;pwned\x07\n[red]and more", Status.REFUSED)
+    assert capsys.readouterr().err == "agentgate: it rejected 1 event: [U+001B]]0;pwned[U+0007]\n[red]and more\n"

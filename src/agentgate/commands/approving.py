@@ -19,6 +19,7 @@ from agentgate.commands.remote import Remote
 from agentgate.commands.tables.approvals import approvals_table, in_full, in_short, standing
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, none_before, out, safe, say_json, tell, wide
 from agentgate.commands.typed import json_object
+from agentgate.core.visible import visible
 
 cli = typer.Typer(invoke_without_command=True)
 answers_cli = typer.Typer()
@@ -99,7 +100,7 @@ def _watch(remote: Remote, state: Shown) -> None:
                 try:
                     shown: Table | Text = approvals_table(_all(remote, state))
                 except Unanswered as silence:
-                    shown = Text(f"the gateway does not answer: {silence}", "yellow")
+                    shown = Text(visible(f"the gateway does not answer: {silence}"), "yellow")
                 live.update(shown, refresh=True)
                 time.sleep(WATCH_EVERY_S)
         except KeyboardInterrupt:

@@ -18,10 +18,10 @@ from agentgate.commands.gateway import ApiKey, Url
 from agentgate.commands.pushing import Collector, NotTaken
 from agentgate.commands.sources import USUAL, LogDir, LogUrl, Source, source_of
 from agentgate.commands.tables.events import Event, Lines
-from agentgate.commands.terminal import Config, Status, die, err, out
+from agentgate.commands.terminal import Config, Status, die, err, out, safe
 from agentgate.commands.typed import Since, Until, check_ids, moment, principal
 from agentgate.core.decision import Verdict
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import LogBroken, LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.query import Query
 
@@ -171,11 +171,11 @@ def _follow(source: Source, write: Callable[[Event], None], shown: int) -> None:
         while True:
             try:
                 found, first = source.after(first)
-            except (Unanswered, NotAGateway, Refusal) as silence:
-                if isinstance(silence, Refusal) and silence.status != 503:
+            except (Unanswered, NotAGateway, Refusal, LogUnavailable) as silence:
+                if isinstance(silence, LogBroken) or (isinstance(silence, Refusal) and silence.status != 503):
                     raise
                 if not is_away:
-                    err.print(f"agentgate: {escape(str(silence))}; trying again")
+                    err.print(f"agentgate: {safe(silence)}; trying again")
                 is_away, found = True, []
             else:
                 is_away = False

@@ -7,11 +7,10 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from agentgate import credentials
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, say_json, settings_of, wide
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, safe, say_json, settings_of, wide
 
 cli = typer.Typer(help="The secrets that upstreams are given, by alias.", no_args_is_help=True)
 
@@ -67,7 +66,7 @@ def check_credentials(
     elif found:
         table = Table("alias", "kind", "now", box=None)
         for alias, (is_there, text) in found.items():
-            table.add_row(*map(escape, (alias, kinds[alias], f"not there: {text}" if is_there is False else text)))
+            table.add_row(*map(safe, (alias, kinds[alias], f"not there: {text}" if is_there is False else text)))
         wide().print(table)
     else:
         err.print("there are no credentials: the configuration names none")

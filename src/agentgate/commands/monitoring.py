@@ -10,10 +10,9 @@ from typing import Annotated, Final, NoReturn
 
 import httpx
 import typer
-from rich.markup import escape
 
 from agentgate.commands.remote import host_of
-from agentgate.commands.terminal import Status, die, err, out
+from agentgate.commands.terminal import Status, die, err, out, safe
 from agentgate.core.merkle import HASH_BYTES, consistency_ranges, continues
 from agentgate.core.note import Checkpoint, NoteInvalid, NoteKey, checkpoint_of, open_checkpoint, parse_key
 from agentgate.core.subtrees import HashMissing, Subtrees
@@ -170,7 +169,7 @@ def monitor(
         except Unchecked as error:
             if once:
                 die(f"{url}: {error}", EXIT_UNCHECKED)
-            err.print(f"[yellow]–[/] {escape(f'{url}: {error}')}")
+            err.print(f"[yellow]–[/] {safe(f'{url}: {error}')}")
         else:
             _say(kept, found)
             _keep(checkpoint, note)
@@ -202,7 +201,7 @@ def _say(kept: bytes | None, found: Checkpoint) -> None:
     before = 0 if kept is None else checkpoint_of(kept).size
     if kept is None or found.size > before:
         held = "first look" if kept is None else f"{found.size - before} more"
-        out.print(f"[green]✓[/] {escape(found.origin)}: {found.size} events, {held}, root {found.root.hex()}")
+        out.print(f"[green]✓[/] {safe(found.origin)}: {found.size} events, {held}, root {found.root.hex()}")
 
 
 def _keep(path: Path, note: bytes) -> None:

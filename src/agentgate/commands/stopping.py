@@ -17,7 +17,7 @@ from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
 from agentgate.commands.tables import containment
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, tell, wide
-from agentgate.commands.typed import check_own_id, seconds
+from agentgate.commands.typed import check_ids, check_own_id, seconds
 from agentgate.commands.words import counted, duration, plain
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
 
@@ -93,6 +93,9 @@ def _order(
     is_global = scope in (Stop.ALL, Stop.GLOBAL)
     if is_global == bool(target):
         die("`kill all` takes no target" if is_global else f"say which {scope}", Status.USAGE)
+    check_ids(kill=kill_id)
+    if kill_id == "all":
+        die("no kill is called all: `release all` ends every `kill all`", Status.USAGE)
     if len(reason) > MAX_REASON_CHARS:
         die(f"the reason has {len(reason)} characters; at most {MAX_REASON_CHARS} fit", Status.USAGE)
     order: dict[str, Any] = {

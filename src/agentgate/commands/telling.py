@@ -6,7 +6,6 @@ import asyncio
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
@@ -73,6 +72,6 @@ def send_ping(
         say_json([{"name": name, "taken": failure is None, "detail": failure or ""} for name, failure in said])
     else:
         for name, failure in said:
-            out.print(f"{safe(name)}: " + ("[green]taken[/]" if failure is None else f"[red]{escape(failure)}[/]"))
+            out.print(f"{safe(name)}: " + ("[green]taken[/]" if failure is None else f"[red]{safe(failure)}[/]"))
     if any(failure is not None for _, failure in said):
         raise typer.Exit(Status.REFUSED)

@@ -77,7 +77,8 @@ def or_die(status: Status) -> Iterator[None]:
 
 
 def die(sentence: str, status: int) -> NoReturn:
-    err.print(f"agentgate: {escape(sentence)}")
+    """What is wrong may be in the words of whoever is wrong."""
+    err.print("agentgate:", "\n".join(map(safe, sentence.split("\n"))))
     raise typer.Exit(status)
 
 

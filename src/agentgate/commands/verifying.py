@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from agentgate import settings as configuration
-from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, say_json, settings_of
+from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, safe, say_json, settings_of
 from agentgate.commands.words import plain
 from agentgate.core.audit.report import Report as LogReport
 from agentgate.core.verification.findings import Report, Standing
@@ -140,9 +140,9 @@ def verify_log(
 
 def _print_log(report: LogReport) -> None:
     for finding in report.findings:
-        out.print(f"[red]✗[/] {escape(str(finding))}")
+        out.print(f"[red]✗[/] {safe(finding)}")
     for note in report.notes:
-        out.print(f"[yellow]–[/] {escape(note)}")
+        out.print(f"[yellow]–[/] {safe(note)}")
     out.print(
         f"{report.size} events, {report.signed} of them signed, {report.checkpoints} checkpoints hold, "
         f"kill position {report.kill_position}, {report.pruned} bodies pruned, "
