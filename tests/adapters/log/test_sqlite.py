@@ -8,6 +8,7 @@ import random
 import shutil
 import sqlite3
 import stat
+import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
@@ -30,6 +31,7 @@ from agentgate.adapters.log._sqlite.connection import pages_left
 from agentgate.adapters.log._sqlite.ddl import TRIGGERS
 from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
+from agentgate.adapters.log._sqlite.wal import _checksum, has_commits
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
@@ -639,6 +641,23 @@ async def test_a_write_ahead_log_without_a_commit_stays_as_well(
     there = as_it_lies(copy.parent)
     assert (await verify(copy, ORIGIN, [KEY])).size == 1
     assert as_it_lies(copy.parent) == there
+
+
+async def test_a_write_ahead_log_that_is_none_is_read_as_sqlite_reads_it(
+    opened: Opened, author: Author, path: Path
+) -> None:
+    copy = await without_end(opened, author, path, ("-wal",))
+    wal = Path(f"{copy}-wal")
+    whole = wal.read_bytes()
+    for page_bytes in (0, 100, 2**31):
+        header = struct.pack(">4I", *struct.unpack(">2I", whole[:8]), page_bytes, 0) + whole[16:24]
+        wal.write_bytes(header + struct.pack(">2I", *_checksum("<", header, (0, 0))) + whole[32:])
+        assert not has_commits(wal)
+    for at in (4, 24, 32, 40, 48, 56):  # of the header, its sum, a page's number, salt, sum and content
+        wal.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert not has_commits(wal)
+    wal.write_bytes(whole)
+    assert has_commits(wal)
 
 
 async def test_the_write_ahead_log_of_an_empty_database_stays(opened: Opened, author: Author, path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Final
 
 _HEADER: Final = 32
 _FRAME_HEADER: Final = 24
+_PAGES_BYTES: Final = frozenset(2**bits for bits in range(9, 17))
 _LITTLE_ENDIAN: Final = 0x377F0682
 """Of a log whose checksums are over little-endian words; 1 more: big-endian ones."""
 
@@ -20,7 +21,7 @@ def has_commits(path: Path) -> bool:
             return False
         magic, _, page_bytes = struct.unpack_from(">3I", header)
         order = {_LITTLE_ENDIAN: "<", _LITTLE_ENDIAN + 1: ">"}.get(magic)
-        if order is None or page_bytes > 65_536:
+        if order is None or page_bytes not in _PAGES_BYTES:
             return False
         sums = _checksum(order, header[:24], (0, 0))
         if sums != struct.unpack_from(">2I", header, 24):
