@@ -127,6 +127,17 @@ def test_a_page_has_its_hmac_beside_it(tmp_path: Path) -> None:
     assert (tmp_path / "page.html.hmac").read_text() == "ab" * 32 + "\n"
 
 
+def test_what_somebody_has_put_in_a_packs_way_gets_nothing_of_it(tmp_path: Path) -> None:
+    """In a folder that others write to: a file of theirs, which they would read."""
+    path, theirs = tmp_path / "pack.zip", tmp_path / "theirs"
+    theirs.write_bytes(b"nothing")
+    (tmp_path / "pack.zip.part").symlink_to(theirs)
+    with giving() as (url, _):
+        assert pull(url, "s", "-o", str(path)).exit_code == 0
+    assert (theirs.read_bytes(), path.read_bytes()) == (b"nothing", PACK)
+    assert (path.is_symlink(), path.stat().st_mode & 0o777) == (False, 0o600)
+
+
 def test_a_pack_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "pack.zip"
     path.write_bytes(b"the old one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
@@ -156,10 +157,11 @@ def _take(remote: Remote, asked: Mapping[str, str], path: Path) -> Download:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file beside `path`, for its owner only, that takes its name once it is whole and safe; else it is gone."""
-    part = path.with_name(f"{path.name}.part")
+    """A file beside `path`, for its owner only, that takes its name once it is whole and safe; else it is gone. Nobody
+    has put it there before, nor does another command write it."""
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     try:
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
