@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
@@ -25,9 +26,11 @@ from agentgate.core.containment import Scope
 from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
+from agentgate.edges import mcp as door
 from agentgate.edges._mcp import lists
 from agentgate.edges._mcp.answers import TOO_MANY
 from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
+from agentgate.edges._mcp.server import Hall
 from agentgate.edges.caller import Callers, Keyring
 from agentgate.edges.mcp import McpDoor
 from agentgate.edges.wire import Wire
@@ -1011,6 +1014,40 @@ async def test_a_listener_hears_of_what_it_asked_for_and_may_have(room: Room) ->
 
 async def test_nothing_is_announced_to_nobody(room: Room) -> None:
     await room.door.announce("a", "notifications/tools/list_changed", {})
+
+
+# --- the door itself ---------------------------------------------------------------------------------------------
+
+
+async def test_a_door_that_cannot_be_opened_says_so_and_is_opened_for_who_asks_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever fills up the gateway's descriptors has nothing loaded, and must not end it."""
+    real, tries = Hall.open, iter(("load", "open", ""))
+    trouble = ""
+
+    def load(parts: Parts) -> Hall:
+        nonlocal trouble
+        trouble = next(tries)
+        if trouble == "load":
+            raise OSError(errno.EMFILE, "Too many open files")
+        return Hall(parts)
+
+    def open_(hall: Hall) -> contextlib.AbstractAsyncContextManager[None]:
+        if trouble == "open":
+            raise ImportError("cannot open shared object file: Too many open files")
+        return real(hall)
+
+    monkeypatch.setattr(door, "_OPEN_AGAIN_S", 0.01)
+    monkeypatch.setattr(Hall, "open", open_)
+    monkeypatch.setattr(door, "_load", load)
+    async with opened(is_shared=True) as room, httpx.AsyncClient(base_url=room.url, trust_env=False) as http:
+        headers = {"Accept": "application/json, text/event-stream"}
+        body = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
+        answers = [await http.post("/mcp", json=body, headers=headers) for _ in range(3)]
+        assert not room.running.done()
+    assert [answer.status_code for answer in answers] == [503, 503, 200]
+    assert [answer.json()["reason_code"] for answer in answers[:2]] == ["internal", "internal"]
 
 
 # --- one of several processes -------------------------------------------------------------------------------------

@@ -7,7 +7,9 @@ The SDK takes half a second to import, so that waits for the first request, or f
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 PATH: Final = "/mcp"
 _METHODS: Final = ("DELETE", "GET", "POST")
 _LOOK_EVERY_S: Final = 0.25
+_OPEN_AGAIN_S: Final = 1.0
+
+_log = logging.getLogger("agentgate.mcp")
 
 Serve = Callable[[Send], Awaitable[None]]
 """Answers a request."""
@@ -51,18 +56,15 @@ class McpDoor:
         if is_wanted:
             self._wanted.set()
         self._takes_plain = takes_plain
-        self._opened = asyncio.Event()
+        self._tried = asyncio.Event()
         self._hall: Hall | None = None
         self._in_flight: set[tuple[bytes, str]] = set()
 
     async def run(self) -> None:
         """Serve until cancelled."""
-        await self._wanted.wait()
-        # in a thread, because calls through other doors and kills go on meanwhile
-        hall = await asyncio.to_thread(_load, self._parts)
-        async with hall.open():
-            self._hall = hall
-            self._opened.set()
+        async with AsyncExitStack() as stack:
+            self._hall = hall = await self._open(stack)
+            self._tried.set()
             try:
                 while not self._gate.closing:  # noqa: ASYNC110 - a signal sets it, and nobody is told
                     await asyncio.sleep(_LOOK_EVERY_S)
@@ -74,6 +76,24 @@ class McpDoor:
                 await asyncio.Event().wait()
             finally:
                 self._hall = None
+
+    async def _open(self, stack: AsyncExitStack) -> Hall:
+        """What serves, as soon as it is wanted. To load it takes files: whoever fills up the descriptors of the process
+        must not end it so. Then those who wait hear that it failed, and the next one has it tried again."""
+        while True:
+            await self._wanted.wait()
+            try:
+                # in a thread, because calls through other doors and kills go on meanwhile
+                hall = await asyncio.to_thread(_load, self._parts)
+                await stack.enter_async_context(hall.open())
+            except (OSError, ImportError):
+                _log.exception("the MCP door cannot be opened; it is tried again for the next request")
+                self._wanted.clear()
+                self._tried.set()
+                self._tried.clear()
+                await asyncio.sleep(_OPEN_AGAIN_S)
+            else:
+                return hall
 
     def drop(self, is_over: IsOver) -> None:
         """End the streams of announcements of callers that are killed."""
@@ -162,10 +182,12 @@ class McpDoor:
     async def _pass_on(self, request: Request, guest: Guest, receive: Receive, send: Send) -> None:
         if self._hall is None:
             self._wanted.set()
-            await self._opened.wait()
+            await self._tried.wait()
         hall = self._hall
         if hall is None:
-            raise Problem(503, ReasonCode.SHUTTING_DOWN, "The gateway is shutting down", headers={"Retry-After": "1"})
+            ending = ReasonCode.SHUTTING_DOWN, "The gateway is shutting down"
+            failed = ReasonCode.INTERNAL, "MCP cannot be served just now"
+            raise Problem(503, *(ending if self._gate.closing else failed), headers={"Retry-After": "1"})
         await hall.serve(request.scope, guest, receive, send)
 
     async def _through(self, call: Call, refused: Decision | None) -> Answer:
