@@ -27,7 +27,7 @@ from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
 from agentgate.edges import mcp as door
-from agentgate.edges._mcp import lists
+from agentgate.edges._mcp import changes, lists
 from agentgate.edges._mcp.answers import TOO_MANY
 from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges._mcp.server import Hall
@@ -1010,6 +1010,30 @@ async def test_a_listener_hears_of_what_it_asked_for_and_may_have(room: Room) ->
         await asyncio.wait_for(given_up.wait(), 5)
     assert heard == [ResourceUpdated(uri=allowed), ToolsListChanged()]
     assert sent(room, "resources/unsubscribe")["a"] == [{"uri": allowed}]
+
+
+async def test_a_resource_that_is_slow_to_be_given_up_keeps_no_other(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is subscribed to counts for its caller until it is given up."""
+    monkeypatch.setattr(changes, "_UNSUBSCRIBE_WITHIN_S", 0.1)
+    room.declared["b"] = {}
+    uris = ["x://slow", "x://other", "x://third"]
+    given_up: set[str] = set()
+
+    async def unsubscribe(args: Mapping[str, Any], _: Peer) -> Any:
+        given_up.add(args["uri"])
+        if args["uri"] == "x://slow":
+            await asyncio.Event().wait()
+        return {}
+
+    room.servers["a"].says["resources/unsubscribe"] = unsubscribe
+    async with room.client() as client:
+        async with client.listen(resource_subscriptions=uris):
+            pass
+        async with asyncio.timeout(5):
+            while given_up != set(uris):  # noqa: ASYNC110 - the server is told in the background
+                await asyncio.sleep(0.01)
 
 
 async def test_nothing_is_announced_to_nobody(room: Room) -> None:

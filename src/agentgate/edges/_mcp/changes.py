@@ -88,8 +88,12 @@ class Changes:
             if not self._listening[whose]:
                 del self._listening[whose]
             with anyio.move_on_after(_UNSUBSCRIBE_WITHIN_S, shield=True):
-                for uri in taken:
-                    await self._calls.apart(peer, self._subscribe(peer, "resources/unsubscribe", uri, None))
+                await self._calls.apart(peer, self._unsubscribe(peer, taken))
+
+    async def _unsubscribe(self, peer: ClientPeer, uris: list[str]) -> None:
+        """At once: a server that is slow with one must not keep what counts for the caller of the others."""
+        given_up = (self._subscribe(peer, "resources/unsubscribe", uri, None) for uri in uris)
+        await asyncio.gather(*given_up, return_exceptions=True)
 
     async def _subscribe(self, peer: ClientPeer, method: str, uri: str, stream: anyio.CancelScope | None) -> bool:
         operation = await self._lists.by_uri(peer, method, uri)
