@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -94,6 +95,18 @@ async def test_a_killed_callers_parked_calls_give_its_share_back() -> None:
         async with asyncio.timeout(10):
             while is_refused(await park(w, agent="greedy")):  # noqa: ASYNC110 - nothing tells when it has ended
                 await asyncio.sleep(0.005)
+
+
+async def test_a_call_that_is_cut_while_the_list_is_read_gives_its_session_back() -> None:
+    async with world(McpUpstream("s", command=script(), max_sessions=1, recheck_s=0.1)) as w:
+        lent = await call(w, "spawn", FakePeer(capabilities=CAN))
+        assert isinstance(lent, Delivered)
+        os.kill(lent.value["structuredContent"]["own"], signal.SIGSTOP)
+        await asyncio.sleep(0.1)  # it is time to read the list again, which now takes for ever
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await call(w, "echo", FakePeer(capabilities=CAN))
+        assert isinstance(await park(w), Delivered)
 
 
 async def test_a_server_that_ends_while_a_session_is_lent_is_down_for_that_call(tmp_path: Path) -> None:

@@ -157,7 +157,11 @@ class Parking:
             if shared is None:  # any more, after the wait for a place
                 return self._shared.down()
             return await self._calls.send(shared, order, grant.call, peer, header)
-        found = await self._calls.refusal(link, order)
+        try:
+            found = await self._calls.refusal(link, order)
+        except BaseException:  # cancelled: the server may still be at its list
+            self._sessions.give_back(link, is_clean=False)
+            raise
         if isinstance(found, Undelivered):
             self._sessions.give_back(link)
             return found
