@@ -109,6 +109,15 @@ async def test_a_call_that_is_cut_while_the_list_is_read_gives_its_session_back(
         assert isinstance(await park(w), Delivered)
 
 
+async def test_a_session_that_has_ended_by_itself_makes_place_before_one_that_stands() -> None:
+    """Its client may not call for hours, and so not notice."""
+    async with world(McpUpstream("s", command=script(), max_sessions=2)) as w:
+        stands = await process_of(w, "a", "one")
+        assert isinstance(await call(w, "die", FakePeer(session_key="b"), agent="two"), Undelivered)
+        assert isinstance(await call(w, "echo", FakePeer(session_key="c"), agent="three"), Delivered)
+        assert await process_of(w, "a", "one") == stands
+
+
 async def test_a_server_that_ends_while_a_session_is_lent_is_down_for_that_call(tmp_path: Path) -> None:
     """Its next process ends the first one, and itself: no session can be lent, and the shared one is gone meanwhile."""
     again, first = tmp_path / "again", tmp_path / "first"

@@ -104,6 +104,10 @@ class Link:
         return self._ready.done() and not self._owner.done() and not self._ended.is_set()
 
     @property
+    def is_starting(self) -> bool:
+        return not (self._ready.done() or self._owner.done())
+
+    @property
     def wire(self) -> Wire:
         assert self._wire is not None
         return self._wire

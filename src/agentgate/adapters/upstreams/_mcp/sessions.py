@@ -102,7 +102,7 @@ class Sessions:
         self._lent[link] = whose
         try:
             trouble = await link.ready()
-        except asyncio.CancelledError:
+        except BaseException:
             self.give_back(link)
             raise
         if trouble is not None:
@@ -165,8 +165,8 @@ class Sessions:
         yield from (holder for holder, _ in (*self._lent.values(), *self._idle.values()))
 
     def _close_quiet(self, holder: _Holder | None) -> bool:
-        """Close the session, of this caller or of anybody, that was of no use to anybody for longest; lent ones first.
-        False where there is none."""
+        """Close the session, of this caller or of anybody, that was of no use to anybody for longest; lent ones first,
+        then those that have ended by themselves, whose clients may not have noticed. False where there is none."""
         idle = [link for link, (whose, _) in self._idle.items() if holder in (None, whose)]
         if idle:
             oldest = min(idle, key=lambda link: link.last_used)
@@ -176,11 +176,12 @@ class Sessions:
         quiet = [
             key
             for key, link in self._of_clients.items()
-            if link.is_up and not link.relay.running and holder in (None, _holder(self._last_calls[key]))
+            if not link.is_starting and not link.relay.running and holder in (None, _holder(self._last_calls[key]))
         ]
         if not quiet:
             return False
-        self._close_soon(self._forget(min(quiet, key=lambda key: self._of_clients[key].last_used)))
+        links = self._of_clients
+        self._close_soon(self._forget(min(quiet, key=lambda key: (links[key].is_up, links[key].last_used))))
         return True
 
     def _sweep(self) -> None:
