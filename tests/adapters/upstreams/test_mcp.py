@@ -596,8 +596,9 @@ async def test_a_server_that_is_none_is_down_and_operators_hear_why(
         assert w.hearing.listings == []
 
 
-async def test_a_folder_that_there_is_not_is_told_from_a_command_that_there_is_not(tmp_path: Path) -> None:
-    upstream = McpUpstream("s", command=script(), cwd=str(tmp_path / "none"))
+@pytest.mark.parametrize("name", ["none", "n" * 300])
+async def test_a_folder_that_there_is_not_is_told_from_a_command_that_there_is_not(tmp_path: Path, name: str) -> None:
+    upstream = McpUpstream("s", command=script(), cwd=str(tmp_path / name))
     async with world(upstream, lists=0):
         await down(upstream)
         assert upstream.state().detail.startswith("its cwd is no folder that it may be in; ")

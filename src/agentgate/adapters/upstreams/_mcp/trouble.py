@@ -9,7 +9,6 @@ import signal
 import socket
 import ssl
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -40,7 +39,7 @@ def why(error: BaseException | None) -> str:
 
 def not_started(error: OSError, folder: str | None) -> str:
     """Why a command does not run, which would be in `folder`."""
-    if folder is not None and not Path(folder).is_dir():
+    if folder is not None and not os.path.isdir(folder):  # noqa: PTH112 - pathlib's raises where it may not look
         return "its cwd is no folder that it may be in"
     return "command not found" if isinstance(error, FileNotFoundError) else f"the command does not run: {why(error)}"
 
