@@ -7,18 +7,21 @@ import re
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from mcp.shared.exceptions import MCPError
+from mcp_types import INTERNAL_ERROR
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
+from agentgate.adapters.upstreams._mcp.listening import Listening
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.call import Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.adapters.upstreams.mcp_world import FakePeer, World, down, grant_of, script, until, world
-from tests.contracts.upstream import UpstreamContract, make_tool
+from tests.contracts.upstream import UpstreamContract, granted, make_tool
 from tests.gateway import is_alive
 
 ERAS = pytest.mark.parametrize("era", ["--legacy", "--modern"])
@@ -396,6 +399,60 @@ async def test_the_first_subscribes_and_the_last_ends_it(era: str) -> None:
             assert len(await w.seen("resources/subscribe")) == 1
             await w.operate("resources/unsubscribe", {"uri": "test://a"})
             assert len(await w.seen("resources/unsubscribe")) == 1
+
+
+async def test_nobody_is_told_of_a_subscription_that_the_server_has_not_agreed_to(legacy: World) -> None:
+    uri = {"uri": "test://a"}
+    napping = asyncio.create_task(legacy.call("nap", {"s": 0.5}))
+    await asyncio.sleep(0.1)
+    first, second = (
+        asyncio.create_task(legacy.operate("resources/subscribe", uri, agent=agent)) for agent in ("cut", "kept")
+    )
+    await asyncio.sleep(0.1)
+    first.cancel()
+    await asyncio.wait({first})
+    assert not second.done()
+    assert await second == Delivered({})
+    await legacy.operate("resources/unsubscribe", uri, agent="kept")
+    assert len(await legacy.seen("resources/unsubscribe")) == 1, "who was cut counts no more"
+    await legacy.operate("resources/subscribe", uri, agent="later")
+    assert len(await legacy.seen("resources/subscribe")) == 3
+    await napping
+
+
+async def test_a_modern_server_is_not_listened_to_for_who_was_cut(modern: World) -> None:
+    napping = asyncio.create_task(modern.call("nap", {"s": 0.5}))
+    await asyncio.sleep(0.1)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await modern.operate("resources/subscribe", {"uri": "test://a"})
+    await napping
+
+    async def listened_to() -> list[list[str]]:
+        listens = await modern.seen("subscriptions/listen")
+        return [listen["params"]["notifications"].get("resourceSubscriptions", []) for listen in listens]
+
+    async with asyncio.timeout(10):
+        while (await listened_to())[-2:] != [["test://a"], []]:  # noqa: ASYNC110 - nobody is told
+            await asyncio.sleep(0.01)
+
+
+async def test_what_a_server_does_not_tell_of_again_it_is_asked_for_by_who_comes_next() -> None:
+    class Refusing:
+        is_modern = False
+
+        def new_id(self) -> int:
+            return 1
+
+        async def request(self, *_: object) -> None:
+            raise MCPError(INTERNAL_ERROR, "not yet")
+
+    call = granted(make_tool("s__echo"), {}).call
+    listening = Listening({"test://a": [call]}, lambda: None)
+    await listening.subscribe_again(cast("Any", Refusing()))
+    assert listening.add("test://a", call)
+    listening.take("test://a")
+    assert not listening.add("test://a", call)
 
 
 async def test_nobody_ends_anothers_subscription_or_takes_all_there_are(legacy: World) -> None:

@@ -120,20 +120,31 @@ class Calls:
         uri = order.params.get("uri")
         if not isinstance(uri, str):
             return Undelivered(ReasonCode.ARGUMENTS_INVALID, "uri must be a text", reached=False)
+        if order.method == "resources/unsubscribe":
+            is_last = link.listening.drop(uri, call)
+            return await self._tell_wanted(link, order, header) if is_last else Delivered({})
         try:
-            turn = link.listening.add if order.method == "resources/subscribe" else link.listening.drop
-            is_turn = turn(uri, call)
+            is_asked = link.listening.add(uri, call)
         except ValueError as error:
             return Undelivered(ReasonCode.UPSTREAM_ERROR, str(error), reached=False)
-        if not is_turn:
+        if not is_asked:
             return Delivered({})
-        if link.wire.is_modern:
-            await link.listening.follow(self._wait_s)
-            return Delivered({})
-        answer = await self._ask_server(link, Running(None), order, header, None)
-        if isinstance(answer, Undelivered) and order.method == "resources/subscribe":
-            link.listening.drop(uri, call)
-        return answer
+        answer: Delivered | Undelivered | None = None
+        try:
+            answer = await self._tell_wanted(link, order, header)
+            return answer
+        finally:  # cancelled as well: nobody is told that it was subscribed to, and so nobody gives it up
+            if isinstance(answer, Delivered):
+                link.listening.take(uri)
+            else:
+                link.listening.drop(uri, call)
+
+    async def _tell_wanted(self, link: Link, order: Order, header: Mapping[str, str]) -> Delivered | Undelivered:
+        """Have the server know what is listened to now."""
+        if not link.wire.is_modern:
+            return await self._ask_server(link, Running(None), order, header, None)
+        await link.listening.follow(self._wait_s)
+        return Delivered({})
 
 
 def _compiled(schemas: Schemas, schema: Mapping[str, Any]) -> ArgumentCheck | str:

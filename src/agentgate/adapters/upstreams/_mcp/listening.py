@@ -39,19 +39,27 @@ class Listening:
 
     def __init__(self, wanted: Wanted, on_doubt: Callable[[], None]) -> None:
         self._uris = wanted
+        self._taken: set[str] = set()
+        """Of those, what the server of this session has agreed to tell of."""
         self._on_doubt = on_doubt
         self._changed = asyncio.Event()
         self._is_open = asyncio.Event()
 
     def add(self, uri: str, call: Call) -> bool:
-        """One more who wants to hear of it. Returns whether it is the first. Raises ValueError: too many."""
+        """One more who wants to hear of it. Returns whether the server is still to be asked, and then `take` is to be
+        told that it agreed; or `drop`, that it did not. Raises ValueError: too many."""
         if uri not in self._uris and len(self._uris) >= _MAX_URIS:
             raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
         if sum(_is_of(call, other) for there in self._uris.values() for other in there) >= _MAX_OF_ONE:
             raise ValueError(f"more than {_MAX_OF_ONE} subscriptions of one caller")
         # only for whom it is: what came with the request could be large
         self._uris.setdefault(uri, []).append(replace(call, arguments={}, context={}, peer=None, bearer=None))
-        return len(self._uris[uri]) == 1
+        return uri not in self._taken
+
+    def take(self, uri: str) -> None:
+        """The server tells of it. Whoever asked may have gone meanwhile."""
+        if uri in self._uris:
+            self._taken.add(uri)
 
     def drop(self, uri: str, call: Call) -> bool:
         """One less, where it is the caller's own. Returns whether it was the last."""
@@ -61,7 +69,7 @@ class Listening:
             return False
         there.remove(own)
         if not there:
-            del self._uris[uri]
+            self._forget(uri)
         return not there
 
     def forget(self, is_over: Callable[[Call], bool]) -> None:
@@ -69,8 +77,12 @@ class Listening:
         for uri, there in tuple(self._uris.items()):
             there[:] = [call for call in there if not is_over(call)]
             if not there:
-                del self._uris[uri]
-                self._changed.set()
+                self._forget(uri)
+
+    def _forget(self, uri: str) -> None:
+        del self._uris[uri]
+        self._taken.discard(uri)
+        self._changed.set()
 
     async def subscribe_again(self, wire: Wire) -> None:
         """What an earlier session had subscribed to; a modern server's stream begins with it anyway."""
@@ -78,6 +90,7 @@ class Listening:
             for uri in tuple(self._uris):
                 with suppress(MCPError):  # it is no longer there; who asks for it will see
                     await wire.request(wire.new_id(), "resources/subscribe", {"uri": uri})
+                    self.take(uri)
 
     async def follow(self, most_s: float) -> None:
         """Have a modern server's stream carry what is counted now; returns when it does, or cannot within `most_s`."""
@@ -113,6 +126,8 @@ class Listening:
                 resource_subscriptions=uris,
             ) as stream:
                 self._is_open.set()
+                for uri in uris:
+                    self.take(uri)
                 self._on_doubt()  # what changed before it was open, nobody has said
                 await _until(_drain(stream), self._changed)
         except MCPError as error:
