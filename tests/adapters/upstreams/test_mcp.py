@@ -427,13 +427,28 @@ async def test_a_modern_server_is_not_listened_to_for_who_was_cut(modern: World)
         async with asyncio.timeout(0.1):
             await modern.operate("resources/subscribe", {"uri": "test://a"})
     await napping
+    await _given_up(modern, "test://a")
 
-    async def listened_to() -> list[list[str]]:
-        listens = await modern.seen("subscriptions/listen")
+
+async def test_what_a_client_subscribed_to_is_given_up_with_its_session(modern: World) -> None:
+    """Of an era in which its requests stand in one: nobody else would, and it counts for the caller."""
+    leaves, stays = FakePeer(session_key="leaves"), FakePeer(session_key="stays")
+    for uri, peer in (("test://a", leaves), ("test://b", leaves), ("test://b", stays)):
+        assert await modern.operate("resources/subscribe", {"uri": uri}, peer) == Delivered({})
+    for end in leaves.enders:
+        await end()
+    await _given_up(modern, "test://a", stays=("test://b",))
+
+
+async def _given_up(modern: World, uri: str, *, stays: tuple[str, ...] = ()) -> None:
+    """Wait until a server that was told of `uri` is told without it."""
+
+    async def last_two() -> list[list[str]]:
+        listens = (await modern.seen("subscriptions/listen"))[-2:]
         return [listen["params"]["notifications"].get("resourceSubscriptions", []) for listen in listens]
 
     async with asyncio.timeout(10):
-        while (await listened_to())[-2:] != [["test://a"], []]:  # noqa: ASYNC110 - nobody is told
+        while await last_two() != [[uri, *stays], [*stays]]:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
 
@@ -448,7 +463,8 @@ async def test_what_a_server_does_not_tell_of_again_it_is_asked_for_by_who_comes
             raise MCPError(INTERNAL_ERROR, "not yet")
 
     call = granted(make_tool("s__echo"), {}).call
-    listening = Listening({"test://a": [call]}, lambda: None)
+    listening = Listening({}, lambda: None)
+    assert listening.add("test://a", call)
     await listening.subscribe_again(cast("Any", Refusing()))
     assert listening.add("test://a", call)
     listening.take("test://a")

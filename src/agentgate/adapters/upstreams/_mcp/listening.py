@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final
 
 from mcp.client.subscriptions import SubscriptionLost, listen
@@ -18,6 +19,7 @@ from mcp_types import METHOD_NOT_FOUND
 
 from agentgate.adapters.upstreams._mcp.wire import Wire
 from agentgate.core.call import Call
+from agentgate.ports.peer import peer_of
 
 _MAX_URIS: Final = 1_000
 _MAX_OF_ONE: Final = 250
@@ -26,8 +28,19 @@ _PAUSE_S: Final = 1.0
 _LISTS: Final = ("tools", "prompts", "resources")
 
 
-Wanted = dict[str, list[Call]]
-"""By URI, the calls that subscribed to it and are not taken back."""
+@dataclass(frozen=True, slots=True)
+class _Wish:
+    """A call that subscribed, and the session of its client where that has one: with it the wish is over."""
+
+    call: Call
+    client: str | None
+
+    def is_of(self, call: Call) -> bool:
+        return _is_of(call, self.call) and (self.call.session, self.client) == (call.session, _client_of(call))
+
+
+Wanted = dict[str, list[_Wish]]
+"""By URI, who subscribed to it and has not taken that back."""
 
 
 class Listening:
@@ -41,6 +54,8 @@ class Listening:
         self._uris = wanted
         self._taken: set[str] = set()
         """Of those, what the server of this session has agreed to tell of."""
+        self._awaited: set[str] = set()
+        """The clients whose end we are told of."""
         self._on_doubt = on_doubt
         self._changed = asyncio.Event()
         self._is_open = asyncio.Event()
@@ -50,11 +65,23 @@ class Listening:
         told that it agreed; or `drop`, that it did not. Raises ValueError: too many."""
         if uri not in self._uris and len(self._uris) >= _MAX_URIS:
             raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
-        if sum(_is_of(call, other) for there in self._uris.values() for other in there) >= _MAX_OF_ONE:
+        if sum(_is_of(call, wish.call) for there in self._uris.values() for wish in there) >= _MAX_OF_ONE:
             raise ValueError(f"more than {_MAX_OF_ONE} subscriptions of one caller")
         # only for whom it is: what came with the request could be large
-        self._uris.setdefault(uri, []).append(replace(call, arguments={}, context={}, peer=None, bearer=None))
+        kept = replace(call, arguments={}, context={}, peer=None, bearer=None)
+        self._uris.setdefault(uri, []).append(_Wish(kept, _client_of(call)))
+        self._await_end(call)
         return uri not in self._taken
+
+    def _await_end(self, call: Call) -> None:
+        peer, client = peer_of(call), _client_of(call)
+        if peer is not None and client is not None and client not in self._awaited:
+            self._awaited.add(client)
+            peer.on_session_end(partial(self._left, client))
+
+    async def _left(self, client: str) -> None:
+        self._awaited.discard(client)
+        self._forget_where(lambda wish: wish.client == client)
 
     def take(self, uri: str) -> None:
         """The server tells of it. Whoever asked may have gone meanwhile."""
@@ -64,7 +91,7 @@ class Listening:
     def drop(self, uri: str, call: Call) -> bool:
         """One less, where it is the caller's own. Returns whether it was the last."""
         there = self._uris.get(uri, [])
-        own = next((other for other in there if _is_of(call, other) and other.session == call.session), None)
+        own = next((wish for wish in there if wish.is_of(call)), None)
         if own is None:
             return False
         there.remove(own)
@@ -74,8 +101,11 @@ class Listening:
 
     def forget(self, is_over: Callable[[Call], bool]) -> None:
         """Drop those whose callers were killed. An older server is told nothing: what it says then nobody hears."""
+        self._forget_where(lambda wish: is_over(wish.call))
+
+    def _forget_where(self, is_over: Callable[[_Wish], bool]) -> None:
         for uri, there in tuple(self._uris.items()):
-            there[:] = [call for call in there if not is_over(call)]
+            there[:] = [wish for wish in there if not is_over(wish)]
             if not there:
                 self._forget(uri)
 
@@ -126,8 +156,7 @@ class Listening:
                 resource_subscriptions=uris,
             ) as stream:
                 self._is_open.set()
-                for uri in uris:
-                    self.take(uri)
+                self._taken = {uri for uri in uris if uri in self._uris}
                 self._on_doubt()  # what changed before it was open, nobody has said
                 await _until(_drain(stream), self._changed)
         except MCPError as error:
@@ -139,6 +168,11 @@ class Listening:
             self._on_doubt()  # reads the list, and so sees whether the server is there at all
             await asyncio.sleep(_PAUSE_S)
         return True
+
+
+def _client_of(call: Call) -> str | None:
+    peer = peer_of(call)
+    return peer.session_key if peer is not None else None
 
 
 def _is_of(one: Call, other: Call) -> bool:
