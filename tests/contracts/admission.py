@@ -44,13 +44,18 @@ MEMBER = "member-1"
 
 
 def a_call(
-    session: str = "s-1", agent: str = "bot", tenant: str = "acme", tool: str = "db_query", server: str | None = "demo"
+    session: str = "s-1",
+    agent: str = "bot",
+    tenant: str = "acme",
+    tool: str = "db_query",
+    server: str | None = "demo",
+    kind: PrincipalKind = PrincipalKind.AGENT,
 ) -> Call:
     """A call like any other, with a trace id of its own. `server=None`: a tool that nobody declared."""
     return Call(
         trace_id=TraceId(str(uuid.uuid4())),
         door=Door.REST,
-        caller=Principal(PrincipalKind.AGENT, AgentId(agent), TenantId(tenant), frozenset({Role.AGENT}), "key"),
+        caller=Principal(kind, AgentId(agent), TenantId(tenant), frozenset({Role.AGENT}), "key"),
         session=SessionId(session),
         tool_name=ToolName(tool),
         tool=None if server is None else Tool(ToolName(tool), server, Access.READ, {}),
@@ -428,8 +433,8 @@ class AdmissionContract:
 
     @pytest.mark.parametrize(
         "other",
-        [a_call(agent="other"), a_call(tenant="other"), a_call(tool="file_read")],
-        ids=["agent", "tenant", "tool"],
+        [a_call(agent="other"), a_call(kind=PrincipalKind.PERSON), a_call(tenant="other"), a_call(tool="file_read")],
+        ids=["agent", "person", "tenant", "tool"],
     )
     async def test_a_limit_is_not_shared_with_another(self, admission: Admission, other: Call) -> None:
         await admission.apply(state(0))

@@ -29,7 +29,7 @@ def limit_key(call: Call, limit: RateLimit) -> str:
     """Whose calls are counted. A `/` is in no name, so no two keys are alike."""
     caller = call.caller
     if limit.of is Counted.TOOL:
-        return f"tool/{caller.tenant}/{caller.name}/{call.tool_name}"
+        return f"tool/{caller.tenant}/{caller.id}/{call.tool_name}"
     if limit.of is Counted.AGENT:
         return f"agent/{caller.tenant}/{caller.id}"
     return f"session/{caller.tenant}/{call.session}/{caller.id}"
