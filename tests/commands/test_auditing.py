@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import socket
@@ -9,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, urlsplit
 
@@ -243,6 +245,27 @@ def test_other_forms_are_the_gateways_bytes(form: str) -> None:
     assert ran.exit_code == 0
     assert ran.stdout_bytes == b"exactly\r\nthese \xff bytes"
     assert asked(gateway) == [{"format": [form], "order": ["desc"], "limit": ["7"]}]
+
+
+@pytest.mark.parametrize("words", [["--format", "csv"], ["--format", "jsonl"], ["--follow", "--format", "jsonl"]])
+def test_on_a_terminal_what_it_would_obey_is_written_out(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither JSON nor CSV has to escape C1 controls, or what turns the order of letters round."""
+
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(auditing.time, "sleep", interrupted)
+    terminal = SimpleNamespace(buffer=io.BytesIO(), isatty=lambda: True)
+    monkeypatch.setattr(auditing, "sys", SimpleNamespace(stdout=terminal))
+    hostile = event(1, tool="\x9b2Jå\u202e")
+    exported = (200, json.dumps(hostile, ensure_ascii=False).encode() + b"\r\n\x1b[2J")
+    with answering(*([page(size=2), page(hostile, size=2), page(size=2)] if "--follow" in words else [exported])) as it:
+        ran = run(it, "audit", *words)
+    assert ran.exit_code == 0, ran.output
+    shown = terminal.buffer.getvalue().decode()
+    assert '"tool":"[U+009B]2Jå[U+202E]"' in shown.replace(": ", ":")
+    assert shown.endswith("}\n" if "--follow" in words else "}\n[U+001B][2J\n")
+    assert shown.replace("\n", "").isprintable()
 
 
 FORBIDDEN = problem(403, "forbidden", "Insufficient role")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
 from itertools import islice
 from typing import Annotated, Final
 
 import typer
-from rich.markup import escape
 
 from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, Url
@@ -24,6 +23,7 @@ from agentgate.core.decision import Verdict
 from agentgate.core.errors import LogBroken, LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.query import Query
+from agentgate.core.visible import visible
 
 cli = typer.Typer()
 
@@ -103,8 +103,7 @@ def audit(
         elif form is Form.TABLE:
             _table(source, None if everything else limit or USUAL, newest, is_limited=limit is not None)
         else:
-            for part in source.export(form, limit=limit, newest=newest):
-                _write(part)
+            _write(source.export(form, limit=limit, newest=newest))
 
 
 def _question(
@@ -189,7 +188,7 @@ def _follow(source: Source, write: Callable[[Event], None], shown: int) -> None:
 def _writer(form: Form) -> Callable[[Event], None]:
     if form is Form.TABLE:
         return Lines(out).print
-    return lambda event: _write(json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+    return lambda event: _write([json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"])
 
 
 def _push(source: Source, endpoint: str, limit: int | None, newest: bool) -> None:
@@ -203,10 +202,10 @@ def _push(source: Source, endpoint: str, limit: int | None, newest: bool) -> Non
                 collector.take(request)
             except NotTaken as error:
                 die(f"{collector.url}: {error}; it has taken {collector.taken} events", Status.REFUSED)
-    err.print(f"{collector.taken} events sent to {escape(collector.url)}")
+    err.print(f"{collector.taken} events sent to {safe(collector.url)}")
 
 
-def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
+def _lines(parts: Iterable[bytes]) -> Iterator[bytes]:
     """Whole lines of what comes in pieces."""
     rest = b""
     for part in parts:
@@ -216,6 +215,14 @@ def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
         yield rest
 
 
-def _write(part: bytes) -> None:
-    sys.stdout.buffer.write(part)
-    sys.stdout.buffer.flush()
+def _shown(line: bytes) -> bytes:
+    return visible(line.decode(errors="replace").removesuffix("\r")).encode() + b"\n"
+
+
+def _write(parts: Iterable[bytes]) -> None:
+    """Byte for byte into a file or a pipe; for a terminal with what it would obey written out."""
+    if sys.stdout.isatty():
+        parts = map(_shown, _lines(parts))
+    for part in parts:
+        sys.stdout.buffer.write(part)
+        sys.stdout.buffer.flush()
