@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentgate.adapters.detectors.known import KnownData
 from agentgate.core import merkle
+from agentgate.core.approval import Wanted
+from agentgate.core.approval import from_row as approval_from_row
 from agentgate.core.budget import Tally
 from agentgate.core.call import (
     Access,
@@ -63,7 +65,7 @@ from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.retention import Around, Kept, Place, Quiet, hold_from_row
 from agentgate.core.strict_json import reread
 from agentgate.ports.containment import Admitted, InFlight, LimitState, NotAdmitted, Quota, Spent, Uncounted
-from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold, SessionRow
+from agentgate.ports.log import AlreadySpent, Appended, ForeignSession, MemberGone, OnHold
 from agentgate.ports.notices import Failure
 from agentgate.ports.policy import Rule
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
@@ -413,9 +415,21 @@ class MemoryLog:
                 held[row["tenant"], row["principal"]] += len(row["sealed"])
         return dict(held)
 
-    async def sessions(self, tenant: str | None) -> list[SessionRow]:
+    async def sessions(
+        self, tenant: str | None, *, principal: str | None = None, after: str = "", limit: int
+    ) -> list[str]:
         rows = [row for row in self.rows("sessions") if tenant in (None, row["tenant"])]
-        return [SessionRow(row["tenant"], row["session"], row["principal"], "") for row in rows]
+        names = {row["session"] for row in rows if principal in (None, row["principal"])}
+        return sorted(name for name in names if name > after)[:limit]
+
+    async def approvals(self, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
+        if self.is_down:
+            raise LogUnavailable("told to fail")
+        rows = [row for row in self.rows("approvals") if wanted.tenant in (None, row["tenant"])]
+        rows = [row for row in rows if row["id"].startswith(wanted.prefix) and row["idx"] >= wanted.first]
+        if wanted.state is not None:
+            rows = [row for row in rows if approval_from_row(row).state_at(wanted.now) is wanted.state]
+        return [row | {"sealed": None} for row in rows[:limit]]
 
     async def open_intents(self) -> list[Record]:
         closed = {fields["trace_id"] for fields in self.of(Kind.FINISHED)}

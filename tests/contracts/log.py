@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import pytest
 
 from agentgate.core import merkle
-from agentgate.core.approval import State, from_row
+from agentgate.core.approval import State, Wanted, from_row
 from agentgate.core.audit.report import Report
 from agentgate.core.containment import Kill, KillChange, KillChanges, KillId, KillState, Scope
 from agentgate.core.decision import Receipt
@@ -491,7 +491,8 @@ class LogContract:
             assert await log.size() == 0
             assert await all_of(log.records()) == []
             assert await all_of(log.search(Query(since="2026-01-01T00:00:00.000000Z"))) == []
-            assert await log.sessions(None) == []
+            assert await log.sessions(None, limit=9) == []
+            assert await log.approvals(Wanted(START), 9) == []
             assert await log.open_intents() == []
             assert await log.checkpoint() is None
             assert await log.kills_since(-1) == KillChanges(-1, 0)
@@ -798,6 +799,47 @@ class LogContract:
             await log.append(author.requested("apr-2"))
             await log.append(author.requested("apr-1", START - timedelta(seconds=10)))
             assert [row["id"] for row in await log.projection("approvals", state="pending")] == ["apr-2", "apr-1"]
+            assert [row["id"] for row in await log.approvals(Wanted(START), 1)] == ["apr-2"]
+            assert [row["id"] for row in await log.approvals(Wanted(START, first=1), 2)] == ["apr-1"]
+
+    @pytest.mark.parametrize("hours", [0, 1])  # the second is when they expire
+    async def test_approvals_are_found_by_the_state_that_they_are_in_at_a_time(
+        self, opened: Opened, author: Author, hours: int
+    ) -> None:
+        now = START + timedelta(hours=hours)
+        async with opened() as log:
+            for state in State:
+                await log.append(author.requested(f"apr-{state}"))
+            for name in ("approved", "denied"):
+                await log.append(author.verdict(f"apr-{name}", name))
+            await log.append(author.verdict("apr-spent"))
+            await log.append(author.decided(approval_id="apr-spent"))
+            for name in ("void", "expired"):
+                await log.append(author.closed(f"apr-{name}", name))
+            rows = await log.projection("approvals", without="sealed")
+            assert {from_row(row).state for row in rows} == set(State)
+            assert await log.approvals(Wanted(now), 9) == rows
+            for state in State:
+                fitting = [row for row in rows if from_row(row).state_at(now) is state]
+                assert await log.approvals(Wanted(now, state=state), 9) == fitting, state
+                assert await log.approvals(Wanted(now, state=state), 1) == fitting[:1], state
+
+    async def test_approvals_are_found_by_tenant_and_by_the_beginning_of_their_ids(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            for name in ("apr-b1", "apr-a2", "apr-a1", "apr-c1"):
+                await log.append(author.requested(name))
+            for prefix, found in {
+                "": ["apr-b1", "apr-a2", "apr-a1", "apr-c1"],
+                "apr-a": ["apr-a2", "apr-a1"],
+                "apr-a1": ["apr-a1"],
+                "apr-a1x": [],
+                **{prefix: [] for prefix in ("apr-_", "apr-%", "APR-a", "apr-a\0", "\0")},
+            }.items():
+                rows = await log.approvals(Wanted(START, "acme", prefix=prefix), 9)
+                assert [row["id"] for row in rows] == found, prefix
+                assert await log.approvals(Wanted(START, "other", prefix=prefix), 9) == []
 
     async def test_an_expired_approval_forgets_its_arguments(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
@@ -819,9 +861,30 @@ class LogContract:
             assert receipts([outcomes[2]])[0].index == 1
         async with opened() as log:
             assert await log.append(author.decided("s-1", by="agent:thief")) == ForeignSession("s-1")
-            (row,) = await log.sessions("acme")
-            assert (row.tenant, row.session, row.principal) == ("acme", "s-1", "agent:bot")
-            assert await log.sessions("other") == []
+            assert await log.sessions("acme", limit=9) == ["s-1"]
+            assert await log.sessions("acme", principal="agent:bot", limit=9) == ["s-1"]
+            assert await log.sessions("acme", principal="agent:thief", limit=9) == []
+            assert await log.sessions("other", limit=9) == []
+
+    async def test_sessions_come_in_pages_each_once_and_sorted_by_their_bytes(
+        self, opened: Opened, author: Author
+    ) -> None:
+        async with opened() as log:
+            for session, tenant, who in (
+                *(("s-2", "acme", "agent:bot"), ("s-10", "acme", "agent:bot"), ("S-3", "acme", "agent:cat")),
+                *(("s-2", "other", "agent:bot"), ("s:1", "other", "agent:bot")),
+            ):
+                fields = {"trace_id": f"{tenant}/{session}", "decision": "ALLOW", "call_sha256": "c" * 64, "tool": "t"}
+                origin = author.origin()
+                event = make(origin, Kind.DECIDED, fields, tenant=tenant, session=session, principal=who, body=b"{}")
+                assert isinstance(await log.append(event), Receipt)
+            assert await log.sessions(None, limit=9) == ["S-3", "s-10", "s-2", "s:1"]
+            assert await log.sessions(None, limit=2) == ["S-3", "s-10"]
+            assert await log.sessions(None, after="s-10", limit=1) == ["s-2"]
+            assert await log.sessions("acme", after="s-10", limit=9) == ["s-2"]
+            assert await log.sessions("acme", principal="agent:bot", limit=9) == ["s-10", "s-2"]
+            assert await log.sessions("acme", principal="agent:bot", after="s-10", limit=9) == ["s-2"]
+            assert await log.sessions(None, after="s:1", limit=9) == []
 
     async def test_the_refusal_of_a_foreign_session_is_recorded(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
@@ -832,7 +895,7 @@ class LogContract:
     async def test_a_kill_of_a_session_that_is_nobodys_does_not_take_it(self, opened: Opened, author: Author) -> None:
         async with opened() as log:
             await log.append(author.kill(a_kill(target="s-9")))
-            assert await log.sessions(None) == []
+            assert await log.sessions(None, limit=9) == []
             assert isinstance(await log.append(author.decided("s-9")), Receipt)
 
     # --- intents ------------------------------------------------------------------------------------------

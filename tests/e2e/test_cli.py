@@ -227,7 +227,7 @@ def test_v02_variables_keep_their_meaning(tmp_path: Path) -> None:
             gateway.call("rate_limited_tool")
         assert gateway.call("rate_limited_tool")["reason_code"] == "rate_limited"
         until(lambda: gateway.call("rate_limited_tool")["success"], timeout_s=5, every_s=0.2)
-        assert gateway.admin().get("/sessions").json() == {"sessions": ["s-1"]}
+        assert gateway.admin().get("/sessions").json() == {"sessions": ["s-1"], "next": None}
         assert (tmp_path / "traces.db").is_file()
         assert not (gateway.data_dir / "log.db").exists()
         assert not (gateway.data_dir / "admin.key").exists()

@@ -129,6 +129,24 @@ def test_people_of_all_tenants_see_both(gateway: GatewayProcess) -> None:
     assert len(pack["timeline"]) == 2
 
 
+def test_sessions_and_approvals_come_in_pages(gateway: GatewayProcess) -> None:
+    admin = gateway.client(key_of("admin"))
+    for path, name in (("/sessions", "sessions"), ("/approvals", "approvals")):
+        everything = admin.get(path).json()
+        assert (everything["next"], len(everything[name]) > 1) == (None, True)
+        found: list[object] = []
+        following: dict[str, str] = {}
+        while following is not None:
+            page = admin.get(path, params={"limit": 1, **following}).json()
+            assert len(page[name]) == 1
+            found += page[name]
+            following = {"after": page["next"]} if page["next"] is not None else None
+        assert found == everything[name]
+    assert admin.get("/sessions?after=zzz").json() == {"sessions": [], "next": None}
+    for wrong in ("limit=0", "limit=10001", "after=%00", "after="):
+        assert admin.get(f"/sessions?{wrong}").status_code == 422, wrong
+
+
 # --- containment ----------------------------------------------------------------------------------------------
 
 

@@ -387,6 +387,7 @@ async def test_pages_have_what_a_member_whose_clock_is_behind_asked_meanwhile(ho
     assert [one.id for one in await house.approvals.list(ADMIN, State.PENDING)] == [first.id, second.id]
     assert [one.id for one in await house.approvals.list(ADMIN, State.PENDING, after=first)] == [second.id]
     assert await house.approvals.list(ADMIN, State.PENDING, after=second) == []
+    assert [one.id for one in await house.approvals.list(ADMIN, limit=1)] == [first.id]
 
 
 # --- what it is bound to, and how many there may be ---------------------------------------------------------

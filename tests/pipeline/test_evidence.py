@@ -283,7 +283,10 @@ async def test_a_session_that_nobody_knows_is_an_empty_pack_that_verifies(office
         (Scope("default", until="2026-11-20T00:00:00.000000Z"), []),
     ],
 )
-async def test_a_pack_is_of_what_was_asked_for(office: Office, scope: Scope, sessions: list[str]) -> None:
+async def test_a_pack_is_of_what_was_asked_for(
+    office: Office, scope: Scope, sessions: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentgate.pipeline.records.material._SESSIONS_AT_ONCE", 1)
     pack = json.loads(files_of(await office.zip(scope))["pack.json"])
     assert pack["metadata"]["sessions"] == sessions
     assert pack["metadata"]["scope"] == scope.told

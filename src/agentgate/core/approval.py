@@ -33,6 +33,9 @@ class State(StrEnum):
     """A pending, approved or denied one past its time is this, whether that is recorded yet or not."""
 
 
+MAY_EXPIRE: Final = (State.PENDING, State.APPROVED, State.DENIED)
+
+
 class Why(StrEnum):
     """Why an approval was closed without an answer, or before it was used."""
 
@@ -118,7 +121,7 @@ class Approval:
         return Terms(self.quorum, self.approvers)
 
     def state_at(self, now: datetime) -> State:
-        if self.state in (State.PENDING, State.APPROVED, State.DENIED) and now >= self.expires_at:
+        if self.state in MAY_EXPIRE and now >= self.expires_at:
             return State.EXPIRED
         return self.state
 
@@ -158,6 +161,19 @@ class Approval:
             if kill.position > self.position and kill.flag in flags:
                 return Void(Why.KILLED, kill.id)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which approvals somebody looks for. A `state` is the one that they are in at `now`; None fits everything."""
+
+    now: datetime
+    tenant: str | None = None
+    state: State | None = None
+    prefix: str = ""
+    """What their ids begin with."""
+    first: int = 0
+    """Those that were asked for at this index of the log or later."""
 
 
 def from_row(row: Mapping[str, Any]) -> Approval:

@@ -18,12 +18,12 @@ from agentgate.edges.approval_page import WithPage
 from agentgate.edges.desks import Approver, Desks, TheDesks, unless_refused
 from agentgate.edges.problem import Problem
 from agentgate.edges.schemas import Responses, answers
+from agentgate.pipeline.approvals.book import MOST_LISTED
 from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS, Verdict
 
 router = APIRouter(tags=["approvals"])
 
 _USUAL: Final = 100
-_MOST: Final = 1_000
 _SHORT: Final = 200
 """Characters of arguments in a list. Nobody approves by them: `GET /approvals/{id}` has all."""
 
@@ -65,7 +65,7 @@ async def list_approvals(
     desks: TheDesks,
     viewer: Approver,
     state: State | None = None,
-    limit: Annotated[int, Query(ge=1, le=_MOST)] = _USUAL,
+    limit: Annotated[int, Query(ge=1, le=MOST_LISTED)] = _USUAL,
     after: Annotated[str | None, Query(max_length=64, description="`next` of the page before")] = None,
     prefix: Annotated[str, Query(max_length=64, description="Only ids that begin so")] = "",
 ) -> dict[str, Any]:
@@ -73,7 +73,7 @@ async def list_approvals(
     last = await desks.approvals.get(viewer, after) if after is not None else None
     if after is not None and last is None:
         raise Problem(404, ReasonCode.NOT_FOUND, "no such approval to go on after")
-    found = await desks.approvals.list(viewer, state, prefix=prefix, after=last)
+    found = await desks.approvals.list(viewer, state, prefix=prefix, after=last, limit=limit + 1)
     page = found[:limit]
     return {
         # one by one: each may have a megabyte of arguments, of which a list shows the beginning

@@ -28,6 +28,8 @@ _FORMS_SAID: Final = "json, html, pdf or zip"
 _FORM_SCHEMA: Final[dict[str, JsonValue]] = {"enum": list(_FORMS)}
 _EARLIER: Final = "The size of a checkpoint that you keep: a zip then proves that the log continues it"
 _MAX_SIZE: Final = 2**53
+_USUAL_SESSIONS: Final = 1_000
+_MOST_SESSIONS: Final = 10_000
 _PATIENCE_S: Final = 30.0
 _SLOWEST_BYTES_PER_S: Final = 100_000
 """Who reads a pack more slowly than so keeps others from theirs."""
@@ -64,11 +66,19 @@ _RESPONSES: Final[Responses] = {
 }
 
 
-@router.get("/sessions", responses={200: answers("Their ids", "Sessions")})
-async def list_sessions(desks: TheDesks, viewer: Operator) -> dict[str, Any]:
-    """Every session in the log that the viewer may see, sorted by id."""
-    rows = await desks.evidence.sessions(viewer)
-    return {"sessions": sorted({row.session for row in rows})}
+@router.get(
+    "/sessions", responses={200: answers("Their ids", "Sessions"), 503: {"description": "The log cannot be read"}}
+)
+async def list_sessions(
+    desks: TheDesks,
+    viewer: Operator,
+    limit: Annotated[int, Query(ge=1, le=_MOST_SESSIONS)] = _USUAL_SESSIONS,
+    after: Annotated[filters.Id | None, Query(description="`next` of the page before")] = None,
+) -> dict[str, Any]:
+    """The sessions in the log that the viewer may see, sorted by id. `next` is null on the last page."""
+    found = await desks.evidence.sessions(viewer, after=after or "", limit=limit + 1)
+    page = found[:limit]
+    return {"sessions": page, "next": page[-1] if len(found) > limit else None}
 
 
 @router.get("/sessions/{session_id}/evidence", response_class=Response, responses=_RESPONSES)

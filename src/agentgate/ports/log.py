@@ -7,6 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from agentgate.core.approval import Wanted
 from agentgate.core.containment import KillChanges
 from agentgate.core.decision import Receipt
 from agentgate.core.event import Event, Record
@@ -95,16 +96,6 @@ class Log(Protocol):
     async def aclose(self) -> None: ...
 
 
-@dataclass(frozen=True, slots=True)
-class SessionRow:
-    """One session as the log knows it."""
-
-    tenant: str
-    session: str
-    principal: str
-    first_at: str
-
-
 class LogReader(Protocol):
     """What auditors, operators and the start need from the log. Raises LogUnavailable."""
 
@@ -140,7 +131,17 @@ class LogReader(Protocol):
         """How many bytes of sealed answers are kept, by tenant and principal. Reads of each its size alone."""
         ...
 
-    async def sessions(self, tenant: str | None) -> list[SessionRow]: ...
+    async def sessions(
+        self, tenant: str | None, *, principal: str | None = None, after: str = "", limit: int
+    ) -> list[str]:
+        """The first `limit` ids of sessions behind `after`, sorted by their bytes: each once, however many tenants
+        have one of this name. With `principal` those that are its own."""
+        ...
+
+    async def approvals(self, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
+        """The first `limit` approvals that fit, oldest first, without what is sealed. They are never deleted, so nobody
+        reads all of them at once."""
+        ...
 
     async def open_intents(self) -> list[Record]:
         """ALLOW decisions without an outcome, of every member: in flight, or left by a process that died."""

@@ -12,6 +12,7 @@ import struct
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
+from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -35,6 +36,7 @@ from agentgate.adapters.log._sqlite.wal import _checksum, has_commits
 from agentgate.adapters.log._sqlite.writer import Writer
 from agentgate.adapters.log.sqlite import SqliteLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
+from agentgate.core.approval import State, Wanted
 from agentgate.core.audit.auditor import Auditor
 from agentgate.core.audit.report import Report
 from agentgate.core.decision import Receipt
@@ -48,6 +50,7 @@ from tests.adapters.log import crash_child
 from tests.adapters.log.crashes import one_crash
 from tests.contracts.log import (
     ORIGIN,
+    START,
     Author,
     LogContract,
     Opened,
@@ -249,6 +252,31 @@ async def test_what_is_not_of_calls_is_found_by_an_index_however_many_calls_ther
         first, *rest = [row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {statement}")]
     assert first.startswith("SEARCH events USING INDEX events_beside_calls (log_id=? AND idx>?")
     assert not any("TEMP B-TREE" in step for step in rest)
+
+
+async def test_a_page_is_all_that_is_read_of_what_agents_make_as_much_of_as_they_like(
+    log: SqliteLog, path: Path, author: Author, monkeypatch: Any
+) -> None:
+    """A row costs the event loop twenty microseconds, and nobody's call goes on meanwhile."""
+    for number in range(20):
+        await log.append(author.decided(f"s-{number:02}"))
+        await log.append(author.requested(f"apr-{number:02}"))
+    reader = open_reader(path)
+    read: list[tuple[Any, ...]] = []
+    ask = reader.ask
+
+    async def counted(statement: Any) -> list[tuple[Any, ...]]:
+        rows = await ask(statement)
+        read.extend(rows)
+        return rows
+
+    monkeypatch.setattr(reader, "ask", counted)
+    for state in (None, State.PENDING, State.EXPIRED):
+        assert len(await reader.approvals(Wanted(START + timedelta(days=state is State.EXPIRED), None, state), 2)) == 2
+    assert len(await reader.approvals(Wanted(START, prefix="apr-1"), 2)) == 2
+    assert await reader.sessions(None, limit=2) == await reader.sessions("acme", limit=2) == ["s-00", "s-01"]
+    await reader.aclose()
+    assert len(read) == 6 * 2
 
 
 @pytest.mark.parametrize("column", ["digest", "state", "trace_id"])

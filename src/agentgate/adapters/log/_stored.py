@@ -11,10 +11,11 @@ from agentgate.adapters.log._checkpoints.followers import Standing
 from agentgate.adapters.log._checkpoints.integrator import Integrator, Lag
 from agentgate.adapters.log._intake import Intake
 from agentgate.adapters.log._reading.reader import Derived, Reader
+from agentgate.core.approval import Wanted
 from agentgate.core.event import Event, Record
 from agentgate.core.members import Acknowledgement
 from agentgate.core.query import Query
-from agentgate.ports.log import Appended, Bodies, Bookmarks, SessionRow
+from agentgate.ports.log import Appended, Bodies, Bookmarks
 
 
 class StoredLog:
@@ -67,8 +68,13 @@ class StoredLog:
     async def size(self) -> int:
         return await self._far.size()
 
-    async def sessions(self, tenant: str | None) -> list[SessionRow]:
-        return await self._far.sessions(tenant)
+    async def sessions(
+        self, tenant: str | None, *, principal: str | None = None, after: str = "", limit: int
+    ) -> list[str]:
+        return await self._far.sessions(tenant, principal=principal, after=after, limit=limit)
+
+    async def approvals(self, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
+        return await self._far.approvals(wanted, limit)
 
     async def open_intents(self) -> list[Record]:
         return await self._near.open_intents()

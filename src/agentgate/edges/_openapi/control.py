@@ -207,7 +207,7 @@ _AUDIT_EVENT: Final = record(
 )
 
 RECORDS: Final[dict[str, Schema]] = {
-    "Sessions": record({"sessions": list_of(TEXT)}),
+    "Sessions": record({"sessions": list_of(TEXT), "next": said(perhaps(TEXT), "The following page's `after`")}),
     "EvidencePack": record(
         {
             **dict.fromkeys(("metadata", "summary", "policy_analysis", "integrity"), OBJECT),

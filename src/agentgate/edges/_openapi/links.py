@@ -42,6 +42,7 @@ _LINKS: Final[dict[str, tuple[_Link, ...]]] = {
     "list_sessions": (
         ("session_evidence", "session_id", "$response.body#/sessions/0"),
         ("kill_session", "session_id", "$response.body#/sessions/0"),
+        ("list_sessions", "after", "$response.body#/next"),
     ),
     "audit": (("audit", "cursor", "$response.body#/next"),),
     "create_hold": (("release_hold", "hold_id", "$response.body#/id"),),

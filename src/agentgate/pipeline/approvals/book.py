@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from agentgate.core import kept
-from agentgate.core.approval import Approval, State, Vote, from_row, may_not_answer
+from agentgate.core.approval import Approval, State, Vote, Wanted, from_row, may_not_answer
 from agentgate.core.call import Call, Principal, Tool, TraceId
 from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.strict_json import reread
@@ -16,6 +16,8 @@ from agentgate.ports.log import LogReader
 
 SEALED: Final = "sealed"
 """The column that is not read where many approvals are: it may be a megabyte each."""
+MOST_LISTED: Final = 1_000
+"""At once."""
 
 
 class ApprovalBook:
@@ -27,18 +29,25 @@ class ApprovalBook:
         self._clock = clock
 
     async def list(
-        self, viewer: Principal, state: State | None = None, *, prefix: str = "", after: Approval | None = None
+        self,
+        viewer: Principal,
+        state: State | None = None,
+        *,
+        prefix: str = "",
+        after: Approval | None = None,
+        limit: int = MOST_LISTED,
     ) -> list[Approval]:
-        """Approvals of the viewer's tenant whose id begins so, oldest first, without what is sealed; those that the log
-        has `after` one. Raises LogUnavailable."""
-        match = {} if viewer.tenants_all else {"tenant": str(viewer.tenant)}
-        if state in (State.PENDING, State.APPROVED, State.SPENT, State.VOID):  # what is expired may not say so yet
-            match["state"] = state.value
-        found = [from_row(row) for row in await self._reader.projection("approvals", without=SEALED, **match)]
-        # by their place in the log, which grows: of the times that members write one may be behind another
-        first = after.idx + 1 if after is not None else 0
-        wanted = [approval for approval in found if approval.idx >= first and approval.id.startswith(prefix)]
-        return [approval for approval in wanted if state is None or self.state_now(approval) is state]
+        """The first approvals of the viewer's tenant whose id begins so, oldest first, without what is sealed; those
+        that the log has `after` one. Raises LogUnavailable."""
+        wanted = Wanted(
+            self._clock.now(),
+            None if viewer.tenants_all else viewer.tenant,
+            state,
+            prefix,
+            # by their place in the log, which grows: of the times that members write one may be behind another
+            after.idx + 1 if after is not None else 0,
+        )
+        return [from_row(row) for row in await self._reader.approvals(wanted, limit)]
 
     async def get(self, viewer: Principal, approval_id: str) -> Approval | None:
         """None for another tenant's too: its existence is not the viewer's business."""

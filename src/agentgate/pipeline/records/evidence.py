@@ -28,7 +28,7 @@ from agentgate.pipeline.records.tree import Proofs
 from agentgate.ports.ambient import Clock, Worker
 from agentgate.ports.evidence import Bundler, Enclosures, PackWriter, TimestampAuthority
 from agentgate.ports.keys import EnvelopeSigner, Signer
-from agentgate.ports.log import LogReader, SessionRow, Tree
+from agentgate.ports.log import LogReader, Tree
 from agentgate.ports.notices import Meter
 
 Form = Literal["json", "html", "pdf", "zip"]
@@ -112,9 +112,9 @@ class EvidenceDesk:
         self._one_at_a_time = asyncio.Lock()
         self._places = asyncio.Semaphore(_KEPT_AT_ONCE)
 
-    async def sessions(self, viewer: Principal) -> list[SessionRow]:
-        """Raises LogUnavailable."""
-        return await self._reader.sessions(None if viewer.tenants_all else viewer.tenant)
+    async def sessions(self, viewer: Principal, *, after: str, limit: int) -> list[str]:
+        """The first ids of sessions behind `after` that the viewer may see, sorted. Raises LogUnavailable."""
+        return await self._reader.sessions(None if viewer.tenants_all else viewer.tenant, after=after, limit=limit)
 
     async def export(
         self, auditor: Principal, scope: Scope, form: Form, *, earlier_size: int | None = None

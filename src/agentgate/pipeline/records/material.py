@@ -15,6 +15,7 @@ from agentgate.core.query import Query
 from agentgate.ports.ambient import Worker
 from agentgate.ports.log import LogReader, Tree
 
+_SESSIONS_AT_ONCE: Final = 4_096
 MAX_BYTES: Final = 1 << 28
 """Of leaves and bodies: a pack is made in memory."""
 
@@ -56,8 +57,7 @@ class Gatherer:
         return Material(sorted([*own, *wider], key=lambda record: record.index), note)
 
     async def _own(self, scope: Scope, size: int) -> list[Record] | Refused:
-        rows = await self._reader.sessions(scope.tenant) if scope.agent is not None else []
-        sessions = frozenset(row.session for row in rows if row.principal == scope.agent)
+        sessions = await self._sessions_of(scope.tenant, scope.agent) if scope.agent is not None else frozenset()
         first, below = 0, size
         if scope.since is not None or scope.until is not None:  # by time, and then all of it by index: see `Scope`
             within = [r.index async for r in self._reader.search(scope.query, below=size) if scope.owns(r, sessions)]
@@ -65,6 +65,17 @@ class Gatherer:
         timeless = Query(tenant=scope.tenant, session=scope.session)
         found = self._reader.search(timeless, first=first, below=below)
         return await self._within_limits(found, lambda record: scope.owns(record, sessions))
+
+    async def _sessions_of(self, tenant: str, principal: str) -> frozenset[str]:
+        """In parts: calls and kills go on while millions are read."""
+        found: set[str] = set()
+        last = ""
+        while True:
+            part = await self._reader.sessions(tenant, principal=principal, after=last, limit=_SESSIONS_AT_ONCE)
+            found.update(part)
+            if len(part) < _SESSIONS_AT_ONCE:
+                return frozenset(found)
+            last = part[-1]
 
     async def _wider(self, scope: Scope, size: int, own: Sequence[Record]) -> list[Record] | Refused:
         """What concerns the scope without being in its sessions. Chosen before it is counted: others' kills and exports

@@ -9,17 +9,17 @@ from typing import Any, Final, Literal
 from sqlalchemy import ScalarSelect, Select, and_, func, select
 
 from agentgate.adapters.log import _schema as schema
-from agentgate.adapters.log._reading import statements
+from agentgate.adapters.log._reading import pages, statements
 from agentgate.adapters.log._reading.rows import RECORDS_AT_ONCE, chunk, open_intents, record
 from agentgate.adapters.log._reading.search import of_kinds, search, size
 from agentgate.adapters.log._reading.stretches import of_session
+from agentgate.core.approval import Wanted
 from agentgate.core.containment import KillChanges, kill_change_from_row
 from agentgate.core.errors import LogBroken
 from agentgate.core.event import Record
 from agentgate.core.members import Acknowledgement
 from agentgate.core.query import Query
 from agentgate.ports import log as ports
-from agentgate.ports.log import SessionRow
 
 Derived = Literal[ports.Derived, "sessions"]
 
@@ -99,13 +99,17 @@ class Reader(ABC):
         rows = await self.ask(held.group_by(answers.tenant, answers.principal))
         return {(tenant, principal): int(size) for tenant, principal, size in rows}
 
-    async def sessions(self, tenant: str | None) -> list[SessionRow]:
-        table = schema.sessions.c
-        statement = select(table.tenant, table.session, table.principal, table.first_at).order_by(table.idx)
-        statement = statement.where(table.log_id == self.log_id)
-        if tenant is not None:
-            statement = statement.where(table.tenant == tenant)
-        return [SessionRow(*row) for row in await self.ask(statement)]
+    async def sessions(
+        self, tenant: str | None, *, principal: str | None = None, after: str = "", limit: int
+    ) -> list[str]:
+        return [row[0] for row in await self.ask(pages.sessions(self.log_id, tenant, principal, after, limit))]
+
+    async def approvals(self, wanted: Wanted, limit: int) -> list[dict[str, Any]]:
+        if "\0" in wanted.prefix:
+            return []  # as `projection` has it
+        names = [column.name for column in pages.APPROVAL_COLUMNS]
+        rows = await self.ask(pages.approvals(self.log_id, wanted, limit))
+        return [dict(zip(names, row, strict=True)) | {"sealed": None} for row in rows]
 
     async def open_intents(self) -> list[Record]:
         found = sorted((await self._open_indexes()).values())
