@@ -121,6 +121,12 @@ async def test_what_a_dead_member_left_in_flight_can_be_forgotten(shared_server:
 
 OLDER_ENTRY = '{"tenant":"acme","session":"s","agent":"a","tool":"t","since_us":1767225600000000,"member":"m"}'
 """As a gateway of another version wrote it."""
+OUR_ENTRY = OLDER_ENTRY.replace('"tool"', '"server":"x","tool"')
+FORGED_ENTRIES = [
+    OUR_ENTRY.replace("1767225600000000", "1e18"),  # no date can be so late
+    OUR_ENTRY.replace("1767225600000000", "-1e300"),
+    OUR_ENTRY.replace('"tool":"t"', f'"tool":{"[" * 1000}{"]" * 1000}'),  # nor can that be written out
+]
 
 
 async def test_entries_that_nobody_can_read_do_not_hide_the_others(shared_server: RedisServer) -> None:
@@ -129,7 +135,7 @@ async def test_entries_that_nobody_can_read_do_not_hide_the_others(shared_server
         await admission.apply(state(1))
         call = a_call()
         await admission.admit(call, None, 1)
-        for n, entry in enumerate(["", "nonsense", "7", "{}", '{"since_us":"x"}', "[]", OLDER_ENTRY]):
+        for n, entry in enumerate(["", "nonsense", "7", "{}", '{"since_us":"x"}', "[]", OLDER_ENTRY, *FORGED_ENTRIES]):
             shared_server.command("HSET", "{ag:0}:flight", f"t-{n}", entry)
         assert [flight.trace_id for flight in await admission.in_flight()] == [call.trace_id]
         await admission.forget("another")

@@ -96,6 +96,15 @@ def shown(trace_id: str, entry: Mapping[str, str | int]) -> InFlight:
     Raises:
         KeyError, TypeError, ValueError: it is not an entry of ours, or of another version.
     """
-    since = rfc3339(_EPOCH + timedelta(microseconds=int(entry["since_us"])))
-    names = {name: str(entry[name]) for name in ("tenant", "session", "agent", "tool", "server", "member")}
+    try:
+        since = rfc3339(_EPOCH + timedelta(microseconds=int(entry["since_us"])))
+    except OverflowError:
+        raise ValueError("it began at no time that there is") from None
+    names = {name: _text(entry[name]) for name in ("tenant", "session", "agent", "tool", "server", "member")}
     return InFlight(trace_id=trace_id, since=since, **names)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):  # to write anything else out may itself fail: a list can be too deep for that
+        raise TypeError("a name is no text")
+    return value
