@@ -30,8 +30,11 @@ async def made_up_sentinel(reply: Reply) -> AsyncIterator[int]:
 
 def naming(server: RedisServer) -> bytes:
     """A Sentinel's answer."""
-    port = str(server.port).encode()
-    return b"*2\r\n$9\r\n127.0.0.1\r\n$%d\r\n%s\r\n" % (len(port), port)
+    return address(b"127.0.0.1", str(server.port).encode())
+
+
+def address(host: bytes, port: bytes) -> bytes:
+    return b"*2\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(host), host, len(port), port)
 
 
 def url(*ports: int, login: str = "", options: str = "") -> str:
@@ -139,6 +142,32 @@ async def test_without_the_name_of_a_master_calls_are_refused_and_told_why(answe
         detail = (await refusal(admission)).detail
         assert "no Sentinel names the master of 'gate'" in detail
         assert any(word in detail for word in why.split("|"))
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        (b"", b"6379"),
+        (b"a" * 70, b"6379"),
+        (b"a..b", b"6379"),
+        (b"\xff", b"6379"),
+        (b"a\0b", b"6379"),
+        (b"127.0.0.1", b"0"),
+        (b"127.0.0.1", b"65536"),
+        (b"127.0.0.1", b"9" * 5000),
+    ],
+    ids=["none", "long", "empty label", "no text", "NUL", "port 0", "port 65536", "many digits"],
+)
+async def test_a_sentinel_that_once_names_no_address_is_asked_again(host: bytes, port: bytes) -> None:
+    with RedisServer(tcp=True) as server:
+        right = naming(server)
+        said = iter([right, address(host, port)])
+        async with made_up_sentinel(lambda _: next(said, right)) as sentinel, connected(url(sentinel)) as admission:
+            await admission.apply(state(1))
+            server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            await refusal(admission)
+            await recovers(admission)
+            assert next(said, None) is None
 
 
 async def test_a_silent_sentinel_keeps_nobody_from_asking_the_next() -> None:

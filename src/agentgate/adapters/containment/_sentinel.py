@@ -17,6 +17,7 @@ from typing import Final
 from agentgate.adapters.containment._resp import connect, explain
 from agentgate.adapters.containment._url import Address, Service
 from agentgate.core.errors import KillStateUnknown
+from agentgate.core.hosts import is_host
 
 ASK_S: Final = 0.5
 """The time that one Sentinel is given, with connecting and logging in."""
@@ -59,8 +60,15 @@ class Sentinels:
             finally:
                 connection.abort("it was asked")
         match answer:
-            case [bytes(host), bytes(port)] if host and port.isdigit():
-                return replace(self._service.master, host=host.decode(errors="replace"), port=int(port))
+            case [bytes(name), bytes(port)] if name and _is_port(port):
+                host = name.decode(errors="replace")
+                if is_host(host):
+                    return replace(self._service.master, host=host, port=int(port))
             case None:
                 raise KillStateUnknown("it knows no master of that name")
         raise KillStateUnknown(explain(answer))
+
+
+def _is_port(text: bytes) -> bool:
+    """Its length first: to read thousands of digits is an error of its own."""
+    return text.isdigit() and len(text) <= 5 and 0 < int(text) < 65536
