@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
+import random
 import shutil
 import stat
 import tarfile
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -163,6 +166,28 @@ async def test_a_compiler_that_cannot_run_says_so(tmp_path: Path, source: Policy
 async def test_a_compiler_that_writes_nothing_says_so(tmp_path: Path, source: PolicyDirectory) -> None:
     with pytest.raises(PolicyInvalid, match="wrote no"):
         await OpaCompiler(a_program(tmp_path / "opa", "exit 0")).compile(await source.read())
+
+
+async def test_without_a_temporary_folder_nothing_is_compiled(
+    tmp_path: Path, source: PolicyDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(PolicyInvalid, match="cannot be compiled here"):
+        await OpaCompiler(a_program(tmp_path / "opa", "exit 0")).compile(await source.read())
+
+
+@pytest.mark.parametrize("left", [b"", b"no archive", gzip.compress(random.Random(7).randbytes(4000))[:3000]])
+async def test_half_a_bundle_is_no_compiled_policy(tmp_path: Path, source: PolicyDirectory, left: bytes) -> None:
+    (tmp_path / "left").write_bytes(left)
+    script = f'for word; do [ "$before" != -o ] || cp {tmp_path}/left "$word"; before=$word; done'
+    with pytest.raises(PolicyInvalid, match="cannot be compiled here"):
+        await OpaCompiler(a_program(tmp_path / "opa", script)).compile(await source.read())
+
+
+async def test_a_module_whose_name_is_no_text_is_refused(folder: Path, source: PolicyDirectory) -> None:
+    (folder / os.fsdecode(b"\xff.rego")).write_text("package agentgate\n")
+    with pytest.raises(PolicyInvalid, match="not UTF-8"):
+        await source.read()
 
 
 def test_opa_is_found_by_name_then_path_then_cache(tmp_path: Path) -> None:

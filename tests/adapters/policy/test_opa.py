@@ -129,8 +129,9 @@ async def test_what_one_worker_publishes_opa_gets_from_any(server: OpaServer, sh
 
 
 @needs_opa
-async def test_a_bundle_that_cannot_be_shared_is_not_enforced(server: OpaServer, tmp_path: Path) -> None:
-    engine = OpaPolicyEngine(server.url, waits=PATIENT, shelf=tmp_path / "nowhere" / "bundle")
+@pytest.mark.parametrize("where", ["nowhere/bundle", "."], ids=["no folder", "a folder"])
+async def test_a_bundle_that_cannot_be_shared_is_not_enforced(server: OpaServer, tmp_path: Path, where: str) -> None:
+    engine = OpaPolicyEngine(server.url, waits=PATIENT, shelf=tmp_path / where)
     with pytest.raises(PolicyNotEnforced):
         await engine.enforce(await shipped({**decisions.DATA, "rate_limits": {"slow": 1}}))
     await engine.aclose()
@@ -155,6 +156,15 @@ async def test_a_module_outside_of_our_roots_is_refused_in_opas_words(engine: Op
     bundle = await shipped()
     with pytest.raises(PolicyInvalid, match="elsewhere"):
         await engine.enforce(replace(bundle, modules={**bundle.modules, "more.rego": b"package elsewhere\n\nx := 1\n"}))
+    assert await engine.revision() == bundle.revision
+
+
+@needs_opa
+async def test_a_module_may_have_a_long_name(engine: OpaPolicyEngine) -> None:
+    bundle = await shipped()
+    long = f"rules/{'é' * 120}/{'x' * 200}.rego"
+    bundle = replace(bundle, modules={**bundle.modules, long: b"package agentgate.more\n\nx := 1\n"})
+    await engine.enforce(bundle)
     assert await engine.revision() == bundle.revision
 
 
@@ -299,6 +309,33 @@ async def _ask(*behaviours: Behaviour, waits: Waits = PATIENT) -> Ruling | NoRul
 
 async def test_a_good_answer_is_a_ruling() -> None:
     assert await _ask(says(http_answer(GOOD))) == Ruling({"action": "ALLOW", "reason": "x"}, "r1")
+
+
+DEEP = b"[" * 1000 + b"]" * 1000
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [b'{"id":"x","raw":%s}' % DEEP, b'{"id":%s,"raw":"package x"}' % DEEP, b'{"id":"x"}', b"1", DEEP],
+    ids=["raw", "id", "no raw", "a number", "a list"],
+)
+async def test_what_no_opa_says_of_its_policies_names_no_revision(policies: bytes) -> None:
+    async with FakeOpa(says(http_answer(b'{"result":[%s]}' % policies))) as fake:
+        engine = OpaPolicyEngine(fake.url, waits=PATIENT)
+        assert await engine.revision() is None
+        await engine.aclose()
+
+
+async def test_an_error_that_is_none_of_opas_is_told_as_one() -> None:
+    bundle = await shipped()
+    message = b"in " + bundle.revision.removeprefix("sha256:").encode()
+    error = b'{"code":"bundle_error","message":"%s","errors":[%s]}' % (message, DEEP)
+    status = http_answer(b'{"result":{"bundles":{"agentgate":%s}}}' % error)
+    async with FakeOpa(says(status)) as fake:
+        engine = OpaPolicyEngine(fake.url, waits=PATIENT)
+        with pytest.raises(PolicyInvalid, match="an error without a message"):
+            await engine.enforce(bundle)
+        await engine.aclose()
 
 
 async def test_a_chunked_answer_is_a_ruling() -> None:

@@ -35,7 +35,7 @@ def render(bundle: PolicyBundle) -> PublishedBundle:
         for name, content in files_of(bundle, revision).items()
     }
     tar_bytes = io.BytesIO()
-    with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with tarfile.open(fileobj=tar_bytes, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, content in sorted(named.items()):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)

@@ -8,6 +8,7 @@ import os
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -48,6 +49,12 @@ class OpaCompiler:
         Raises:
             PolicyInvalid: with OPA's own message, or saying that OPA could not be run.
         """
+        try:
+            return await self._built(bundle)
+        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:  # a full disk, or half a file that it left
+            raise PolicyInvalid(f"the policy cannot be compiled here: {error}") from error
+
+    async def _built(self, bundle: PolicyBundle) -> bytes:
         with tempfile.TemporaryDirectory(prefix="agentgate-policy-") as folder:
             root = Path(folder)
             source = root / "bundle"

@@ -77,6 +77,10 @@ def _load(folder: Path) -> _Found:
         compiled, compiled_of = _read_compiled(folder)
     except OSError as error:
         raise PolicyInvalid(f"the policy directory cannot be read: {error}") from error
+    try:
+        "".join(modules).encode()
+    except UnicodeEncodeError:  # the revision is a digest of the names, too
+        raise PolicyInvalid(f"the name of a *.rego file in {folder} is not UTF-8") from None
     return _Found(modules, data, compiled, compiled_of)
 
 

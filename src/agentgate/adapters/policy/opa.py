@@ -102,8 +102,11 @@ class OpaPolicyEngine:
                 raise PolicyExternal("OPA runs its own policies; change them where they come from")
             if self._compiler is not None:
                 await self._compiler.compile(bundle)
-            before = self.published
             wanted = await asyncio.to_thread(render, bundle)
+            try:
+                before = self.published
+            except OSError as error:
+                raise PolicyNotEnforced(wanted.revision, None) from error
             self._publish(wanted)
             try:
                 await self._until_enforced(wanted.revision)
@@ -252,13 +255,19 @@ def _error_line(error: Any) -> str:
             return f"{file}:{row}: {message}"
         case {"message": str(message)}:
             return message
-    return str(error)[:_MAX_DETAIL_CHARS]
+    return "an error without a message"  # to write out what it is instead may fail: it can be too deep
 
 
 def _digest_of(answer: Any) -> str | None:
-    """A digest of the sources in GET /v1/policies; None when there are none."""
+    """A digest of the sources in GET /v1/policies; None when there are none, or something else."""
     policies = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(policies, list) or not policies:
         return None
-    sources = {str(policy.get("id")): policy.get("raw") for policy in policies if isinstance(policy, dict)}
+    sources: dict[str, str] = {}
+    for policy in policies:
+        match policy:
+            case {"id": str(name), "raw": str(text)}:
+                sources[name] = text
+            case _:
+                return None  # no OPA says that, and what it says instead may be too deep to be written out
     return hashlib.sha256(canonical(sources)).hexdigest()[:16]
