@@ -18,6 +18,7 @@ from agentgate.core.event import Kind, Outcome
 from agentgate.core.note import COSIGNATURE_V1, ED25519, NoteKey
 from agentgate.core.query import Query
 from agentgate.logs import containment_id, log_key_path, make_log, make_log_signer
+from agentgate.pipeline.policy.desk import PolicyDesk
 from tests.contracts.log import Author
 from tests.fakes import FakeUpstream, a_call, principal
 
@@ -36,6 +37,22 @@ async def test_a_gateway_whose_upkeep_dies_takes_no_more_calls_and_ends(tmp_path
         assert gateway.gate.closing
         with pytest.raises(ZeroDivisionError):
             await upkeep
+    asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+
+
+async def test_a_gateway_that_can_bring_opa_no_policy_any_more_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def dies(_: PolicyDesk) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(PolicyDesk, "start", dies)
+    told = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)
+    paths = {"AGENTGATE_DATA_DIR": str(tmp_path / "data"), "AGENTGATE_OPA_URL": f"unix://{tmp_path}/none.sock"}
+    async with running(settings.load(paths)) as gateway:
+        await asyncio.wait_for(told.wait(), 5)
+        assert gateway.gate.closing
     asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
 
 

@@ -62,10 +62,10 @@ async def begin(gateway: Gateway, predecessors: Sequence[str] | None) -> None:
 async def alive(gateway: Gateway) -> AsyncIterator[None]:
     """With all that runs beside the calls. From the end on nothing new is let through."""
     tasks = [asyncio.create_task(one) for one in _beside_the_calls(gateway)]
-    for task in tasks:
-        task.add_done_callback(partial(stop_unless_asked, gateway))
     if isinstance(gateway.engine, OpaPolicyEngine):
         tasks.append(asyncio.create_task(_enforce_remote(gateway)))
+    for task in tasks:
+        task.add_done_callback(partial(stop_unless_asked, gateway))
     try:
         await _hear_servers(gateway)
         yield
