@@ -118,6 +118,20 @@ async def test_data_with_a_limit_that_is_none_is_refused_before_it_is_enforced(h
     assert made.engine.enforced == []
 
 
+@pytest.mark.parametrize("error", [OSError("Too many open files"), ImportError("cannot open shared object file")])
+async def test_a_parser_that_cannot_be_loaded_here_is_a_policy_that_cannot(
+    house: House, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fails(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(house.questions._parser, "prepare", fails)
+    made = _Desk(house, parse={"db_query": {"query": "sql:postgres"}})
+    with pytest.raises(PolicyInvalid, match="open"):
+        await made.desk.load("person:admin", "reload")
+    assert made.engine.enforced == []
+
+
 async def test_unreadable_directory_changes_nothing(house: House) -> None:
     made = _Desk(house)
     made.source.error = PolicyInvalid("no such directory")

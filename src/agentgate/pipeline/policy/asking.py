@@ -49,8 +49,8 @@ class Questions:
         for tool, arguments in rules.parse.items():
             try:
                 self._parser.prepare(arguments.values())
-            except ValueError as error:
-                raise PolicyInvalid(f"data.parse.{tool}: {error}") from None
+            except (ValueError, ImportError, OSError) as error:  # also a parser that cannot be loaded: no file is left
+                raise PolicyInvalid(f"data.parse.{tool}: {error}") from error
         return rules
 
     def load(self, rules: AskRules) -> None:
