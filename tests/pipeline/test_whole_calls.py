@@ -676,6 +676,22 @@ async def test_what_fails_upstream_is_on_record_in_full(
         assert answer.fault_json is None
 
 
+async def test_a_call_whose_adapter_fails_has_an_outcome_that_nobody_knows(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fails(*_: object) -> Delivered | Undelivered:
+        raise KeyError("result")
+
+    monkeypatch.setattr(house.upstream, "send", fails)
+    call = a_call()
+    answer = await house.gate.pass_through(call)
+    event = house.log.events[-1][0]
+    assert own(event) == outcome_of(call, event, outcome="unknown", reason_code="upstream_unavailable")
+    assert (answer.decision.verdict, answer.outcome) == (Verdict.ALLOW, Outcome.UNKNOWN)
+    assert answer.error == "Tool execution failed: its adapter failed; upstream effect unknown"
+    assert "KeyError: 'result'" in caplog.text
+
+
 class _OneCredential:
     """A `CredentialSource` of one secret; `asked` is how it was asked."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import sys
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -280,6 +281,15 @@ class TestCredential:
         answer = await send(upstream, {}, Credential("a", SECRET, keys), headers={"X-Amz-Date": "20261121T000000Z"})
         refused(answer, ReasonCode.CREDENTIAL_UNAVAILABLE, reached=False)
         assert service.requests == []
+        await upstream.aclose()
+
+    async def test_the_first_call_loads_nothing_to_sign_with(
+        self, service: Service, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        upstream = HttpUpstream(service.url, inject={"kind": "sigv4", "region": "eu-west-1", "service": "s3"})
+        monkeypatch.setitem(sys.modules, "agentgate.adapters.upstreams._http_sigv4", None)
+        keys = {"access_key_id": "AKIAEXAMPLE", "secret_access_key": SECRET}
+        delivered(await send(upstream, {}, Credential("a", SECRET, keys)))
         await upstream.aclose()
 
     async def test_what_has_no_keys_signs_nothing(self, service: Service) -> None:

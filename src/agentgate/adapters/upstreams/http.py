@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 from urllib.parse import quote, unquote, urlencode
 
@@ -65,6 +65,7 @@ class HttpUpstream:
         self._timeout_s = timeout_s
         self._max_response_bytes = max_response_bytes
         self._injection = read_injection(inject)
+        self._sign = _load_signer() if self._injection.into == "signature" else None
         self._max_connections = max_connections
         self._tls = tls
         self._routes: dict[Digest, Route] = {}
@@ -125,8 +126,7 @@ class HttpUpstream:
     def _request(self, call: Call, tool: Tool, route: Route, credential: Credential | None) -> Outgoing | Undelivered:
         headers = {"Accept": "application/json", **route.header_values(call.arguments)}
         pairs = route.query_pairs(call.arguments)
-        signs = self._injection.into == "signature"
-        if credential is not None and not signs:
+        if credential is not None and self._sign is None:
             secret = self._injection.of(credential)
             if secret is None:
                 detail = f"the credential {credential.alias} has characters that cannot be sent"
@@ -140,10 +140,8 @@ class HttpUpstream:
             headers.setdefault("Content-Type", content[0])
         query = "?" + urlencode(pairs, quote_via=quote) if pairs else ""
         url, body = URL(self._base + route.path(call.arguments) + query, encoded=True), content and content[1]
-        if credential is not None and signs:
-            from agentgate.adapters.upstreams._http_sigv4 import signed  # AWS's library is for who has such an upstream
-
-            with_signature = signed(route.method, url, headers, body, credential, self._injection)
+        if credential is not None and self._sign is not None:
+            with_signature = self._sign(route.method, url, headers, body, credential, self._injection)
             if with_signature is None:
                 detail = f"the credential {credential.alias} cannot sign a request"
                 return Undelivered(ReasonCode.CREDENTIAL_UNAVAILABLE, detail, reached=False)
@@ -157,6 +155,13 @@ class HttpUpstream:
             max_response_bytes=route.max_response_bytes or self._max_response_bytes,
             repeatable=tool.access is Access.READ and route.method in ("GET", "HEAD"),
         )
+
+
+def _load_signer() -> Callable[..., dict[str, str] | None]:
+    """Before the first call: one that finds no file descriptor left for a library would be cut by that."""
+    from agentgate.adapters.upstreams._http_sigv4 import signed  # AWS's library is for who has such an upstream
+
+    return signed
 
 
 def _read_base_url(base_url: str, *, insecure: bool) -> str:

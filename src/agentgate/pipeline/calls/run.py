@@ -7,6 +7,7 @@ outcome is recorded, or is kept until it can be, and is `unknown` at worst.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,8 @@ from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
 from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Credential, CredentialSource, Delivered, Undelivered, Upstream
+
+logger = logging.getLogger("agentgate.upstreams")
 
 _UNHEARD: Final = frozenset({ReasonCode.UPSTREAM_TIMEOUT, ReasonCode.UPSTREAM_UNAVAILABLE})
 """Failures in which the upstream said nothing of what it did with the call."""
@@ -169,6 +172,9 @@ class Runner:
             if not flight.was_ended():
                 raise
             return None if flight.is_cut() else Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
+        except Exception:  # whatever an adapter raises, it may have sent the call: that has an outcome, and no refusal
+            logger.exception("the adapter of an upstream failed", extra={"trace_id": granted.call.trace_id})
+            return Undelivered(ReasonCode.UPSTREAM_UNAVAILABLE, "its adapter failed")
         finally:
             deadline.cancel()
             flight.come_back()
