@@ -8,6 +8,7 @@ leases and silence count boot time, and what came first is what the log has firs
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
-from agentgate.core.errors import ReasonCode
+from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.pipeline.containment.control import Rules
 from agentgate.pipeline.containment.drains import Drain
@@ -74,6 +75,21 @@ async def test_an_outcome_is_recorded_with_its_call_whatever_the_clock_says_mean
     (decided,), (finished,) = house.log.of(Kind.DECIDED), house.log.of(Kind.FINISHED)
     assert decided["trace_id"] == finished["trace_id"]
     assert all(part >= 0 for part in finished["latency_us"].values())
+
+
+async def test_a_clock_that_leapt_ahead_for_a_moment_keeps_nobody_from_dropping_answers(house: House) -> None:
+    ten_years_s = 10 * 365 * 24 * HOUR_S
+    set_by(house.clock, ten_years_s)
+    await house.upkeep.tick()
+    set_by(house.clock, -ten_years_s)
+    assert (await house.gate.pass_through(replace(a_call(), idempotency_key="k-1"))).success
+    house.clock.move(2 * HOUR_S)
+    await house.upkeep.tick()
+    assert house.log.rows("answers") == []
+    house.log.is_down = True
+    house.clock.move(2 * HOUR_S)
+    with pytest.raises(LogUnavailable):
+        await house.answers.recount()
 
 
 async def test_a_kill_lives_longer_on_a_clock_that_goes_back_and_ends_by_its_event_alone(house: House) -> None:

@@ -73,14 +73,16 @@ class AnswerBook:
         self._clock = clock
         self._meter = meter
         self._keep = timedelta(seconds=keep_s)
+        self._every_s = keep_s / _DROP_EVERY
         self._max_bytes = max_bytes
         self._max_held = max_bytes_per_caller
         self._held: Counter[tuple[str, str]] = Counter()
         """Bytes by tenant and principal: what the log had when they were counted, and what this member kept since."""
         self._since: Counter[tuple[str, str]] = Counter()
         """What it keeps while they are being counted."""
-        self._count_again_at: datetime | None = None
-        self._look_again_at: datetime | None = None
+        self._count_again_s: float | None = None
+        self._look_again_s: float | None = None
+        """In boot time, as the other: a clock that once leapt ahead must not keep anybody from looking for years."""
 
     # --- keeping ---
 
@@ -126,13 +128,13 @@ class AnswerBook:
         Raises:
             LogUnavailable
         """
-        now = self._clock.now()
-        if self._count_again_at is not None and now < self._count_again_at:
+        now_s = self._clock.boot_s()
+        if self._count_again_s is not None and now_s < self._count_again_s:
             return
         self._since.clear()
         held = Counter(await self._reader.answers_held())
         self._held = held + self._since  # what was kept meanwhile may be in both: it is rather too much
-        self._count_again_at = now + self._keep / _DROP_EVERY
+        self._count_again_s = now_s + self._every_s
 
     # --- finding ---
 
@@ -206,14 +208,14 @@ class AnswerBook:
         Raises:
             LogUnavailable
         """
-        now = self._clock.now()
-        if self._look_again_at is not None and now < self._look_again_at:
+        now_s = self._clock.boot_s()
+        if self._look_again_s is not None and now_s < self._look_again_s:
             return None
-        self._look_again_at = now + self._keep / _DROP_EVERY
-        through = await self._reader.answers_until(rfc3339(now - self._keep))
+        self._look_again_s = now_s + self._every_s
+        through = await self._reader.answers_until(rfc3339(self._clock.now() - self._keep))
         if through is not None:
             await self._recorder.note(lambda origin: answers_closed(origin, through))
-            self._count_again_at = None  # some callers have room again
+            self._count_again_s = None  # some callers have room again
         return through
 
 
