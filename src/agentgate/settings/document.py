@@ -46,4 +46,7 @@ def _check(node: yaml.MappingNode) -> None:
 def load_yaml(text: str, *, quickly: bool = False) -> Any:
     """`quickly` is for what nobody else writes. Raises yaml.YAMLError, ValueError (a date or a number that is none),
     RecursionError."""
-    return yaml.load(text, _QuickLoader if quickly else _Loader)  # noqa: S506  # made of the safe ones
+    try:
+        return yaml.load(text, _QuickLoader if quickly else _Loader)  # noqa: S506  # made of the safe ones
+    except (AttributeError, LookupError) as error:  # what the loaders make of `!!timestamp x`, `!!bool x`, `!!int ''`
+        raise ValueError("a value is not what its tag says") from error
