@@ -479,6 +479,11 @@ async def test_one_that_cannot_be_used_is_refused_in_these_words(gives: Issued, 
     assert await refused(world_of(issuer)) == why
 
 
+async def test_a_source_that_fails_at_a_number_gives_none(world: World) -> None:
+    world.issuer.error = OverflowError("too large")
+    assert await refused(world) == "its source failed (OverflowError)"
+
+
 async def test_why_there_is_none_is_said_without_what_the_source_said(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -125,7 +125,7 @@ async def test_a_used_up_limit_is_told_with_the_limit(house: House, post: Post) 
     assert house.meter.counts[("rate_limited", "db_query")] == 1
 
 
-@pytest.mark.parametrize("error", [TypeError, AttributeError, RuntimeError])
+@pytest.mark.parametrize("error", [TypeError, AttributeError, RuntimeError, OverflowError])
 async def test_what_nobody_foresaw_in_one_notice_costs_that_one_alone(
     house: House, post: Post, error: type[Exception]
 ) -> None:

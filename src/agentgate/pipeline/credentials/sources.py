@@ -16,7 +16,7 @@ from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _REVOCATION_S: Final = 5.0
 _LAST_REVOCATIONS_S: Final = 3.0
-_FAULTS: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError)
+_FAULTS: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)
 """What a source that lies can drive its adapter to: no call is lost to that, it only has no credential. TimeoutError is
 an OSError."""
 

@@ -27,7 +27,7 @@ _TRIES_FOR_GOOD: Final = 5
 _LOOKS_FOR_CALL: Final = 10
 _LOOK_FOR_CALL_S: Final = 0.2
 _SAVE_EVERY_S: Final = 1.0
-_FAULTS: Final = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError)
+_FAULTS: Final = (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OSError, OverflowError)
 """What an event of another version, or a courier that meets what nobody foresaw, can come to."""
 
 
