@@ -352,6 +352,36 @@ async def test_an_edit_when_policy_does_not_answer_changes_nothing(house: House)
     assert await house.approvals.approval(approval.id) == approval
 
 
+async def test_what_a_kill_covered_is_not_edited_before_anybody_has_closed_it(house: House) -> None:
+    approval = await asked_for(house)
+    kill = house.kill_elsewhere(a_kill())
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    refused = await edits.edit(ADA, approval.id, {"n": 2})
+    assert refused == Refused(ReasonCode.CONFLICT, "the approval is void: a kill covered it")
+    assert house.log.of(Kind.APPROVAL_CLOSED)[-1]["kill_id"] == kill.id
+    assert len(house.log.of(Kind.APPROVAL_REQUESTED)) == 1
+
+
+@pytest.mark.parametrize("before", [Kind.APPROVAL_CLOSED, Kind.APPROVAL_REQUESTED])
+async def test_a_kill_between_the_steps_of_an_edit_covers_the_edited_call_released_or_not(
+    house: House, before: Kind
+) -> None:
+    approval = await asked_for(house)
+
+    def kill_first(event: Event) -> None:
+        if event.kind is before:
+            house.log.on_append = lambda _: None
+            house.release_elsewhere(house.kill_elsewhere(a_kill()))
+
+    house.log.on_append = kill_first
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edited = await edits.edit(ADA, approval.id, {"n": 2})
+    assert isinstance(edited, Approval)
+    again = await edits.edit(ADA, edited.id, {"n": 3})
+    refused = Refused(ReasonCode.CONFLICT, "the approval is void: a kill covered it")
+    assert again == await house.approvals.decide(ADA, edited.id, State.APPROVED) == refused
+
+
 async def test_who_waits_is_woken_by_a_kill_although_the_log_is_slow_to_say_void(house: House) -> None:
     call = a_call()
     approval = await asked_for(house, call)

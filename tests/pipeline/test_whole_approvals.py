@@ -255,6 +255,7 @@ async def test_an_edit_is_on_record_in_full(house: House) -> None:
         "approvers": [],
         "edited_from": old.id,
         "edited_by": ADA.id,
+        "position": old.position,
         "auth": "api_key",
         "principal": "agent:bot",
     }

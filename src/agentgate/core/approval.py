@@ -106,7 +106,7 @@ class Approval:
     server: str = ""
     tool_sha256: str = ""
     position: int = 0
-    """The kill position at which it was asked for: a later kill that covers it makes it void."""
+    """The kill position at which it was asked for, before any edit: a later kill that covers it makes it void."""
     idx: int = 0
     """Where in the log it was asked for."""
     edited_from: str | None = None

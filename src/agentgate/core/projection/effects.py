@@ -208,6 +208,7 @@ def _pinned(fields: Mapping[str, Any], index: int, body: bytes | None) -> Iterat
 
 
 def _requested(fields: Mapping[str, Any], index: int, position: int, projected: Mapping[str, Any] | None) -> Put:
+    """Of an edited call the position is that of the question that was edited."""
     return Put(
         "approvals",
         {
@@ -231,7 +232,7 @@ def _requested(fields: Mapping[str, Any], index: int, position: int, projected: 
             "on_behalf_of": fields.get("on_behalf_of"),
             "server": fields.get("server", ""),
             "tool_sha256": fields.get("tool_sha256", ""),
-            "position": position,
+            "position": fields.get("position", position),
             "edited_from": fields.get("edited_from"),
             "edited_to": None,
             "executes": int(fields.get("executes", False)),

@@ -134,7 +134,8 @@ class ApprovalDesk(ApprovalBook):
             fields["executes"] = True
         body = b"{}"
         if edit is not None:
-            fields |= {"edited_from": edit.of.id, "edited_by": edit.by.id, "auth": edit.by.auth_method}
+            fields |= {"edited_from": edit.of.id, "edited_by": edit.by.id, "position": edit.of.position}
+            fields["auth"] = edit.by.auth_method
             shown = self._recorder.redactor.json(call.arguments_json)
             body = b'{"arguments":%s,"reason":%s}' % (shown, canonical_plain(edit.reason))
         sealed = self._sealer.seal(kept.pack(call, edit.original if edit else None), approval_id.encode())
@@ -194,7 +195,7 @@ class ApprovalDesk(ApprovalBook):
         return Refused(ReasonCode.CONFLICT, "somebody else answered first")
 
     async def _stale(self, approval: Approval) -> Refused | None:
-        """Why a yes would not be worth anything."""
+        """Why a yes, or an edit, would not be worth anything."""
         void = (await self._circumstances.killed((approval,))).get(approval.id)
         if void is not None:
             await self.close(approval, State.VOID, void)
@@ -224,6 +225,8 @@ class ApprovalDesk(ApprovalBook):
 
     async def edit(self, edit: Edit, call: Call, revision: str, terms: Terms) -> Approval | Refused:
         """Put an approval of the edited `call` in the place of a pending one. Raises LogUnavailable."""
+        if (stale := await self._stale(edit.of)) is not None:
+            return stale
         approval_id = self._new_id()
         fields = {"edited_to": approval_id, "auth": edit.by.auth_method}
         closed = await self.close(edit.of, State.VOID, Void(Why.EDITED), fields, edit.by, edit.reason)
