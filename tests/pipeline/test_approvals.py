@@ -352,6 +352,22 @@ async def test_an_edit_when_policy_does_not_answer_changes_nothing(house: House)
     assert await house.approvals.approval(approval.id) == approval
 
 
+async def test_what_was_edited_twice_shows_and_names_what_its_caller_sent(house: House) -> None:
+    sent = replace(a_call(arguments={"n": 1}), idempotency_key="k-1")
+    approval = await asked_for(house, sent)
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    once = await edits.edit(ADA, approval.id, {"n": 2})
+    assert isinstance(once, Approval)
+    twice = await edits.edit_and_approve(BOB, once.id, {"n": 3})
+    assert isinstance(twice, Verdict)
+    assert house.approvals.original(twice.approval)["arguments"] == {"n": 1}
+    first = await house.gate.pass_through(sent)
+    assert house.log.of(Kind.DECIDED)[-1]["edited_from_sha256"] == sent.digest
+    again = await house.gate.pass_through(replace(sent, trace_id=a_call().trace_id))
+    assert (first.success, again.is_replayed) == (True, True), again.error
+    assert [one.call.arguments for one in house.upstream.sent] == [{"n": 3}]
+
+
 async def test_what_a_kill_covered_is_not_edited_before_anybody_has_closed_it(house: House) -> None:
     approval = await asked_for(house)
     kill = house.kill_elsewhere(a_kill())

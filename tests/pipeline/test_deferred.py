@@ -14,6 +14,8 @@ from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.events.calls import closed
+from agentgate.pipeline.approvals.desk import Verdict
+from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
@@ -168,6 +170,25 @@ async def test_an_idempotency_key_goes_with_the_deferred_call(house: House, desk
     assert (again.is_replayed, again.call.trace_id) == (True, first.call.trace_id)
     assert len(house.upstream.sent) == 1
     assert isinstance(await desk.fetch(BOT, first.call.trace_id), Answer)
+
+
+async def test_who_repeats_a_deferred_call_that_was_edited_twice_gets_its_answer(
+    house: House, desk: DeferredDesk
+) -> None:
+    first = await asked(house, call={"arguments": {"n": 1}}, idempotency_key="k-1")
+    assert first.approval is not None
+    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    once = await edits.edit(ADA, first.approval.id, {"n": 2})
+    assert isinstance(once, Approval)
+    twice = await edits.edit_and_approve(ADA, once.id, {"n": 3})
+    assert isinstance(twice, Verdict)
+    made = await desk.execute(twice.approval.id)
+    assert isinstance(made, Answer)
+    assert made.success, made.error
+    assert house.log.of(Kind.DECIDED)[-1]["edited_from_sha256"] == first.call.digest
+    again = await house.gate.pass_through(replace(a_call(arguments={"n": 1}), idempotency_key="k-1"))
+    assert again.is_replayed, again.error
+    assert [one.call.arguments for one in house.upstream.sent] == [{"n": 3}]
 
 
 async def test_an_approval_that_policy_does_not_want_any_more_is_spent_all_the_same(

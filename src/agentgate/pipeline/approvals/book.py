@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from agentgate.core import kept
@@ -75,6 +76,13 @@ class ApprovalBook:
         """`{arguments, context}` as the agent sent them, where they were edited; None otherwise."""
         value = self._value(approval)
         return value.get("original") if value is not None else None
+
+    def sent(self, approval: Approval, call: Call) -> Call:
+        """The call that `approval` keeps, as the agent sent it: another one where that was edited, however often."""
+        original = self.original(approval)
+        if original is None:
+            return call
+        return replace(call, arguments=original["arguments"], context=original["context"])
 
     def kept(self, approval: Approval, tool: Tool | None, trace_id: TraceId) -> Call | None:
         """The call itself, with `tool` as it is now; None when it is not kept, or is another one with that tool."""

@@ -41,11 +41,11 @@ class EditDesk:
         old = await self._approvals.answerable(editor, approval_id)
         if isinstance(old, Refused):
             return old
-        original = self._approvals.kept(old, self._tools.get(old.tool), new_trace_id(self._entropy))
-        if original is None:
+        asked = self._approvals.kept(old, self._tools.get(old.tool), new_trace_id(self._entropy))
+        if asked is None:
             return Refused(ReasonCode.CONFLICT, "the tool is not the one any more that it was asked for")
-        call = replace(original, arguments=arguments)
-        if call.digest == original.digest:
+        call = replace(asked, arguments=arguments)
+        if call.digest == asked.digest:
             return Refused(ReasonCode.INVALID_REQUEST, "these are the arguments that were asked for")
         if self._recorder.redactor.json(call.arguments_json) is FAILED:
             return Refused(ReasonCode.REDACTION_FAILED, "the arguments could not be redacted for the log")
@@ -54,7 +54,8 @@ class EditDesk:
             return Refused(decision.reason_code, f"the edited call is refused: {decision.reason}")
         terms = decision.terms if decision.verdict is Verdict.REQUIRE_APPROVAL else old.terms
         said = self._recorder.reason(reason, MAX_REASON_CHARS)
-        return await self._approvals.edit(Edit(old, original, editor, said), call, decision.policy_revision, terms)
+        edit = Edit(old, self._approvals.sent(old, asked), editor, said)
+        return await self._approvals.edit(edit, call, decision.policy_revision, terms)
 
     async def edit_and_approve(
         self, editor: Principal, approval_id: str, arguments: Mapping[str, Any], reason: str = ""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from agentgate.core.approval import Approval, State, Void, Why, from_row
-from agentgate.core.call import Call, Digest, Door, Principal, SessionId, TenantId, Tool, ToolName, TraceId
+from agentgate.core.call import Call, Door, Principal, SessionId, TenantId, Tool, ToolName, TraceId
 from agentgate.core.decision import refusal
 from agentgate.core.errors import OUTAGE, LogUnavailable, ReasonCode
 from agentgate.pipeline.approvals.desk import ApprovalDesk
@@ -125,7 +125,9 @@ class DeferredDesk:
         call = self._approvals.kept(approval, self._tools.get(approval.tool), trace_id)
         if call is None:  # sealed by a member with another key, or a tool that is not what it was
             return Over(trace_id, ReasonCode.CONFLICT, "the call is not kept as it was approved", approval)
-        call = replace(call, deferred=True, carried_by=approval.id, edited_from=self._original(approval, call))
+        sent = self._approvals.sent(approval, call)
+        edited_from = sent.digest if sent is not call else None
+        call = replace(call, deferred=True, carried_by=approval.id, edited_from=edited_from)
         refused = None
         if not self._is_valid(call.caller):
             refused = refusal(ReasonCode.FORBIDDEN, "Who asked for the call may not make it any more", "identity")
@@ -133,11 +135,6 @@ class DeferredDesk:
         if answer.is_replayed or (answer.outcome is None and answer.reason_code not in _PASSING):
             await self._give_up(approval_id, answer)
         return answer
-
-    def _original(self, approval: Approval, call: Call) -> Digest | None:
-        """The digest of what the caller sent, where an approver has edited that."""
-        original = self._approvals.original(approval)
-        return replace(call, arguments=original["arguments"], context=original["context"]).digest if original else None
 
     async def _give_up(self, approval_id: str, answer: Answer) -> None:
         """Close an approval whose call was refused for good, or was run before under its idempotency key: it would be
