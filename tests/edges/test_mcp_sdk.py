@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -11,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcp.server.auth.middleware.bearer_auth import AuthenticatedUser, authorization_context
-from mcp.server.auth.provider import AccessToken
 from mcp.server.connection import Connection, allowed_log_levels
 from mcp.server.lowlevel.server import Server
 from mcp.server.session import ServerSession
@@ -20,7 +20,8 @@ from mcp.shared.exceptions import MCPError
 from mcp.types.version import HANDSHAKE_PROTOCOL_VERSIONS, MODERN_PROTOCOL_VERSIONS
 
 from agentgate.core.call import AgentId, Principal, PrincipalKind, TenantId
-from agentgate.edges._mcp.sdk import Alone, Sessions, client_id_of, has_session, in_use
+from agentgate.edges._mcp.sdk import Alone, Sessions, has_session, in_use
+from agentgate.edges._mcp.server import _token_of
 
 TEXT = {"type": "text", "text": "a"}
 ALONE = {
@@ -55,13 +56,15 @@ async def test_a_manager_knows_whose_its_sessions_are() -> None:
     ours, theirs = (
         Principal(PrincipalKind.AGENT, AgentId(name), TenantId("t"), frozenset(), "key") for name in ("ours", "theirs")
     )
-    transport, _, _ = (
-        manager._admit_session(
-            authorization_context(AuthenticatedUser(AccessToken(token="", client_id=client_id_of(whose), scopes=[])))
-        )
-        for whose in (ours, ours, theirs)
+    for_ann, for_ben = (replace(ours, on_behalf_of=user) for user in ("ann", "ben"))
+    transport, anns, _, _ = (
+        manager._admit_session(authorization_context(AuthenticatedUser(_token_of(whose))))
+        for whose in (ours, for_ann, for_ben, theirs)
     )
-    assert open_ == [0, 1, 0]
+    assert open_ == [0, 1, 2, 0], "an agent has one share, for whatever users"
+    assert anns is not None
+    assert has_session(manager, anns.mcp_session_id or "", for_ann)
+    assert not any(has_session(manager, anns.mcp_session_id or "", one) for one in (for_ben, ours))
     assert transport is not None
     session = transport.mcp_session_id or ""
     assert has_session(manager, session, ours)
@@ -74,8 +77,7 @@ async def test_a_manager_knows_whose_its_sessions_are() -> None:
 async def test_a_session_in_use_does_not_end_for_idleness_and_one_that_ends_is_nobodys() -> None:
     manager = StreamableHTTPSessionManager(Server("x"), session_idle_timeout=60)
     ours = Principal(PrincipalKind.AGENT, AgentId("ours"), TenantId("t"), frozenset(), "key")
-    token = AccessToken(token="", client_id=client_id_of(ours), scopes=[])
-    transport = manager._admit_session(authorization_context(AuthenticatedUser(token)))
+    transport = manager._admit_session(authorization_context(AuthenticatedUser(_token_of(ours))))
     assert transport is not None
     session = transport.mcp_session_id or ""
     async with transport.connect():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agentgate.adapters.sealers.chacha import ChaChaSealer
@@ -37,6 +39,15 @@ def test_it_is_nobody_elses(states: States, thief: Principal) -> None:
     with pytest.raises(BadState, match="not one that this caller was given"):
         states.take(thief, sealed, "digest")
     states.take(BOT, sealed, "digest")
+
+
+def test_what_one_user_was_given_is_no_other_users(states: States) -> None:
+    for_ann, for_ben = (replace(BOT, on_behalf_of=user) for user in ("ann", "ben"))
+    for owner, thief in ((for_ann, for_ben), (for_ann, BOT), (BOT, for_ann)):
+        sealed = states.seal(owner, BEFORE)
+        with pytest.raises(BadState, match="not one that this caller was given"):
+            states.take(thief, sealed, "digest")
+        states.take(owner, sealed, "digest")
 
 
 def test_it_is_for_one_call(states: States) -> None:

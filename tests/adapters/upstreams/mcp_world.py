@@ -157,11 +157,12 @@ def grant_of(
     *,
     agent: str = "tester",
     tenant: str | None = None,
+    user: str | None = None,
     traceparent: str | None = None,
     context: Mapping[str, Any] | None = None,
 ) -> Grant:
     model = granted(tool, arguments).call
-    caller = dataclasses.replace(model.caller, name=AgentId(agent))
+    caller = dataclasses.replace(model.caller, name=AgentId(agent), on_behalf_of=user)
     call = Call(
         trace_id=TraceId("00000000-0000-4000-8000-000000000001"),
         door=Door.MCP,

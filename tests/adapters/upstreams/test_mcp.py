@@ -311,7 +311,8 @@ async def test_nobody_else_and_no_other_call_answers_a_parked_one(legacy: World)
     peer = FakePeer(capabilities=can, extra=extra)
     other_agent = grant_of(legacy.tool("ask"), QUESTION, peer, agent="other")
     other_arguments = grant_of(legacy.tool("ask"), QUESTION | {"more": 1}, peer)
-    for wrong in (other_agent, other_arguments):
+    other_user = grant_of(legacy.tool("ask"), QUESTION, peer, user="ben")
+    for wrong in (other_agent, other_arguments, other_user):
         assert isinstance(await legacy.upstream.send(wrong, None), Undelivered)
     assert isinstance(await legacy.call("ask", QUESTION, peer), Delivered)
 

@@ -22,7 +22,7 @@ QUESTION = {"method": "elicitation/create", "params": {"message": "who?"}}
 
 
 async def call(
-    w: World, name: str, peer: FakePeer, arguments: Mapping[str, Any] | None = None, **whose: str
+    w: World, name: str, peer: FakePeer, arguments: Mapping[str, Any] | None = None, **whose: str | None
 ) -> Delivered | Undelivered:
     return await w.upstream.send(grant_of(w.tool(name), arguments or {}, peer, **whose), None)
 
@@ -137,6 +137,23 @@ async def test_one_name_in_two_tenants_is_two_callers() -> None:
         assert isinstance(await park(w, agent="bot", tenant="acme"), Delivered)
         assert is_refused(await park(w, agent="bot", tenant="acme"))
         assert isinstance(await park(w, agent="bot", tenant="umbrella"), Delivered)
+
+
+async def test_a_session_that_was_lent_for_one_user_is_no_other_users_and_all_are_of_one_share() -> None:
+    async with world(McpUpstream("s", command=script(), max_sessions=4)) as w:
+        can = FakePeer(capabilities=CAN)
+
+        async def lent(user: str | None) -> int:
+            answer = await call(w, "spawn", can, user=user)
+            assert isinstance(answer, Delivered)
+            return int(answer.value["structuredContent"]["own"])
+
+        first = await lent("ann")
+        assert await lent("ann") == first
+        assert len({first, await lent("ben")}) == 2
+        assert await lent("ann") == first
+        assert await lent(None) != first, "and one of the two made place"
+        assert len(vars(w.upstream)["_sessions"]._idle) == 2
 
 
 async def test_who_has_its_share_gives_up_a_quiet_session_of_its_own_and_nobody_elses() -> None:

@@ -87,19 +87,22 @@ class Sessions(StreamableHTTPSessionManager):
         self._admit = admit
 
     def _admit_session(self, requestor: AuthorizationContext | None) -> StreamableHTTPServerTransport | None:
-        self._admit(sum(owner == requestor for owner in self._session_owners.values()))
+        who = requestor["client_id"] if requestor is not None else None  # for whatever users
+        self._admit(sum(owner["client_id"] == who for owner in self._session_owners.values()))
         return super()._admit_session(requestor)
 
 
 def client_id_of(principal: Principal) -> str:
-    """By which the SDK knows whose session is whose."""
+    """By which the SDK knows whose session is whose, with the user that it is for as `subject`."""
     return f"{principal.tenant}/{principal.id}"
 
 
 def has_session(manager: StreamableHTTPSessionManager, session_id: str, principal: Principal) -> bool:
     """Whether this is a session of somebody's, and not ending."""
     transport, owner = manager._server_instances.get(session_id), manager._session_owners.get(session_id)
-    if transport is None or transport.is_terminated or owner is None or owner["client_id"] != client_id_of(principal):
+    if transport is None or transport.is_terminated or owner is None:
+        return False
+    if (owner["client_id"], owner["subject"]) != (client_id_of(principal), principal.on_behalf_of):
         return False
     return transport.idle_scope is None or not transport.idle_scope.cancel_called
 

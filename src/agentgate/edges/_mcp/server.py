@@ -275,7 +275,7 @@ class Hall:
 
 def _token_of(principal: Principal) -> AccessToken:
     """No secret is in it: handlers could not leak it."""
-    return AccessToken(token="", client_id=sdk.client_id_of(principal), scopes=[])
+    return AccessToken(token="", client_id=sdk.client_id_of(principal), subject=principal.on_behalf_of, scopes=[])
 
 
 def _unknown(name: str) -> MCPError:

@@ -107,4 +107,5 @@ class States:
 
 
 def _whose(caller: Principal) -> bytes:
-    return f"mcp request state of {caller.tenant}/{caller.id}".encode()
+    user = f"\0{caller.on_behalf_of}" if caller.on_behalf_of is not None else ""
+    return f"mcp request state of {caller.tenant}/{caller.id}{user}".encode()

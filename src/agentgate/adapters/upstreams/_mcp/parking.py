@@ -223,7 +223,8 @@ def _state_of(order: Order) -> str | None:
 
 
 def _whose(grant: Grant) -> str:
-    """Who may answer: the same caller in the same session, with the same call."""
+    """Who may answer: the same caller for the same user in the same session, with the same call."""
     call = grant.call
-    parts = (call.tenant, call.caller.id, call.session, call.tool_name, call.arguments_json.decode())
+    caller = (call.tenant, call.caller.id, call.caller.on_behalf_of or "")
+    parts = (*caller, call.session, call.tool_name, call.arguments_json.decode())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()

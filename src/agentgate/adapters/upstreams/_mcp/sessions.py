@@ -29,8 +29,8 @@ _IDLE_S: Final = 120.0
 
 _Holder = tuple[str, str]
 """A caller: its tenant and its principal's id."""
-_Whose = tuple[_Holder, bytes]
-"""Whom a lent session is kept for: a caller whose client declared just these capabilities."""
+_Whose = tuple[_Holder, str | None, bytes]
+"""Whom a lent session is kept for: a caller, for one user, whose client declared just these capabilities."""
 
 
 class ShareTaken(Exception):
@@ -86,7 +86,8 @@ class Sessions:
         Raises:
             ShareTaken
         """
-        whose = _holder(call), orjson.dumps(mirrored(peer.capabilities), option=orjson.OPT_SORT_KEYS)
+        declared = orjson.dumps(mirrored(peer.capabilities), option=orjson.OPT_SORT_KEYS)
+        whose = _holder(call), call.caller.on_behalf_of, declared
         self._sweep()
         for link, owner in tuple(self._idle.items()):
             if owner == whose:
@@ -162,12 +163,12 @@ class Sessions:
 
     def _holders(self) -> Iterator[_Holder]:
         yield from (_holder(self._last_calls[key]) for key in self._of_clients)
-        yield from (holder for holder, _ in (*self._lent.values(), *self._idle.values()))
+        yield from (holder for holder, *_ in (*self._lent.values(), *self._idle.values()))
 
     def _close_quiet(self, holder: _Holder | None) -> bool:
         """Close the session, of this caller or of anybody, that was of no use to anybody for longest; lent ones first,
         then those that have ended by themselves, whose clients may not have noticed. False where there is none."""
-        idle = [link for link, (whose, _) in self._idle.items() if holder in (None, whose)]
+        idle = [link for link, (whose, *_) in self._idle.items() if holder in (None, whose)]
         if idle:
             oldest = min(idle, key=lambda link: link.last_used)
             del self._idle[oldest]
