@@ -26,6 +26,7 @@ class CertificateReaderContract:
             found = reader.holder({b"host": b"x", **good}, proxy)
             assert isinstance(found, Principal)
             assert (found.id, found.auth_method, found.tenants_all) == ("agent:deploy-bot", "mtls", False)
+            assert reader.knows(found)
 
     @pytest.mark.parametrize("host", [None, "", "203.0.113.7", "2001:db8:ffff::7", "localhost"])
     def test_nobody_else_is_believed_or_overlooked(

@@ -30,6 +30,7 @@ class TokenVerifierContract:
             assert (who.roles, who.auth_method) == ({Role.AGENT}, "oauth")
             assert "tools:call" in who.scopes
             assert who.session is None
+            assert who.key_id is not None, "its issuer's"
             assert not who.tenants_all
 
     async def test_what_is_known_of_a_token_does_not_hold_it(self, verifier: TokenVerifier, good: str) -> None:

@@ -273,6 +273,9 @@ class FakeCertificates:
     def holder(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal | NotTaken | None:
         return self.found if client_host == PROXY else NotTaken("From elsewhere")
 
+    def knows(self, principal: Principal) -> bool:
+        return principal == self.found
+
 
 _: type[CertificateReader] = FakeCertificates
 
@@ -287,6 +290,11 @@ async def test_the_holder_of_a_certificate_needs_no_key() -> None:
     assert await _behind(person).person({}, PROXY, Role.OPERATOR) == person
     assert await _refusal(_behind(person).person, {}, PROXY, Role.ADMIN) == (403, ReasonCode.FORBIDDEN)
     assert await _refusal(_behind(person).agent, {}, PROXY) == (403, ReasonCode.FORBIDDEN)
+
+
+def test_a_certificates_holder_is_known_for_as_long_as_a_certificate_could_be_theirs() -> None:
+    assert _behind(HOLDER).still_knows(HOLDER)
+    assert not _behind(NotTaken("A stranger", is_stranger=True)).still_knows(HOLDER)
 
 
 async def test_behind_a_proxy_without_a_certificate_nobody_is_local() -> None:

@@ -84,6 +84,7 @@ class Principal:
     roles: frozenset[Role]
     auth_method: str
     key_id: str | None = None
+    """The key that it came with; the issuer of an access token; nothing of a certificate."""
     tenants_all: bool = False
     scopes: frozenset[str] = frozenset()
     """What an access token was issued for; policy sees them."""

@@ -194,14 +194,15 @@ class Callers:
 
     def still_knows(self, principal: Principal) -> bool:
         """Whether whoever called then would be taken now, for what is done in their name later: a key may have been
-        disabled meanwhile. Tokens and certificates cannot be called back; where they are from may be dropped."""
+        disabled meanwhile. Tokens and certificates cannot be called back; an issuer, or an entry of `auth.mtls.map`,
+        may be dropped."""
         match principal.auth_method:
             case "api_key" | "admin_key" | "signature":
                 return self._keyring.knows(principal)
             case "oauth":
-                return self._tokens is not None
+                return self._tokens is not None and principal.key_id in self._tokens.resource.issuers
             case "mtls":
-                return self._certificates is not None
+                return self._certificates is not None and self._certificates.knows(principal)
             case "loopback":
                 return self.takes_local
             case _:

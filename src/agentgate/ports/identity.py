@@ -16,7 +16,7 @@ class VerifiedToken:
     """A token that is genuine, in time, and for us. Never holds the token itself."""
 
     principal: Principal
-    """With the token's `scopes`, and its `session` where the issuer has bound it to one."""
+    """With the token's issuer as `key_id`, its `scopes`, and its `session` where the issuer has bound it to one."""
     expires_s: float
     """Unix seconds."""
 
@@ -62,6 +62,10 @@ class CertificateReader(Protocol):
 
     def holder(self, headers: Mapping[bytes, bytes], client_host: str | None) -> Principal | NotTaken | None:
         """None where no proxy tells of a certificate. Never raises, and never waits."""
+        ...
+
+    def knows(self, principal: Principal) -> bool:
+        """Whether a certificate could make somebody this principal now, with at least its roles."""
         ...
 
 

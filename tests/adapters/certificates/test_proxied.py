@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -153,6 +154,26 @@ def test_the_first_entry_that_fits_counts_with_its_roles_tenant_and_tier() -> No
     found = house.holder("URI=spiffe://x/user/bob")
     assert isinstance(found, Principal)
     assert (found.id, found.tenant, found.tier, found.roles) == ("person:bob", "acme", "gold", {Role.OPERATOR})
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [entry(pattern="spiffe://example.org/agent/other", whom="other")],
+        [entry(pattern="spiffe://example.org/job/*", whom="job-*")],
+        [entry(tenant="b")],
+        [entry(roles=frozenset({Role.OPERATOR}))],
+        [replace(entry(), kind=PrincipalKind.PERSON)],
+    ],
+    ids=["another", "another pattern", "another tenant", "without its role", "a person"],
+)
+def test_whoever_was_taken_out_of_the_map_is_not_known_any_more(entries: list[Entry]) -> None:
+    bot = House().holder(uri("spiffe://example.org/agent/bot"))
+    assert isinstance(bot, Principal)
+    assert not House(*entries).certificates.knows(bot)
+    former = [entry("cn", "bot", "bot", roles=frozenset({Role.AGENT, Role.OPERATOR})), entry("dns", "*.jobs", "b*")]
+    for one in former:
+        assert House(*entries, one).certificates.knows(bot), "another entry names it, and gives it no less"
 
 
 def test_a_certificate_of_several_holders_is_nobodys() -> None:

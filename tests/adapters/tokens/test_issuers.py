@@ -73,6 +73,7 @@ async def test_each_issuers_tokens_are_mapped_by_its_own_rules(
             found = await verifier.verify(token)
             assert isinstance(found, VerifiedToken)
             assert (found.principal.name, found.principal.tenant) == (name, tenant)
+            assert found.principal.key_id == issuer.url, "what is left of it once it is configured no more"
 
 
 async def test_no_issuer_speaks_for_another(issuers: tuple[Issuer, Issuer], verifier: Issuers) -> None:

@@ -42,6 +42,7 @@ class Entry:
     tier: str = ""
     _matches: re.Pattern[str] = field(init=False, repr=False, compare=False)
     _subject: Any = field(init=False, repr=False, compare=False)
+    _names: re.Pattern[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Raises ValueError."""
@@ -50,9 +51,9 @@ class Entry:
         except NoCertificate as error:
             raise ValueError(f"auth.mtls.map: {error}") from None
         flags = re.IGNORECASE if self.name == "dns" else 0
-        whole = _STAR.join(map(re.escape, self.pattern.split("*")))
         object.__setattr__(self, "_subject", subject)
-        object.__setattr__(self, "_matches", re.compile(whole, flags | re.ASCII))
+        object.__setattr__(self, "_matches", re.compile(_with_stars(self.pattern), flags | re.ASCII))
+        object.__setattr__(self, "_names", re.compile(_with_stars(self.whom), re.ASCII))
 
     def whom_of(self, names: Names) -> set[str]:
         """Whom this entry says the certificate is: nobody, one, or several, which is one too many."""
@@ -66,6 +67,15 @@ class Entry:
         if "*" in self.whom:  # of a name whose case means nothing: else another certificate were another agent
             return {self.whom.replace("*", star) for star in stars}
         return {self.whom} if any(found) else set()
+
+    def may_be(self, principal: Principal) -> bool:
+        """Whether a certificate that fits this entry could be that principal's, with at least its roles."""
+        own = (self.kind, self.tenant) == (principal.kind, principal.tenant)
+        return own and self.roles >= principal.roles and self._names.fullmatch(principal.name) is not None
+
+
+def _with_stars(text: str) -> str:
+    return _STAR.join(map(re.escape, text.split("*")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +122,10 @@ class ProxiedCertificates:
         if known.not_before is not None and self._clock.now() < known.not_before:
             return NotTaken("The client certificate is not valid yet")
         return known.found
+
+    def knows(self, principal: Principal) -> bool:
+        """See `ports.CertificateReader`."""
+        return any(entry.may_be(principal) for entry in self._entries)
 
     def _in_proxies(self, host: str) -> bool:
         try:

@@ -10,7 +10,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 import jwt
@@ -201,7 +201,7 @@ class JwtVerifier:
         if not rules.required_scopes <= scopes:
             raise _Refused("The access token has not every scope that is needed here", ReasonCode.INSUFFICIENT_SCOPE)
         try:
-            return VerifiedToken(rules.whom.principal(claims, scopes), expires_s)
+            return VerifiedToken(replace(rules.whom.principal(claims, scopes), key_id=rules.issuer), expires_s)
         except Nobody as why:
             raise _Refused(f"The access token {why}") from None
 
