@@ -6,13 +6,14 @@ import asyncio
 import signal
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agentgate import keyfile, life, settings
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
-from agentgate.app import running
+from agentgate.app import _hosts, running
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.note import COSIGNATURE_V1, ED25519, NoteKey
@@ -93,6 +94,24 @@ async def test_a_gateway_that_ends_says_how_many_refusals_it_has_only_counted(tm
     assert sum(leaf["count"] for leaf in leaves if leaf["kind"] == Kind.REFUSALS) == turned_away
     kinds = [leaf["kind"] for leaf in leaves]
     assert kinds.index(Kind.REFUSALS) < kinds.index(Kind.LEFT)
+
+
+@pytest.mark.parametrize(
+    ("server", "name"),
+    [
+        ({"host": "fd00::2"}, "[fd00::2]"),
+        ({"host": "FE80:0::1%eth0"}, "[fe80::1]"),
+        ({"base_url": "https://[2001:db8::1]:8443"}, "[2001:db8::1]"),
+        ({"base_url": "https://Gate.example.org:8443/a"}, "gate.example.org"),
+        ({"hosts": ["2001:DB8::1"]}, "[2001:db8::1]"),
+        ({"hosts": ["[2001:db8:0::1]"]}, "[2001:db8::1]"),
+        ({"hosts": ["Gate.example.org"]}, "gate.example.org"),
+        ({"host": "::"}, None),
+    ],
+)
+def test_names_that_are_served_are_written_as_in_a_host_header(server: dict[str, Any], name: str | None) -> None:
+    hosts = _hosts(settings.load({}, overrides={"server": server}))
+    assert hosts == {"localhost", "127.0.0.1", "[::1]"} | ({name} - {None})
 
 
 def log_settings(tmp_path: Path, log: str) -> settings.Settings:

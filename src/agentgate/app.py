@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from agentgate import __version__, life
 from agentgate.adapters.ambient.system import SystemEntropy
 from agentgate.core.errors import AgentGateError, UnsafeConfiguration
+from agentgate.core.hosts import in_a_header
 from agentgate.doors import control_desks, hot_routes
 from agentgate.edges.framework import make_framework
 from agentgate.edges.mcp import PATH as MCP_PATH
@@ -106,9 +107,9 @@ def create_app(config: Settings, startup: Startup | None = None) -> Wire:
 
 def _hosts(config: Settings) -> frozenset[str]:
     """The Host allow-list: loopback's names, the address listened on, the base URL's name, and `server.hosts`."""
-    names = {"localhost", "127.0.0.1", "[::1]", *(name.lower() for name in config.server.hosts)}
+    names = {"localhost", "127.0.0.1", "::1", *config.server.hosts}
     if config.server.host not in ("0.0.0.0", "::"):  # noqa: S104 - compared with, not listened on
-        names.add(config.server.host.lower())
+        names.add(config.server.host)
     if config.server.base_url is not None:
-        names.add((urlsplit(config.server.base_url).hostname or "").lower())
-    return frozenset(names)
+        names.add(urlsplit(config.server.base_url).hostname or "")
+    return frozenset(map(in_a_header, names))

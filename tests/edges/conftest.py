@@ -36,7 +36,7 @@ def gateway() -> Iterator[GatewayProcess]:
     config = {
         "server": {
             "refusals_per_second": 1_000_000,
-            "hosts": ["gate.example.org"],
+            "hosts": ["gate.example.org", "2001:DB8:0::1"],
             "origins": ["https://ops.example.org"],
         },
         "auth": {"keys": _entries()},

@@ -206,7 +206,13 @@ def test_a_host_name_that_is_not_ours_is_421(gateway: GatewayProcess, path: str,
     assert b'"success":true' not in said
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:1", "[::1]:8000", "gate.example.org", "GATE.example.org:443"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *["localhost", "127.0.0.1:1", "[::1]:8000", "gate.example.org", "GATE.example.org:443"],
+        *["[2001:db8::1]:8443", "[2001:DB8:0:0::0001]", "[::0001]"],
+    ],
+)
 def test_the_configured_names_are_ours(gateway: GatewayProcess, host: str) -> None:
     assert statuses(exchange(gateway.port, post("/tools/call", GOOD, AGENT, host=host))) == [200]
 

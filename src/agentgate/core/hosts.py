@@ -44,6 +44,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def in_a_header(host: str) -> str:
+    """`host` as `Host` names it, so that the same one is written in one way: in lower case, and an IPv6 address in
+    brackets, as short as it can be, without the zone that nobody sends."""
+    if ":" not in host:
+        return host.lower()
+    try:
+        return f"[{ipaddress.IPv6Address(host.strip('[]').partition('%')[0])}]"
+    except ValueError:
+        return host.lower()
+
+
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the internet's own: not private, loopback, link-local (nor a cloud's metadata),
     multicast or shared with a carrier's customers, and none that hides an IPv4 address."""

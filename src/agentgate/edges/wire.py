@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from agentgate.core.errors import ReasonCode
+from agentgate.core.hosts import in_a_header
 from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.edges.problem import PROBLEM_JSON, Problem, method_not_allowed
 
@@ -147,7 +148,7 @@ class Wire:
             self._require_plain_chunks(request)
         host = headers.get(b"host", b"").decode("latin-1").lower()
         named = _HOST.fullmatch(host)
-        if named is None or named[1] not in self._hosts:
+        if named is None or in_a_header(named[1]) not in self._hosts:
             raise Problem(421, ReasonCode.HOST_NOT_ALLOWED, "This host name is not served here (server.hosts)")
         origin = headers.get(b"origin")
         if origin is not None and not self._is_own_origin(origin.decode("latin-1").lower(), host):
