@@ -46,6 +46,12 @@ UNSAFE = {
         {}, "AGENTGATE_APPROVAL_TOKEN", {"AGENTGATE_ADMIN_API_KEY": SECRET, "AGENTGATE_APPROVAL_TOKEN": SECRET}
     ),
     "public without an agent key": Unsafe({"server": {"host": "0.0.0.0"}}, "agentgate keys create"),
+    "an address of others' without an agent key": Unsafe(
+        {"server": {"base_url": "https://gate.example.org"}}, "server.base_url names gate.example.org"
+    ),
+    "a name of others' without an agent key": Unsafe(
+        {"server": {"base_url": "http://127.0.0.1:8000", "hosts": ["gate.lan"]}}, "server.hosts names gate.lan"
+    ),
     "a key that everybody knows": Unsafe(
         {"auth": {"keys": [{**KEY, "sha256": hashlib.sha256(min(DEFAULT_SECRETS).encode()).hexdigest()}]}}, "key k"
     ),
@@ -109,7 +115,9 @@ async def test_it_is_refused_at_start_by_name(case: str, tmp_path: Path, monkeyp
     assert SECRET not in said
 
 
-@pytest.mark.parametrize("case", ["a default secret", "public without an agent key"])
+@pytest.mark.parametrize(
+    "case", ["a default secret", "public without an agent key", "an address of others' without an agent key"]
+)
 def test_a_refused_start_is_one_sentence_and_listens_nowhere(case: str, tmp_path: Path) -> None:
     config = tmp_path / "agentgate.yaml"
     config.write_text(yaml.safe_dump(UNSAFE[case].config), encoding="utf-8")
@@ -118,6 +126,15 @@ def test_a_refused_start_is_one_sentence_and_listens_nowhere(case: str, tmp_path
     assert (ended.returncode, ended.stdout) == (Status.START, "")
     assert UNSAFE[case].told in ended.stderr.strip().splitlines()[-1]
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("keys", [[], [KEY]], ids=["no key", "a key"])
+async def test_names_of_this_machine_need_no_key_and_others_need_one(keys: list[Any], tmp_path: Path) -> None:
+    server = {"base_url": "https://[::1]:8000", "hosts": ["LOCALHOST", "127.0.0.2"]}
+    theirs = {"base_url": "https://gate.example.org", "hosts": ["gate.lan"]} if keys else server
+    overrides = {"data_dir": tmp_path / "data", "server": theirs, "auth": {"keys": keys}}
+    async with running(load({}, overrides=overrides)) as gateway:
+        assert gateway.callers.takes_local is not bool(keys)
 
 
 async def test_a_key_file_that_others_can_read_is_refused_at_start(tmp_path: Path) -> None:

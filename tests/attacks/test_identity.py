@@ -13,7 +13,7 @@ import pytest
 
 from agentgate.settings import DEFAULT_SECRETS
 from tests.attacks.conftest import APPROVER, AUDITOR, BOT, NEWCOMER, OPERATOR, OTHER, STATIC_TOKEN, reached
-from tests.gateway import GatewayFailed, GatewayProcess, call, run_cli
+from tests.gateway import GatewayFailed, GatewayProcess, call, key_entry, run_cli
 
 QUERY = {"query": "SELECT 1"}
 SOURCES = Path(__file__).parents[2] / "src" / "agentgate"
@@ -209,17 +209,19 @@ def test_rebinding(gateway: GatewayProcess, session: str) -> None:
 
 
 def test_spoofed_addresses(gateway: GatewayProcess) -> None:
-    """A57: what a header says about the caller's address changes nothing: no limit anew, no loopback."""
+    """A57: what a header says about the caller's address makes nobody local, and gives no limit anew. Whoever has such
+    a header comes through a proxy, so the address is the proxy's."""
     spoofs = ({"X-Forwarded-For": "127.0.0.1"}, {"Forwarded": "for=127.0.0.1"}, {"X-Real-IP": "127.0.0.1"})
     for spoof in (*spoofs, {"X-Forwarded-Host": "localhost"}, {"X-Original-URL": "/kills"}):
         assert call(gateway.client(**spoof), "db_query", QUERY).status_code == 401
         assert gateway.client(**spoof).get("/kills").status_code == 401
-    limited = GatewayProcess()
-    with limited as keyless:
-        answers = [
-            call(keyless.client(**{"X-Forwarded-For": f"10.0.0.{n}"}), "rate_limited_tool", session=f"s-{n}").json()
-            for n in range(12)
-        ]
+    with GatewayProcess() as keyless:
+        for spoof in spoofs:
+            assert call(keyless.client(**spoof), "db_query", QUERY).status_code == 401
+        assert call(keyless.client(), "db_query", QUERY).status_code == 200
+    with GatewayProcess(config={"auth": {"keys": [key_entry(BOT, agent="bot")]}}) as limited:
+        bots = [limited.client(BOT, **{"X-Forwarded-For": f"10.0.0.{n}"}) for n in range(12)]
+        answers = [call(bot, "rate_limited_tool", session=f"s-{n}").json() for n, bot in enumerate(bots)]
         assert [answer["success"] for answer in answers] == [True] * 10 + [False] * 2
 
 

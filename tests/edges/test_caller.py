@@ -82,6 +82,15 @@ async def test_keyless_caller_from_this_machine_is_local(host: str | None) -> No
     assert (await _callers().agent({}, host)) == LOCAL
 
 
+@pytest.mark.parametrize(
+    "name", ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip"]
+)
+async def test_whoever_comes_through_a_proxy_of_this_machine_is_not_local(name: str) -> None:
+    headers = {b"host": b"localhost", name.encode(): b"for=127.0.0.1"}
+    assert await _refusal(_callers().agent, headers, "127.0.0.1") == (401, ReasonCode.UNAUTHENTICATED)
+    assert (await _callers(_agent_key()).agent(headers | _x(AGENT_KEY), "127.0.0.1")).name == "bot"
+
+
 @pytest.mark.parametrize("host", REMOTE)
 async def test_keyless_caller_from_elsewhere_is_401(host: str) -> None:
     assert await _refusal(_callers().agent, {}, host) == (401, ReasonCode.UNAUTHENTICATED)

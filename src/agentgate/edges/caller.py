@@ -24,6 +24,11 @@ LOCAL: Final = Principal(
 )
 KEY_PREFIX: Final = "agk_"
 """Of every key that `agentgate keys` makes; no token starts with it."""
+_PROXIES: Final = frozenset(
+    {b"forwarded", b"via", b"x-real-ip", b"x-forwarded-for", b"x-forwarded-host", b"x-forwarded-port"}
+    | {b"x-forwarded-proto", b"x-forwarded-server"}
+)
+"""Headers that a request has because it came through a proxy: it is that one's address that is this machine's."""
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="agentgate"'}
 
 
@@ -149,6 +154,9 @@ class Callers:
                 return Caller(_with_role(holder, Role.AGENT))
             if not self.takes_local or not _is_loopback(client_host):
                 raise Problem(401, ReasonCode.UNAUTHENTICATED, "Missing API key", headers=self._challenge)
+            if not _PROXIES.isdisjoint(headers):
+                text = "Missing API key: whoever comes through a proxy may be anywhere"
+                raise Problem(401, ReasonCode.UNAUTHENTICATED, text, headers=self._challenge)
             return Caller(LOCAL)
         found = await self._known(secret, headers)
         if found is None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Final
+from urllib.parse import urlsplit
 
 from agentgate.core.call import key_sha256
 from agentgate.core.errors import UnsafeConfiguration
+from agentgate.core.hosts import is_loopback
 from agentgate.core.redaction.marks import MIN_KEY_BYTES, Mode
 from agentgate.core.retention import BelowFloor, Rule
 from agentgate.settings.identity import Auth
@@ -115,16 +117,27 @@ def refuse_unsafe_keys(auth: Auth) -> None:
 
 
 def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> None:
-    """Without an agent key everybody who reaches the port is the principal `local`: loopback only.
+    """Without an agent key everybody who reaches the port is the principal `local`: loopback only, and under no name
+    by which others come through a proxy on this machine.
 
     Raises:
         UnsafeConfiguration
     """
-    if not has_agent_keys and not settings.is_loopback:
+    if has_agent_keys:
+        return
+    if not settings.is_loopback:
         raise UnsafeConfiguration(
             f"listening on {settings.server.host} without any agent key would let everybody in; "
             "make one with `agentgate keys create --agent NAME`, or listen on 127.0.0.1"
         )
+    server = settings.server
+    base = {urlsplit(server.base_url).hostname or "": "server.base_url"} if server.base_url is not None else {}
+    for name, setting in (base | dict.fromkeys(server.hosts, "server.hosts")).items():
+        if not is_loopback(name.lower()):
+            raise UnsafeConfiguration(
+                f"{setting} names {name}, and without any agent key everybody would be let in whom a proxy on this "
+                "machine serves under that name; make one with `agentgate keys create --agent NAME`, or drop it"
+            )
 
 
 def unknown_kind(what: str, kind: str, known: Iterable[str]) -> UnsafeConfiguration:
