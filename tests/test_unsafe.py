@@ -89,6 +89,12 @@ UNSAFE = {
     ),
     "a tool that nobody can kill": Unsafe({"tools": {"a/b": {"upstream": "crm", **TOOL}}}, "tool name"),
     "a misspelt setting": Unsafe({"auth": {"key": []}}, "auth.key"),
+    "a misspelt kind, of an upstream without tools": Unsafe(
+        {"upstreams": {"files": {"kind": "mpc", "command": ["/bin/false"]}}}, "upstreams.files: there is no kind 'mpc'"
+    ),
+    "a misspelt member, of an upstream without tools": Unsafe(
+        {"upstreams": {"crm": {"kind": "http", "base_ulr": "https://crm.example.org"}}}, "base_ulr"
+    ),
     "notices over plain http": Unsafe(
         {"webhooks": [{"url": "http://hook.example.org/", "secret": SECRET}]}, "webhooks[0]"
     ),

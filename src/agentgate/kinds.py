@@ -97,10 +97,14 @@ def make_compiler() -> OpaCompiler | None:
 
 
 def make_upstreams(config: Settings, source: CredentialSource) -> dict[str, Upstream]:
-    """All that are configured; the demo's where no tools are, of any kind. Raises UnsafeConfiguration."""
-    if not config.tools and not toolservers.names(config):
-        return {"demo": DemoUpstream(config.data_dir / "demo")}
-    return {name: make_upstream(name, config, source) for name in config.upstreams}
+    """All that are configured, and the demo's for the demo tools. Raises UnsafeConfiguration."""
+    made = {name: make_upstream(name, config, source) for name in config.upstreams}
+    return {**made, "demo": DemoUpstream(config.data_dir / "demo")} if _offers_demo(config) else made
+
+
+def _offers_demo(config: Settings) -> bool:
+    """Whether the demo tools are what can be called: nothing else is configured, with or without a mistake in it."""
+    return not config.tools and all(part.kind == "demo" for part in config.upstreams.values())
 
 
 def make_upstream(name: str, config: Settings, source: CredentialSource) -> Upstream:
@@ -153,15 +157,13 @@ def make_redactor(config: Settings) -> Redactor:
 
 
 def make_tools(config: Settings, upstreams: Mapping[str, Upstream]) -> dict[str, Tool]:
-    """Every tool that the configuration declares, or v0.2's demo tools when there is none of any kind.
+    """Every tool that the configuration declares, or v0.2's demo tools when it has neither tools nor upstreams for any.
 
     Raises:
         UnsafeConfiguration: naming the tool and what is wrong with it.
     """
     schemas = JsonSchemas()
-    if not config.tools:
-        if toolservers.names(config):
-            return {}
+    if _offers_demo(config):
         return {tool.name: _demo_tool(tool, schemas) for tool in DEMO_TOOLS}
     tools: dict[str, Tool] = {}
     for name, part in config.tools.items():
