@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -146,6 +147,24 @@ def test_a_pack_that_breaks_off_leaves_nothing_behind(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert path.read_bytes() == b"the old one"
     assert [entry.name for entry in tmp_path.iterdir()] == ["pack.zip"]
+
+
+def test_what_is_no_file_is_not_replaced_by_one_even_when_one_says_so(tmp_path: Path) -> None:
+    pipe, folder, link, nowhere = (tmp_path / name for name in ("pipe", "folder", "link", "nowhere"))
+    os.mkfifo(pipe)
+    folder.mkdir()
+    (folder / "pack.zip").write_bytes(b"the old one")
+    link.symlink_to(folder / "pack.zip")
+    nowhere.symlink_to(folder / "not-there")
+    with giving() as (url, asked):
+        for path in (pipe, folder, link, nowhere):
+            refused = pull(url, "s", "-o", str(path), "--force")
+            assert (refused.exit_code, asked) == (2, [])
+            assert "is not a plain file" in refused.output
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert nowhere.is_symlink()
+    assert [(file.name, file.read_bytes()) for file in folder.iterdir()] == [("pack.zip", b"the old one")]
 
 
 def test_a_file_that_is_there_is_not_overwritten_unless_one_says_so(tmp_path: Path) -> None:

@@ -85,8 +85,7 @@ def pull(
     asked |= {"since": moment(since), "until": moment(until), "checkpoint_size": _size_of(checkpoint)}
     named = (session or agent or tenant or "tenant").replace(":", "-")
     path = file or Path(f"evidence-{named}.{form}")
-    if path.exists() and not force:
-        die(f"{path} is there already; say --force to overwrite it", Status.USAGE)
+    _check_place(path, force)
     wanted = {name: value for name, value in asked.items() if value is not None}
     with the_gateway(url, key, config, data_dir, needs="auditor", answer_s=ANSWER_S) as remote:
         if not allow_empty and not _is_on_record(remote, wanted):
@@ -100,6 +99,14 @@ def _form_of(file: Path | None) -> Form:
     """What a file of this name is taken for by whoever opens it."""
     ending = "" if file is None else file.suffix[1:].lower()
     return next((form for form in Form if form == ending), Form.ZIP)
+
+
+def _check_place(path: Path, force: bool) -> None:
+    """A pack takes the place of what is there: of no device, pipe or link, such as /dev/stdout, whatever is said."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        die(f"{path} is not a plain file; name one of its own for the pack", Status.USAGE)
+    if path.exists() and not force:
+        die(f"{path} is there already; say --force to overwrite it", Status.USAGE)
 
 
 def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:
