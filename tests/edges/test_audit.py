@@ -83,6 +83,8 @@ def test_answers_are_kept_by_nobody_in_between(all_tenants: httpx.Client) -> Non
         *[{name: ""} for name in ("session", "agent", "tenant", "tool", "trace_id", "text", "since")],
         *[{name: "nothing of the kind"} for name in ("decision", "reason", "outcome", "kind", "order", "format")],
         *[{name: "x\x00y"} for name in ("tool", "trace_id", "text", "session")],
+        *[{name: "card 4111 1111 1111 1111", "format": "jsonl"} for name in ("tool", "trace_id")],
+        *[{"tool": name} for name in ("a/b", "a..b")],
         *[{name: "x" * 257} for name in ("tool", "trace_id", "text", "session")],
         *[{name: when} for name in ("since", "until") for when in ("soon", "2026-13-01", "2026-11-21T08:00:00", "12")],
         {"since": "0001-01-01T00:00:00+14:00"},

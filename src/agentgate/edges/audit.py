@@ -11,13 +11,14 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from agentgate.core import query as core
+from agentgate.core.call import is_tool_name
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Kind, Outcome
 from agentgate.edges import filters
 from agentgate.edges.desks import Auditor, TheDesks, refused
 from agentgate.edges.problem import Problem, unfit
-from agentgate.edges.schemas import ref
+from agentgate.edges.schemas import TOOL_PATTERN, TRACE_PATTERN, ref
 from agentgate.pipeline.records.audit import Page, Span
 
 MOST_AT_ONCE: Final = 1_000
@@ -33,7 +34,16 @@ def _printable(text: str) -> str:
     return text
 
 
+def _tool_name(text: str) -> str:
+    if not is_tool_name(text):
+        raise ValueError("is no tool's name")
+    return text
+
+
 _Text = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
+_Tool = Annotated[str, AfterValidator(_tool_name), Field(json_schema_extra={"pattern": TOOL_PATTERN})]
+_Trace = Annotated[str, Field(pattern=TRACE_PATTERN)]
+"""Names and ids as events have them: what an export was of stands in its leaf for good, so no free text may pass."""
 
 
 class Asked(BaseModel):
@@ -43,12 +53,12 @@ class Asked(BaseModel):
     tenant: filters.Id | None = Field(None, description="Of an auditor of all tenants: only this one")
     session: filters.Id | None = Field(None, description="Its id")
     agent: filters.Who | None = Field(None, description="The name of an agent, or `person:NAME`")
-    tool: _Text | None = None
+    tool: _Tool | None = None
     decision: Verdict | None = None
     reason: ReasonCode | None = None
     outcome: Outcome | None = None
     kind: list[Kind] | None = Field(None, description="May be said several times")
-    trace_id: _Text | None = None
+    trace_id: _Trace | None = None
     since: filters.Moment | None = Field(None, description="RFC 3339 with its offset, or a day (UTC)")
     until: filters.Moment | None = Field(None, description="As `since`; what is at it is not in it")
     text: _Text | None = Field(None, description="Is in the event's body, in any case")

@@ -13,7 +13,7 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import rfc3339
 from agentgate.edges.desks import Agent, TheDesks
 from agentgate.edges.problem import Problem
-from agentgate.edges.schemas import answers
+from agentgate.edges.schemas import TRACE_PATTERN, answers
 from agentgate.edges.tools import say, told_approval, too_many_refusals
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Underway
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
@@ -21,7 +21,7 @@ from agentgate.pipeline.calls.passage import Answer, PendingApproval
 router = APIRouter(tags=["tools"])
 
 LOOK_AGAIN_S: Final = 2
-_TRACE: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_TRACE: Final = re.compile(TRACE_PATTERN)
 
 
 @router.get(

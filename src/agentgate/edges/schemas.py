@@ -14,6 +14,7 @@ Responses = dict[int | str, dict[str, Any]]
 
 ID_PATTERN: Final = "^[A-Za-z0-9][A-Za-z0-9._:@-]{0,255}$"
 TOOL_PATTERN: Final = r"^(?!.*\.\.)[A-Za-z0-9_.-]{1,128}$"
+TRACE_PATTERN: Final = "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
 TEXT: Final[Schema] = {"type": "string"}
 BOOL: Final[Schema] = {"type": "boolean"}
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
