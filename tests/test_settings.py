@@ -212,7 +212,11 @@ def test_a_key_shorter_than_the_hash_that_it_makes_stops_the_start() -> None:
     assert load({"AGENTGATE_SIGNING_KEY": key[:-2] + "é"}), "bytes count, not characters"
 
 
-ADMIN_DEFAULT = hashlib.sha256(b"admin-secret-change-me").hexdigest()
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+ADMIN_DEFAULT = _digest("admin-secret-change-me")
 UNSAFE = {
     "workers on sqlite": ("server: {workers: 2}", {}, "PostgreSQL"),
     "workers on local kill flags": ("{server: {workers: 2}, log: {url: 'postgresql://x'}}", {}, "kill flags"),
@@ -244,7 +248,9 @@ UNSAFE = {
         {"AGENTGATE_ADMIN_API_KEY": SECRET},
         "the admin key",
     ),
-    "default key": (_keys(f"{{id: k, sha256: {ADMIN_DEFAULT}, agent: a}}"), {}, "default"),
+    "default key": (_keys(f"{{id: k, sha256: {ADMIN_DEFAULT}, agent: a}}"), {}, "everybody knows"),
+    "key that is a word": (_keys(f"{{id: k, sha256: {_digest('test')}, agent: a}}"), {}, "everybody knows"),
+    "key that is nothing": (_keys(f"{{id: k, sha256: {_digest('')}, agent: a}}"), {}, "everybody knows"),
     "key of nobody": (_keys(f"{{id: k, sha256: {HEX}}}"), {}, "person"),
     "key of two": (_keys(f"{{id: k, sha256: {HEX}, agent: a, person: b}}"), {}, "person"),
     "key of a strange name": (_keys(f"{{id: k, sha256: {HEX}, agent: 'a/b'}}"), {}, "auth.keys"),

@@ -19,6 +19,8 @@ MIN_HMAC_KEY_BYTES: Final = 32
 """As long as the hash; a shorter key would be the weakest part of a signature (RFC 2104 §3)."""
 _HMAC_KEYS: Final = frozenset({"AGENTGATE_SIGNING_KEY", "AGENTGATE_REDACTION_KEY"})
 DEFAULT_SECRETS: Final = frozenset({"approved", "admin-secret-change-me", "change-me-in-production-please"})
+_WORDS: Final = frozenset({"", "test", "secret", "password", "changeme", "admin", "agent", "key", "hello", "123456"})
+"""What a digest is of that somebody made to try things out, or of a variable that was not set."""
 
 
 def refuse_unsafe(settings: Settings) -> None:
@@ -101,12 +103,12 @@ def refuse_unsafe_keys(auth: Auth) -> None:
     """Raises UnsafeConfiguration: a key that everybody knows, or two that are one."""
     if auth.admin_key is not None and not auth.admin_key.isascii():
         raise UnsafeConfiguration("AGENTGATE_ADMIN_API_KEY must be ASCII: headers carry nothing else reliably")
-    known = {key_sha256(secret) for secret in DEFAULT_SECRETS}
+    known = {key_sha256(secret) for secret in DEFAULT_SECRETS | _WORDS}
     seen = {key_sha256(auth.admin_key): "the admin key"} if auth.admin_key is not None else {}
     ids: set[str] = set()
     for key in auth.keys:
         if key.sha256 in known:
-            raise UnsafeConfiguration(f"the key {key.id} is a default that everybody knows; make a random one")
+            raise UnsafeConfiguration(f"the key {key.id} is one that everybody knows; make a random one")
         same = key.sha256 or repr(key.signature)
         if same in seen:
             raise UnsafeConfiguration(f"the key {key.id} is the same key as {seen[same]}; give each its own")
