@@ -95,6 +95,8 @@ UNSAFE = {
     "a misspelt member, of an upstream without tools": Unsafe(
         {"upstreams": {"crm": {"kind": "http", "base_ulr": "https://crm.example.org"}}}, "base_ulr"
     ),
+    "a log in no file": Unsafe({"log": {"url": "sqlite:///"}}, "log.url: "),
+    "a log in no file, by v0.2's variable": Unsafe({}, "log.url: ", {"AGENTGATE_TRACE_DB": "/"}),
     "notices over plain http": Unsafe(
         {"webhooks": [{"url": "http://hook.example.org/", "secret": SECRET}]}, "webhooks[0]"
     ),

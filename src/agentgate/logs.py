@@ -204,9 +204,10 @@ def _sqlite_path(config: Settings) -> Path:
     url = config.log.url
     if url is None:
         return config.data_dir / "log.db"
-    if not url.startswith("sqlite:///"):
+    path = Path(url.removeprefix("sqlite:///"))
+    if not url.startswith("sqlite:///") or not path.name:
         raise UnsafeConfiguration("log.url: a SQLite file is named as sqlite:///PATH")
-    return Path(url.removeprefix("sqlite:///"))
+    return path
 
 
 def _existing_sqlite(config: Settings) -> Path:

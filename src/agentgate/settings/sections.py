@@ -14,7 +14,9 @@ from agentgate.core.redaction.marks import Mode
 from agentgate.core.retention import DEFAULT_DAYS
 from agentgate.settings.part import EnvRef, FileRef, Part
 
-_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/\S*)?\Z")
+_BASE_URL = re.compile(r"https?://[^/?#@\s]+(/[^?#\s]*)?\Z")
+"""What is appended to it is a path: with a query or a fragment links would lead elsewhere."""
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+/?", re.IGNORECASE)
 
 
 def _has_a_host(url: str) -> str:
@@ -57,8 +59,15 @@ class Server(Part):
     @classmethod
     def _is_a_url(cls, value: str | None) -> str | None:
         if value is not None and not _BASE_URL.match(value):
-            raise ValueError("must begin with http:// or https:// and a host")
+            raise ValueError("must be http(s)://host[:port][/path]")
         return value if value is None else _has_a_host(value)
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(_ORIGIN.fullmatch(origin) for origin in value):
+            raise ValueError("each must be scheme://host[:port], as browsers say it")
+        return value
 
 
 class Policy(Part):
@@ -111,6 +120,13 @@ class LogPart(Part):
     checkpoint_webhook: CheckpointWebhook | None = None
     witnesses: tuple[WitnessPart, ...] = ()
     origin: str = "agentgate.local/log/0"
+
+    @field_validator("origin")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not value or not value.isprintable() or " " in value or "+" in value:  # what a note can say (core/note.py)
+            raise ValueError("must be a name without spaces, plus signs and control characters")
+        return value
 
     @property
     def kind(self) -> str:

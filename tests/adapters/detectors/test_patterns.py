@@ -59,6 +59,7 @@ def test_short_text_that_is_one_is_found_among_others() -> None:
         ({"Bad Name": r"x"}, "Bad Name"),
         *(({kind: r"x"}, kind) for kind in KINDS),
         ({f"n{n}": "x" for n in range(65)}, "at most 64"),
+        ({f"n{n}": rf"(?i:\pL\PN){{400}}{n}" for n in range(2)}, "together they are too large"),
     ],
 )
 def test_pattern_that_cannot_be_had_stops_the_start_and_is_named(patterns: dict[str, str], said: str) -> None:

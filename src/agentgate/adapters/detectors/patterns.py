@@ -23,13 +23,16 @@ class OwnPatterns:
     shortest = 1
 
     def __init__(self, patterns: Mapping[str, str]) -> None:
-        """Raises ValueError: naming the pattern and what is wrong with it."""
+        """Raises ValueError: naming the pattern and what is wrong with it, or with all of them together."""
         if len(patterns) > _MAX_PATTERNS:
             raise ValueError(f"there are {len(patterns)}; at most {_MAX_PATTERNS} can be")
         self.kinds = tuple(patterns)
         self.is_local = not any(_BOUND.search(pattern) for pattern in patterns.values())
         self._patterns = [(name, _compiled(name, pattern)) for name, pattern in patterns.items()]
-        self._any = one_look(list(patterns.values()))
+        try:
+            self._any = one_look(list(patterns.values()))
+        except re2.error:
+            raise ValueError("together they are too large; write fewer or shorter ones") from None
 
     def find(self, text: str) -> Iterator[Span]:
         raw = text.encode()
