@@ -15,6 +15,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+import agentgate
 from agentgate.core.call import PrincipalKind, Role
 from agentgate.core.errors import UnsafeConfiguration
 from agentgate.core.hosts import is_loopback
@@ -30,7 +31,9 @@ from agentgate.settings import (
     load,
     load_yaml,
     refuse_public_without_keys,
+    unread,
 )
+from agentgate.settings.variables import READ
 
 PAGE = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
 SECRET = "correct-horse-battery-staple-gun"
@@ -312,6 +315,58 @@ def test_public_address_without_an_agent_key_stops_the_start(host: str) -> None:
 def test_loopback_needs_no_key(host: str) -> None:
     assert is_loopback(host)
     refuse_public_without_keys(load({}, overrides={"server.host": host}), has_agent_keys=False)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("AGENTGATE_PROT", "AGENTGATE_PORT"),
+        ("AGENTGATE_WORKER", "AGENTGATE_WORKERS"),
+        ("AGENTGATE_REDIS_URI", "AGENTGATE_REDIS_URL"),
+        ("AGENTGATE_REIDS_ULR", "AGENTGATE_REDIS_URL"),
+        ("AGENTGATE_DATABSE_URL", "AGENTGATE_DATABASE_URL"),
+        ("AGENTGATE_SIGNINGKEY", "AGENTGATE_SIGNING_KEY"),
+        ("AGENTGATE_CONFG", "AGENTGATE_CONFIG"),
+        ("AGENTGATE_TRACEDB", "AGENTGATE_TRACE_DB"),
+    ],
+)
+def test_a_misspelt_variable_stops_the_start_and_is_told_what_it_was_meant_to_be(variable: str, meant: str) -> None:
+    sentence = _refusal({variable: CANARY})
+    assert f"no variable {variable}; did you mean {meant}?" in sentence
+    assert CANARY not in sentence
+    assert load({variable: ""}) == Settings(), "empty is unset"
+
+
+OTHERS = [
+    *["AGENTGATE_SERVICE_HOST", "AGENTGATE_SERVICE_PORT", "AGENTGATE_PORT_8000_TCP", "AGENTGATE_REDIS_PORT"],
+    *["AGENTGATE_CONFIG_FILE", "AGENTGATE_SIGNING_KEY_FILE", "AGENTGATE_OPA_TOKEN_FILE", "AGENTGATE_PUBLISH"],
+    *["AGENTGATE_OPA_KEY", "AGENTGATE_AGENT_KEY_SHA256", "AGENTGATE_ROOT", "AGENTGATE_TEST", "AGENTGATE_KEYS"],
+]
+"""What Kubernetes sets for services of these names, compose files, and people for purposes of their own."""
+
+
+def test_a_variable_that_is_none_of_ours_is_known_to_be_unread() -> None:
+    environment = dict.fromkeys(OTHERS, "1") | {"PORT": "1", "AGENTGATE_WORKERS": "1", "AGENTGATE_KEY": "k"}
+    assert unread(load(environment), environment) == sorted(OTHERS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "evidence: {hmac_key: {env: AGENTGATE_SIGNING_KEY2}}",
+        "webhooks: [{url: {env: AGENTGATE_SIGNING_KEY2}, secret: x}]",
+        "credentials: {c: {kind: vault, auth: &a {self: *a, token: {env: AGENTGATE_SIGNING_KEY2}}}}",
+    ],
+)
+def test_a_variable_that_the_configuration_names_is_the_operators_own(tmp_path: Path, text: str) -> None:
+    environment = {"AGENTGATE_SIGNING_KEY2": SECRET}
+    assert unread(load(environment, config=_file(tmp_path, text)), environment) == []
+    assert "AGENTGATE_SIGNING_KEY?" in _refusal(environment)
+
+
+def test_the_variables_that_are_known_are_those_that_the_code_names() -> None:
+    code = "\n".join(path.read_text() for path in Path(agentgate.__file__).parent.rglob("*.py"))
+    assert set(re.findall(r"\bAGENTGATE_[A-Z_]*[A-Z]\b", code)) | set(ENVIRONMENT) == READ
 
 
 CANARY = "canary-secret-9f8e7d6c"

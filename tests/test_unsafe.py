@@ -145,6 +145,14 @@ async def test_names_of_this_machine_need_no_key_and_others_need_one(keys: list[
         assert gateway.callers.takes_local is not bool(keys)
 
 
+def test_a_variable_that_nothing_reads_is_said_at_start(tmp_path: Path) -> None:
+    variables = {"AGENTGATE_TLS_CERT": SECRET, "AGENTGATE_HOST": "0.0.0.0"}
+    ended = run_cli("serve", "--data-dir", str(tmp_path), "--port", "0", env=variables)
+    assert ended.returncode == Status.START, "without an agent key"
+    assert "WARNING agentgate: AGENTGATE_TLS_CERT is set, and nothing reads it" in ended.stderr
+    assert SECRET not in ended.stderr
+
+
 async def test_a_key_file_that_others_can_read_is_refused_at_start(tmp_path: Path) -> None:
     keys = tmp_path / "data" / "keys.yaml"
     keyfile.add_key(keys, Key(id="k", sha256="ab" * 32, agent="bot"))

@@ -77,6 +77,8 @@ def _say_ready(settings: Settings, sockets: Sequence[socket.socket]) -> None:
 def _say_what_starts(settings: Settings) -> None:
     """Which defaults are in force, and what they mean for the promises."""
     logger = logging.getLogger("agentgate")
+    for name in configuration.unread(settings, configuration.environment()):
+        logger.warning("%s is set, and nothing reads it", name)
     if settings.containment.kind == "local":
         logger.info("no AGENTGATE_REDIS_URL: kill switches live in this process, and in the log on disk")
     if settings.policy.kind == "wasm":

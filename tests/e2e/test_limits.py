@@ -94,7 +94,7 @@ def test_a_tier_that_the_data_does_not_have_is_refused(gateway: GatewayProcess) 
 
 
 def test_the_shipped_tiers_are_there_for_keys_and_limit_nobody_else() -> None:
-    with GatewayProcess(env={"AGENTGATE_AUTH": "required"}) as gateway:
+    with GatewayProcess() as gateway:
         standard = gateway.agent(gateway.create_key("--agent", "standard", "--tier", "standard"))
         plain = gateway.agent(gateway.create_key("--agent", "plain"))
         query = {"query": "SELECT 1"}

@@ -31,6 +31,7 @@ from agentgate.settings.refusals import (
 )
 from agentgate.settings.sections import LogPart
 from agentgate.settings.tree import Settings
+from agentgate.settings.variables import ENVIRONMENT, refuse_misspelt, unread
 
 __all__ = (
     "DEFAULT_SECRETS",
@@ -60,39 +61,10 @@ __all__ = (
     "secret_of",
     "signing_key_from_environment",
     "unknown_kind",
+    "unread",
     "where",
     "workers_folder",
 )
-
-ENVIRONMENT: Final[Mapping[str, tuple[str, ...]]] = {
-    "AGENTGATE_DATA_DIR": ("data_dir",),
-    "AGENTGATE_HOST": ("server", "host"),
-    "AGENTGATE_PORT": ("server", "port"),
-    "AGENTGATE_WORKERS": ("server", "workers"),
-    "AGENTGATE_BASE_URL": ("server", "base_url"),
-    "AGENTGATE_HOSTS": ("server", "hosts"),
-    "AGENTGATE_ORIGINS": ("server", "origins"),
-    "AGENTGATE_LOG_LEVEL": ("server", "log_level"),
-    "AGENTGATE_ADMIN_API_KEY": ("auth", "admin_key"),
-    "AGENTGATE_OPA_URL": ("policy", "url"),
-    "AGENTGATE_OPA_TOKEN": ("policy", "token"),
-    "AGENTGATE_POLICY_PATH": ("policy", "path"),
-    "AGENTGATE_POLICY_VERSION": ("policy", "label"),
-    "AGENTGATE_REDIS_URL": ("containment", "url"),
-    "AGENTGATE_RATE_WINDOW_SECONDS": ("containment", "rate_window_s"),
-    "AGENTGATE_DATABASE_URL": ("log", "url"),
-    "AGENTGATE_CHECKPOINT_FILE": ("log", "checkpoint_file"),
-    "AGENTGATE_RETENTION_DATABASE_URL": ("log", "retention_url"),
-    "AGENTGATE_RETENTION_DAYS": ("retention", "days"),
-    "AGENTGATE_SIGNING_KEY": ("evidence", "signing_key"),
-    "AGENTGATE_APPROVAL_TOKEN": ("approvals", "static_token"),
-    "AGENTGATE_REDACTION_MODE": ("redaction", "mode"),
-    "AGENTGATE_REDACTION_KEY": ("redaction", "secret"),
-    "AGENTGATE_WEBHOOK_URL": ("webhook", "url"),
-    "AGENTGATE_WEBHOOK_SECRET": ("webhook", "secret"),
-    "AGENTGATE_WEBHOOK_ALLOW_PRIVATE": ("webhook", "allow_private"),
-}
-"""Variable to place in `Settings`. AGENTGATE_CONFIG names the file, and AGENTGATE_TRACE_DB is v0.2's database path."""
 
 _LISTS: Final = frozenset({"AGENTGATE_HOSTS", "AGENTGATE_ORIGINS"})
 
@@ -108,8 +80,8 @@ def load(
     `overrides` (the command line's) are dotted places with their values, and go over everything.
 
     Raises:
-        UnsafeConfiguration: the file cannot be read, a value is not allowed, or the combination is unsafe;
-            the text says what to change.
+        UnsafeConfiguration: the file cannot be read, a value is not allowed, a variable is misspelt, or the
+            combination is unsafe; the text says what to change.
     """
     environment = os.environ if environment is None else environment
     tree = _read(config_file(config, environment))
@@ -128,6 +100,7 @@ def load(
         settings = Settings.model_validate(tree)
     except ValidationError as error:
         raise UnsafeConfiguration(first_error(error)) from None
+    refuse_misspelt(settings, environment)
     settings = _resolved(settings, environment)
     refuse_unsafe(settings)
     return settings
