@@ -106,6 +106,7 @@ async def test_a_gateway_that_ends_says_how_many_refusals_it_has_only_counted(tm
         ({"hosts": ["2001:DB8::1"]}, "[2001:db8::1]"),
         ({"hosts": ["[2001:db8:0::1]"]}, "[2001:db8::1]"),
         ({"hosts": ["Gate.example.org"]}, "gate.example.org"),
+        ({"hosts": ["gate.example.org:8443"]}, "gate.example.org"),
         ({"host": "::"}, None),
     ],
 )

@@ -138,7 +138,7 @@ def test_a_refused_start_is_one_sentence_and_listens_nowhere(case: str, tmp_path
 
 @pytest.mark.parametrize("keys", [[], [KEY]], ids=["no key", "a key"])
 async def test_names_of_this_machine_need_no_key_and_others_need_one(keys: list[Any], tmp_path: Path) -> None:
-    server = {"base_url": "https://[::1]:8000", "hosts": ["LOCALHOST", "127.0.0.2"]}
+    server = {"base_url": "https://[::1]:8000", "hosts": ["LOCALHOST", "localhost:8000", "127.0.0.2"]}
     theirs = {"base_url": "https://gate.example.org", "hosts": ["gate.lan"]} if keys else server
     overrides = {"data_dir": tmp_path / "data", "server": theirs, "auth": {"keys": keys}}
     async with running(load({}, overrides=overrides)) as gateway:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentgate.core.hosts import is_host, is_loopback, is_public
+from agentgate.core.hosts import in_a_header, is_host, is_loopback, is_public
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_what_no_resolver_can_be_asked_for(host: str) -> None:
     assert not is_host(host)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "::1", "[::1]"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "localhost", "LOCALHOST", "::1", "[::1]"])
 def test_this_machines_own(host: str) -> None:
     assert is_loopback(host)
 
@@ -89,3 +89,18 @@ def test_this_machines_own(host: str) -> None:
 def test_not_this_machines_own(host: str) -> None:
     """`0.0.0.0` is every address of it."""
     assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ("Gate.Lan", "gate.lan"),
+        ("gate.lan:8000", "gate.lan"),
+        ("2001:DB8:0::1", "[2001:db8::1]"),
+        ("[fe80::1%eth0]", "[fe80::1]"),
+        ("a:b:1", "a:b:1"),
+        ("gate:", "gate:"),
+    ],
+)
+def test_a_host_is_written_in_one_way(written: str, named: str) -> None:
+    assert in_a_header(written) == named

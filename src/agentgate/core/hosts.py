@@ -36,7 +36,7 @@ def is_host(text: str) -> bool:
 
 def is_loopback(host: str) -> bool:
     """Whether `host` is this machine's own name or address, in brackets or without. No name is looked up."""
-    if host == "localhost":
+    if host.lower() == "localhost":
         return True
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
@@ -45,14 +45,15 @@ def is_loopback(host: str) -> bool:
 
 
 def in_a_header(host: str) -> str:
-    """`host` as `Host` names it, so that the same one is written in one way: in lower case, and an IPv6 address in
-    brackets, as short as it can be, without the zone that nobody sends."""
+    """`host` as `Host` names it, so that the same one is written in one way: in lower case and without a port, and an
+    IPv6 address in brackets, as short as it can be, without the zone that nobody sends."""
     if ":" not in host:
         return host.lower()
     try:
         return f"[{ipaddress.IPv6Address(host.strip('[]').partition('%')[0])}]"
     except ValueError:
-        return host.lower()
+        name, _, port = host.lower().rpartition(":")
+        return name if port.isdecimal() and ":" not in name else host.lower()
 
 
 def is_public(address: str) -> bool:

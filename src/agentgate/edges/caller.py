@@ -207,8 +207,9 @@ class Callers:
         match principal.auth_method:
             case "api_key" | "admin_key" | "signature":
                 return self._keyring.knows(principal)
-            case "oauth":
-                return self._tokens is not None and principal.key_id in self._tokens.resource.issuers
+            case "oauth":  # what was sealed before 0.3.0 kept it names no issuer
+                issuers = self._tokens.resource.issuers if self._tokens is not None else None
+                return issuers is not None and (principal.key_id is None or principal.key_id in issuers)
             case "mtls":
                 return self._certificates is not None and self._certificates.knows(principal)
             case "loopback":

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from agentgate.core.call import key_sha256
 from agentgate.core.errors import UnsafeConfiguration
-from agentgate.core.hosts import is_loopback
+from agentgate.core.hosts import in_a_header, is_loopback
 from agentgate.core.redaction.marks import MIN_KEY_BYTES, Mode
 from agentgate.core.retention import BelowFloor, Rule
 from agentgate.settings.identity import Auth
@@ -135,7 +135,7 @@ def refuse_public_without_keys(settings: Settings, *, has_agent_keys: bool) -> N
     server = settings.server
     base = {urlsplit(server.base_url).hostname or "": "server.base_url"} if server.base_url is not None else {}
     for name, setting in (base | dict.fromkeys(server.hosts, "server.hosts")).items():
-        if not is_loopback(name.lower()):
+        if not is_loopback(in_a_header(name)):
             raise UnsafeConfiguration(
                 f"{setting} names {name}, and without any agent key everybody would be let in whom a proxy on this "
                 "machine serves under that name; make one with `agentgate keys create --agent NAME`, or drop it"
