@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentgate.core.visible import visible
+from tests.core.strategies import INVISIBLE
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,8 @@ from agentgate.core.visible import visible
 )
 def test_what_draws_nothing_or_over_its_neighbours_is_written_out(text: object, shown: str) -> None:
     assert visible(text) == shown
+
+
+@pytest.mark.parametrize("char", INVISIBLE, ids=lambda char: f"U+{ord(char):04X}")
+def test_nothing_that_unicode_would_have_ignored_hides(char: str) -> None:
+    assert visible(f"a{char}b") == f"a[U+{ord(char):04X}]b"
