@@ -75,6 +75,15 @@ async def test_member_numbers_its_events_without_a_gap(house: House) -> None:
     assert {event.fields["member"] for event, _ in house.log.events} == {"m-1"}
 
 
+@pytest.mark.parametrize(
+    "said", ["4111\x00111111111111", "sk-CANARY0\0" + "123456789abcdef", "Y2FuYXJ5\x00QGV4YW1wbGUub3Jn"], ids=repr
+)
+def test_reason_is_redacted_as_it_will_stand(house: House, said: str) -> None:
+    """Without its NULs, which no store can hold: they parted what is a secret together."""
+    assert house.recorder.reason(said, 500) == "[redacted]"
+    assert house.recorder.reason(f"a\0b {said}", 9) == "ab [redac"
+
+
 async def test_note_that_the_log_refuses_is_an_error_of_ours(house: House) -> None:
     house.log.fail_next("append")
     with pytest.raises(LogUnavailable):
