@@ -66,6 +66,30 @@ MISSED = {
     "15-digit UATP": "135410014004955",
     "without separators": "123456789",
     "national formats": "044 668 18 00",
+    "columns of a table": "| user | password |\n| ann | hunter2 |",
+    "CSV": "user,password\nann,hunter2",
+    "`->`": "password -> hunter2",
+    "`Password (new): x`": "Password (new): hunter2",
+    "lines below": "password:\n\n\n\n\nhunter2",
+    "multipart form": 'Content-Disposition: form-data; name="password"\r\n\r\nhunter2\r\n--x',
+    "`.netrc`": "machine example.org login ann password hunter2",
+    "`curl -u user:x`": "curl -u ann:hunter2 https://example.org",
+    "`-p x`": "mysql -p hunter2",
+    "names with HTML entities": "&quot;password&quot;: &quot;hunter2&quot;",
+    "accents": "p\u00e1ssword = hunter2",
+}
+MISSED_IN_PART = {
+    "after a blank": "password: a hunter2",
+    "`,`": "password=a,hunter2",
+    "`;`": "password=a;hunter2",
+    "`&`": "password=a&hunter2",
+    "`Pwd={a;b}`": "Pwd={a;hunter2}",
+    "lists and tags in YAML": "password:\n  - hunter2",
+}
+MISSED_MEMBERS = {
+    '`["Authorization", "x"]`': ["Authorization", "hunter2"],
+    "`value` beside `name` in capitals": {"NAME": "password", "VALUE": "hunter2"},
+    **{f"`{name}`": {name: "hunter2"} for name in ("mypass", "my_token_x", "jwt", "sessionid", "sig", "pw", "pin")},
 }
 
 
@@ -73,6 +97,19 @@ MISSED = {
 def test_what_the_page_says_is_missed_is_missed(what: str) -> None:
     assert what in PAGE
     assert REDACTOR.text(MISSED[what]) == MISSED[what]
+
+
+@pytest.mark.parametrize("what", MISSED_IN_PART)
+def test_what_the_page_says_is_missed_in_part_is(what: str) -> None:
+    assert what in PAGE
+    assert "hunter2" in REDACTOR.text(MISSED_IN_PART[what])
+
+
+@pytest.mark.parametrize("what", MISSED_MEMBERS)
+def test_members_that_the_page_says_are_missed_are(what: str) -> None:
+    assert what in PAGE
+    raw = canonical({"x": MISSED_MEMBERS[what]})
+    assert REDACTOR.json(raw) == raw
 
 
 def test_what_is_cut_into_pieces_or_wrapped_four_times_is_missed() -> None:

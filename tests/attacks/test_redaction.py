@@ -45,6 +45,7 @@ WRAPPINGS: dict[str, Callable[[str], str]] = {
     "escapes": lambda text: "".join(f"\\u{ord(c):04x}" for c in text),
     "full width": lambda text: "".join(chr(ord(c) + 0xFEE0) if c in "0123456789@" else c for c in text),
     "invisible": lambda text: text[:3] + "\u200b" + text[3:],
+    "control characters": lambda text: text[:3] + "\0" + text[3:5] + "\x7f" + text[5:],
     "json in json": lambda text: orjson.dumps(orjson.dumps([text]).decode()).decode(),
     "base64 of json": lambda text: std(orjson.dumps({"n": text}).decode()),
     "url of base64": lambda text: url(std(text)),

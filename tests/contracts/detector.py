@@ -61,6 +61,9 @@ class DetectorContract:
     @pytest.mark.parametrize("piece", [
         "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "eyJ", "-eyJ", "eyJaaaaaaaa.aaaa", "ghp_", "sk-", "-sk-", "xoxb-",
         "AKIA", "a", "p", "pass", "password", "password=", "password='", "password=\"'", "password is ", "pass'''' ",
+        "password ", "password\t", "password[a]", "password: |\n ", "password=\"\\\"", "password a='b' ",
+        "password,value ",
+        "--password ", "--", "-a", "identified by ", "identified with ", "[redacted]", "password=[redacted]",
         "api_", "token\\", "authorization: bearer ", "cookie:", "1", "1 ", "12 ", "123 ", "1234 ", "1-", "123-45-",
         "4111 1111 1111 1111 ", "a.", "a@", "a@a.", "a@a.aa ", "://", "://a:", "://a:b@", "'", "\\", " ", "\n", "GB82",
         "GB82 WEST ", "GB82 WEST 1234 5698 7654 32 ", "+41", "+41 44 668 18 00 ", "(415) 555-2671 ", "+", "EMP-",

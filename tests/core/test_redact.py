@@ -20,9 +20,9 @@ from agentgate.adapters.detectors.known import KnownData
 from agentgate.adapters.detectors.patterns import OwnPatterns
 from agentgate.core.redaction.marks import MARK, Marks, Mode
 from agentgate.core.redaction.redactor import FAILED, FAILED_TEXT, Redactor
-from agentgate.core.redaction.sensitive import Span
+from agentgate.core.redaction.sensitive import Span, is_secret_option
 from agentgate.core.strict_json import canonical, parse
-from tests.core.strategies import OBJECTS, TEXT
+from tests.core.strategies import INVISIBLE, OBJECTS, TEXT
 from tests.fakes import REDACTOR
 
 KEY = b"a key of thirty-two bytes, if not"
@@ -41,8 +41,13 @@ SECRET_NAMES = [
     "api_key", "apiKey", "api-key", "apikey", "X-API-Key", "private_key", "privateKey", "access_key", "signing_key",
     "authorization", "Authorization", "Proxy-Authorization", "credential", "credentials", "cookie", "Set-Cookie",
     "session_key", "bearer", "ssn", "cvv", "cvc", "iban", "tokens", "secrets", "passwords", "aws_secret_access_key",
+    'pass"word', 'x"_token', "password_confirmation", "client_secret_value", "user.password.value", "userPasswordNew",
     "\u212aeys_token", "pa\u017f\u017fword", "p\u0430ssw\u043erd", "\uff50\uff41\uff53\uff53\uff57\uff4f\uff52\uff44",
-    "pass\u200bword", "to\u00adken", "\u0441lient_secret", "AccountKey",
+    "pass\u200bword", "to\u00adken", "\u0441lient_secret", "AccountKey", "to\x01ken", "pass\x7fword", "t\u180foken",
+    "API Key", "Access Key", "Private Key", "x api key", "api.key", "DBPassword", "DBPASSWORD", "dbpassword", "dbpass",
+    "authtoken", "AUTHTOKEN", "refreshtoken", "user_password_new", "new_password_2", "db_password_prod", "password1",
+    "user[password]", "password[]", "form[password][first]", "user%5Bpassword%5D", "(password)", '"password"',
+    "my secrets", "--password",
 ]  # fmt: skip
 
 
@@ -55,12 +60,78 @@ def test_member_with_a_secret_name_is_redacted_whatever_it_holds(name: str, valu
 
 
 @pytest.mark.parametrize(
-    "name", ["token_count", "author", "monkey", "key", "compass", "bypass", "keyboard", "passenger"]
-)
+    "name",
+    [
+        "author", "monkey", "key", "compass", "bypass", "keyboard", "passenger", "secretary", "Secretariat",
+        "undersecretary",
+        "tokenizer", "passed", "passing", "passes", "passage", "passive", "last_password_change",
+        "userPasswordChangedAt",
+        "forgot_password_url", "k8s_secret_name", "primary_key", "foreignKey", "authored_by", "trespass", "value",
+        "name",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("value", ["text", 5, True, None, 1.5, ["text"]], ids=repr)
+def test_what_an_auditor_needs_stays_readable(name: str, value: object) -> None:
+    raw = canonical({name: value})
+    assert REDACTOR.json(raw) == raw
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "token_count", "tokenCount", "max_tokens", "total_tokens", "prompt-tokens", "maxOutputTokens", "tokens_used",
+        "password_length", "passwordMinLength", "token_ttl", "tokenExpiresAt", "password_attempts", "cookie_max_age",
+    ],
+)  # fmt: skip
 def test_count_or_flag_is_not_a_secret(name: str) -> None:
-    for value in (True, None, 1.5):
+    for value in (True, None, 1.5, 5, 4096):
         raw = canonical({name: value})
         assert REDACTOR.json(raw) == raw
+        raw = canonical({"name": name, "value": value})
+        assert REDACTOR.json(raw) == raw
+    assert redacted({"password_reset_sent": True, "a": {name: "hunter2"}}) == {
+        "password_reset_sent": True,
+        "a": {name: MARK},
+    }
+    assert redacted({name: 4111111111111111}) == {name: MARK}
+    assert redacted({"password_input": 90210}) == {"password_input": MARK}
+
+
+@pytest.mark.parametrize(
+    ("value", "clean"),
+    [
+        ({"name": "Authorization", "value": "Bearer x"}, {"name": "Authorization", "value": MARK}),
+        ([{"Key": "DB_PASSWORD", "Value": ["x"]}], [{"Key": "DB_PASSWORD", "Value": MARK}]),
+        ({"key": "p\u0430ssword", "value": 7}, {"key": "p\u0430ssword", "value": MARK}),
+        ({"name": "to\x01ken", "value": "x"}, {"name": "to\x01ken", "value": MARK}),
+        ({"name": "note", "value": "x"}, {"name": "note", "value": "x"}),
+        ({"name": ["token"], "value": "x"}, {"name": ["token"], "value": "x"}),
+        (["mysql", "--password", "x", "y"], ["mysql", "--password", MARK, "y"]),
+        (["--db-token", "x"], ["--db-token", MARK]),
+        (["--p\u0430ssword", "x"], ["--p\u0430ssword", MARK]),
+        (["--password", "--host", "x"], ["--password", "--host", "x"]),
+        (["--password", 7, None], ["--password", 7, None]),
+        (["--password=x", "y"], [f"--password={MARK}", "y"]),
+        *[
+            ([name, "x"], [name, "x"])
+            for name in ("--tokens", "--no-password", "--compass", "--token-file", "password", f"--{'a-' * 300}token")
+        ],
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("beside", ["plain", "a line\nbreak", "z\u00fcrich"])
+def test_secret_is_named_by_what_is_beside_it(value: object, clean: object, beside: str) -> None:
+    """As in environments, headers and tags, and in the arguments of commands."""
+    for redactor in (REDACTOR, NAMES):
+        if redactor is NAMES and "--password=x" in value:
+            continue  # that is a text's
+        for doc, said in (
+            ({"x": value, "y": beside}, {"x": clean, "y": beside}),
+            (
+                {"x": canonical(value).decode(), "y": beside, "z": FILLER},
+                {"x": canonical(clean).decode(), "y": beside, "z": FILLER},
+            ),
+        ):
+            assert parse(redactor.json(canonical(doc))) == said
 
 
 def test_member_name_that_is_a_secret_is_redacted_and_hides_no_other() -> None:
@@ -139,6 +210,15 @@ def test_rest_of_a_text_around_what_is_encoded_stays() -> None:
         "p\u0430ssword = CANARY",
         "canary\\u0040example.org",
         "canary\\x40example.org",
+        "AKIA\0CANARY0123456789",
+        "4111\x00111111111111",
+        "4111\x7f1111 1111 1111",
+        "canary\x1b@example.org",
+        "4111\u2800" + "1111" * 3,
+        *[f"sk-abcd{hidden}CANARY0123456789" for hidden in INVISIBLE],
+        'INFO got {"user":"ann","password":"a\\"CANARY b","n":1} from',
+        'INFO got "{\\"password\\":\\"a\\\\\\"CANARY b\\",\\"n\\":1}" from',
+        "user%5Bpassword%5D=CANARY",
         *[base64.b64encode("password=CANARY1".encode(form)).decode() for form in ("utf-16-le", "utf-16-be")],
         *[base64.b64encode("this p\u0430ssword=CANARY1".encode(form)).decode() for form in ("utf-16-le", "utf-16-be")],
         "\\ud800 password=CANARY1 \\xff",
@@ -478,7 +558,13 @@ def every_text(value: Any, redactor: Redactor) -> Any:
     if isinstance(value, str):
         return redactor.text(value)
     if isinstance(value, list):
-        return [every_text(item, redactor) for item in value]
+        before = ["", *value]
+        return [
+            MARK
+            if isinstance(item, str) and is_secret_option(str(last)) and item[:1] != "-"
+            else every_text(item, redactor)
+            for last, item in zip(before, value, strict=False)
+        ]
     return value
 
 
@@ -560,6 +646,12 @@ def test_what_only_stands_beside_a_secret_stays() -> None:
 
 SIZE = 100_000
 REPEATED = [
+    '"password":"\\"",', '"password":"\\"x\\"",',
+    "\0", "a\0", "\x7f", "password=\"\\\"", "password='\\", "password: |\n ", "password: |\n  x\n", "--password ",
+    "--", "-",
+    "password[a]", "password ", "password\t\t", "password a='b' ", "password, value", 'password,"value":',
+    "identified by ",
+    "password=[redacted]", "token: bearer ", "api ", "_", "password_", "passwordat_", "\\\"password\\\":\\\"",
     "QUFB", "UFBQUFBQ", "a", "A", "/", "-", "%", "%41", "%25", "\\", "\\u0041", "\\x41", '"', '\\"', '"a":', "{", "[",
     "4a", "41", "%2541", "a\n", "a" * 60 + "\n", "\uff11", "\u0430", "\u200b", "a\u200b", "pa\u017f", "password=",
     "cookie:", "a@a.aa ", "4111 1111 1111 1111 ", "+41 44 668 18 00 ", as_base64("canary@example.org") + " ",

@@ -49,6 +49,23 @@ ASSIGNED = [
     "Authorization: AWS4-HMAC-SHA256 Credential=x, Signature=CANARY",
     "Authorization: Digest username=x, response=CANARY",
     "-H 'Authorization: Bearer CANARY'", "Cookie: a=b; session=CANARY; c=d", "Set-Cookie: sid=CANARY; Path=/",
+    "  password             = \"CANARY\"", "password:\t\t\t\t\tCANARY", '"password"      : "CANARY"',
+    "PASSWORD ?= CANARY",
+    "password =\n        'CANARY'", "the password is: CANARY", "password ==== CANARY", "API Key: CANARY",
+    "api.key = CANARY",
+    "user[password]=CANARY", "password[]=CANARY", "form[password][first]=CANARY", "$cfg['password'] = 'CANARY';",
+    "{'password': b'CANARY'}", "{'password': u'CANARY'}", "password = @\"CANARY\"", "SET PASSWORD = N'CANARY'",
+    '{"password":"a\\"CANARY"}', "{'password': 'a\\'CANARY'}", '\\"password\\":\\"a\\\\\\"CANARY\\"',
+    "password=[redacted]CANARY",
+    "password: |\n  CANARY", "password: >-  # folded\n    CANARY\n\n    CANARY",
+    "- password: |2\r\n    CANARY\r\n    CANARY",
+    "mysql --password CANARY", "x --db-token 'CANARY'", "-Password CANARY", "['x', '--password', 'CANARY']",
+    "CREATE ROLE x PASSWORD 'CANARY'", "ALTER USER x IDENTIFIED BY 'CANARY'",
+    "create user x identified with caching_sha2_password by 'CANARY'", "the password 'CANARY'",
+    '{"name": "Authorization", "value": "Bearer CANARY"}', "- name: DB_PASSWORD\n  value: CANARY",
+    "{'Key': 'password', 'Value': 'CANARY'}", '<input type="password" class="a b" value="CANARY">',
+    '<wsse:Password Type="a#b">CANARY</wsse:Password>', "<password>CANARY</password>",
+    'Authorization: Digest username="x", response="CANARY"', 'Authorization: OAuth realm="x", oauth_signature="CANARY"',
     "postgres://user:CANARY@db.internal/x", "https://CANARY@example.org/", "pa\u017f\u017fword = CANARY",
 ]  # fmt: skip
 
@@ -59,6 +76,25 @@ def test_assigned_secret_is_found_whole(text: str) -> None:
     assert "CANARY" not in redactor.text(text)
     assert "line after" in redactor.text(f"line before\n{text}\nline after")
     assert "CANARY" not in redactor.text(f"line before\n{text}\nline after")
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("password: |\n  a\n  b\nuser: bob", "password: |\n  #\nuser: bob"),
+        ("x:\n  password: >\n    a\n\n    b\n  user: bob", "x:\n  password: >\n    #\n  user: bob"),
+        ('{"password":"a\\"b","user":"bob"}', '{"password":"#","user":"bob"}'),
+        ("password = 'a' AND user = 'bob'", "password = '#' AND user = 'bob'"),
+        ("mysql --password a --host b", "mysql --password # --host b"),
+        ("user[password]=a&user[name]=b", "user[password]=#&user[name]=b"),
+        ("- name: TOKEN\n  value: a\n- name: b\n  value: c", "- name: TOKEN\n  value: #\n- name: b\n  value: c"),
+        ('<input name="password" value="a" id="b">', '<input name="password" value="#" id="b">'),
+        ("password=[redacted]", "password=#"),
+        ("Authorization: Bearer [redacted]", "Authorization: Bearer #"),
+    ],
+)
+def test_what_stands_beside_an_assigned_secret_stays(text: str, left: str) -> None:
+    assert Redactor(None, [KNOWN]).text(text).replace("[redacted]", "#") == left
 
 
 @pytest.mark.parametrize(

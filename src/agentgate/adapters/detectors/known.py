@@ -11,14 +11,15 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from string import ascii_letters
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import phonenumbers
 import re2  # type: ignore[import-untyped]
 from stdnum import iban
 
 from agentgate.adapters.detectors._makers import at_least, patterns
-from agentgate.core.redaction.sensitive import CARD, EMAIL, IBAN, PHONE, SECRET, SENSITIVE_NAMES, SSN, Span, is_card
+from agentgate.adapters.detectors._named import NAMED, Finder, Regexp
+from agentgate.core.redaction.sensitive import CARD, EMAIL, IBAN, PHONE, SECRET, SSN, Span, is_card
 
 OURS: Final = (
     r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY(?s:.*?)(?:-----END [A-Z ]{0,30}PRIVATE KEY[A-Z ]{0,30}-----|\z)",
@@ -35,26 +36,6 @@ OURS: Final = (
     r"\bapt_[0-9a-f]{16,}",
 )
 """By their makers' prefixes, our own too: shorter, longer or otherwise than detect-secrets wants them."""
-
-
-Regexp: TypeAlias = Any
-"""What RE2 makes of a pattern; it has no types."""
-Finder = Callable[[Regexp, bytes], Iterator[Span]]
-
-_QUOTES: Final = r"[\"'`\\\s]{0,4}"
-_NAMED: Final = rf"(?i:(?:{SENSITIVE_NAMES}){_QUOTES}(?:[:=!<>]{{1,3}}|\bis\b|\blike\b)\s{{0,4}})"
-"""`password = `, `"token": ` inside a string, `the password is `; the value is what follows."""
-_VALUE: Final = re.compile(
-    rb"(?P<open>\\{0,3}+(?P<quote>[\"'`]))(?:(?P=quote){2}|(?!(?P=quote))[\s\S]){1,65536}+"
-    rb"|(?!\[redacted\])(?P<scheme>(?:bearer|basic|token)\s{1,4}+)?[^\s\"'`\\,;&}\])]{1,65536}+",
-    re.IGNORECASE,
-)
-"""A quoted value goes up to its end."""
-_HEADER: Final = rf"(?i:(?:authorization|cookie){_QUOTES}:\s{{0,4}})"
-_HEADER_VALUE: Final = re.compile(
-    rb"(?P<open>\\{0,3}+[\"'`]?+)(?P<scheme>(?:bearer|basic|token)\s{1,4}+)?[^\r\n\"'`\\]{1,65536}+", re.IGNORECASE
-)
-"""Headers whose value has blanks and semicolons in it: up to the end of the line or of the quoted text."""
 
 _USER: Final = r"://[^\s/@]+@"
 _EMAIL: Final = r"[A-Za-z0-9._%+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"
@@ -155,17 +136,6 @@ def _users(pattern: Regexp, raw: bytes) -> Iterator[Span]:
         yield Span(match.start() + 3, match.end(), SECRET)
 
 
-def _values(names: Regexp, raw: bytes, value: re.Pattern[bytes]) -> Iterator[Span]:
-    """What follows names. A name within a value is part of the value."""
-    at = 0
-    while (name := names.search(raw, at)) is not None:
-        found = value.match(raw, name.end())
-        at = name.end()
-        if found is not None:
-            at = found.end()
-            yield Span(max(found.start(), found.end("open"), found.end("scheme")), at, SECRET)
-
-
 def _cards(pattern: Regexp, raw: bytes) -> Iterator[Span]:
     for match in pattern.finditer(raw):
         whole = (match.start(), match.end())
@@ -248,8 +218,7 @@ _FINDERS: Final[tuple[tuple[str, str, Finder], ...]] = (
     (SECRET, _USER, _users),
     (EMAIL, _EMAIL, _whole(EMAIL)),
     (SSN, _SSN, _whole(SSN)),
-    (SECRET, _HEADER, partial(_values, value=_HEADER_VALUE)),
-    (SECRET, _NAMED, partial(_values, value=_VALUE)),
+    *((SECRET, pattern, finder) for pattern, finder in NAMED),
     (CARD, _CARD, _cards),
     (IBAN, _IBAN, _ibans),
     (PHONE, _INTERNATIONAL, partial(_phones, region=None)),

@@ -8,7 +8,8 @@ from typing import Final
 
 import re2  # type: ignore[import-untyped]
 
-from agentgate.adapters.detectors.known import KINDS, Regexp, compiled, one_look
+from agentgate.adapters.detectors._named import Regexp
+from agentgate.adapters.detectors.known import KINDS, compiled, one_look
 from agentgate.core.redaction.sensitive import Span
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,31}", re.ASCII)

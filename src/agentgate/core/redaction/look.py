@@ -57,24 +57,24 @@ class Seen(NamedTuple):
         closely: bool = False,
     ) -> Seen:
         """A quick look at a whole document, or at a part of one that was looked at; `NOTHING` only if a redaction would
-        find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one.
+        find nothing in any part of it. Most calls stop here (a property test holds it). `text` is all texts in one, if
+        no control characters are in them.
         Of each run in a whole document it is asked whether it holds something: that spares the others a second look."""
-        text = "\n".join(texts) if text is None else text
-        both, shown, known = text, "", self.plain
-        if self.folds and not text.isascii():
-            foreign = [one for one in texts if not one.isascii()]
+        if text is None:
+            text = "\n".join(texts)
+            is_plain = sensitive.is_plain(text)
+        else:
+            is_plain = text.isascii()
+        both, known = text, self.plain
+        if self.folds and not is_plain:
+            foreign = [one for one in texts if not sensitive.is_plain(one)]
             plain = reading.folded(foreign, known)
             if plain != foreign:
-                shown = "\n".join(plain)
-                both = f"{text}\n{shown}"
+                both = "\n".join([text, *plain])
             if is_whole:
                 known = dict(zip(foreign, plain, strict=True))
         detectors = tuple([one for one in self.detectors if not one.is_local or any(one.find(both))])
-        named = self.named and (
-            sensitive.holds_secret_name(text)
-            or (both is not text and sensitive.holds_secret_name(shown))
-            or sensitive.holds_card_number(text)
-        )
+        named = self.named and (sensitive.holds_secret_name(both) or sensitive.holds_card_number(text))
         folds = both is not text and (detectors != () or named)
         inner, runs = NOTHING, None
         if depth and self.may_open(text):

@@ -9,6 +9,7 @@ from typing import Any, Final
 from agentgate.core.redaction import layers, sensitive
 from agentgate.core.strict_json import NotStrictJson, parse
 
+_QUOTE: Final = '"'
 _OPENING: Final = '{["'
 
 
@@ -68,6 +69,7 @@ def of_value(value: Any, depth: int, most: int | None = None) -> list[str] | Non
             lines.append(item)
         elif kind is dict:
             lines += [f'"{name}":' for name in item]
+            lines += [f'"{name.replace(_QUOTE, " ")}":' for name in item if _QUOTE in name]  # seen as one name
             stack += [(inner, depth) for inner in item.values()]
         elif kind is list:
             stack += [(inner, depth) for inner in item]

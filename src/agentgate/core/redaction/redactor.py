@@ -6,6 +6,7 @@ of JSON in strings, base64, hex, URL encoding and escapes. `docs/redaction.md` s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -56,7 +57,7 @@ class Redactor:
         if len(raw) < 7:  # `{}` and the like: too short to hold one
             return raw
         try:
-            if b"\\" not in raw:
+            if b"\\" not in raw and b"\x7f" not in raw:  # then there are no control characters
                 text = raw.decode()
                 in_one = "%" not in text and (text.isascii() or len(text) <= _LOOK_CHARS)
                 seen = self.everything.look([text] if in_one else reading.strings(text), text=text, is_whole=True)
@@ -106,6 +107,7 @@ class Redactor:
             self._names[name] = is_secret
 
 
+_ESCAPED_QUOTE: Final = re.compile(r"\\[\"'`]")
 _ROUNDS: Final = 8
 """How often what is glued to a secret is looked at again."""
 
@@ -140,9 +142,13 @@ class _Pass:
         if kind is dict:
             return self._members(value, depth, seen)
         if kind is list:
-            items = []
+            items: list[Any] = []
+            is_next = False
             for item in value:  # no comprehension: nesting costs one frame a level
-                items.append(self.value(item, depth, seen))  # noqa: PERF401
+                is_text = type(item) is str
+                is_secret = is_next and is_text and not item.startswith("-")
+                items.append(self._secret(item) if is_secret else self.value(item, depth, seen))
+                is_next = is_text and self._own and sensitive.is_secret_option(item)
             return items
         if (kind is int or kind is float) and self._own and sensitive.is_card_number(value):
             return self._replace(CARD, str(abs(int(value))))
@@ -150,6 +156,7 @@ class _Pass:
 
     def _members(self, value: dict[str, Any], depth: int, seen: Seen) -> dict[str, Any]:
         members: dict[str, Any] = {}
+        named = sensitive.named_values(value) if self._own else ()
         for name, item in value.items():
             is_secret = self._redactor.names_secret(name)
             shown = name
@@ -158,9 +165,14 @@ class _Pass:
                 is_secret = self._own and sensitive.is_secret_name(name)
                 if shown == name and depth == layers.MAX_LAYERS:  # deeper down less of it was looked at
                     self._redactor.remember(name, is_secret=is_secret)
+            is_secret = is_secret or name in named
             while shown in members:
                 shown += "'"  # two names that were secrets: neither member hides the other
-            members[shown] = self._secret(item) if is_secret and _holds_text(item) else self.value(item, depth, seen)
+            members[shown] = (
+                self._secret(item)
+                if is_secret and sensitive.may_be_secret(name, item)
+                else self.value(item, depth, seen)
+            )
         return members
 
     def _secret(self, item: Any) -> str:
@@ -188,10 +200,9 @@ class _Pass:
             if "%" in text:
                 text = self._rewritten(text, layers.unquoted, depth - 1, seen)
             if "\\" in text:
+                text = self._with_quotes(text, seen)
                 text = self._rewritten(text, layers.unescaped, depth - 1, seen)
-        places = [_Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
-        if seen.folds and not text.isascii():
-            places += self._folded(text, seen)
+        places = self._places(text, seen)
         if opens:
             places += self._opened(text, depth - 1, seen.beneath)
         if not places:
@@ -211,6 +222,18 @@ class _Pass:
         if not is_glued:
             return part
         return self.text(part, depth, rounds=rounds - 1) if rounds else self._replace(SECRET, part)
+
+    def _with_quotes(self, text: str, seen: Seen) -> str:
+        """`text` without what is secret and has an escaped quote in it: decoded, nobody sees where it ends."""
+        if not _ESCAPED_QUOTE.search(text):
+            return text
+        parts: list[str] = []
+        at = 0
+        for place in _merged(self._places(text, seen), text):
+            if _ESCAPED_QUOTE.search(place.value):
+                parts += (text[at : place.start], self._replace(place.kind, place.value))
+                at = place.end
+        return "".join((*parts, text[at:]))
 
     def _rewritten(self, text: str, decode: Callable[[str], str], depth: int, seen: Seen) -> str:
         """`text`, or what it decodes to, redacted, if there was something to be seen in that."""
@@ -237,14 +260,16 @@ class _Pass:
         """Where something can be seen."""
         return [span for detector in seen.detectors for span in detector.find(text)]
 
-    def _folded(self, text: str, seen: Seen) -> list[_Place]:
-        """Where something can be seen by who takes letters for those that they look like."""
+    def _places(self, text: str, seen: Seen) -> list[_Place]:
+        """Where something can be seen, also by who takes letters for those that they look like."""
+        places = [_Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
+        if not seen.folds or sensitive.is_plain(text):
+            return places
         [plain] = reading.folded([text], seen.plain)
-        spans = self._spans(plain, self._everything) if plain != text else []
-        if not spans:
-            return []
-        original = sensitive.Folded(text).original
-        return [_Place(*original(span), plain[span.start : span.end]) for span in spans]
+        if plain != text and (spans := self._spans(plain, self._everything)):
+            original = sensitive.Folded(text).original
+            places += [_Place(*original(span), plain[span.start : span.end]) for span in spans]
+        return places
 
     def _opened(self, text: str, depth: int, seen: Seen) -> list[_Place]:
         """Where something is encoded that holds something."""
@@ -273,8 +298,3 @@ def _merged(places: Iterable[_Place], text: str) -> list[_Place]:
         elif place.end > last.end:
             merged[-1] = _Place(last.start, place.end, last.kind, text[last.start : place.end])
     return merged
-
-
-def _holds_text(value: Any) -> bool:
-    """A boolean or a fraction under `token_count`-like names is not a secret; text and trees may be."""
-    return isinstance(value, str | list | dict) or (isinstance(value, int) and not isinstance(value, bool))
