@@ -141,9 +141,10 @@ def test_sql_in_filters(gateway: GatewayProcess, text: str) -> None:
     assert admin.get("/sessions/s/evidence", params={"tenant": text}).status_code == 422
     assert admin.get("/sessions/s/evidence", params={"format": text}).status_code == 400
     size = admin.get("/audit", params={"limit": 1}).json()["size"]
-    for name in ("tool", "trace_id", "text"):
-        assert admin.get("/audit", params={name: text}).json()["events"] == []
+    assert admin.get("/audit", params={"text": text}).json()["events"] == []
     for name in (
+        "tool",
+        "trace_id",
         "tenant",
         "session",
         "agent",
