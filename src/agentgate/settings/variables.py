@@ -44,8 +44,8 @@ _OF_SETTINGS: Final = frozenset({*ENVIRONMENT, "AGENTGATE_CONFIG", "AGENTGATE_TR
 READ: Final = _OF_SETTINGS | {f"{_OURS}{name}" for name in ("URL", "KEY", "API_KEY", "OPA_BIN", "CACHE")}
 """Also by commands, and to find the compiler of policies."""
 
-_MOST_SLIPS: Final = 2
-_LETTERS_FOR_A_SLIP: Final = 4
+_LETTERS_FOR_SLIPS: Final = (4, 12)
+"""Of a name behind the prefix, for one slip, and for two: others have short names of their own, as `TRACE_ID`."""
 
 
 def refuse_misspelt(settings: Settings, environment: Mapping[str, str]) -> None:
@@ -56,7 +56,7 @@ def refuse_misspelt(settings: Settings, environment: Mapping[str, str]) -> None:
     """
     for name in unread(settings, environment):
         slips, near = min((_slips(name, known), known) for known in _OF_SETTINGS)
-        if slips <= min(_MOST_SLIPS, (len(near) - len(_OURS)) // _LETTERS_FOR_A_SLIP):
+        if slips <= sum(len(near) - len(_OURS) >= letters for letters in _LETTERS_FOR_SLIPS):
             raise UnsafeConfiguration(f"there is no variable {name}; did you mean {near}?")
 
 

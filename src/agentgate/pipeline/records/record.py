@@ -54,7 +54,8 @@ class Recorder:
 
     def reason(self, text: str, most: int) -> str:
         """What a person says of why, as it may be written down: at most so many characters."""
-        return self.redactor.text(text.replace("\0", ""))[:most]  # no store's text can hold a NUL
+        # no store's text can hold a NUL: those in it hide no secret, and those that redaction decodes (`%00`) go too
+        return self.redactor.text(text.replace("\0", "")).replace("\0", "")[:most]
 
     def write(self, event: Event) -> Awaitable[Appended]:
         """Append an event that may be refused for what it spends or whose it is. Awaiting raises LogUnavailable."""
