@@ -27,7 +27,7 @@ from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind
 from agentgate.edges import mcp as door
-from agentgate.edges._mcp import changes, lists
+from agentgate.edges._mcp import lists
 from agentgate.edges._mcp.answers import TOO_MANY
 from agentgate.edges._mcp.parts import OPERATIONS, Parts, Rules
 from agentgate.edges._mcp.server import Hall
@@ -997,43 +997,45 @@ async def test_a_listener_hears_of_what_it_asked_for_and_may_have(room: Room) ->
     def subscribe(args: Mapping[str, Any], _: Peer) -> Any:
         return {} if args["uri"] == allowed else Undelivered(ReasonCode.UPSTREAM_ERROR, "no", fault={"code": 1})
 
-    given_up = asyncio.Event()
     room.servers["a"].says["resources/subscribe"] = subscribe
-    room.servers["a"].says["resources/unsubscribe"] = lambda *_: given_up.set() or {}
-    async with room.client() as client:
-        async with client.listen(resource_subscriptions=[allowed, refused], tools_list_changed=True) as changes:
-            for uri in (refused, allowed):
-                await room.door.announce("a", "notifications/resources/updated", {"uri": uri})
-            await room.door.announce("a", "notifications/prompts/list_changed", {})
-            await room.door.announce("a", "notifications/tools/list_changed", {})
-            heard = [await asyncio.wait_for(anext(changes), 5) for _ in range(2)]
-        await asyncio.wait_for(given_up.wait(), 5)
+    async with (
+        room.client() as client,
+        client.listen(resource_subscriptions=[allowed, refused], tools_list_changed=True) as changes,
+    ):
+        for uri in (refused, allowed):
+            await room.door.announce("a", "notifications/resources/updated", {"uri": uri})
+        await room.door.announce("a", "notifications/prompts/list_changed", {})
+        await room.door.announce("a", "notifications/tools/list_changed", {})
+        heard = [await asyncio.wait_for(anext(changes), 5) for _ in range(2)]
     assert heard == [ResourceUpdated(uri=allowed), ToolsListChanged()]
-    assert sent(room, "resources/unsubscribe")["a"] == [{"uri": allowed}]
 
 
-async def test_a_resource_that_is_slow_to_be_given_up_keeps_no_other(
-    room: Room, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is subscribed to counts for its caller until it is given up."""
-    monkeypatch.setattr(changes, "_UNSUBSCRIBE_WITHIN_S", 0.1)
+async def test_a_server_learns_when_a_listener_has_gone_and_no_rule_or_list_is_in_the_way(room: Room) -> None:
+    """What is subscribed to counts for its caller until then."""
     room.declared["b"] = {}
-    uris = ["x://slow", "x://other", "x://third"]
-    given_up: set[str] = set()
+    left: list[str | None] = []
 
-    async def unsubscribe(args: Mapping[str, Any], _: Peer) -> Any:
-        given_up.add(args["uri"])
-        if args["uri"] == "x://slow":
-            await asyncio.Event().wait()
+    def subscribe(_: Mapping[str, Any], peer: Peer) -> Any:
+        key = peer.session_key
+
+        async def leave() -> None:
+            left.append(key)
+
+        peer.on_session_end(leave)
+        assert left == [], "it listens still"
         return {}
 
-    room.servers["a"].says["resources/unsubscribe"] = unsubscribe
+    room.servers["a"].says["resources/subscribe"] = subscribe
     async with room.client() as client:
-        async with client.listen(resource_subscriptions=uris):
-            pass
+        async with client.listen(resource_subscriptions=["x://1", "x://2"]):
+            room.declared["a"] = {}
+            allow(room, **{"a__mcp.resources.unsubscribe": DENY})
         async with asyncio.timeout(5):
-            while given_up != set(uris):  # noqa: ASYNC110 - the server is told in the background
+            while len(left) < 2:  # noqa: ASYNC110 - the stream ends in the background
                 await asyncio.sleep(0.01)
+    assert len(set(left)) == 1
+    assert left[0] is not None
+    assert sent(room, "resources/unsubscribe") == {"a": [], "b": []}
 
 
 async def test_nothing_is_announced_to_nobody(room: Room) -> None:

@@ -28,7 +28,8 @@ class Peer(Withdrawable, Protocol):
     @property
     def session_key(self) -> str | None:
         """Names the client's connection where its protocol has one: an upstream that keeps sessions opens one for each.
-        None: the client's requests stand alone (MCP 2026-07-28), and all share."""
+        Of a client whose requests stand alone (`is_modern`), the stream on which it listens, where this is of that.
+        None: there is nothing that it could hear on beside the answer."""
         ...
 
     @property
@@ -76,7 +77,7 @@ class Peer(Withdrawable, Protocol):
         ...
 
     def on_session_end(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Have `close` awaited once when the client's session ends. Only where there is a `session_key`."""
+        """Have `close` awaited once when what the `session_key` names ends. Only where there is one."""
         ...
 
 

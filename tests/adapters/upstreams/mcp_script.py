@@ -1,6 +1,6 @@
 """A server of MCP on stdio without the SDK: it starts in a moment, and lies as it is told to.
 
-Run as a program: `python -I mcp_script.py [--modern | --both] [--list KIND] [--mute] [--stubborn]`.
+Run as a program: `python -I mcp_script.py [--modern | --both] [--list KIND] [--listens KIND] [--mute] [--stubborn]`.
 What it was sent, the tool `seen` tells.
 """
 
@@ -16,6 +16,7 @@ from typing import Any
 
 ERA = "modern" if "--modern" in sys.argv else "both" if "--both" in sys.argv else "legacy"
 LIST = sys.argv[sys.argv.index("--list") + 1] if "--list" in sys.argv else ""
+LISTENS = sys.argv[sys.argv.index("--listens") + 1] if "--listens" in sys.argv else ""
 INFO = {"name": "script", "version": "1"}
 K_SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
 
@@ -208,7 +209,10 @@ def handle(message: dict[str, Any]) -> None:
         answer(request_id, page(params))
     elif method == "tools/call":
         call(request_id, params)
-    elif method == "subscriptions/listen":
+    elif method == "subscriptions/listen" and LISTENS != "never":
+        if LISTENS == "to_others":
+            wanted = params["notifications"].get("resourceSubscriptions", [])
+            params["notifications"]["resourceSubscriptions"] = [uri for uri in wanted if uri != "test://a"]
         listens.append((request_id, params["notifications"]))
         say(
             {

@@ -142,8 +142,10 @@ class World:
     async def operate(
         self, method: str, arguments: Mapping[str, Any], peer: FakePeer | None = None, *, agent: str = "tester"
     ) -> Any:
+        """Of an agent's modern client that listens, if nothing else is said."""
         made = make_tool("s__mcp." + method.replace("/", "."), options={"method": method})
-        return await self.upstream.send(grant_of(made, arguments, peer, agent=agent), None)
+        listens = peer or FakePeer(session_key=f"stream of {agent}", is_modern=True)
+        return await self.upstream.send(grant_of(made, arguments, listens, agent=agent), None)
 
     async def seen(self, method: str, peer: FakePeer | None = None) -> list[dict[str, Any]]:
         content = await self.content("seen", {}, peer)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import sys
+import time
+import weakref
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -14,14 +17,14 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR
 
 from agentgate.adapters.schema.jsonschema import JsonSchemas
-from agentgate.adapters.upstreams._mcp.listening import Listening
+from agentgate.adapters.upstreams._mcp.listening import Listening, Wanted
 from agentgate.adapters.upstreams.mcp import McpUpstream
 from agentgate.core.call import Call
 from agentgate.core.decision import Grant
 from agentgate.core.errors import ReasonCode
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
 from tests.adapters.upstreams.mcp_world import FakePeer, World, down, grant_of, script, until, world
-from tests.contracts.upstream import UpstreamContract, granted, make_tool
+from tests.contracts.upstream import UpstreamContract, make_tool
 from tests.gateway import is_alive
 
 ERAS = pytest.mark.parametrize("era", ["--legacy", "--modern"])
@@ -390,16 +393,16 @@ async def test_changes_are_heard_from_the_shared_session(era: str) -> None:
 @ERAS
 async def test_the_first_subscribes_and_the_last_ends_it(era: str) -> None:
     async with world(McpUpstream("s", command=script(era))) as w:
-        for _ in range(2):
-            assert await w.operate("resources/subscribe", {"uri": "test://a"}) == Delivered({})
+        for agent in ("tester", "other"):
+            assert await w.operate("resources/subscribe", {"uri": "test://a"}, agent=agent) == Delivered({})
         await w.operate("resources/unsubscribe", {"uri": "test://a"})
         await w.call("shout", {"methods": ["notifications/resources/updated"]})
         await w.hearing.until(lambda: len(w.hearing.changes) == 1)
         assert w.hearing.changes == [("s", "notifications/resources/updated", {"uri": "test://a"})]
         if era == "--legacy":
             assert len(await w.seen("resources/subscribe")) == 1
-            await w.operate("resources/unsubscribe", {"uri": "test://a"})
-            assert len(await w.seen("resources/unsubscribe")) == 1
+            await w.operate("resources/unsubscribe", {"uri": "test://a"}, agent="other")
+            await _ended(w, "test://a")
 
 
 async def test_nobody_is_told_of_a_subscription_that_the_server_has_not_agreed_to(legacy: World) -> None:
@@ -415,7 +418,7 @@ async def test_nobody_is_told_of_a_subscription_that_the_server_has_not_agreed_t
     assert not second.done()
     assert await second == Delivered({})
     await legacy.operate("resources/unsubscribe", uri, agent="kept")
-    assert len(await legacy.seen("resources/unsubscribe")) == 1, "who was cut counts no more"
+    await _ended(legacy, "test://a")  # who was cut counts no more
     await legacy.operate("resources/subscribe", uri, agent="later")
     assert len(await legacy.seen("resources/subscribe")) == 3
     await napping
@@ -431,9 +434,10 @@ async def test_a_modern_server_is_not_listened_to_for_who_was_cut(modern: World)
     await _given_up(modern, "test://a")
 
 
-async def test_what_a_client_subscribed_to_is_given_up_with_its_session(modern: World) -> None:
-    """Of an era in which its requests stand in one: nobody else would, and it counts for the caller."""
-    leaves, stays = FakePeer(session_key="leaves"), FakePeer(session_key="stays")
+@pytest.mark.parametrize("is_modern", [True, False], ids=["with_its_stream", "with_its_session"])
+async def test_what_a_client_subscribed_to_is_given_up(modern: World, *, is_modern: bool) -> None:
+    """Nobody else would, and it counts for the caller."""
+    leaves, stays = (FakePeer(session_key=key, is_modern=is_modern) for key in ("leaves", "stays"))
     for uri, peer in (("test://a", leaves), ("test://b", leaves), ("test://b", stays)):
         assert await modern.operate("resources/subscribe", {"uri": uri}, peer) == Delivered({})
     for end in leaves.enders:
@@ -441,15 +445,82 @@ async def test_what_a_client_subscribed_to_is_given_up_with_its_session(modern: 
     await _given_up(modern, "test://a", stays=("test://b",))
 
 
-async def _given_up(modern: World, uri: str, *, stays: tuple[str, ...] = ()) -> None:
-    """Wait until a server that was told of `uri` is told without it."""
+async def test_an_older_server_is_told_what_nobody_waits_for_any_more(legacy: World) -> None:
+    leaves, stays = (FakePeer(session_key=key, is_modern=True) for key in ("leaves", "stays"))
+    for uri, peer in (("test://a", leaves), ("test://b", leaves), ("test://b", stays)):
+        assert await legacy.operate("resources/subscribe", {"uri": uri}, peer) == Delivered({})
+    for end in leaves.enders:
+        await end()
+    await _ended(legacy, "test://a")
+    legacy.upstream.drop(lambda _: True)
+    await _ended(legacy, "test://a", "test://b")
+
+
+async def test_a_client_that_leaves_after_a_reconnect_leaves_nothing_behind(modern: World) -> None:
+    """Neither what it subscribed to nor, on the list of what ends with it, the session that was lost."""
+    client = FakePeer(session_key="stays", is_modern=True)
+    lost = []
+    for uri in ("test://a", "test://b", "test://c"):
+        link = modern.upstream._shared.link
+        assert link is not None
+        lost.append(weakref.ref(link))
+        assert await modern.operate("resources/subscribe", {"uri": uri}, client) == Delivered({})
+        link.end()
+        await until(lambda ended=link: modern.upstream._shared.link not in (None, ended))
+        del link
+    assert len(client.enders) == 1
+    gc.collect()
+    assert [link() for link in lost[:-1]] == [None, None]
+    for end in client.enders:
+        await end()
+    assert not list(modern.upstream._wanted)
+    await _given_up(modern, "test://a", "test://b", "test://c")
+
+
+@pytest.mark.parametrize("peer", [FakePeer(), FakePeer(is_modern=False)], ids=["modern", "older"])
+async def test_nothing_is_subscribed_to_for_who_could_not_hear_of_it(legacy: World, peer: FakePeer) -> None:
+    """Nobody would say when that is over: a client of the handshake era whose gateway keeps no sessions."""
+    answer = await legacy.operate("resources/subscribe", {"uri": "test://a"}, peer)
+    assert isinstance(answer, Undelivered)
+    assert not answer.reached
+    assert await legacy.seen("resources/subscribe") == []
+
+
+@pytest.mark.parametrize("listens", ["late", "never", "to_others"])
+async def test_a_modern_server_that_does_not_agree_has_nobody_told_that_it_does(listens: str) -> None:
+    upstream = McpUpstream("s", command=script("--modern", "--listens", listens), connect_timeout_s=1.0)
+    async with world(upstream) as w:
+        napping = asyncio.create_task(w.call("nap", {"s": 3 if listens == "late" else 0}))
+        await asyncio.sleep(0.1)
+        for agent in ("first", "second"):
+            since = time.monotonic()
+            answer = await w.operate("resources/subscribe", {"uri": "test://a"}, agent=agent)
+            assert isinstance(answer, Undelivered), "nobody hears of it"
+            assert time.monotonic() - since < (2.0 if listens == "late" else 0.9)
+        assert not list(upstream._wanted)
+        if listens == "to_others":
+            assert await w.operate("resources/subscribe", {"uri": "test://other"}) == Delivered({})
+        await napping
+
+
+async def _ended(w: World, *uris: str) -> None:
+    """Wait until an older server was told that nobody wants these any more."""
+    async with asyncio.timeout(10):
+        while [message["params"] for message in await w.seen("resources/unsubscribe")] != [  # noqa: ASYNC110
+            {"uri": uri} for uri in uris
+        ]:
+            await asyncio.sleep(0.01)
+
+
+async def _given_up(modern: World, *uris: str, stays: tuple[str, ...] = ()) -> None:
+    """Wait until a server that was told of `uris` is told without them."""
 
     async def last_two() -> list[list[str]]:
         listens = (await modern.seen("subscriptions/listen"))[-2:]
         return [listen["params"]["notifications"].get("resourceSubscriptions", []) for listen in listens]
 
     async with asyncio.timeout(10):
-        while await last_two() != [[uri, *stays], [*stays]]:  # noqa: ASYNC110 - nobody tells
+        while await last_two() != [[*uris, *stays], [*stays]]:  # noqa: ASYNC110 - nobody tells
             await asyncio.sleep(0.01)
 
 
@@ -463,13 +534,11 @@ async def test_what_a_server_does_not_tell_of_again_it_is_asked_for_by_who_comes
         async def request(self, *_: object) -> None:
             raise MCPError(INTERNAL_ERROR, "not yet")
 
-    call = granted(make_tool("s__echo"), {}).call
-    listening = Listening({}, lambda: None)
-    assert listening.add("test://a", call)
+    wanted = Wanted()
+    wanted.add("test://a", grant_of(make_tool("s__echo"), {}, FakePeer(session_key="k")).call)
+    listening = Listening(wanted, lambda: None)
     await listening.subscribe_again(cast("Any", Refusing()))
-    assert listening.add("test://a", call)
-    listening.take("test://a")
-    assert not listening.add("test://a", call)
+    assert not listening.tells_of("test://a")
 
 
 async def test_nobody_ends_anothers_subscription_or_takes_all_there_are(legacy: World) -> None:
@@ -483,7 +552,9 @@ async def test_nobody_ends_anothers_subscription_or_takes_all_there_are(legacy: 
 
 
 async def test_of_who_subscribed_it_is_remembered_who_they_are_and_nothing_that_they_sent(legacy: World) -> None:
-    await legacy.operate("resources/subscribe", {"uri": "test://a"}, FakePeer(meta={"large": "x"}))
+    await legacy.operate(
+        "resources/subscribe", {"uri": "test://a"}, FakePeer(session_key="k", is_modern=True, meta={"large": "x"})
+    )
     kept: list[Call] = []
     legacy.upstream.drop(lambda call: bool(kept.append(call)))
     assert [(one.agent, one.peer, one.arguments, one.context) for one in kept] == [("tester", None, {}, {})]
@@ -494,7 +565,7 @@ async def test_what_a_killed_caller_subscribed_to_is_forgotten(legacy: World) ->
         await legacy.operate("resources/subscribe", {"uri": "test://a"}, agent=agent)
     legacy.upstream.drop(lambda call: call.agent == "dead")
     await legacy.operate("resources/unsubscribe", {"uri": "test://a"}, agent="alive")
-    assert len(await legacy.seen("resources/unsubscribe")) == 1, "the living was the last"
+    await _ended(legacy, "test://a")  # the living was the last
 
 
 async def test_a_killed_clients_session_with_the_server_ends_and_another_clients_does_not(legacy: World) -> None:

@@ -89,7 +89,7 @@ class McpUpstream:
         self._settings = ServerSettings(name, place, max_response_bytes, recheck_s, connect_timeout_s)
         self._credential = credential
         self._audience: Audience | None = None
-        self._wanted: Wanted = {}
+        self._wanted = Wanted()
         self._shared = Shared(name, lambda: self._open_link(None))
         self._sessions = Sessions(self._open_link, max_sessions, max_sessions_per_caller)
         self._calls = Calls(schemas if check_output else None, connect_timeout_s)
@@ -143,7 +143,7 @@ class McpUpstream:
         """See `ToolServer.drop`."""
         self._parking.drop(is_over)
         self._sessions.drop(is_over)
-        self._shared.forget(is_over)
+        self._wanted.forget(is_over)
 
     async def aclose(self) -> None:
         """See `Upstream.aclose`."""
@@ -163,7 +163,7 @@ class McpUpstream:
             peer=peer,
             credential=self._credential,
             named=str(known.identity["name"]) if known is not None else "",
-            wanted=self._wanted if peer is None else {},
+            wanted=self._wanted if peer is None else Wanted(),
         )
 
     async def _own_session(self, peer: Peer, call: Call) -> Link | Undelivered:

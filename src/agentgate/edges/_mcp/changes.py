@@ -32,7 +32,6 @@ from agentgate.pipeline.containment.flights import IsOver
 
 _TELL_WITHIN_S: Final = 1.0
 """For a client to take an announcement; one that does not read has itself to ask again."""
-_UNSUBSCRIBE_WITHIN_S: Final = 5.0
 _MOST_URIS: Final = 100
 _MOST_LISTENING: Final = 32
 """Streams of announcements for one caller, so that nobody takes all there are."""
@@ -70,15 +69,14 @@ class Changes:
         if len(asked) > _MOST_URIS or self._listening[whose] >= _MOST_LISTENING:
             text = f"At most {_MOST_URIS} resources on a stream, and {_MOST_LISTENING} streams"
             raise MCPError(INVALID_PARAMS, text)
-        taken: list[str] = []
+        call = self._calls.call_of(peer, Target("subscriptions.listen", None, {}))
+        peer.stream = call.trace_id  # what is subscribed to is given up with it, however it ends
         self._listening[whose] += 1
         stream = anyio.CancelScope()
-        self._streams[stream] = [self._calls.call_of(peer, Target("subscriptions.listen", None, {}))]
+        self._streams[stream] = [call]
         try:
             with stream:
-                for uri in asked:
-                    if await self._calls.apart(peer, self._subscribe(peer, "resources/subscribe", uri, stream)):
-                        taken.append(uri)  # noqa: PERF401 - what was subscribed to is given up again, however it goes on
+                taken = [uri for uri in asked if await self._calls.apart(peer, self._subscribe(peer, uri, stream))]
                 honoured = params.notifications.model_copy(update={"resource_subscriptions": taken or None})
                 return await self._handler(ctx, params.model_copy(update={"notifications": honoured}))
             return SubscriptionsListenResult(_meta={SUBSCRIPTION_ID_META_KEY: ctx.request_id})
@@ -87,18 +85,12 @@ class Changes:
             self._listening[whose] -= 1
             if not self._listening[whose]:
                 del self._listening[whose]
-            with anyio.move_on_after(_UNSUBSCRIBE_WITHIN_S, shield=True):
-                await self._calls.apart(peer, self._unsubscribe(peer, taken))
 
-    async def _unsubscribe(self, peer: ClientPeer, uris: list[str]) -> None:
-        """At once: a server that is slow with one must not keep what counts for the caller of the others."""
-        given_up = (self._subscribe(peer, "resources/unsubscribe", uri, None) for uri in uris)
-        await asyncio.gather(*given_up, return_exceptions=True)
-
-    async def _subscribe(self, peer: ClientPeer, method: str, uri: str, stream: anyio.CancelScope | None) -> bool:
+    async def _subscribe(self, peer: ClientPeer, uri: str, stream: anyio.CancelScope) -> bool:
+        method = "resources/subscribe"
         operation = await self._lists.by_uri(peer, method, uri)
         answer = await self._calls.once(peer, target_of(operation, method, {"uri": uri}))
-        if answer.success and stream is not None:
+        if answer.success:
             self._streams[stream].append(answer.call)
         return answer.success
 

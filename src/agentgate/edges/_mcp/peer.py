@@ -60,6 +60,8 @@ class ClientPeer:
         self.ctx = ctx
         self.guest: Guest = ctx.request.scope[CALLER]  # type: ignore[union-attr]
         self.caller = self.guest.principal
+        self.stream: str | None = None
+        """Names what a modern client listens on, where this is its request for that: a session of one request."""
         self._cleaners: dict[str, Clean] = {}
         self.withdrawn = False
         """Set when the client cancelled the request or closed its stream."""
@@ -106,7 +108,7 @@ class ClientPeer:
 
     @property
     def session_key(self) -> str | None:
-        return sdk.connection_of(self.ctx).session_id
+        return self.stream or sdk.connection_of(self.ctx).session_id
 
     @property
     def capabilities(self) -> Mapping[str, Any]:

@@ -120,31 +120,36 @@ class Calls:
         uri = order.params.get("uri")
         if not isinstance(uri, str):
             return Undelivered(ReasonCode.ARGUMENTS_INVALID, "uri must be a text", reached=False)
+        listening = link.listening
         if order.method == "resources/unsubscribe":
-            is_last = link.listening.drop(uri, call)
-            return await self._tell_wanted(link, order, header) if is_last else Delivered({})
+            listening.wanted.drop(uri, call)
+            return Delivered({})
         try:
-            is_asked = link.listening.add(uri, call)
+            listening.wanted.add(uri, call)
         except ValueError as error:
             return Undelivered(ReasonCode.UPSTREAM_ERROR, str(error), reached=False)
-        if not is_asked:
-            return Delivered({})
         answer: Delivered | Undelivered | None = None
         try:
-            answer = await self._tell_wanted(link, order, header)
+            answer = await self._have_told(link, order, uri, header)
             return answer
-        finally:  # cancelled as well: nobody is told that it was subscribed to, and so nobody gives it up
-            if isinstance(answer, Delivered):
-                link.listening.take(uri)
-            else:
-                link.listening.drop(uri, call)
+        finally:
+            if not isinstance(answer, Delivered):  # cancelled as well: nobody is told that it was subscribed to
+                listening.wanted.drop(uri, call)
 
-    async def _tell_wanted(self, link: Link, order: Order, header: Mapping[str, str]) -> Delivered | Undelivered:
-        """Have the server know what is listened to now."""
-        if not link.wire.is_modern:
-            return await self._ask_server(link, Running(None), order, header, None)
-        await link.listening.follow(self._wait_s)
-        return Delivered({})
+    async def _have_told(
+        self, link: Link, order: Order, uri: str, header: Mapping[str, str]
+    ) -> Delivered | Undelivered:
+        """Have the server tell of `uri`, unless it does."""
+        if link.listening.tells_of(uri):
+            return Delivered({})
+        if link.wire.is_modern:
+            if await link.listening.follow(uri, self._wait_s):
+                return Delivered({})
+            return Undelivered(ReasonCode.UPSTREAM_ERROR, "the server did not agree to tell of it")
+        answer = await self._ask_server(link, Running(None), order, header, None)
+        if isinstance(answer, Delivered):
+            link.listening.take(uri)
+        return answer
 
 
 def _compiled(schemas: Schemas, schema: Mapping[str, Any]) -> ArgumentCheck | str:

@@ -45,7 +45,7 @@ class Link:
         peer: the client whose session this is; None where all share it.
         credential: awaited at each start, and before a list is read; None where the server has none.
         named: see `KeptList`.
-        wanted: the resources that somebody wants to hear of; kept up to date here.
+        wanted: the resources that somebody wants to hear of.
     """
 
     def __init__(

@@ -7,9 +7,9 @@ stream, which names all that is wanted; an older one is asked for each, and spea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
@@ -25,127 +25,147 @@ _MAX_URIS: Final = 1_000
 _MAX_OF_ONE: Final = 250
 """So that no caller takes all there are."""
 _PAUSE_S: Final = 1.0
+_GIVE_UP_WITHIN_S: Final = 5.0
+"""For an older server to answer that it tells no more."""
 _LISTS: Final = ("tools", "prompts", "resources")
 
-
-@dataclass(frozen=True, slots=True)
-class _Wish:
-    """A call that subscribed, and the session of its client where that has one: with it the wish is over."""
-
-    call: Call
-    client: str | None
-
-    def is_of(self, call: Call) -> bool:
-        return _is_of(call, self.call) and (self.call.session, self.client) == (call.session, _client_of(call))
+_Whose = tuple[str | None, str]
+"""The client's key, and the session of ours that its call was in."""
 
 
-Wanted = dict[str, list[_Wish]]
-"""By URI, who subscribed to it and has not taken that back."""
+class Wanted:
+    """By URI, who subscribed to it, for as long as nobody takes that back and the client hears. It outlives sessions
+    with the server."""
+
+    def __init__(self) -> None:
+        self._wishes: dict[str, dict[_Whose, Call]] = {}
+        self._awaited: set[str] = set()
+        """The clients whose end we are told of."""
+        self.changed = asyncio.Event()
+        """Set when the server is to be told; cleared by who tells it."""
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._wishes)
+
+    def __contains__(self, uri: str) -> bool:
+        return uri in self._wishes
+
+    def add(self, uri: str, call: Call) -> None:
+        """Raises ValueError: there are too many, or it could not be told when this one is over, and nobody hears."""
+        peer = peer_of(call)
+        if peer is None or peer.session_key is None:
+            raise ValueError("the client has no session, and no stream, on which it would hear of a change")
+        if uri not in self._wishes and len(self._wishes) >= _MAX_URIS:
+            raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
+        if sum(_is_of(call, wish) for there in self._wishes.values() for wish in there.values()) >= _MAX_OF_ONE:
+            raise ValueError(f"more than {_MAX_OF_ONE} subscriptions of one caller")
+        # only for whom it is: what came with the request could be large
+        kept = replace(call, arguments={}, context={}, peer=None, bearer=None)
+        self._wishes.setdefault(uri, {})[_whose(call)] = kept
+        if peer.session_key not in self._awaited:
+            self._awaited.add(peer.session_key)
+            peer.on_session_end(partial(self._left, peer.session_key))
+
+    async def _left(self, client: str) -> None:
+        self._awaited.discard(client)
+        self._forget(lambda whose, _: whose[0] == client)
+
+    def drop(self, uri: str, call: Call) -> None:
+        """What the caller itself subscribed to."""
+        own = _whose(call)
+        self._forget(lambda whose, _: whose == own, uri)
+
+    def forget(self, is_over: Callable[[Call], bool]) -> None:
+        """Drop those whose callers were killed."""
+        self._forget(lambda _, wish: is_over(wish))
+
+    def _forget(self, is_over: Callable[[_Whose, Call], bool], only: str | None = None) -> None:
+        for uri in tuple(self._wishes) if only is None else [only]:
+            there = self._wishes.get(uri, {})
+            for whose in [whose for whose, wish in there.items() if is_over(whose, wish)]:
+                del there[whose]
+                if not there:
+                    del self._wishes[uri]
+                    self.changed.set()
 
 
 class Listening:
-    """One session's. `wanted` outlives the session.
+    """One session's.
 
     Args:
         on_doubt: called when something may have changed that nobody said.
     """
 
     def __init__(self, wanted: Wanted, on_doubt: Callable[[], None]) -> None:
-        self._uris = wanted
-        self._taken: set[str] = set()
-        """Of those, what the server of this session has agreed to tell of."""
-        self._awaited: set[str] = set()
-        """The clients whose end we are told of."""
+        self.wanted = wanted
+        self._agreed: dict[str, bool] = {}
+        """What the server of this session said to each that it was asked to tell of."""
         self._on_doubt = on_doubt
-        self._changed = asyncio.Event()
-        self._is_open = asyncio.Event()
+        self._has_answered = asyncio.Event()
+        self._is_deaf = False
+        """Whether it is a modern server that cannot be listened to."""
 
-    def add(self, uri: str, call: Call) -> bool:
-        """One more who wants to hear of it. Returns whether the server is still to be asked, and then `take` is to be
-        told that it agreed; or `drop`, that it did not. Raises ValueError: too many."""
-        if uri not in self._uris and len(self._uris) >= _MAX_URIS:
-            raise ValueError(f"more than {_MAX_URIS} resources are subscribed to")
-        if sum(_is_of(call, wish.call) for there in self._uris.values() for wish in there) >= _MAX_OF_ONE:
-            raise ValueError(f"more than {_MAX_OF_ONE} subscriptions of one caller")
-        # only for whom it is: what came with the request could be large
-        kept = replace(call, arguments={}, context={}, peer=None, bearer=None)
-        self._uris.setdefault(uri, []).append(_Wish(kept, _client_of(call)))
-        self._await_end(call)
-        return uri not in self._taken
-
-    def _await_end(self, call: Call) -> None:
-        peer, client = peer_of(call), _client_of(call)
-        if peer is not None and client is not None and client not in self._awaited:
-            self._awaited.add(client)
-            peer.on_session_end(partial(self._left, client))
-
-    async def _left(self, client: str) -> None:
-        self._awaited.discard(client)
-        self._forget_where(lambda wish: wish.client == client)
+    def tells_of(self, uri: str) -> bool:
+        return self._agreed.get(uri, False)
 
     def take(self, uri: str) -> None:
-        """The server tells of it. Whoever asked may have gone meanwhile."""
-        if uri in self._uris:
-            self._taken.add(uri)
-
-    def drop(self, uri: str, call: Call) -> bool:
-        """One less, where it is the caller's own. Returns whether it was the last."""
-        there = self._uris.get(uri, [])
-        own = next((wish for wish in there if wish.is_of(call)), None)
-        if own is None:
-            return False
-        there.remove(own)
-        if not there:
-            self._forget(uri)
-        return not there
-
-    def forget(self, is_over: Callable[[Call], bool]) -> None:
-        """Drop those whose callers were killed. An older server is told nothing: what it says then nobody hears."""
-        self._forget_where(lambda wish: is_over(wish.call))
-
-    def _forget_where(self, is_over: Callable[[_Wish], bool]) -> None:
-        for uri, there in tuple(self._uris.items()):
-            there[:] = [wish for wish in there if not is_over(wish)]
-            if not there:
-                self._forget(uri)
-
-    def _forget(self, uri: str) -> None:
-        del self._uris[uri]
-        self._taken.discard(uri)
-        self._changed.set()
+        """An older server tells of it. Whoever asked may have gone meanwhile."""
+        self._agreed[uri] = True
+        if uri not in self.wanted:
+            self.wanted.changed.set()
 
     async def subscribe_again(self, wire: Wire) -> None:
         """What an earlier session had subscribed to; a modern server's stream begins with it anyway."""
         if not wire.is_modern:
-            for uri in tuple(self._uris):
+            for uri in tuple(self.wanted):
                 with suppress(MCPError):  # it is no longer there; who asks for it will see
                     await wire.request(wire.new_id(), "resources/subscribe", {"uri": uri})
                     self.take(uri)
 
-    async def follow(self, most_s: float) -> None:
-        """Have a modern server's stream carry what is counted now; returns when it does, or cannot within `most_s`."""
-        self._is_open.clear()
-        self._changed.set()
+    async def follow(self, uri: str, most_s: float) -> bool:
+        """Have a modern server's stream carry `uri` as well. Returns whether it agreed to that within `most_s`."""
+        self._agreed.pop(uri, None)
+        self.wanted.changed.set()
         with suppress(TimeoutError):
             async with asyncio.timeout(most_s):
-                await self._is_open.wait()
+                while uri not in self._agreed and not self._is_deaf:
+                    await self._has_answered.wait()
+        return self.tells_of(uri)
+
+    def _answered(self, agreed: Mapping[str, bool]) -> None:
+        self._agreed = dict(agreed)
+        self._has_answered.set()
+        self._has_answered = asyncio.Event()
 
     async def run(self, wire: Wire) -> None:
-        """Hold a modern server's stream open until cancelled."""
+        """Keep to what is wanted until cancelled: hold a modern server's stream open, tell an older one what it need
+        not tell any more."""
+        while not wire.is_modern:
+            await self._give_up(wire)
         offers = wire.offers
         lists = {name: bool(offers.get(name, {}).get("listChanged")) for name in _LISTS}
-        while wire.is_modern and await self._listen(wire, lists):
+        while await self._listen(wire, lists):
             pass
-        self._is_open.set()
+        self._is_deaf = True
+        self._answered({})
         await asyncio.Event().wait()
+
+    async def _give_up(self, wire: Wire) -> None:
+        self.wanted.changed.clear()
+        for uri in tuple(self._agreed):
+            if uri not in self.wanted:
+                del self._agreed[uri]
+                with suppress(MCPError):  # then it is told for nobody
+                    asked = "resources/unsubscribe", {"uri": uri}
+                    await wire.request(wire.new_id(), *asked, timeout_s=_GIVE_UP_WITHIN_S)
+        await self.wanted.changed.wait()
 
     async def _listen(self, wire: Wire, lists: dict[str, bool]) -> bool:
         """One stream, as long as it holds. Returns whether to try another one."""
-        uris = tuple(self._uris)
-        self._changed.clear()
+        uris = tuple(self.wanted)
+        self.wanted.changed.clear()
         if not uris and not any(lists.values()):
-            self._is_open.set()
-            await self._changed.wait()
+            await self.wanted.changed.wait()
             return True
         try:
             async with listen(
@@ -155,24 +175,25 @@ class Listening:
                 resources_list_changed=lists["resources"],
                 resource_subscriptions=uris,
             ) as stream:
-                self._is_open.set()
-                self._taken = {uri for uri in uris if uri in self._uris}
+                agreed = set(stream.honored.resource_subscriptions or ())
+                self._answered({uri: uri in agreed for uri in uris})
                 self._on_doubt()  # what changed before it was open, nobody has said
-                await _until(_drain(stream), self._changed)
+                await _until(_drain(stream), self.wanted.changed)
         except MCPError as error:
             if error.code == METHOD_NOT_FOUND:
                 return False
         except (SubscriptionLost, TimeoutError):
             pass
-        if not self._changed.is_set():
+        if not self.wanted.changed.is_set():
+            self._answered(dict.fromkeys(uris, False))
             self._on_doubt()  # reads the list, and so sees whether the server is there at all
             await asyncio.sleep(_PAUSE_S)
         return True
 
 
-def _client_of(call: Call) -> str | None:
+def _whose(call: Call) -> _Whose:
     peer = peer_of(call)
-    return peer.session_key if peer is not None else None
+    return peer.session_key if peer is not None else None, call.session
 
 
 def _is_of(one: Call, other: Call) -> bool:

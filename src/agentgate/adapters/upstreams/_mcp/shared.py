@@ -11,7 +11,6 @@ from typing import Final
 
 from agentgate.adapters.upstreams._mcp.link import Link
 from agentgate.adapters.upstreams._mcp.orders import down
-from agentgate.core.call import Call
 from agentgate.ports.upstreams import ServerState, Undelivered
 
 _BACKOFF_S: Final = (0.2, 30.0)
@@ -76,11 +75,6 @@ class Shared:
     def down(self) -> Undelivered:
         """For a caller: why, and so where the server is or how it is started, is for operators."""
         return down(f"the server is down{self._next_try}")
-
-    def forget(self, is_over: Callable[[Call], bool]) -> None:
-        """Subscribe no more for callers that were killed."""
-        if self._link is not None:
-            self._link.listening.forget(is_over)
 
     async def aclose(self) -> None:
         self.is_closed = True
