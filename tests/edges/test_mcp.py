@@ -1038,6 +1038,28 @@ async def test_a_server_learns_when_a_listener_has_gone_and_no_rule_or_list_is_i
     assert sent(room, "resources/unsubscribe") == {"a": [], "b": []}
 
 
+async def test_who_is_refused_too_often_does_not_listen_either(room: Room) -> None:
+    """Each resource on a stream is a call of its own."""
+    made_up = [f"x://{number}" for number in range(100)]
+    passed = 0
+    through = room.gate.pass_through
+
+    async def counted(*given: Any, **more: Any) -> Any:
+        nonlocal passed
+        passed += 1
+        return await through(*given, **more)
+
+    room.gate.pass_through = counted  # type: ignore[method-assign]
+    async with room.client() as client:
+        for _ in range(3):
+            with contextlib.suppress(MCPError):
+                async with client.listen(resource_subscriptions=made_up):
+                    pass
+        assert passed == 20 + len(sent(room, "resources/list")) + len(sent(room, "resources/templates/list"))
+        with pytest.raises(MCPError, match="Too many refused calls"):
+            await client.listen(tools_list_changed=True).__aenter__()
+
+
 async def test_nothing_is_announced_to_nobody(room: Room) -> None:
     await room.door.announce("a", "notifications/tools/list_changed", {})
 

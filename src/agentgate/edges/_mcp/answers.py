@@ -217,3 +217,8 @@ def too_many() -> dict[str, Any]:
     """A caller that was turned away before its call was looked at."""
     meta = {"decision": Verdict.DENY.value, "reasonCode": ReasonCode.TOO_MANY_REFUSALS.value, "retryAfterMs": _RETRY_MS}
     return failure(TOO_MANY, {f"{OURS}{name}": value for name, value in meta.items()})
+
+
+def turned_away() -> MCPError:
+    """As `too_many`, for what is no call of a tool."""
+    return MCPError(REFUSED, TOO_MANY, {f"{OURS}reasonCode": ReasonCode.TOO_MANY_REFUSALS.value})

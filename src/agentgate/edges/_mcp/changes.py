@@ -23,12 +23,13 @@ from mcp.shared.subscriptions import (
 from mcp.types import SubscriptionsListenRequestParams, SubscriptionsListenResult
 
 from agentgate.core.call import Call
-from agentgate.edges._mcp import sdk
+from agentgate.edges._mcp import answers, sdk
 from agentgate.edges._mcp.calls import Calls, Target
 from agentgate.edges._mcp.lists import Lists, target_of
 from agentgate.edges._mcp.parts import INVALID_PARAMS
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.pipeline.containment.flights import IsOver
+from agentgate.pipeline.limits.refusals import RefusalLimiter
 
 _TELL_WITHIN_S: Final = 1.0
 """For a client to take an announcement; one that does not read has itself to ask again."""
@@ -40,9 +41,10 @@ _MOST_LISTENING: Final = 32
 class Changes:
     """Who listens, and for what."""
 
-    def __init__(self, calls: Calls, lists: Lists) -> None:
+    def __init__(self, calls: Calls, lists: Lists, refusals: RefusalLimiter) -> None:
         self._calls = calls
         self._lists = lists
+        self._refusals = refusals
         self._bus = InMemorySubscriptionBus()
         self._handler = ListenHandler(self._bus)
         self._connections: set[Connection] = set()
@@ -64,6 +66,7 @@ class Changes:
     async def listen(self, ctx: sdk.Context, params: SubscriptionsListenRequestParams) -> SubscriptionsListenResult:
         """Changes for a modern client: of the resources that it may subscribe to, and of lists."""
         peer = ClientPeer(ctx)
+        self._turn_away(peer)
         asked = params.notifications.resource_subscriptions or []
         whose = (peer.caller.tenant, peer.caller.id)
         if len(asked) > _MOST_URIS or self._listening[whose] >= _MOST_LISTENING:
@@ -86,7 +89,12 @@ class Changes:
             if not self._listening[whose]:
                 del self._listening[whose]
 
+    def _turn_away(self, peer: ClientPeer) -> None:
+        if self._refusals.is_over(peer.caller):
+            raise answers.turned_away()
+
     async def _subscribe(self, peer: ClientPeer, uri: str, stream: anyio.CancelScope) -> bool:
+        self._turn_away(peer)  # each is a call of its own
         method = "resources/subscribe"
         operation = await self._lists.by_uri(peer, method, uri)
         answer = await self._calls.once(peer, target_of(operation, method, {"uri": uri}))

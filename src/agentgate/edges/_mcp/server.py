@@ -57,7 +57,7 @@ class Hall:
         self._parts = parts
         self.calls = Calls(parts)
         self._lists = Lists(parts, self.calls)
-        self.changes = Changes(self.calls, self._lists)
+        self.changes = Changes(self.calls, self._lists, parts.refusals)
         self._has_headers: dict[str, bool] = {}
         """By a tool's digest, whether its schema has arguments repeated in headers: to see that is to walk it all."""
         rules = parts.rules
@@ -132,7 +132,7 @@ class Hall:
         async def handle(ctx: sdk.Context, _: Any) -> dict[str, Any]:
             peer = ClientPeer(ctx)
             if self._parts.refusals.is_over(peer.caller):
-                raise MCPError(REFUSED, answers.TOO_MANY, {f"{OURS}reasonCode": ReasonCode.TOO_MANY_REFUSALS.value})
+                raise answers.turned_away()
             return await self.calls.apart(peer, work(peer))
 
         return handle
