@@ -173,12 +173,23 @@ def test_a_circle_that_is_too_long_is_refused() -> None:
         JsonSchemas().compile(in_a_circle("allOf", 50))
 
 
+def _nested(levels: int, schema: dict[str, Any]) -> dict[str, Any]:
+    """Resources that are all reached by one name, so that a pointer goes far down in each."""
+    for _ in range(levels):
+        schema = {"$id": "a", "x": schema}
+    return schema
+
+
 @pytest.mark.parametrize(
     "schema",
     [
         {"allOf": [{"$ref": "#", "title": f"{n}"} for n in range(1_500)], "x": [{"$id": "a"}] * 1_500},
         {"allOf": [{"$ref": f"#/x/{n}"} for n in range(1_500)], "x": [{"$id": "a", "0": {}} for _ in range(1_500)]},
         {"allOf": [{"$ref": "#a", "title": f"{n}"} for n in range(1_500)], "x": [{"$anchor": "a"}] * 1_500},
+        {
+            "allOf": [{"$ref": f"#{'/x' * 41}/{n}"} for n in range(200)],
+            "x": _nested(40, {str(n): {} for n in range(200)}),
+        },
     ],
 )
 def test_references_that_may_mean_anything_are_not_all_followed(schema: dict[str, Any]) -> None:
@@ -187,6 +198,24 @@ def test_references_that_may_mean_anything_are_not_all_followed(schema: dict[str
     with pytest.raises(ValueError, match="refers to too much"):
         JsonSchemas().compile(schema)
     assert time.thread_time() - started < 1
+
+
+def test_a_long_pointer_is_taken_apart_once_however_many_resources_it_may_be_read_in() -> None:
+    started = time.thread_time()
+    with pytest.raises(ValueError, match="nothing inside of it is"):
+        JsonSchemas().compile({"$ref": "#" + "/" * 60_000, "x": [{"$id": "a"} for _ in range(5_000)]})
+    assert time.thread_time() - started < 1
+
+
+def test_a_long_pointer_is_taken_apart_once_however_many_values_it_is_asked_of() -> None:
+    name = "a" * 60_000
+    items = {"$ref": "#/$defs/" + "%61" * len(name)}
+    check = JsonSchemas().compile(
+        {"anyOf": [{"required": ["y"]}], "properties": {"x": {"items": items}}, "$defs": {name: {"type": "integer"}}}
+    )
+    started = time.thread_time()
+    assert check({"x": list(range(3_900))}) is not None
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.mark.parametrize("reference", ["#/x", "#/x/", "#/allOf/-", "#nothing", "a.json", "#/a#b", "%61#x"])

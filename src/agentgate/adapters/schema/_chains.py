@@ -11,11 +11,11 @@ Which resource a reference is read in is not worked out: one that may mean sever
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
-from agentgate.adapters.schema._steps import LOOKS_TWICE, REFERENCES, at, needs_counting
+from agentgate.adapters.schema._steps import LOOKS_TWICE, REFERENCES, names_in, needs_counting, walked
 
 MAX_CHAIN: Final = 100
 """At some 200 bytes of stack for each link and level, and 64 levels, 1.3 MB of the 2 to 8 MB that a process has."""
@@ -162,20 +162,22 @@ class _Places:
             resources = self._resources.get(_last_part(address), [])
         self.looks += len(resources)
         if fragment.startswith("/"):
-            found = [one for resource in resources for one in _at(resource, fragment)]
+            names = names_in(fragment)
+            found = [one for resource in resources for one in self._at(resource, names)]
         else:
             found = self._anchors.get(unquote(fragment), []) if fragment else resources
         if not found and not address.startswith(_METASCHEMAS):
             raise ValueError(f"not a usable JSON Schema: nothing inside of it is {reference[:200]!r}")
         return found
 
+    def _at(self, resource: Any, names: Sequence[str]) -> Iterator[Any]:
+        with contextlib.suppress(LookupError, TypeError):
+            for found in walked(resource, names):  # noqa: B007 - the last is it
+                self.looks += 1
+            yield found
+
 
 def _last_part(address: str) -> str:
     """What all ways to write one address have in common, relative or not, percent-encoded or not."""
     last = unquote(address.rpartition("/")[2])
     return "" if last in (".", "..") else last
-
-
-def _at(resource: Any, pointer: str) -> Iterator[Any]:
-    with contextlib.suppress(LookupError, TypeError):
-        yield at(resource, pointer)

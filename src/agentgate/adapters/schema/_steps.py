@@ -7,7 +7,8 @@ followed, none is followed any further: what is left to do then fails at once, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -113,9 +114,10 @@ def has_bases(schema: Mapping[str, Any]) -> bool:
 def is_brief(schema: Mapping[str, Any], value: Any, most: int) -> bool:
     """Whether asking everything that `schema` asks of `value` takes at most so many steps. No where that is unknown."""
     pending = [(schema, value)]
+    target = cache(partial(_target, schema))  # a long one is asked of each of many values
     try:
         while pending:
-            for asked in _asked(schema, *pending.pop()):
+            for asked in _asked(target, *pending.pop()):
                 most -= 1
                 if most < 0:
                     return False
@@ -138,11 +140,11 @@ def count_values(value: Any) -> int:
     return count
 
 
-def _asked(document: Mapping[str, Any], schema: Any, value: Any) -> Iterator[tuple[Any, Any]]:
+def _asked(target: Callable[[str], Any], schema: Any, value: Any) -> Iterator[tuple[Any, Any]]:
     """Which schemas are asked of which values for the sake of this one."""
     for keyword, said in schema.items() if isinstance(schema, dict) else ():
         if keyword in REFERENCES:
-            yield _target(document, said), value
+            yield target(said), value
         elif keyword in ("allOf", *_UNIONS):
             yield from ((one, value) for one in said)
         elif keyword in ("not", "if", "then", "else"):
@@ -177,13 +179,20 @@ def _target(document: Any, reference: str) -> Any:
     """Raises LookupError or TypeError."""
     if reference not in ("", "#") and not reference.startswith("#/"):
         raise LookupError(reference)
-    return at(document, reference.removeprefix("#"))
-
-
-def at(document: Any, pointer: str) -> Any:
-    """What a pointer finds, as the fragment of a reference. Raises LookupError or TypeError."""
     found = document
-    for part in unquote(pointer).split("/")[1:]:
-        name = part.replace("~1", "/").replace("~0", "~")
-        found = found[int(name) if isinstance(found, list) and name.isdecimal() else name]
+    for found in walked(document, names_in(reference.removeprefix("#"))):  # noqa: B007 - the last is it
+        pass
     return found
+
+
+def names_in(pointer: str) -> list[str]:
+    """Of a pointer as the fragment of a reference, the names on its way."""
+    return [part.replace("~1", "/").replace("~0", "~") for part in unquote(pointer).split("/")[1:]]
+
+
+def walked(document: Any, names: Sequence[str]) -> Iterator[Any]:
+    """What each of them finds in what the one before found. Raises LookupError or TypeError."""
+    found = document
+    for name in names:
+        found = found[int(name) if isinstance(found, list) and name.isdecimal() else name]
+        yield found
