@@ -29,8 +29,8 @@ _MOST_PAGES: Final = 100
 _MOST_ITEMS: Final = 10_000
 _MOST_TEMPLATES: Final = 500
 """Of one server. An unknown URI is held against each."""
-_MOST_PARTS: Final = 50
-"""In all lists of one item: who judges an item writes up the faults of each."""
+_MOST_PARTS: Final = 200
+"""Of one item, in all lists that are judged: arguments, icons. Who judges an item writes up the faults of each."""
 _MOST_BYTES: Final = 8 << 20
 """Of one list of one server, as of its tools."""
 _MOST_VARIABLES: Final = 12
@@ -243,10 +243,14 @@ def _shown(tool: Tool) -> dict[str, Any]:
 
 
 def _fits(item: Any, kind: Kind) -> bool:
-    if not isinstance(item, dict) or results.is_long(item, _MOST_PARTS):
+    if not isinstance(item, dict):
+        return False
+    members = (field.alias or name for name, field in kind.model.model_fields.items())
+    judged = {name: item[name] for name in members if name in item}  # any other is an extension's, of any form
+    if results.is_long(judged, _MOST_PARTS):
         return False
     try:
-        kind.model.model_validate(item, by_name=False)
+        kind.model.model_validate(judged, by_name=False)
     except ValidationError:
         return False
     return True
