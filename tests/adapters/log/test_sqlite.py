@@ -721,6 +721,37 @@ async def test_what_belongs_to_a_database_is_beside_it_and_not_beside_a_link_to_
     assert not (await verify(link, ORIGIN, [KEY])).ok
 
 
+async def test_a_checkpoint_that_an_earlier_version_kept_beside_a_link_is_held_against_the_log_and_kept_up(
+    opened: Opened, author: Author, path: Path, tmp_path: Path
+) -> None:
+    link = tmp_path / "elsewhere" / "log.db"
+    link.parent.mkdir()
+    link.symlink_to(path)
+    backup = tmp_path / "backup.db"
+    async with opened() as log:
+        await log.append(author.decided())
+    shutil.copy(path, backup)
+    async with opened() as log:
+        await log.append(author.decided())
+    old = path.with_name("log.db.checkpoint").rename(link.with_name("log.db.checkpoint"))
+    log = await SqliteLog.open(link, SIGNER, ORIGIN)
+    await log.append(author.decided())
+    await log.aclose()
+    assert old.read_bytes() == path.with_name("log.db.checkpoint").read_bytes()
+    path.with_name("log.db.checkpoint").unlink()
+
+    shutil.copy(backup, path)
+    assert not (await verify(link, ORIGIN, [KEY])).ok
+    with pytest.raises(LogBroken, match=f"of 3 events.*remove {old}"):
+        await SqliteLog.open(link, SIGNER, ORIGIN)
+
+    path.unlink()
+    path.parent.rename(tmp_path / "not-mounted")
+    with pytest.raises(LogBroken, match="is gone, but"):
+        await SqliteLog.open(link, SIGNER, ORIGIN)
+    assert not path.parent.exists(), "nothing is made where the disk belongs"
+
+
 @pytest.mark.usefixtures("on_a_read_only_medium")
 async def test_what_a_gateway_begins_to_write_while_it_is_read_there_is_not_overlooked(
     opened: Opened, author: Author, path: Path, monkeypatch: pytest.MonkeyPatch

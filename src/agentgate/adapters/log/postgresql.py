@@ -76,7 +76,7 @@ class PostgresLog(StoredLog):
         watch = Lines(url, "watch", _WATCH, size=4, within_s=1.0)
         near = PostgresReader(watch, log_id)
         tree = PostgresTree(writer, watch, near, log_id)
-        anchors = Anchors(places.and_file(witness), tree, keys)
+        anchors = Anchors(places.and_files(() if witness is None else (witness,)), tree, keys)
         async with all_or_nothing(anchors, writer, watch):
             await writer.start()
             await _claim(watch, log_id, origin, keys)

@@ -75,15 +75,15 @@ class SqliteLog(StoredLog):
             LogBroken: it contradicts itself, or the checkpoints that are known of it.
             LogUnavailable: it cannot be read or written.
         """
+        witnesses = _witnesses(path)
+        _check_not_lost(path, witnesses)  # before the lock, which makes the directory of a disk that is not there
         lock = _ProcessLock(path)
         keys = (NoteKey(origin, signer.public_key), *former_keys)
-        witness = beside(path, ".checkpoint")
         writer = Writer(lambda: SqliteStore(path, log_id))
         reader = _SqliteReader(path, log_id)
         tree = _Tree(writer, reader)
-        anchors = Anchors(places.and_file(witness), tree, keys)
+        anchors = Anchors(places.and_files(witnesses), tree, keys)
         async with all_or_nothing(anchors, writer, reader, lock):
-            _check_not_lost(path, witness)
             await writer.start()
             newest = await writer.call(lambda store: store.checkpoint())
             frontier = await resume(newest, writer.size, keys, reader.leaf_hashes)
@@ -125,15 +125,15 @@ async def verify(
 ) -> Report:
     """Derive the whole log again, whether a gateway has it open or not; reads one snapshot, locks nobody out.
 
-    `kept` are checkpoints from elsewhere that the log must continue; the one beside the file is held against it, too.
+    `kept` are checkpoints from elsewhere that the log must continue; what lies beside the file, or a link to it, is
+    held against it, too.
 
     Raises:
         LogUnavailable: the file cannot be read.
     """
     try:
-        witness = read_file(beside(path, ".checkpoint"))
-        kept = kept if witness is None else (*kept, witness)
-        return await asyncio.to_thread(audit, path, origin, keys, log_id, kept)
+        known = (note for witness in _witnesses(path) if (note := read_file(witness)) is not None)
+        return await asyncio.to_thread(audit, path, origin, keys, log_id, (*kept, *known))
     except (sqlite3.Error, OSError) as error:
         raise LogUnavailable(f"{path} cannot be read: {error}") from error
 
@@ -251,11 +251,19 @@ def _engine(file: ReadOnly) -> AsyncEngine:
     )
 
 
-def _check_not_lost(path: Path, witness: Path) -> None:
-    if witness.exists() and not path.exists():
-        raise LogBroken(
-            f"{path} is gone, but {witness} says that there was a log; put it back, or remove both to start anew"
-        )
+def _witnesses(path: Path) -> tuple[Path, ...]:
+    """Where checkpoints lie without being asked for: beside the database; and beside a link to it, where there is one:
+    earlier versions had no other."""
+    own, of_link = beside(path, ".checkpoint"), path.with_name(f"{path.name}.checkpoint")
+    return (own, of_link) if path.is_symlink() and of_link.exists() else (own,)
+
+
+def _check_not_lost(path: Path, witnesses: Sequence[Path]) -> None:
+    for witness in witnesses:
+        if witness.exists() and not path.exists():
+            raise LogBroken(
+                f"{path} is gone, but {witness} says that there was a log; put it back, or remove both to start anew"
+            )
 
 
 class _ProcessLock:

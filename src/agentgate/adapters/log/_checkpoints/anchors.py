@@ -33,8 +33,8 @@ class Places:
     webhook: Webhook | None = None
     witnesses: tuple[Witness, ...] = ()
 
-    def and_file(self, path: Path | None) -> Places:
-        return self if path is None else Places((path, *self.files), self.webhook, self.witnesses)
+    def and_files(self, paths: Iterable[Path]) -> Places:
+        return Places((*paths, *self.files), self.webhook, self.witnesses)
 
 
 class Anchors:
