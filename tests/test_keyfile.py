@@ -136,7 +136,7 @@ def test_a_file_that_cannot_be_read_keeps_no_key_alive_and_says_so_once(house: H
     assert house.followed.trouble is None
 
 
-@pytest.mark.parametrize("value", ["!!bool x", "!!int ''", "!!float ''", "!!timestamp x"])
+@pytest.mark.parametrize("value", ["!!bool x", "!!int ''", "!!float ''", "!!timestamp x", "1:" * 200 + "1.0"])
 def test_a_value_that_is_not_what_its_tag_says_makes_a_file_that_cannot_be_read(house: House, value: str) -> None:
     add_key(house.path, key(1))
     house.path.write_text(f"- id: {value}", encoding="utf-8")

@@ -48,5 +48,6 @@ def load_yaml(text: str, *, quickly: bool = False) -> Any:
     RecursionError."""
     try:
         return yaml.load(text, _QuickLoader if quickly else _Loader)  # noqa: S506  # made of the safe ones
-    except (AttributeError, LookupError) as error:  # what the loaders make of `!!timestamp x`, `!!bool x`, `!!int ''`
+    # what the loaders make of `!!timestamp x`, `!!bool x`, `!!int ''`, and of `1:1:…:1.0`, which is to the base of 60
+    except (AttributeError, LookupError, OverflowError) as error:
         raise ValueError("a value is not what its tag says") from error
