@@ -365,14 +365,17 @@ async def test_who_has_the_whole_log_closes_what_those_left_open_who_have_left(h
     assert last(house, Kind.FINISHED).fields["outcome"] == "unknown"
 
 
-async def test_who_cannot_end_its_calls_leaves_without_a_last_event(
+async def test_who_cannot_end_its_calls_says_all_else_and_leaves_without_a_last_event(
     house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("agentgate.pipeline.containment.members.LEAVE_WITHIN_S", 0.01)
+    monkeypatch.setattr("agentgate.pipeline.containment.members.LEAVE_WITHIN_S", 0.2)
+    house.log.fail_next("append", persist=True)
+    await house.gate.pass_through(a_call())
     task = asyncio.current_task()
     assert task is not None
     flight = house.replica.enter(a_call(), task)
     await house.membership.leave(house.upkeep.last_words)
+    assert [end["outcome"] for end in house.log.of(Kind.FINISHED)] == ["not_sent"]
     assert caplog.messages == ["left without a last event: calls had not ended, or the log did not take their outcomes"]
     house.replica.leave(flight)
     house.log.is_down = True

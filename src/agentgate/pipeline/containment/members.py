@@ -7,6 +7,7 @@ gone ends everything it has and joins anew under another name (DESIGN §4, *Memb
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
@@ -123,8 +124,10 @@ class Membership:
         self._replica.expel()
         try:
             async with asyncio.timeout(LEAVE_WITHIN_S):
-                await self._replica.ended()
+                with contextlib.suppress(TimeoutError):  # a call that does not end keeps nothing else from being said
+                    await asyncio.wait_for(self._replica.ended(), LEAVE_WITHIN_S / 2)
                 await last_words()
+                await self._replica.ended()
                 await self._note(Kind.LEFT, self._recorder.member)
         except TimeoutError:
             logger.warning("left without a last event: calls had not ended, or the log did not take their outcomes")
