@@ -100,7 +100,8 @@ MAX_FUNCTION_LINES = 40  # without its docstring
 # Where a handler may catch everything. Each such line needs a comment with its reason as well.
 BROAD_HANDLERS = {
     "pipeline/calls/gate.py": "whatever goes wrong in a check is a refusal, never an ALLOW",
-    "pipeline/calls/run.py": "whatever an upstream's adapter raises, the call that it was given has an outcome",
+    "pipeline/calls/run.py": "whatever an upstream's adapter or its answer leads to, the call has an outcome",
+    "pipeline/credentials/sources.py": "whatever a source drives its adapter to, the call has an outcome",
     "core/redaction/redactor.py": "whatever a detector raises, what it did not read is not written down",
     "adapters/schema/jsonschema.py": "what is thrown where Rust panics is no Exception",
     "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -479,9 +480,30 @@ async def test_one_that_cannot_be_used_is_refused_in_these_words(gives: Issued, 
     assert await refused(world_of(issuer)) == why
 
 
-async def test_a_source_that_fails_at_a_number_gives_none(world: World) -> None:
-    world.issuer.error = OverflowError("too large")
-    assert await refused(world) == "its source failed (OverflowError)"
+@pytest.mark.parametrize(
+    "error", [OverflowError("too large"), asyncio.IncompleteReadError(b"", 4), struct.error("short")]
+)
+async def test_a_source_gives_none_whatever_it_fails_at(world: World, error: Exception) -> None:
+    world.issuer.error = error
+    assert await refused(world) == f"its source failed ({type(error).__name__})"
+
+
+async def test_what_it_fails_at_in_taking_back_ends_no_attempt_after_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_RETRY_S", (0.0,))
+    attempts = []
+
+    async def failing(issued: Issued) -> None:
+        attempts.append(issued.revocation)
+        if len(attempts) == 1:
+            raise EOFError
+
+    monkeypatch.setattr(world.issuer, "revoke", failing)
+    await world.get(a_call())
+    world.broker.drop(lambda call: True)
+    await until(lambda: not world.broker._revocations.running)
+    assert attempts == ["lease-1", "lease-1"]
 
 
 async def test_why_there_is_none_is_said_without_what_the_source_said(

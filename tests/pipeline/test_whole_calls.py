@@ -692,6 +692,22 @@ async def test_a_call_whose_adapter_fails_has_an_outcome_that_nobody_knows(
     assert "KeyError: 'result'" in caplog.text
 
 
+async def test_a_call_whose_answer_cannot_be_dealt_with_has_an_outcome_that_nobody_knows(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: object) -> tuple[str, ...]:
+        raise KeyError("labels")
+
+    monkeypatch.setattr(house.runner._questions, "labels", fails)
+    call = a_call()
+    answer = await house.gate.pass_through(call)
+    event = house.log.events[-1][0]
+    assert own(event) == outcome_of(call, event, outcome="unknown", reason_code="upstream_unavailable")
+    assert (answer.decision.verdict, answer.outcome) == (Verdict.ALLOW, Outcome.UNKNOWN)
+    assert answer.error == "Tool execution failed: its answer could not be dealt with; upstream effect unknown"
+    assert "KeyError: 'labels'" in caplog.text
+
+
 class _OneCredential:
     """A `CredentialSource` of one secret; `asked` is how it was asked."""
 

@@ -107,7 +107,13 @@ class Runner:
         took_ns = self._clock.ticks_ns() - before
         latency_us["upstream"] = took_ns // 1000
         self._meter.step("upstream", took_ns / 1e9)
-        return await self._end(errand, sent)
+        try:
+            return await self._end(errand, sent)
+        except Exception:  # whatever an answer leads to, the call was sent: that has an outcome, and no refusal
+            logger.exception("an answer could not be dealt with", extra={"trace_id": call.trace_id})
+            text = f"Tool execution failed: its answer could not be dealt with; {UNKNOWN_EFFECT}"
+            ending = Ending(Outcome.UNKNOWN, ReasonCode.UPSTREAM_UNAVAILABLE, text)
+            return await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
 
     async def _credential(
         self, source: CredentialSource, alias: str, granted: Grant, flight: Flight

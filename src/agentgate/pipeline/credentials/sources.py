@@ -16,9 +16,6 @@ from agentgate.ports.credentials import Ask, CredentialRefused, Issued, Issuer
 _RETRY_S: Final = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _REVOCATION_S: Final = 5.0
 _LAST_REVOCATIONS_S: Final = 3.0
-_FAULTS: Final = (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError)
-"""What a source that lies can drive its adapter to: no call is lost to that, it only has no credential. TimeoutError is
-an OSError."""
 
 logger = logging.getLogger("agentgate.credentials")
 
@@ -35,9 +32,11 @@ class Bounded:
         try:
             async with asyncio.timeout(self.timeout_s):
                 issued = await self.issuer.issue(ask, before)
+        except CredentialRefused:
+            raise
         except TimeoutError:
             raise CredentialRefused(f"its source did not answer within {self.timeout_s:g} s") from None
-        except _FAULTS as error:  # a text of theirs could quote what they read
+        except Exception as error:  # noqa: BLE001 - a source that lies may lead to any; no text: it could quote it
             raise CredentialRefused(f"its source failed ({type(error).__name__})") from None
         if not issued.credential.secret:
             raise CredentialRefused("its source gave an empty one")
@@ -54,7 +53,9 @@ class Bounded:
         try:
             async with asyncio.timeout(_REVOCATION_S):
                 await self.issuer.revoke(issued)
-        except _FAULTS as error:
+        except CredentialRefused:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above: it is tried again
             raise CredentialRefused(type(error).__name__) from None
 
 
