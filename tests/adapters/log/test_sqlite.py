@@ -9,6 +9,7 @@ import shutil
 import sqlite3
 import stat
 import struct
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing, closing, contextmanager
@@ -28,7 +29,7 @@ from agentgate.adapters.log._intake import ANSWER_WITHIN_S, MAX_WAITING, in_time
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
 from agentgate.adapters.log._reading.reader import Reader
 from agentgate.adapters.log._reading.stretches import in_its_order, of_session
-from agentgate.adapters.log._sqlite.connection import pages_left
+from agentgate.adapters.log._sqlite.connection import ReadOnly, pages_left
 from agentgate.adapters.log._sqlite.ddl import TRIGGERS
 from agentgate.adapters.log._sqlite.earlier import NEW_IN
 from agentgate.adapters.log._sqlite.store import SqliteStore
@@ -669,6 +670,20 @@ async def test_a_write_ahead_log_without_a_commit_stays_as_well(
     there = as_it_lies(copy.parent)
     assert (await verify(copy, ORIGIN, [KEY])).size == 1
     assert as_it_lies(copy.parent) == there
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="what SQLite is told there cannot be said before")
+async def test_a_write_ahead_log_that_a_gateway_has_begun_to_write_to_is_not_deleted(
+    opened: Opened, author: Author, path: Path
+) -> None:
+    copy = await without_end(opened, author, path, ("-wal",))
+    reading = ReadOnly(copy, is_evidence=True).connect()
+    with closing(sqlite3.connect(copy, isolation_level=None)) as gateway:
+        gateway.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        assert reading.execute("SELECT count(*) FROM events").fetchone() == (2,)
+        gateway.execute("CREATE TABLE last (word)")
+        reading.close()
+        assert has_commits(Path(f"{copy}-wal"))
 
 
 async def test_a_write_ahead_log_that_is_none_is_read_as_sqlite_reads_it(

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import quote
@@ -74,6 +75,9 @@ class ReadOnly:
         db = sqlite3.connect(f"file:{quote(str(self._path))}?mode=ro{how}", uri=True, isolation_level=None)
         if how == _ALONE:
             db.execute("PRAGMA locking_mode=EXCLUSIVE")
+            if sys.version_info >= (3, 12):
+                # Nor does it delete one that a gateway has emptied, and writes to, since it was looked into.
+                db.setconfig(sqlite3.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, True)
         return db
 
     def _untouching(self) -> str:
