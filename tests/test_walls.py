@@ -205,6 +205,12 @@ def test_no_relative_imports() -> None:
     assert not [where for where, node in places(ast.ImportFrom) if node.level]
 
 
+def test_commands_show_what_strangers_wrote_in_one_way() -> None:
+    """`terminal.safe`: rich's own `escape` alone lets through what a terminal obeys."""
+    found = {m.rel for m in MODULES if m.room == "commands" and "rich.markup" in {name for _, name in imports(m.tree)}}
+    assert found == {"commands/terminal.py"}
+
+
 def test_pure_rooms_ask_nobody_for_time_files_or_code() -> None:
     found = ((where, ast.unparse(call.func)) for where, call in places(ast.Call, PURE))
     assert not [f"{where}: {name}" for where, name in found if name in IMPURE_CALLS]

@@ -95,6 +95,13 @@ def test_a_drained_kill_says_what_it_did_and_ends_with_0() -> None:
     assert f"agentgate release {DRAINED['id']}" in done.stdout
 
 
+def test_what_an_answer_says_of_a_kill_hides_nothing_and_moves_no_terminal() -> None:
+    with answering((200, DRAINED | {"id": "k-1\x1b]0;owned\x07\u202e"})) as gateway:
+        done = run(gateway, "kill", "session", "s-1")
+    assert "kill k-1[U+001B]]0;owned[U+0007][U+202E] is in force" in done.stdout
+    assert not {"\x1b", "\x07", "\u202e"} & set(done.output)
+
+
 def test_an_undrained_kill_is_followed_until_it_has_drained() -> None:
     waiting = draining([ack(A), silent(B)], running=["t"]) | {"active": True}
     done = DRAINED | {"active": True}

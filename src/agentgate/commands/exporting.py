@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Annotated, BinaryIO, Final
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
 
 from agentgate.commands.gateway import ApiKey, Url, the_gateway
 from agentgate.commands.remote import Download, Remote
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, out, settings_of
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, or_die, out, safe, settings_of
 from agentgate.commands.typed import Since, Until, check_ids, moment, principal
 from agentgate.commands.words import counted
 from agentgate.core.dsse import PublicKey
@@ -122,9 +121,9 @@ def _is_on_record(remote: Remote, asked: Mapping[str, str]) -> bool:
 
 def _say(path: Path, form: Form, said: Download) -> None:
     """What was taken, and how it is verified."""
-    out.print(f"{escape(str(path))}: {counted(said.events, 'event')}, {said.size} bytes")
-    out.print(f"pack {escape(said.pack_id)}")
-    check = f"[bold]agentgate verify {escape(str(path))}"
+    out.print(f"{safe(path)}: {counted(said.events, 'event')}, {said.size} bytes")
+    out.print(f"pack {safe(said.pack_id)}")
+    check = f"[bold]agentgate verify {safe(path)}"
     if form is Form.ZIP:
         out.print(f"{check} --trust log.vkey --trust envelope.pub.pem[/]")
         out.print("the two keys, from who runs the gateway: agentgate evidence keys --out .")
@@ -193,10 +192,10 @@ def public_keys(
         files = public_keys_of(settings)
     for name, content in files.items():
         if name.endswith(".vkey"):
-            out.print(f"{escape(name)}  the log's key\n  {escape(content.decode().strip())}")
+            out.print(f"{safe(name)}  the log's key\n  {safe(content.decode().strip())}")
         else:
             key = PublicKey.from_pem(content)
-            out.print(f"{escape(name)}  {key.algorithm}, SHA-256 of its DER form\n  {key.key_id}")
+            out.print(f"{safe(name)}  {key.algorithm}, SHA-256 of its DER form\n  {key.key_id}")
         if folder is not None:
             _keep(folder / Path(name).name, content)
 

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
-from rich.markup import escape
 
 from agentgate import settings as configuration
 from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
 from agentgate.commands.remote import ANSWER_S, Remote, host_of
-from agentgate.commands.terminal import Status, die, err, settings_of
+from agentgate.commands.terminal import Status, die, err, safe, settings_of
 from agentgate.commands.words import plain
 from agentgate.core.hosts import is_loopback
 from agentgate.settings import Settings
@@ -55,7 +54,7 @@ def the_gateway(
     except ValueError as error:
         die(str(error), Status.USAGE)
     if remote.is_clear_text:
-        err.print(f"agentgate: your key goes to {escape(remote.url)} in clear text")
+        err.print(f"agentgate: your key goes to {safe(remote.url)} in clear text")
     try:
         with remote:
             yield remote

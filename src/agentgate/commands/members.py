@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from agentgate.commands.gateway import ApiKey, AsJson, Url, the_gateway
 from agentgate.commands.tables.containment import members_table
-from agentgate.commands.terminal import Config, DataDir, ask, err, none_before, out, say_json, wide
+from agentgate.commands.terminal import Config, DataDir, ask, err, none_before, out, safe, say_json, wide
 from agentgate.commands.typed import check_ids
 
 cli = typer.Typer(invoke_without_command=True)
@@ -51,7 +50,7 @@ def attest_gone(
     check_ids(member=member)
     if not yes:
         err.print(
-            f"You attest that the process of member [bold]{escape(member)}[/] has ended for good: its host is switched "
+            f"You attest that the process of member [bold]{safe(member)}[/] has ended for good: its host is switched "
             "off or destroyed. Kills then count as drained without it. If it still runs somewhere, calls that were "
             "killed may run on there, and nobody will be told. The log keeps that it was you who said so.",
             soft_wrap=False,
@@ -59,4 +58,4 @@ def attest_gone(
         ask("Do you know that?")
     with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         answer = remote.attest_gone(member)
-    out.print(f"{escape(answer['member'])} is {escape(answer['presence'])}: kills no longer wait for it")
+    out.print(f"{safe(answer['member'])} is {safe(answer['presence'])}: kills no longer wait for it")

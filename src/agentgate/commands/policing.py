@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
-from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, say_json, settings_of, wide
+from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, safe, say_json, settings_of, wide
 from agentgate.commands.typed import json_object
 from agentgate.commands.words import plain
 from agentgate.core.call import Role
@@ -45,7 +44,7 @@ def list_packs(
         return
     table = Table("pack", "on", "what it does", box=None, pad_edge=False, header_style="bold")
     for one in packs:
-        table.add_row(*map(escape, (plain(one.name), "on" if one.is_on else "–", plain(one.about))))
+        table.add_row(*map(safe, (plain(one.name), "on" if one.is_on else "–", plain(one.about))))
     wide().print(table)
 
 
@@ -89,7 +88,7 @@ def try_call(
     else:
         for name, value in said.items():
             shown = value if isinstance(value, str) else json.dumps(value)
-            out.print(f"{name + ':':<14} {escape(plain(shown))}")
+            out.print(f"{name + ':':<14} {safe(plain(shown))}")
     raise typer.Exit(EXITS[decision.verdict])
 
 

@@ -8,14 +8,13 @@ from functools import partial
 from typing import Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from agentgate.commands.answers import Answer, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
-from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, say_json, tell, wide
+from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, safe, say_json, tell, wide
 from agentgate.commands.typed import check_ids, check_own_id, moment
 from agentgate.commands.words import counted, named, plain
 from agentgate.core.retention import MAX_HOLD_REASON_CHARS
@@ -52,16 +51,16 @@ def _say_status(found: Answer) -> None:
         out.print(f"[yellow]that is below the floor of {found['floor_days']} days, as configured[/]")
     at_least = "" if found["counted_all"] else "at least "
     kept = [f"{at_least}{counted(found[name], 'session')} {name}" for name in ("due", "held", "open")]
-    out.print(f"{', '.join(kept)} of those without an event since {escape(found['before'][:10])}")
+    out.print(f"{', '.join(kept)} of those without an event since {safe(found['before'][:10])}")
     if found["oldest"] is not None:
-        out.print(f"the oldest session of which nothing was pruned began {escape(found['oldest'][:10])}")
+        out.print(f"the oldest session of which nothing was pruned began {safe(found['oldest'][:10])}")
     if "bodies" in found:
         bodies = found["bodies"]
         segments = counted(bodies["segments"], "segment")
         out.print(f"{bodies['single']} bodies, and {bodies['compressed']} compressed in {segments}")
     for name in ("cannot_delete", "clock", "trouble"):
         if found[name]:
-            out.print(f"[yellow]{escape(plain(found[name]))}[/]")
+            out.print(f"[yellow]{safe(plain(found[name]))}[/]")
 
 
 @cli.command("prune")
@@ -156,7 +155,7 @@ def _so_far(done: dict[str, Any]) -> str:
 def _say_pruned(done: Answer, *, dry_run: bool) -> None:
     sessions, bodies = counted(done["sessions"], "session"), done["bodies"]
     of = f"{bodies} {'body' if bodies == 1 else 'bodies'} of {sessions}"
-    out.print(f"{'would prune' if dry_run else 'pruned'} {of}, without an event since {escape(done['before'][:10])}")
+    out.print(f"{'would prune' if dry_run else 'pruned'} {of}, without an event since {safe(done['before'][:10])}")
     for name, why in (("held", "on legal hold"), ("open", "with an open call")):
         if done[name]:
             out.print(f"{counted(done[name], 'session')} {why} stay{'s' if done[name] == 1 else ''}")
@@ -202,7 +201,7 @@ def add(
         order["all_tenants"] = True
     with the_gateway(url, key, config, data_dir, needs="auditor") as remote:
         hold = _held(remote, order)
-    tell(hold, as_json, lambda hold: out.print(f"hold [bold]{escape(hold['id'])}[/] keeps {escape(_what(hold))}"))
+    tell(hold, as_json, lambda hold: out.print(f"hold [bold]{safe(hold['id'])}[/] keeps {safe(_what(hold))}"))
 
 
 def _held(remote: Remote, order: dict[str, Any]) -> Answer:
@@ -235,7 +234,7 @@ def holds_table(holds: Sequence[Answer]) -> Table:
     table = Table(Column("hold", no_wrap=True), "keeps", "since", "by", "reason", box=None, pad_edge=False)
     for hold in holds:
         cells = (hold["id"], _what(hold), hold["at"][:10], hold["actor"], hold["reason"])
-        table.add_row(*(escape(plain(cell)) for cell in cells))
+        table.add_row(*(safe(plain(cell)) for cell in cells))
     return table
 
 
@@ -258,7 +257,7 @@ def release(
         die(f"the reason has {len(reason)} characters; at most {MAX_HOLD_REASON_CHARS} fit", Status.USAGE)
     with the_gateway(url, key, config, data_dir, needs="admin") as remote:
         hold = remote.release_hold(hold_id, reason)
-    tell(hold, as_json, lambda hold: out.print(f"released {escape(hold['id'])}, which kept {escape(_what(hold))}"))
+    tell(hold, as_json, lambda hold: out.print(f"released {safe(hold['id'])}, which kept {safe(_what(hold))}"))
 
 
 def _what(hold: Answer) -> str:

@@ -10,13 +10,12 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
-from rich.markup import escape
 
 from agentgate.commands.answers import Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
 from agentgate.commands.tables import containment
-from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, say_json, tell, wide
+from agentgate.commands.terminal import Config, DataDir, Status, die, err, out, safe, say_json, tell, wide
 from agentgate.commands.typed import check_ids, check_own_id, seconds
 from agentgate.commands.words import counted, duration, plain
 from agentgate.core.containment import MAX_REASON_CHARS, Scope
@@ -173,8 +172,8 @@ def _looked_at(remote: Remote, kill_id: str) -> Answer | None:
 def _say_kill(kill: Answer) -> None:
     reason = f" ({plain(kill['reason'])})" if kill["reason"] else ""
     standing = "is in force" if kill.get("active", True) else "was in force"
-    what = escape(containment.what_it_stops(kill) + reason)
-    out.print(f"kill [bold]{escape(kill['id'])}[/] {standing}: {what}")
+    what = safe(containment.what_it_stops(kill) + reason)
+    out.print(f"kill [bold]{safe(kill['id'])}[/] {standing}: {what}")
     for line in (*containment.outcome_of(kill), *containment.verdict_on(kill)):
         out.print(line)
 
@@ -258,7 +257,7 @@ def _released(remote: Remote, kill_id: str, force: bool) -> Answer:
     except Refusal as refusal:
         if refusal.status in (401, 403):
             raise
-        err.print(f"agentgate: {escape(plain(f'{kill_id}: {refusal.detail}'))}")
+        err.print(f"agentgate: {safe(plain(f'{kill_id}: {refusal.detail}'))}")
         return {"id": kill_id, "status": "refused", "reason_code": refusal.reason, "detail": refusal.detail}
 
 
@@ -267,17 +266,17 @@ def _say_release(remote: Remote, answer: Answer) -> None:
         _say_pending(answer)
     elif "released" in answer:
         released = ", ".join(answer["released"])
-        out.print(f"released {escape(released)}: calls run again" if released else "nothing was paused")
+        out.print(f"released {safe(released)}: calls run again" if released else "nothing was paused")
         with suppress(Refusal):  # this was done, whatever keeps from saying what is left to do
             if left := remote.kills(1).total:
                 out.print(f"{counted(left, 'other kill')} in force: agentgate kills")
     elif answer["status"] != "refused":
-        out.print(f"released {escape(answer['id'])}, which stopped {escape(containment.what_it_stops(answer))}")
+        out.print(f"released {safe(answer['id'])}, which stopped {safe(containment.what_it_stops(answer))}")
 
 
 def _say_pending(answer: Answer) -> None:
     asked = ", ".join(plain(person) for person in answer["asked_by"])
     out.print(
-        f"[yellow]not released yet[/]: {escape(answer['id'])} needs {answer['quorum']} persons, "
-        f"and {len(answer['asked_by'])} asked so far ({escape(asked)})"
+        f"[yellow]not released yet[/]: {safe(answer['id'])} needs {answer['quorum']} persons, "
+        f"and {len(answer['asked_by'])} asked so far ({safe(asked)})"
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from agentgate import settings as configuration
 from agentgate.commands.terminal import Config, DataDir, Status, die, or_die, out, safe, say_json, settings_of
@@ -63,7 +62,7 @@ def verify(
         say_json({"exit_status": report.exit_status, "findings": rows})
     else:
         _print_findings(report)
-        out.print(f"{escape(plain(pack))}: {_VERDICTS[report.exit_status]}")
+        out.print(f"{safe(plain(pack))}: {_VERDICTS[report.exit_status]}")
     raise typer.Exit(report.exit_status)
 
 
@@ -112,7 +111,7 @@ _VERDICTS = {
 def _print_findings(report: Report) -> None:
     for found in report.findings:
         fault = f"{found.fault}: " if found.fault is not None else ""
-        out.print(f"{_MARKS[found.standing]} {found.check:<10} {escape(plain(fault + found.detail))}")
+        out.print(f"{_MARKS[found.standing]} {found.check:<10} {safe(plain(fault + found.detail))}")
 
 
 @log_cli.command("verify")
@@ -181,4 +180,4 @@ def migrate_log(
     with or_die(Status.START):
         done = asyncio.run(prepare_log(settings, to=to, drop_events=drop_events))
     for step in done or ["nothing to do"]:
-        out.print(escape(step))
+        out.print(safe(step))
