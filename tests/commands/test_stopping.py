@@ -366,12 +366,23 @@ def test_options_go_over_variables_and_variables_over_the_configuration(tmp_path
 def test_the_key_of_this_machines_gateway_is_sent_to_no_other(tmp_path: Path) -> None:
     (tmp_path / "admin.key").write_text("key-of-the-file\n", encoding="utf-8")
     data_dir = {"AGENTGATE_DATA_DIR": str(tmp_path)}
-    for words, more in ((["--url", "http://gate.invalid"], {}), ([], {"AGENTGATE_URL": "https://gate.invalid"})):
+    config = tmp_path / "agentgate.yaml"
+    config.write_text("auth: {admin_key: agk_admin-key-of-the-configuration}\n", encoding="utf-8")
+    at_home = {"AGENTGATE_BASE_URL": "http://gate.invalid"}
+    for words, more in (
+        (["--url", "http://gate.invalid"], {}),
+        ([], {"AGENTGATE_URL": "https://gate.invalid"}),
+        (["--url", "http://gate.invalid", "--config", str(config)], {}),
+        (["--url", "http://gate.invalid:8001"], at_home),
+        (["--url", "https://gate.invalid"], at_home),
+    ):
         done = run_cli("kills", *words, env=data_dir | more)
         assert (done.returncode, "no key for http" in done.stderr) == (2, True)
     for words, more in (
         (["--url", "http://gate.invalid", "--data-dir", str(tmp_path)], {}),
-        (["--url", "http://gate.invalid"], {"AGENTGATE_BASE_URL": "http://gate.invalid"}),
+        (["--url", "http://gate.invalid"], {"AGENTGATE_ADMIN_API_KEY": "agk_admin-key-that-is-said"}),
+        (["--url", "http://Gate.invalid:80/"], at_home),
+        (["--url", "http://gate.invalid:8000"], {"AGENTGATE_HOST": "gate.invalid"}),
         (["--url", "http://localhost:1"], {}),
     ):
         done = run_cli("kills", *words, env=data_dir | more)

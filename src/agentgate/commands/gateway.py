@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
+import httpx
 import typer
 
 from agentgate import settings as configuration
@@ -48,7 +49,8 @@ def the_gateway(
     if not url or not key:
         settings = settings_of(config, {"data_dir": data_dir})
         said = url if data_dir is None else None
-        url, key = url or _url_of(settings), key or _admin_key_of(settings, said)
+        url = url or _url_of(settings)
+        key = key or given.get("AGENTGATE_ADMIN_API_KEY") or _admin_key_of(settings, said)
     try:
         remote = Remote(url, key, answer_s=answer_s)
     except ValueError as error:
@@ -70,26 +72,42 @@ def the_gateway(
 
 def _url_of(settings: Settings) -> str:
     """Where a gateway with these settings is reached."""
-    server = settings.server
-    if server.base_url is not None:
-        return server.base_url
-    if server.port == 0:
+    if settings.server.base_url is None and settings.server.port == 0:
         die("the configured port is 0: say with --url where the gateway is", Status.USAGE)
+    return settings.server.base_url or _address_of(settings)
+
+
+def _address_of(settings: Settings) -> str:
+    server = settings.server
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(server.host, server.host)  # noqa: S104 - compared with
     return f"http://[{host}]:{server.port}" if ":" in host else f"http://{host}:{server.port}"
 
 
 def _admin_key_of(settings: Settings, url: str | None) -> str:
-    """The configured admin key, or the one that the first start left in the data directory, which is for the gateway of
-    that: a `url` that may be anybody's is not sent it."""
+    """The configured admin key, or the one that the first start left in the data directory. What is in these files is
+    for the gateway of these: a `url` that may be anybody's is not sent it."""
+    if url is not None and not _is_of(settings, url):
+        die(f"no key for {url}, which is not the configured gateway: set AGENTGATE_KEY, or say --key", Status.USAGE)
     if settings.auth.admin_key is not None:
         return settings.auth.admin_key
-    if url is not None and url != settings.server.base_url and not is_loopback(host_of(url) or "localhost"):
-        hint = "set AGENTGATE_KEY, or say --key, or --data-dir if that gateway's is here"
-        die(f"no key for {url}: {hint}", Status.USAGE)
     path = settings.data_dir / "admin.key"
     try:
         return path.read_text(encoding="utf-8").strip()
     except OSError as error:
-        hint = "set AGENTGATE_KEY, or say --key, or --data-dir where a gateway of this machine keeps its own"
+        hint = "set AGENTGATE_KEY, or say --key, or AGENTGATE_DATA_DIR where a gateway of this machine keeps its own"
         die(f"no key: {hint} ({path}: {error.strerror})", Status.USAGE)
+
+
+def _is_of(settings: Settings, url: str) -> bool:
+    """Whether `url` is on this machine, or has the scheme, host and port of the configured gateway. One that is none is
+    told as such by who would ask it."""
+    host = host_of(url)
+    if host is None or is_loopback(host):
+        return True
+    own = (settings.server.base_url, _address_of(settings))
+    return _origin(url) in [_origin(one) for one in own if one is not None and host_of(one) is not None]
+
+
+def _origin(url: str) -> tuple[str, str, int | None]:
+    parsed = httpx.URL(url)
+    return parsed.scheme, parsed.host, parsed.port
