@@ -672,7 +672,7 @@ async def test_a_write_ahead_log_without_a_commit_stays_as_well(
     assert as_it_lies(copy.parent) == there
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="what SQLite is told there cannot be said before")
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs Python 3.12: sqlite3 has no setconfig before")
 async def test_a_write_ahead_log_that_a_gateway_has_begun_to_write_to_is_not_deleted(
     opened: Opened, author: Author, path: Path
 ) -> None:
