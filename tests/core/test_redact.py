@@ -604,6 +604,24 @@ def test_name_in_other_letters_is_secret_where_no_detector_is() -> None:
     assert found == [{"p\u0430ssword": MARK}, FILLER, MARK]
 
 
+@pytest.mark.parametrize("encode", [as_base64, as_hex])
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"value": "hunter22", "name": "p\u0430ssword"},
+        {"new_p\u0430ssword_2": "hunter22"},
+        {"my_p\x7fassword_x": "hunter22"},
+        {"p\u0430ssword_1": 90210},
+    ],
+    ids=repr,
+)
+def test_name_in_other_letters_is_secret_where_it_alone_is_encoded(encode: Any, value: dict[str, Any]) -> None:
+    """No detector sees it: it is no `name = value` of a text."""
+    inner = orjson.dumps(value).decode()
+    for redactor in (REDACTOR, NAMES):
+        assert parse(redactor.json(canonical({"x": encode(inner)}))) == {"x": MARK}
+
+
 @given(st.lists(WRAPPED, min_size=2, max_size=6))
 def test_what_is_encoded_beside_other_things_is_seen_as_it_is_alone(texts: list[str]) -> None:
     """Runs are looked at apart from each other; what one holds is no reason to open or to spare another."""

@@ -81,7 +81,7 @@ class Seen(NamedTuple):
             inner, runs = self._look_inside(texts, text, depth - 1, is_whole=is_whole)
         if detectors or inner is not NOTHING:
             return Seen(detectors, inner, folds, named, closely, runs, known)
-        return BY_NAME if named else NOTHING
+        return BY_NAME._replace(folds=folds) if named else NOTHING
 
     def _look_inside(
         self, texts: list[str], text: str, depth: int, *, is_whole: bool
@@ -102,4 +102,5 @@ class Seen(NamedTuple):
 
 NOTHING: Final = Seen((), None, folds=False, named=False)
 BY_NAME: Final = Seen((), NOTHING, folds=False, closely=True)
-"""Nothing but secret names and numbers that are cards, which are seen in passing."""
+"""Nothing but secret names and numbers that are cards, which are seen in passing. Where it was seen folded, so is
+what is looked at next."""
