@@ -62,7 +62,7 @@ class DetectorContract:
         "-----BEGIN PRIVATE KEY-----", "-----BEGIN ", "eyJ", "-eyJ", "eyJaaaaaaaa.aaaa", "ghp_", "sk-", "-sk-", "xoxb-",
         "AKIA", "a", "p", "pass", "password", "password=", "password='", "password=\"'", "password is ", "pass'''' ",
         "password ", "password\t", "password[a]", "password: |\n ", "password=\"\\\"", "password a='b' ",
-        "password,value ",
+        "password,value ", "password: | # ", "pwd:|#\t", "pwd a=\\ pwd=x ", "a='pwd=x pwd' ",
         "--password ", "--", "-a", "identified by ", "identified with ", "[redacted]", "password=[redacted]",
         "api_", "token\\", "authorization: bearer ", "cookie:", "1", "1 ", "12 ", "123 ", "1234 ", "1-", "123-45-",
         "4111 1111 1111 1111 ", "a.", "a@", "a@a.", "a@a.aa ", "://", "://a:", "://a:b@", "'", "\\", " ", "\n", "GB82",

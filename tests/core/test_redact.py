@@ -667,6 +667,7 @@ REPEATED = [
     '"password":"\\"",', '"password":"\\"x\\"",',
     "\0", "a\0", "\x7f", "password=\"\\\"", "password='\\", "password: |\n ", "password: |\n  x\n", "--password ",
     "--", "-",
+    "password: | # ", "pwd:|#\t", "pwd a=\\ pwd=x ", "a='pwd=x pwd' ",
     "password[a]", "password ", "password\t\t", "password a='b' ", "password, value", 'password,"value":',
     "identified by ",
     "password=[redacted]", "token: bearer ", "api ", "_", "password_", "passwordat_", "\\\"password\\\":\\\"",

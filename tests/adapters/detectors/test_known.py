@@ -58,6 +58,7 @@ ASSIGNED = [
     '{"password":"a\\"CANARY"}', "{'password': 'a\\'CANARY'}", '\\"password\\":\\"a\\\\\\"CANARY\\"',
     "password=[redacted]CANARY",
     "password: |\n  CANARY", "password: >-  # folded\n    CANARY\n\n    CANARY",
+    f"password: |  # {'folded ' * 30}\n  CANARY", f'<input name="password" class="{"a b " * 30}" value="CANARY">',
     "- password: |2\r\n    CANARY\r\n    CANARY",
     "mysql --password CANARY", "x --db-token 'CANARY'", "-Password CANARY", "['x', '--password', 'CANARY']",
     "CREATE ROLE x PASSWORD 'CANARY'", "ALTER USER x IDENTIFIED BY 'CANARY'",

@@ -19,12 +19,13 @@ Finder = Callable[[Regexp, bytes], Iterator[Span]]
 _BLANKS: Final = r"[ \t]*(?:[\r\n]\s{0,3})?"
 """As many as align a column, and hardly more than a line break: what is further down is another matter."""
 _QUOTES: Final = rf"(?:[\"'`\\\]]|\[\w{{0,16}}\])*{_BLANKS}[\"'`\\]*{_BLANKS}"
-_ATTRIBUTE: Final = r"\s+[\w:.-]+=[\\\"']+[^\"'<>]*[\\\"']+"
-_NAMED_VALUE: Final = rf"(?:,\s*|(?:{_ATTRIBUTE})*\s+)[\"'\\]*value[\"'\\]*\s*[:=]"
-"""`<password type="text">x`; `{"name": "password", "value": "x"}`, the same in YAML, an input of a form."""
+_ATTRIBUTE: Final = r"\s{1,16}[\w:.-]{1,64}=[\\\"']{1,8}[^\"'<>]{0,128}[\\\"']{1,8}"
+_NAMED_VALUE: Final = rf"(?:,\s*|(?:{_ATTRIBUTE}){{0,4}}\s+)[\"'\\]*value[\"'\\]*\s*[:=]"
+"""`<password type="text">x`; `{"name": "password", "value": "x"}`, the same in YAML, an input of a form. As many
+attributes, and as long ones, as people write: of more, each name in hostile text would have all that follows read."""
 _NAMED: Final = (
     rf"(?i:(?:{SENSITIVE_NAMES})(?:{_QUOTES}(?:\?=|[:=!<>]{{1,4}}|\b(?:is|like)\b(?:\s{{0,4}}[:=])?|{_NAMED_VALUE})"
-    rf"|(?:{_ATTRIBUTE})+\s*>){_BLANKS})"
+    rf"|(?:{_ATTRIBUTE}){{1,4}}\s*>){_BLANKS})"
 )
 """`password = `, `"token": ` inside a string, `user[password]=`, `the password is `; the value is what follows."""
 _SCHEME: Final = r"(?:bearer|basic|token)\s{1,4}+"
@@ -36,7 +37,7 @@ _QUOTED: Final = (
     r"|(?:(?P=quote){2}|\\[\s\S]|(?!(?P=quote))[^\\]){1,65536}+)"
 )
 _BLOCK: Final = (
-    r"(?P<block>[|>][-+1-9]{0,2}+[ \t]*+(?:#[^\r\n]*+)?\r?\n(?P<indent>[ \t]++))"
+    r"(?P<block>[|>][-+1-9]{0,2}+[ \t]*+(?:#[^\r\n]{0,256}+)?\r?\n(?P<indent>[ \t]++))"
     r"[^\r\n]++(?:\r?\n(?:(?P=indent)[^\r\n]*+|[ \t]*+(?=[\r\n]))){0,65536}+"
 )
 _VALUE: Final = re.compile(
