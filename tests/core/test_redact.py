@@ -47,7 +47,7 @@ SECRET_NAMES = [
     "API Key", "Access Key", "Private Key", "x api key", "api.key", "DBPassword", "DBPASSWORD", "dbpassword", "dbpass",
     "authtoken", "AUTHTOKEN", "refreshtoken", "user_password_new", "new_password_2", "db_password_prod", "password1",
     "user[password]", "password[]", "form[password][first]", "user%5Bpassword%5D", "(password)", '"password"',
-    "my secrets", "--password",
+    "my secrets", "--password", "passin", "passenc", "secretarn", "secretArn",
 ]  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def test_member_with_a_secret_name_is_redacted_whatever_it_holds(name: str, valu
     "name",
     [
         "author", "monkey", "key", "compass", "bypass", "keyboard", "passenger", "secretary", "Secretariat",
-        "undersecretary",
+        "undersecretary", "passengerId",
         "tokenizer", "passed", "passing", "passes", "passage", "passive", "last_password_change",
         "userPasswordChangedAt",
         "forgot_password_url", "k8s_secret_name", "primary_key", "foreignKey", "authored_by", "trespass", "value",
@@ -81,6 +81,7 @@ def test_what_an_auditor_needs_stays_readable(name: str, value: object) -> None:
     [
         "token_count", "tokenCount", "max_tokens", "total_tokens", "prompt-tokens", "maxOutputTokens", "tokens_used",
         "password_length", "passwordMinLength", "token_ttl", "tokenExpiresAt", "password_attempts", "cookie_max_age",
+        "num_tokens", "numApiKeys", "maxNumTokens", "cached_tokens", "reasoningTokens",
     ],
 )  # fmt: skip
 def test_count_or_flag_is_not_a_secret(name: str) -> None:
@@ -94,7 +95,15 @@ def test_count_or_flag_is_not_a_secret(name: str) -> None:
         "a": {name: MARK},
     }
     assert redacted({name: 4111111111111111}) == {name: MARK}
-    assert redacted({"password_input": 90210}) == {"password_input": MARK}
+    assert redacted({"name": name, "value": "hunter2"}) == {"name": name, "value": MARK}
+
+
+@pytest.mark.parametrize("name", ["password_input", "ssn_num", "ssnNum", "cvvNum", "pass_num", "num_pass", "num_ssn"])
+def test_number_that_is_none_of_anything_is_a_secret(name: str) -> None:
+    assert redacted({name: 90210, "x": {"name": name, "value": 90210}}) == {
+        name: MARK,
+        "x": {"name": name, "value": MARK},
+    }
 
 
 @pytest.mark.parametrize(

@@ -60,14 +60,14 @@ _NAME_WORDS: Final = (
 """One is in every secret name, or beside it."""
 _SECRET_NAME: Final = re.compile(
     rf"(?:^|[\W_])(?:{SENSITIVE_NAMES})s?[\W_]*$"
-    rf"|^[\W_]*+(?!secretar|tokeni[sz]|pass(?:ag|e[dnrs]|i[nov]))(?:{SENSITIVE_NAMES})"
+    rf"|^[\W_]*+(?!secretar[iy]|tokeni[sz]|pass(?:age|ed|es|enger|ing|ion|ive))(?:{SENSITIVE_NAMES})"
     # glued to the word before: not the short ones, as in `compass`
     r"|(?:password|passwd|passphrase|passcode|pwd|secret|token|(?:api|access|private)key|credential|cookie)s?[\W_]*$"
     r"|(?:db|user|admin|root|login|sql|smtp|ftp|ssh|key|store)pass[\W_]*$",
     re.ASCII,
 )
 """In small letters, which is three times as fast as in any."""
-_SECRET_WITHIN: Final = re.compile(r"passw(?:or)?d|passphrase|secret(?!ar)")
+_SECRET_WITHIN: Final = re.compile(r"passw(?:or)?d|passphrase|secret(?!ar[iy])")
 _ABOUT: Final = re.compile(
     r"(?:^|[\W_])(?:at|on|by|date|time|age|days|ttl|expir(?:y|es|ed|ation)|chang(?:e|es|ed)|reset|updated|rotat(?:ed|ion)"
     r"|sent|policy|rules?|strength|length|size|limit|count|attempts|required|enabled|manager|name|type|url|uri|link|email)"
@@ -76,10 +76,12 @@ _ABOUT: Final = re.compile(
 )
 """`last_password_change` holds none."""
 _COUNTS: Final = re.compile(
-    r"(?:^|[\W_])(?:(?:prompt|completion|input|output)[\W_]tokens|max|min|num|total|counts?|length|len|limit|size|used|ttl"
+    r"(?:^|[\W_])(?:(?:prompt|completion|input|output|cached|reasoning)[\W_]tokens"
+    r"|num[\W_]\w{0,32}[^\W_s]s|max|min|total|counts?|length|len|limit|size|used|ttl"
     r"|expir(?:y|es|ed)|age|at|days|attempts)(?:[\W_]|$)",
     re.IGNORECASE | re.ASCII,
 )
+"""`num_tokens` does, `ssn_num` and `num_pass` do not."""
 _NAMING: Final = ("name", "key", "Name", "Key")
 _VALUES: Final = ("value", "Value")
 _OPTION: Final = re.compile(rf"(?!--no-){SENSITIVE_OPTIONS}", re.IGNORECASE | re.ASCII)
@@ -112,8 +114,10 @@ def is_secret_option(text: str) -> bool:
 def named_values(members: dict[str, Any]) -> tuple[str, ...]:
     """The members whose name is what another one says: `{"name": "DB_PASSWORD", "value": ...}`."""
     held = [name for name in _VALUES if name in members]
-    said = [name for name in map(members.get, _NAMING) if isinstance(name, str)] if held else []
-    return tuple(held) if any(is_secret_name(name) and not _counts(name) for name in said) else ()
+    said = (
+        [name for name in map(members.get, _NAMING) if isinstance(name, str) and is_secret_name(name)] if held else []
+    )
+    return tuple([one for one in held if any(may_be_secret(name, members[one]) for name in said)])
 
 
 def may_be_secret(name: str, value: object) -> bool:
