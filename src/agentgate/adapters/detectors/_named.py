@@ -20,7 +20,7 @@ _BLANKS: Final = r"[ \t]*(?:[\r\n]\s{0,3})?"
 """As many as align a column, and hardly more than a line break: what is further down is another matter."""
 _QUOTES: Final = rf"(?:[\"'`\\\]]|\[\w{{0,16}}\])*{_BLANKS}[\"'`\\]*{_BLANKS}"
 _ATTRIBUTE: Final = r"\s{1,16}[\w:.-]{1,64}=[\\\"']{1,8}[^\"'<>]{0,128}[\\\"']{1,8}"
-_NAMED_VALUE: Final = rf"(?:,\s*|(?:{_ATTRIBUTE}){{0,4}}\s+)[\"'\\]*value[\"'\\]*\s*[:=]"
+_NAMED_VALUE: Final = rf"(?:,\s*|(?:{_ATTRIBUTE}){{0,4}}\s+)[\"'\\]*value[\"'\\]*\s*[:=!<>]{{1,4}}"
 """`<password type="text">x`; `{"name": "password", "value": "x"}`, the same in YAML, an input of a form. As many
 attributes, and as long ones, as people write: of more, each name in hostile text would have all that follows read."""
 _NAMED: Final = (
