@@ -77,6 +77,10 @@ MISSED = {
     "`-p x`": "mysql -p hunter2",
     "names with HTML entities": "&quot;password&quot;: &quot;hunter2&quot;",
     "accents": "p\u00e1ssword = hunter2",
+    **{f"`{name}x`": f"{name}hunter2" for name in ("DB_PASSWORD_PROD=", "password1=", "passwords: ")},
+    "`value` before `name`": "value: hunter2\nname: password",
+    "three blanks": "--password   hunter2",
+    "line break after `--password`": "x --password\n  hunter2",
 }
 MISSED_IN_PART = {
     "after a blank": "password: a hunter2",
@@ -89,6 +93,7 @@ MISSED_IN_PART = {
 MISSED_MEMBERS = {
     '`["Authorization", "x"]`': ["Authorization", "hunter2"],
     "`value` beside `name` in capitals": {"NAME": "password", "VALUE": "hunter2"},
+    "`cookie_domain`": {"name": "cookie_domain", "value": "hunter2"},
     **{f"`{name}`": {name: "hunter2"} for name in ("mypass", "my_token_x", "jwt", "sessionid", "sig", "pw", "pin")},
 }
 

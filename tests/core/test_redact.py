@@ -138,7 +138,10 @@ def test_number_that_is_none_of_anything_is_a_secret(name: str) -> None:
         (["--password=x", "y"], [f"--password={MARK}", "y"]),
         *[
             ([name, "x"], [name, "x"])
-            for name in ("--tokens", "--no-password", "--compass", "--token-file", "password", f"--{'a-' * 300}token")
+            for name in (
+                "--tokens", "--no-password", "--skip-password", "--compass",
+                "--token-file", "password", f"--{'a-' * 300}token",
+            )
         ],
     ],
 )  # fmt: skip

@@ -99,6 +99,8 @@ HARMLESS = {
     "name": "password",
     "secretary": "The secretary: Ann, her passport and the key. max_tokens: 4096, token_count=5, --max-tokens 5",
     "options": "pg_dump --no-password mydb; x --token-file /run/t --bypass-cache 1; see --password, --token",
+    "options that take nothing": "mysqldump --skip-password db; x --ask-password y",
+    "help": "  --password        read it from stdin\n  --token     the token to use",
     "declared": "parser.add_argument('--password', type=str, help='see the manual')",
     "quoted": "Unexpected token 'x' in JSON; cookie \"sid\" is missing; he was identified by name",
     "yaml": "secret:\n      name: db\nvalue: 5\nkey: a",

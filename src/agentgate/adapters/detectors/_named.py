@@ -53,9 +53,12 @@ _HEADER_VALUE: Final = re.compile(
     re.IGNORECASE,
 )
 """Headers whose value has blanks and semicolons in it: up to the end of the line or of the quoted text."""
-_OPTION: Final = rf"(?i:(?:^|[\s\"'`])(?:{SENSITIVE_OPTIONS})[ \t]+)"
-_ARGUMENT: Final = re.compile(rb"(?<!--no-password )(?![-:=!<>|&;])(?:" + _VALUE.pattern + rb")", re.IGNORECASE)
-"""`--password x`."""
+_OPTION: Final = rf"(?i:(?:^|[\s\"'`])(?:{SENSITIVE_OPTIONS})[ \t]{{1,2}})"
+_ARGUMENT: Final = re.compile(
+    rb"(?<!--no-password )(?<!--skip-password )(?<!--ask-password )(?![-:=!<>|&;])(?:" + _VALUE.pattern + rb")",
+    re.IGNORECASE,
+)
+"""`--password x`, and no more blanks between: help texts have them."""
 _STATED: Final = (
     r"(?i:(?:\bpassword|\bidentified\s+(?:with\s+\S+\s+)?by)\s+"
     rf"|[\"'](?:{SENSITIVE_OPTIONS})[\"'\\]+,\s*)"

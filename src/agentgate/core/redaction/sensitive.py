@@ -90,7 +90,7 @@ _COUNTS: Final = re.compile(
 """`num_tokens` does, `ssn_num` and `num_pass` do not."""
 _NAMING: Final = ("name", "key", "Name", "Key")
 _VALUES: Final = ("value", "Value")
-_OPTION: Final = re.compile(rf"(?!--no-){SENSITIVE_OPTIONS}", re.IGNORECASE | re.ASCII)
+_OPTION: Final = re.compile(rf"(?!--(?:no|skip|ask)-){SENSITIVE_OPTIONS}", re.IGNORECASE | re.ASCII)
 _LONGEST_OPTION: Final = 512
 _SAID: Final = re.compile(r"[^\"\n\\]{2,512}+")
 _NAME_WORD: Final = re.compile("|".join(_NAME_WORDS[:-1]), re.IGNORECASE)
