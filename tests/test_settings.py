@@ -337,6 +337,11 @@ def test_a_misspelt_variable_stops_the_start_and_is_told_what_it_was_meant_to_be
     assert load({variable: ""}) == Settings(), "empty is unset"
 
 
+def test_the_address_of_a_service_of_our_name_is_no_port() -> None:
+    sentence = _refusal({"AGENTGATE_PORT": "tcp://10.96.7.3:8000"})
+    assert "enableServiceLinks: false" in sentence
+
+
 OTHERS = [
     *["AGENTGATE_SERVICE_HOST", "AGENTGATE_SERVICE_PORT", "AGENTGATE_PORT_8000_TCP", "AGENTGATE_REDIS_PORT"],
     *["AGENTGATE_CONFIG_FILE", "AGENTGATE_SIGNING_KEY_FILE", "AGENTGATE_OPA_TOKEN_FILE", "AGENTGATE_PUBLISH"],

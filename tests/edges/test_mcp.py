@@ -976,6 +976,19 @@ async def test_capabilities_and_instructions_are_the_servers(room: Room, mode: s
     assert (declared.completions, declared.logging) == (None, None)
 
 
+@both_eras
+async def test_one_of_several_processes_declares_only_what_its_clients_would_hear_of(mode: str) -> None:
+    async with opened(is_shared=True) as room:
+        room.declared = {"a": {"prompts": {"listChanged": True}}, "b": {"resources": {"subscribe": True}}}
+        async with room.client("auto" if mode == MODERN else mode) as client:
+            declared = client.server_capabilities
+    assert declared.tools is not None
+    assert declared.prompts is not None
+    assert declared.resources is not None
+    hears = [declared.tools.list_changed, declared.prompts.list_changed, declared.resources.subscribe]
+    assert hears == [mode == MODERN] * 3
+
+
 # --- changes ------------------------------------------------------------------------------------------------------
 
 CHANGES = [

@@ -31,7 +31,7 @@ from agentgate.settings.refusals import (
 )
 from agentgate.settings.sections import LogPart
 from agentgate.settings.tree import Settings
-from agentgate.settings.variables import ENVIRONMENT, refuse_misspelt, unread
+from agentgate.settings.variables import ENVIRONMENT, refuse_misspelt, refuse_service_link, unread
 
 __all__ = (
     "DEFAULT_SECRETS",
@@ -84,6 +84,7 @@ def load(
             combination is unsafe; the text says what to change.
     """
     environment = os.environ if environment is None else environment
+    refuse_service_link(environment)
     tree = _read(config_file(config, environment))
     for variable, place in ENVIRONMENT.items():
         text = environment.get(variable)

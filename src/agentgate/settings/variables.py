@@ -60,6 +60,19 @@ def refuse_misspelt(settings: Settings, environment: Mapping[str, str]) -> None:
             raise UnsafeConfiguration(f"there is no variable {name}; did you mean {near}?")
 
 
+def refuse_service_link(environment: Mapping[str, str]) -> None:
+    """Kubernetes tells every pod of a service called agentgate in a variable that is ours.
+
+    Raises:
+        UnsafeConfiguration: it did, and nobody has set the variable for the pod itself.
+    """
+    if environment.get("AGENTGATE_PORT", "").startswith(("tcp://", "udp://", "sctp://")):
+        raise UnsafeConfiguration(
+            "AGENTGATE_PORT is what Kubernetes sets for a service called agentgate, and no port: "
+            "set enableServiceLinks: false for the pod, or AGENTGATE_PORT to the port"
+        )
+
+
 def unread(settings: Settings, environment: Mapping[str, str]) -> list[str]:
     """The variables with our prefix that nothing reads, and that the configuration does not name for a secret of its
     own. Others set such as well: compose files, and Kubernetes for a service of our name."""

@@ -36,15 +36,17 @@ class Mirror(Server[Any]):
     ) -> ServerCapabilities:
         declared = list(self._parts.catalogue.capabilities().values())
         hears = protocol_version in MODERN_PROTOCOL_VERSIONS
+        # without a session of its own an older client has no stream on which it would be told
+        can_hear = hears or not self._parts.rules.is_shared
 
         def flag(capability: str, name: str) -> bool:
-            return any((one.get(capability) or {}).get(name) for one in declared if capability in one)
+            return can_hear and any((one.get(capability) or {}).get(name) for one in declared if capability in one)
 
         def has(capability: str) -> bool:
             return any(capability in one for one in declared)
 
         return ServerCapabilities(
-            tools=ToolsCapability(list_changed=True),
+            tools=ToolsCapability(list_changed=can_hear),
             prompts=PromptsCapability(list_changed=hears or flag("prompts", "listChanged")) if has("prompts") else None,
             resources=ResourcesCapability(
                 subscribe=flag("resources", "subscribe"), list_changed=hears or flag("resources", "listChanged")
