@@ -242,6 +242,38 @@ class SchemasContract:
         assert schemas.compile(schema)({"a": 1}) is not None
         assert time.thread_time() - started < 0.5
 
+    @pytest.mark.parametrize(
+        ("rule", "value", "count"),
+        [
+            ({"multipleOf": 0.01}, 1e300, 200_000),
+            ({"multipleOf": 1e-300}, 0.5, 200_000),
+            ({"enum": [{"a": n, "b": "b"} for n in range(500)]}, {"a": 499, "b": "b"}, 60_000),
+            ({"enum": [n + 0.5 for n in range(500)]}, 499.5, 150_000),
+            ({"enum": list(range(3_000))}, 2_999.0, 150_000),
+            ({"const": {"a": [[0.5] * 500]}}, {"a": [[0.5] * 500]}, 600),
+        ],
+    )
+    @pytest.mark.parametrize("draft", ["https://json-schema.org/draft/2020-12/schema", _DRAFT_7])
+    @pytest.mark.parametrize("within", ["items", "contains", "not"])
+    def test_what_is_slow_to_compare_is_compared_only_so_often(
+        self, schemas: Schemas, draft: str, within: str, rule: dict[str, Any], value: Any, count: int
+    ) -> None:
+        rules = {"items": rule, "contains": {"not": rule}, "not": {"not": {"items": rule}}}
+        keyword = "items" if within == "not" else within
+        check = schemas.compile({"$schema": draft, "properties": {"a": {keyword: rules[within]}}})
+        started = time.thread_time()
+        assert check({"a": [value] * count}) is not None
+        assert time.thread_time() - started < 1.5
+
+    def test_a_long_list_of_prices_and_choices_is_no_trouble(self, schemas: Schemas) -> None:
+        row = {"price": {"multipleOf": 0.01}, "size": {"enum": list(range(0, 200, 5))}, "unit": {"enum": ["kg", "l"]}}
+        check = schemas.compile({"properties": {"a": {"items": {"properties": row}}}})
+        assert check({"a": [{"price": 12.34, "size": 45, "unit": "kg"}] * 5_000}) is None
+        assert check({"a": [{"price": 12.345}]}) == "arguments.a[0].price: must be a multiple of 0.01"
+        sentence = check({"a": [{"size": 7}]})
+        assert sentence is not None
+        assert sentence.startswith("arguments.a[0].size: must be one of [0,5,10,")
+
     def test_many_things_of_many_kinds_are_no_trouble(self, schemas: Schemas) -> None:
         kinds = {f"k{n}": {"properties": {"kind": {"const": n}}, "required": ["kind"]} for n in range(30)}
         refs = [{"$ref": f"#/$defs/{name}"} for name in kinds]

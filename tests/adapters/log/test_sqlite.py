@@ -11,7 +11,8 @@ import stat
 import struct
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, closing, contextmanager
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import uvloop
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import select
 from sqlalchemy.dialects import sqlite as sqlite_dialect
@@ -1129,3 +1131,20 @@ async def test_no_acknowledged_event_is_lost_in_twenty_kills(path: Path, process
 @pytest.mark.timeout(3_600)
 async def test_no_acknowledged_event_is_lost_in_five_hundred_kills(path: Path, processes: ForkServerContext) -> None:
     await crashes(path, processes, 500, seed=2)
+
+
+@pytest.mark.parametrize("run", [uvloop.run, asyncio.run])
+def test_a_loop_that_was_busy_is_not_taken_for_a_disk_that_does_not_answer(
+    run: Callable[[Coroutine[Any, Any, None]], None], tmp_path: Path
+) -> None:
+    """A large call of one agent's would refuse those of all others."""
+
+    async def busy() -> None:
+        log = await SqliteLog.open(tmp_path / "log.db", SIGNER, ORIGIN)
+        append = asyncio.ensure_future(log.append(Author().decided()))
+        await asyncio.sleep(0.0005)  # it is on its way, and the watch over it as well
+        time.sleep(ANSWER_WITHIN_S + 0.2)  # noqa: ASYNC251 - that is what is tried
+        await append
+        await log.aclose()
+
+    run(busy())

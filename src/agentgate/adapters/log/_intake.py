@@ -132,8 +132,7 @@ class Intake(ABC):
         self._count_sent += len(items)
         self._sent.append(_Sent(items, self._count_sent, self._loop.time()))
         if not self._watching:
-            self._watching = True
-            self._loop.call_later(_WATCH_EVERY_S, self._watch)
+            self._watch_on()
         self._send(items)
 
     def _answer(self, answers: list[tuple[Item, Answer]]) -> None:
@@ -159,9 +158,14 @@ class Intake(ABC):
                 break
             self._stalled = True
             sent.give_up(f"not known to be durable: {self._medium} did not answer")
-        self._watching = bool(self._sent)
-        if self._watching:
-            self._loop.call_later(_WATCH_EVERY_S, self._watch)
+        self._watching = False
+        if self._sent:
+            self._watch_on()
+
+    def _watch_on(self) -> None:
+        self._watching = True
+        # Behind the answers that have come while the loop was busy with something else: uvloop takes what is due first.
+        self._loop.call_later(_WATCH_EVERY_S, self._loop.call_soon, self._watch)
 
     def _abandon(self) -> None:
         """Nobody commits any more; whoever still waits is not known to be recorded."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import unquote
 
-from agentgate.adapters.schema._steps import LOOKS_TWICE, REFERENCES, names_in, needs_counting, walked
+from agentgate.adapters.schema._steps import LOOKS_TWICE, REFERENCES, names_in, repeats, walked
 
 MAX_CHAIN: Final = 100
 """At some 200 bytes of stack for each link and level, and 64 levels, 1.3 MB of the 2 to 8 MB that a process has."""
@@ -40,7 +40,7 @@ _METASCHEMAS: Final = ("http://json-schema.org/", "https://json-schema.org/")
 
 def weigh(document: Mapping[str, Any]) -> None:
     """Raises ValueError with a sentence if `document`, a schema by its form, asks too much of one value."""
-    if not needs_counting(document):
+    if not repeats(document):
         return  # it goes no further down than it is nested itself
     links = _Links(document)
     heights, sizes = _measured(links)
