@@ -10,13 +10,13 @@ import pytest
 from agentgate.core.containment import Scope as KillScope
 from agentgate.core.decision import refusal
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Event, Kind, Outcome, Record, make
+from agentgate.core.event import Event, Kind, Outcome, Record, make, rfc3339
 from agentgate.core.events.calls import decided, finished
 from agentgate.core.events.keeping import exported, held, pruned, unheld
 from agentgate.core.events.kills import killed, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined
 from agentgate.core.evidence.pack import About, Seals, build, seal
-from agentgate.core.evidence.scope import Concern, Scope, releases_before
+from agentgate.core.evidence.scope import Concern, Scope, ended_before
 from agentgate.core.retention import Hold
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.seals import Trust
@@ -37,7 +37,7 @@ def _decided(number: int, *, second: float | None = None, reason: ReasonCode | N
     )  # fmt: skip
 
 
-def _kill_record(scope: KillScope, target: str, tenant: str = "", *, index: int = 100, at: float = 6.0) -> Record:
+def _kill_record(scope: KillScope, target: str, tenant: str = "", *, index: int = 4, at: float = 6.0) -> Record:
     kill = replace(a_kill(), id=f"k-{scope}-{target}-{index}", scope=scope, target=target, tenant=tenant)
     return record_of(killed(origin(1000 + index, seconds=at), kill, auth="api_key"), index=index, number=0)
 
@@ -51,6 +51,10 @@ def _release_record(of: Record, *, index: int, at: float) -> Record:
     return record_of(event, index=index, number=0)
 
 
+def _at(seconds: float) -> str:
+    return rfc3339(origin(seconds=seconds).at)
+
+
 def _body(scope: Scope, records: list[Record]) -> dict[str, Any]:
     return build(About(scope, NOW, "AgentGate test"), records)
 
@@ -60,18 +64,22 @@ def _holds(scope: Scope, records: list[Record]) -> bool:
 
 
 def concerning(scope: Scope, own: list[Record], wider: list[Record]) -> list[Record]:
-    """As a pack is made: first which kills were over, then all in log order."""
-    releases = releases_before(scope, own)
-    concern = Concern(scope, own, {record.fields["kill_id"] for record in wider if releases.matches(record)})
+    """As a pack is made: first what was over, then all in log order."""
+    ends, below = ended_before(scope, own, 1_000)
+    found = [record for record in wider if record.index < below and ends.matches(record)]
+    over = {record.fields["kill_id" if record.kind is Kind.RELEASED else "hold_id"] for record in found}
+    concern = Concern(scope, own, over)
     return [record for record in wider if concern.keeps(record)]
 
 
 # --- which wider events concern a scope -----------------------------------------------------------------------
 
 OWN = numbered([_decided(1), _decided(2)])
-"""Calls of `db_query` at `demo`, by the agent and in the session of `a_call`."""
+"""Calls of `db_query` at `demo`, by the agent and in the session of `a_call`: events 3 and 5."""
 BOT = OWN[0].fields["principal"].removeprefix("agent:")
 """As a kill names it."""
+AGENT = Scope("default", agent=f"agent:{BOT}")
+TENANT = Scope("default")
 
 
 @pytest.mark.parametrize(
@@ -97,14 +105,15 @@ def test_kill_is_in_the_pack_of_whoever_it_covered(scope: KillScope, target: str
 
 def test_kill_by_agent_is_in_the_pack_of_an_agent_that_never_called() -> None:
     kill = _kill_record(KillScope.AGENT, BOT, "default")
-    release = _release_record(kill, index=101, at=7.0)
+    release = _release_record(kill, index=9, at=7.0)
     assert concerning(Scope("default", agent=f"agent:{BOT}"), [], [kill, release]) == [kill, release]
     assert concerning(Scope("default", agent="agent:other"), [], [kill]) == []
 
 
 def test_kill_by_session_is_in_the_pack_of_it_and_of_whoever_called_in_it() -> None:
     kill = _kill_record(KillScope.SESSION, "s-1", "default")
-    refused = [record_of(make(origin(900), Kind.REFUSALS, {"count": 1}, tenant="default", session="s-1"))]
+    event = make(origin(900), Kind.REFUSALS, {"count": 1}, tenant="default", session="s-1")
+    refused = [record_of(event, index=9)]
     for scope, own in ((SESSION, refused), (Scope("default"), OWN), (Scope("default", agent=f"agent:{BOT}"), OWN)):
         assert concerning(scope, own, [kill]) == [kill]
     assert concerning(Scope("default"), refused, [kill]) == []
@@ -112,13 +121,35 @@ def test_kill_by_session_is_in_the_pack_of_it_and_of_whoever_called_in_it() -> N
 
 def test_kill_that_was_over_before_the_first_call_does_not_concern_it() -> None:
     kill = _kill_record(KillScope.GLOBAL, "", index=0, at=1.0)
-    early, late = _release_record(kill, index=1, at=2.0), _release_record(kill, index=1, at=7.0)
+    early, late = _release_record(kill, index=1, at=2.0), _release_record(kill, index=4, at=7.0)
     assert concerning(SESSION, OWN, [kill, early]) == []
     assert concerning(SESSION, OWN, [kill, late]) == [kill, late]
 
 
 def test_kill_after_the_last_event_of_a_session_does_not_concern_it() -> None:
-    assert concerning(SESSION, OWN, [_kill_record(KillScope.GLOBAL, "", at=500.0)]) == []
+    assert concerning(SESSION, OWN, [_kill_record(KillScope.GLOBAL, "", index=6, at=500.0)]) == []
+
+
+@pytest.mark.parametrize("scope", [SESSION, replace(SESSION, until=OWN[-1].fields["at"])], ids=["whole", "until"])
+def test_kill_by_a_member_whose_clock_is_ahead_is_in_the_pack_of_the_session_that_it_cut(scope: Scope) -> None:
+    kill = _kill_record(KillScope.GLOBAL, "", at=10.1)
+    assert kill.fields["at"] > OWN[-1].fields["at"]
+    assert concerning(scope, OWN, [kill]) == [kill]
+
+
+@pytest.mark.parametrize("scope", [SESSION, replace(SESSION, since=OWN[0].fields["at"])], ids=["whole", "since"])
+def test_release_by_a_member_whose_clock_is_behind_does_not_take_the_kill_out_of_the_pack(scope: Scope) -> None:
+    kill = _kill_record(KillScope.GLOBAL, "", index=0, at=1.0)
+    release = _release_record(kill, index=4, at=4.9)
+    assert release.fields["at"] < OWN[0].fields["at"]
+    assert concerning(scope, OWN, [kill, release]) == [kill, release]
+
+
+def test_a_kill_that_was_over_before_a_scope_begins_does_not_concern_it_though_it_has_no_events() -> None:
+    kill = _kill_record(KillScope.AGENT, BOT, "default", index=0, at=1.0)
+    wider = [kill, _release_record(kill, index=1, at=2.0)]
+    assert concerning(replace(AGENT, since=_at(2.0)), [], wider) == wider
+    assert concerning(replace(AGENT, since=_at(3.0)), [], wider) == []
 
 
 def test_exports_and_holds_of_the_scope_are_in_its_pack() -> None:
@@ -136,10 +167,6 @@ def test_exports_and_holds_of_the_scope_are_in_its_pack() -> None:
     assert [(row["actor"], row["format"]) for row in body["summary"]["exports"]] == [("person:ivy", "pdf")]
     assert [(row["what"], row["reason"]) for row in body["summary"]["holds"]] == [("held", "court"), ("unheld", None)]
     assert _holds(SESSION, [*OWN, *found])
-
-
-AGENT = Scope("default", agent=f"agent:{BOT}")
-TENANT = Scope("default")
 
 
 @pytest.mark.parametrize(
@@ -185,14 +212,27 @@ def test_an_export_is_in_the_packs_of_what_was_exported(
     assert concerning(scope, OWN, [export]) == ([export] if concerns else [])
 
 
-def test_what_happened_at_the_very_time_of_the_last_event_is_in_and_at_that_of_the_end_is_not() -> None:
-    kill = _kill_record(KillScope.GLOBAL, "", at=6.0)
-    own = [*OWN, record_of(_decided(3, second=6.0), index=2, number=3)]
-    at = own[-1].fields["at"]
-    assert kill.fields["at"] == at
-    assert concerning(SESSION, own, [kill]) == [kill]
-    later = _kill_record(KillScope.TOOL, OWN[0].fields["tool"], index=101, at=5.0)
-    assert concerning(replace(SESSION, until=at), own, [kill, later]) == [later]
+def test_what_happened_before_since_or_at_until_is_not_in_the_pack_but_what_began_before_and_went_on_is() -> None:
+    def export(index: int, at: float) -> Record:
+        of = {"of_session": "s-1", "of_agent": f"agent:{BOT}"}
+        event = exported(origin(index, seconds=at), actor="person:ivy", tenant="default", form="pdf", what=of)
+        return record_of(event, index=index, number=0)
+
+    def hold(name: str, index: int, at: float, kind: Any = held) -> Record:
+        order, more = Hold(name, "default", "", "person:ivy", "", "court"), {"actor": "person:ada"}
+        event = kind(origin(index, seconds=at), order, auth="api_key", **(more if kind is unheld else {}))
+        return record_of(event, index=index, number=0)
+
+    early = [hold("h-1", 10, 1.0), export(11, 1.0), hold("h-1", 12, 2.0, unheld)]
+    lasting = [hold("h-2", 13, 2.5), export(14, 3.0)]
+    late = [hold("h-2", 30, 20.0, unheld), export(31, 20.0)]
+    own = [replace(record, index=record.index + 20) for record in OWN]
+    for scope in (SESSION, AGENT, TENANT):
+        within = replace(scope, since=_at(3.0), until=_at(20.0))
+        assert concerning(scope, own, [*early, *lasting, *late]) == [*early, *lasting, *late]
+        assert concerning(within, own, [*early, *lasting, *late]) == lasting
+        assert concerning(within, [], [*early, *lasting, *late]) == lasting
+        assert concerning(replace(within, until=None), own, [*early, *lasting, *late]) == [*lasting, *late]
 
 
 @pytest.mark.parametrize("server", ["", "XXXX", "None"])
@@ -346,7 +386,7 @@ def _tool_record(name: str, *, index: int, at: float, kind: Kind = Kind.TOOL_ACC
 
 
 def test_a_pack_says_what_was_accepted_and_quarantined_of_the_tools_that_were_called() -> None:
-    accepted = _tool_record("db_query", index=0, at=0.0)
+    accepted = _tool_record("db_query", index=0, at=11.0)
     changed = _tool_record("db_query", index=4, at=8.0, kind=Kind.TOOL_QUARANTINED)
     others = [_tool_record("db_insert", index=1, at=0.0), _tool_record("db_query", index=90, at=900.0)]
     found = concerning(SESSION, OWN, [accepted, *others, changed])

@@ -9,7 +9,7 @@ import io
 import json
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from agentgate.core import dsse
 from agentgate.core.containment import Scope as KillScope
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused, TimestampUnavailable
-from agentgate.core.event import Kind, Record
+from agentgate.core.event import Kind, Record, rfc3339
 from agentgate.core.evidence.pack import Pack, key_id
 from agentgate.core.evidence.scope import Scope
 from agentgate.core.merkle import leaf_hash, root
@@ -475,6 +475,23 @@ async def test_what_concerns_others_or_was_over_before_makes_no_pack_too_large(h
     await house.gate.pass_through(a_call())
     found = json.loads(content(await office.give()))["integrity"]["events"]
     assert [json.loads(event["leaf"])["kind"] for event in found] == ["decided", "finished", "exported"]
+
+
+@pytest.mark.parametrize("scope", [Scope("default"), SESSION, Scope("default", agent="agent:bot")], ids=str)
+async def test_exports_from_before_its_time_make_no_pack_too_large(house: House, scope: Scope) -> None:
+    """Else who takes the log once a minute ends all packs of a tenant."""
+    await house.gate.pass_through(a_call())
+    for _ in range(4):
+        await Office(house).give(scope)
+    small = Office(house, Rules(max_events=3))
+    assert isinstance(await small.desk.export(ADMIN, scope, "json"), Refused)
+    house.clock.move(1)
+    since = rfc3339(house.clock.moment)
+    await house.gate.pass_through(a_call())
+    found = json.loads(content(await small.give(replace(scope, since=since))))
+    leaves = [json.loads(event["leaf"]) for event in found["integrity"]["events"]]
+    assert [leaf["kind"] for leaf in leaves] == ["decided", "finished", "exported"]
+    assert found["metadata"]["time_range"]["start"] >= since
 
 
 async def test_packs_are_made_one_after_the_other(office: Office) -> None:

@@ -15,8 +15,6 @@ from agentgate.core.query import Query
 WIDER: Final = frozenset({*OF_KILLS, *OF_HOLDS, *OF_TOOLS, Kind.EXPORTED})
 """Kinds of events that concern a scope without being in its sessions."""
 
-_BEFORE_ALL: Final = "0001-01-01T00:00:00.000000Z"
-
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -52,45 +50,60 @@ class Scope:
         return fields.get("principal") == self.agent or fields.get("session") in sessions_of_agent
 
 
-def releases_before(scope: Scope, own: Sequence[Record]) -> Query:
-    """Finds the releases of the kills that were over before the scope's first event."""
-    first = scope.since or min((record.fields["at"] for record in own), default=_BEFORE_ALL)
-    return Query(kinds={Kind.RELEASED}, until=first)
+def ended_before(scope: Scope, own: Sequence[Record], size: int) -> tuple[Query, int]:
+    """Finds the ends of what was over before the scope begins, among the events below the index that is returned: of
+    kills, and of holds where the scope says since when."""
+    if scope.since is None:
+        return Query(kinds={Kind.RELEASED}), own[0].index if own else 0
+    return Query(kinds={Kind.RELEASED, Kind.UNHELD}, until=scope.since), own[0].index if own else size
 
 
 class Concern:
     """Tells of events of `WIDER` kinds, one by one in log order, which concern a scope: kills over its calls, holds on
     it, its exports, and what was said of the tools that it called.
 
-    A kill concerns whoever it covered while it was in force, whether or not it cut anything. `finished` are those that
-    `releases_before` finds.
+    A kill concerns whoever it covered while it was in force, whether or not it cut anything. What was before or after
+    the scope's own events is so by the log's order: clocks of members differ. `over` are the kills and holds whose ends
+    `ended_before` finds.
     """
 
-    def __init__(self, scope: Scope, own: Sequence[Record], finished: Collection[str]) -> None:
+    def __init__(self, scope: Scope, own: Sequence[Record], over: Collection[str]) -> None:
         self._scope = scope
         self._known = {record.fields["id"] for record in own}
         self._flags = _flags(scope, own)
         self._tools = {record.fields["tool"] for record in own if record.kind is Kind.DECIDED}
-        self._last = max((record.fields["at"] for record in own), default="")
-        self._finished = finished
+        self._last = own[-1].index if own else -1
+        self._over = over
         self._kills: set[str] = set()
 
     def keeps(self, record: Record) -> bool:
-        fields, until = record.fields, self._scope.until
-        if fields["id"] in self._known or (until is not None and fields["at"] >= until):
+        fields = record.fields
+        if fields["id"] in self._known or self._is_after(record):
             return False
         if record.kind in OF_KILLS:
-            if record.kind is Kind.KILLED and self._is_covering(fields):
+            if record.kind is Kind.KILLED and self._is_covering(record):
                 self._kills.add(fields["kill_id"])
             return fields["kill_id"] in self._kills
         if record.kind in OF_TOOLS:
-            return fields["tool"] in self._tools and fields["at"] <= self._last
-        return _is_about(self._scope, fields)
+            return fields["tool"] in self._tools and record.index < self._last
+        return _is_about(self._scope, fields) and not self._is_before(record)
 
-    def _is_covering(self, order: Mapping[str, Any]) -> bool:
-        if order["kill_id"] in self._finished or (self._scope.session is not None and order["at"] > self._last):
+    def _is_before(self, record: Record) -> bool:
+        """Of a hold, whether it was over; of an export, whether it was made."""
+        if record.kind in OF_HOLDS:
+            return record.fields["hold_id"] in self._over
+        since = self._scope.since
+        return since is not None and record.fields["at"] < since
+
+    def _is_after(self, record: Record) -> bool:
+        until = self._scope.until
+        return until is not None and record.fields["at"] >= until and record.index > self._last
+
+    def _is_covering(self, order: Record) -> bool:
+        fields = order.fields
+        if fields["kill_id"] in self._over or (self._scope.session is not None and order.index > self._last):
             return False
-        return flag(KillScope(order["scope"]), order.get("tenant", ""), order["target"]) in self._flags
+        return flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in self._flags
 
 
 def _flags(scope: Scope, own: Sequence[Record]) -> set[str]:

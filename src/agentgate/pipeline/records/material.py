@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final
 
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
-from agentgate.core.event import Record
-from agentgate.core.evidence.scope import WIDER, Concern, Scope, releases_before
+from agentgate.core.event import Kind, Record
+from agentgate.core.evidence.scope import WIDER, Concern, Scope, ended_before
 from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
 from agentgate.ports.ambient import Worker
@@ -80,9 +80,10 @@ class Gatherer:
     async def _wider(self, scope: Scope, size: int, own: Sequence[Record]) -> list[Record] | Refused:
         """What concerns the scope without being in its sessions. Chosen before it is counted: others' kills and exports
         grow with the log, and no narrower scope would have fewer of them."""
-        releases = self._reader.search(releases_before(scope, own), below=size)
-        finished = {record.fields["kill_id"] async for record in releases}
-        concern = await self._worker.run(partial(Concern, scope, own, finished))
+        ends, below = ended_before(scope, own, size)
+        found = self._reader.search(ends, below=below)
+        over = {record.fields["kill_id" if record.kind is Kind.RELEASED else "hold_id"] async for record in found}
+        concern = await self._worker.run(partial(Concern, scope, own, over))
         return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), concern.keeps)
 
     async def _within_limits(
