@@ -267,6 +267,21 @@ def test_kill_of_any_scope_says_how_many_calls_of_it_were_refused(scope: Scope, 
     assert "it refused 1 call and" in " ".join(seen.narrative)
 
 
+def test_calls_are_refused_by_the_kill_that_the_log_has_before_them_whatever_the_clocks_say() -> None:
+    story = Story()
+    story.call("db_query", refusal(ReasonCode.KILLED, "killed"))
+    story.at += timedelta(seconds=3)  # the member that orders it is ahead of the one that refuses
+    kill = story.kill("kill-1", reason="why")
+    story.at -= timedelta(seconds=3)
+    story.call("db_query", refusal(ReasonCode.KILLED, "killed"), after=1)
+    story.call("db_query", refusal(ReasonCode.KILLED, "killed"), after=1)
+    story.at -= timedelta(seconds=10)
+    story.add(released, kill, actor="person:ada", auth="api_key", why="release", forced=False)
+    story.call("db_query", refusal(ReasonCode.KILLED, "killed"), after=0)
+    (row,) = view(pack_of(story.records())).kills.rows
+    assert row.refused == 2
+
+
 def test_members_that_a_receipt_only_counts_are_counted_too() -> None:
     story = Story()
     kill = story.kill("kill-1", reason="why")
@@ -330,6 +345,28 @@ def test_pack_of_a_time_says_how_things_stood_at_its_end() -> None:
 def test_pack_of_a_time_that_is_not_over_says_how_things_stood_when_it_was_made() -> None:
     seen = view(pack_of(one_call(), scope={"until": "2099-01-01T00:00:00.000000Z"}))
     assert seen.title.as_of == "when this pack was made"
+
+
+def test_a_thousand_approvals_cost_no_more_looks_at_the_calls_than_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent makes as many as it likes, and a pack is made beside its calls."""
+    looks = Counter[str]()
+
+    class Watched(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            looks[name] += 1
+            return super().__getitem__(name)
+
+    def asked(count: int) -> int:
+        story = Story()
+        for number in range(count):
+            story.ask(story.call("send_email", one_decision()._replace(approval_id=f"apr-{number}")), f"apr-{number}")
+        pack = pack_of(story.records())
+        watched = {**pack.body, "timeline": [Watched(entry) for entry in pack.body["timeline"]]}
+        looks.clear()
+        assert len(view(dataclasses.replace(pack, body=watched)).approvals.rows) == min(count, 300)
+        return looks["approval_id"] // count
+
+    assert asked(1_000) == asked(1)
 
 
 def test_approvals_say_who_asked_who_answered_and_what_they_let_through(shown: View) -> None:

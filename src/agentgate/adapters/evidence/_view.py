@@ -69,11 +69,13 @@ def view(pack: Pack) -> View:
     numbered = list(enumerate(calls, 1))
     numbers = {call.entry["event_id"]: number for number, call in numbered}
     by_kill = _by(body["summary"]["kills"], "kill_id")
-    stopped = Stopped(calls)
+    by_approval = _by(entries, "approval_id")
+    stopped = Stopped(body, calls)
     ends = expiries(body, by_kill)
     kills = tuple(kill_of(f"K{n}", rows, stopped, ends) for n, rows in enumerate(by_kill.values(), 1))
     approvals = [
-        approval_of(rows, entries, numbers) for rows in _by(body["summary"]["approvals"], "approval_id").values()
+        approval_of(rows, by_approval.get(name, ()), numbers)
+        for name, rows in _by(body["summary"]["approvals"], "approval_id").items()
     ]
     orders = [(kill, *ordered_and_released(rows)) for kill, rows in zip(kills, by_kill.values(), strict=True)]
     title = title_of(pack)

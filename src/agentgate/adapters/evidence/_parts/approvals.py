@@ -45,12 +45,11 @@ class Approval:
     """The number of the call that it let through."""
 
 
-def approval_of(rows: Sequence[Entry], entries: Sequence[Entry], numbers: Mapping[str, int]) -> Approval:
-    approval_id = rows[0]["approval_id"]
+def approval_of(rows: Sequence[Entry], mine: Sequence[Entry], numbers: Mapping[str, int]) -> Approval:
+    """One approval from its rows, and from the calls that name it."""
     asked = next((row for row in rows if row["what"] == "requested"), None)
     answer = next((row for row in rows if row["verdict"] is not None), None)
     last = rows[-1] if rows[-1]["what"] == "void" else answer or rows[-1]
-    mine = [entry for entry in entries if entry["approval_id"] == approval_id]
     carried = next((entry for entry in mine if entry["decision"] == "ALLOW"), None)
     tool = next((row["tool_name"] for row in rows if row["tool_name"]), mine[0]["tool_name"] if mine else None)
     voters = [text_of(row["approver"]) for row in rows if row["what"] == "voted"]
@@ -62,7 +61,7 @@ def approval_of(rows: Sequence[Entry], entries: Sequence[Entry], numbers: Mappin
     elif last["what"] == "void":
         decided_by = f"nobody: {_VOID_BY.get(last.get('why', ''), 'it was made void')}"
     return Approval(
-        approval_id=visible(approval_id),
+        approval_id=visible(rows[0]["approval_id"]),
         tool=text_of(tool),
         asked_by=text_of(asked["requested_by"] if asked else (mine[0]["agent_id"] if mine else None)),
         asked_at=moment(asked["timestamp"] if asked else None),

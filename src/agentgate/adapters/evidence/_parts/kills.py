@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Final
@@ -49,17 +50,22 @@ class Kill:
 class Stopped:
     """What kills did to the calls of the pack."""
 
-    def __init__(self, calls: Iterable[Marked]) -> None:
+    def __init__(self, body: Entry, calls: Sequence[Marked]) -> None:
         self.cut = Counter(entry["kill_id"] for entry, _ in calls if entry["kill_id"] is not None)
-        self._refused = [e for e, mark in calls if mark is Mark.REFUSED and e["reason_code"] == ReasonCode.KILLED]
+        self._index_of = {event["event_id"]: event["index"] for event in body["integrity"]["events"]}
+        self._refused: dict[tuple[str, str], list[int]] = {}
+        for entry, mark in calls:
+            if mark is Mark.REFUSED and entry["reason_code"] == ReasonCode.KILLED:
+                for scope, name_of in _NAME_OF.items():
+                    self._refused.setdefault((scope, name_of(entry)), []).append(entry["index"])
 
-    def refused(self, order: Entry, until: str | None) -> int:
-        """How many calls in the scope of `order` were refused for a kill before `until`."""
-        return sum(
-            1
-            for entry in self._refused
-            if order["timestamp"] <= entry["timestamp"] <= (until or entry["timestamp"]) and _covers(order, entry)
-        )
+    def refused(self, order: Entry, release: Entry | None) -> int:
+        """How many calls in the scope of `order` were refused for a kill before `release`. By the log's order: clocks
+        of members differ."""
+        scope = order["scope"]
+        found = self._refused.get((scope, "" if scope == Scope.GLOBAL else order["target"]), [])
+        end = len(found) if release is None else bisect_left(found, self._index_of[release["event_id"]])
+        return end - bisect_left(found, self._index_of[order["event_id"]])
 
 
 def expiries(body: Entry, by_kill: Mapping[str, Sequence[Entry]]) -> dict[str, str]:
@@ -79,7 +85,6 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
     receipt = whole or (receipts[-1] if receipts else None)
     excepted = _members(receipt, "drained_except", "excepted")
     scope = order["scope"]
-    until = None if release is None else release["timestamp"]
     return Kill(
         label=label,
         kill_id=visible(order["kill_id"]),
@@ -95,24 +100,20 @@ def kill_of(label: str, rows: Sequence[Entry], stopped: Stopped, expiries: Mappi
         attested=_members(receipt, "attested", "attested"),
         asks=tuple(f"{text_of(row['actor'])}, {moment(row['timestamp'])}" for row in asks),
         released_by="" if release is None else _releaser(release),
-        released_at=moment(until),
+        released_at="" if release is None else moment(release["timestamp"]),
         cut=stopped.cut[order["kill_id"]],
-        refused=stopped.refused(order, until),
+        refused=stopped.refused(order, release),
     )
 
 
-_NAME_OF: Final[Mapping[str, Callable[[Entry], object]]] = {
+_NAME_OF: Final[Mapping[str, Callable[[Entry], str]]] = {
+    Scope.GLOBAL: lambda _: "",
     Scope.SESSION: itemgetter("session_id"),
     Scope.AGENT: lambda entry: entry["agent_id"].partition(":")[2],  # a kill names it without its kind
     Scope.TOOL: itemgetter("tool_name"),
     Scope.SERVER: itemgetter("server"),
     Scope.TENANT: itemgetter("tenant"),
 }
-
-
-def _covers(order: Entry, entry: Entry) -> bool:
-    scope = order["scope"]
-    return scope == Scope.GLOBAL or (scope in _NAME_OF and _NAME_OF[scope](entry) == order["target"])
 
 
 def _members(receipt: Entry | None, name: str, of_leaf: str) -> tuple[str, ...]:
