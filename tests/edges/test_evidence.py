@@ -21,7 +21,7 @@ def _sessions(gateway: GatewayProcess) -> None:
 
 
 def ask(gateway: GatewayProcess, of: str = "default", path: str = "/evidence", **asked: Any) -> Any:
-    return gateway.client(key_of("auditor", of)).get(path, params=asked)
+    return gateway.client(key_of("auditor", of)).get(path, params=asked or None)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,22 @@ def ask(gateway: GatewayProcess, of: str = "default", path: str = "/evidence", *
 )
 def test_a_question_that_is_none_is_422(gateway: GatewayProcess, asked: dict[str, str]) -> None:
     answer = ask(gateway, **asked)
+    assert (answer.status_code, answer.json()["reason_code"]) == (422, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/evidence", "session=evidence-b&session=evidence-default"),
+        ("/sessions/evidence-default/evidence", "format=zip&format=json"),
+        ("/sessions/evidence-default/evidence", "since=2099-01-01"),
+        ("/sessions/evidence-default/evidence", "checkpointsize=3"),
+    ],
+)
+def test_what_is_said_twice_or_is_none_of_a_routes_members_is_422(
+    gateway: GatewayProcess, path: str, asked: str
+) -> None:
+    answer = ask(gateway, path=f"{path}?{asked}")
     assert (answer.status_code, answer.json()["reason_code"]) == (422, "invalid_request")
 
 

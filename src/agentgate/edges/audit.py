@@ -113,7 +113,7 @@ async def audit(request: Request, desks: TheDesks, auditor: Auditor, asked: Anno
     `format` than `json` is all that fits, streamed, and recorded as an export. An auditor sees the own tenant's
     events; one of all tenants sees all, with those that are of no tenant.
     """
-    _check_said_once(request)
+    filters.check_said_once(request, but="kind")
     form = asked.form or ("jsonl" if _wants_lines(request) else "json")
     if form == "json":
         page = await desks.audit.page(auditor, asked.query(), asked.span(_page_of(asked.limit)), asked.cursor)
@@ -128,13 +128,6 @@ async def audit(request: Request, desks: TheDesks, auditor: Auditor, asked: Anno
     export, parts = begun
     headers = {**_PRIVATE, "Content-Disposition": f'attachment; filename="audit.{export.extension}"'}
     return StreamingResponse(await _begun(parts), media_type=export.media_type, headers=headers)
-
-
-def _check_said_once(request: Request) -> None:
-    names = [name for name, _ in request.query_params.multi_items() if name != "kind"]
-    for name in names:
-        if names.count(name) > 1:
-            raise unfit(f"{name} was said {names.count(name)} times")
 
 
 async def _begun(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

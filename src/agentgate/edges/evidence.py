@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -35,17 +35,22 @@ _SLOWEST_BYTES_PER_S: Final = 100_000
 """Who reads a pack more slowly than so keeps others from theirs."""
 
 
-class Asked(BaseModel):
-    """What a pack is to be of. A member that is misspelt must not make it a pack of something else: it is refused."""
+class AskedOfSession(BaseModel):
+    """How a pack is to be. A member that is misspelt must not make it a pack of something else: it is refused."""
 
     model_config = ConfigDict(extra="forbid")
     tenant: filters.Id | None = Field(None, description="Another tenant than the key's own, for who sees it")
+    form: str = Field("json", alias="format", description=_FORMS_SAID, json_schema_extra=_FORM_SCHEMA)
+    checkpoint_size: int | None = Field(None, ge=0, lt=_MAX_SIZE, description=_EARLIER)
+
+
+class Asked(AskedOfSession):
+    """What a pack is to be of, too."""
+
     session: filters.Id | None = Field(None, description="One session; this or an agent")
     agent: filters.Who | None = Field(None, description="What one agent did, and its sessions; or `person:NAME`")
     since: filters.Moment | None = Field(None, description="RFC 3339 with its offset, or a day (UTC)")
     until: filters.Moment | None = Field(None, description="As `since`; what is at it is not in it")
-    form: str = Field("json", alias="format", description=_FORMS_SAID, json_schema_extra=_FORM_SCHEMA)
-    checkpoint_size: int | None = Field(None, ge=0, lt=_MAX_SIZE, description=_EARLIER)
 
 
 _BINARY: Final = {"schema": {"type": "string", "format": "binary"}}
@@ -83,24 +88,19 @@ async def list_sessions(
 
 @router.get("/sessions/{session_id}/evidence", response_class=Response, responses=_RESPONSES)
 async def session_evidence(
-    desks: TheDesks,
-    auditor: Auditor,
-    session_id: Id,
-    form: Annotated[str, Query(alias="format", description=_FORMS_SAID, json_schema_extra=_FORM_SCHEMA)] = "json",
-    tenant: Annotated[
-        filters.Id | None, Query(description="Another tenant than the key's own, for who sees it")
-    ] = None,
-    checkpoint_size: Annotated[int | None, Query(ge=0, lt=_MAX_SIZE, description=_EARLIER)] = None,
+    request: Request, desks: TheDesks, auditor: Auditor, session_id: Id, asked: Annotated[AskedOfSession, Query()]
 ) -> Response:
     """The evidence pack of one session."""
-    wanted = _form(form)
-    scope = Scope(_tenant(auditor, tenant), session=session_id)
-    return await _answer(desks, auditor, scope, wanted, checkpoint_size)
+    filters.check_said_once(request)
+    wanted = _form(asked.form)
+    scope = Scope(_tenant(auditor, asked.tenant), session=session_id)
+    return await _answer(desks, auditor, scope, wanted, asked.checkpoint_size)
 
 
 @router.get("/evidence", response_class=Response, responses=_RESPONSES)
-async def evidence(desks: TheDesks, auditor: Auditor, asked: Annotated[Asked, Query()]) -> Response:
+async def evidence(request: Request, desks: TheDesks, auditor: Auditor, asked: Annotated[Asked, Query()]) -> Response:
     """The evidence pack of a session, an agent or a whole tenant, of all time or from `since` to before `until`."""
+    filters.check_said_once(request)
     wanted = _form(asked.form)
     if asked.session is not None and asked.agent is not None:
         raise Problem(422, ReasonCode.INVALID_REQUEST, "a pack is of a session or of an agent: name one of them")

@@ -6,9 +6,11 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
+from fastapi import Request
 from pydantic import AfterValidator, Field, WithJsonSchema
 
 from agentgate.core.event import rfc3339
+from agentgate.edges.problem import unfit
 from agentgate.edges.schemas import ID_PATTERN
 
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
@@ -42,3 +44,11 @@ Moment = Annotated[
     WithJsonSchema({"type": "string", "anyOf": [{"format": "date-time"}, {"format": "date"}]}),
 ]
 """RFC 3339 with its offset, or a day (UTC); a time as events say it from then on."""
+
+
+def check_said_once(request: Request, *, but: str = "") -> None:
+    """Refuse what names one thing several times, of which the answer would be of the last one. `but` may be."""
+    names = [name for name, _ in request.query_params.multi_items() if name != but]
+    for name in names:
+        if names.count(name) > 1:
+            raise unfit(f"{name} was said {names.count(name)} times")
