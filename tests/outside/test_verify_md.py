@@ -226,6 +226,18 @@ def misnumber(folder: Path) -> None:
     relist(lambda events: events.append(events[0] | {"index": index}))(folder)
 
 
+def rename(folder: Path) -> None:
+    """The checkpoint as if the same key had signed it for a log with another name."""
+    note, told = (folder / "checkpoint").read_bytes(), (folder / "keys/log.vkey").read_text(encoding="utf-8")
+    name, key = told.split("+")[0], base64.b64decode(told.split("+", 2)[2])
+    text, _, line = note.rpartition(b"\n\n")
+    theirs, made = NoteKey(f"{name}/2", key[1:]), base64.b64decode(line.split(b" ")[2])[4:]
+    signed = b"\xe2\x80\x94 %b %b\n" % (theirs.name.encode(), base64.b64encode(theirs.hash + made))
+    for path in [folder / "checkpoint", *(folder / "proofs").iterdir()]:
+        path.write_bytes(path.read_bytes().replace(note, text + b"\n\n" + signed))
+    (folder / "keys/log.vkey").write_text(f"{theirs.text}\n", encoding="utf-8")
+
+
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a body, to the envelope": (ENVELOPE, flipped(f"bodies/{FIRST}.json")),
     "a page, to the envelope": (ENVELOPE, flipped("pack.html")),
@@ -233,6 +245,9 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a file put in, hidden": (ENVELOPE, put(".evil")),
     "a file taken out": (ENVELOPE, remove("pack.pdf")),
     "another signer": (ENVELOPE, steal),
+    "the Sigstore bundle": (ENVELOPE, flipped("pack.sigstore.json", -6)),
+    "the Sigstore bundle gone": (ENVELOPE, remove("pack.sigstore.json")),
+    "a time stamp put in": (ENVELOPE, put("pack.dsse.tsr")),
     "a leaf, to the log": (LOG, flipped(f"leaves/{FIRST}.json")),
     "a leaf gone, to the log": (LOG, remove(f"leaves/{FIRST}.json")),
     "a body, to the log": (LOG, flipped(f"bodies/{FIRST}.json")),
@@ -245,6 +260,7 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a body of no event": (LOG, put("bodies/1.json")),
     "the size": (LOG, flipped("checkpoint", 19)),
     "the log's signature": (LOG, flipped("checkpoint", -6)),
+    "another log of the same key": (LOG, rename),
     "the log's key": (LOG, flipped("keys/log.vkey", -8)),
     "a page, to the HMAC": (HMAC, flipped("pack.html")),
     "the body, to the HMAC": (HMAC, flipped("pack.json")),
@@ -261,6 +277,18 @@ def test_each_part_of_it_notices_the_damage_that_is_its_to_notice(
     status, said = paste(parts(folder)[part], folder, stock)
     assert status != 0, said
     assert not said.rstrip().endswith("OK"), said
+
+
+def test_a_time_stamp_that_is_signed_for_must_be_there(tmp_path: Path, stock: str) -> None:
+    files = dict(a_pack(ENVELOPE_SECRET).files)
+    stamped = enveloped({**files, "pack.dsse.tsr": b"a stamp"}, ENVELOPE_SECRET)
+    with zipfile.ZipFile(BytesIO(ZipPack(stamped).zip())) as opened:
+        opened.extractall(tmp_path / "pack")
+    commands = parts(tmp_path / "pack")[ENVELOPE]
+    assert paste(commands, tmp_path / "pack", stock)[0] == 0
+    remove("pack.dsse.tsr")(tmp_path / "pack")
+    status, said = paste(commands, tmp_path / "pack", stock)
+    assert (status, "time stamp" in said) == (1, True)
 
 
 def test_its_hmac_part_needs_the_key(folder: Path, stock: str) -> None:

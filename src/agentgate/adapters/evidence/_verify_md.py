@@ -52,7 +52,10 @@ files = {{one["name"]: one["digest"]["sha256"] for one in json.loads(payload)["s
 pathlib.Path("../sums").write_text("".join(f"{{digest}}  {{name}}\\n" for name, digest in files.items()))
 here = {{str(path) for path in pathlib.Path(".").rglob("*") if path.is_file()}}
 others = here - set(files) - {{"pack.dsse.json", "pack.sigstore.json", "pack.dsse.tsr"}}
-raise SystemExit(f"not signed: {{others}}" if others else 0)
+assert not others, f"not signed: {{others}}"
+assert json.loads(pathlib.Path("pack.sigstore.json").read_bytes())["dsseEnvelope"] == envelope, "another bundle"
+is_stamped = json.loads(payload)["predicate"].get("timestamp") is True
+assert is_stamped == ("pack.dsse.tsr" in here), "a time stamp put in or taken out"
 END
 [ $? = 0 ] && {verify} &&
     sha256sum --check --strict --quiet ../sums && echo OK
@@ -78,6 +81,7 @@ key = base64.b64decode(key, validate=True)  # all of what was shown above, and n
 hashed = hashlib.sha256(name.encode() + b"\\n" + key).digest()[:4]
 assert len(key) == 33 and key[0] == 1 and hashed.hex() == told, "no Ed25519 vkey"
 text, _, lines = pathlib.Path("checkpoint").read_bytes().rpartition(b"\\n\\n")
+assert text.split(b"\\n")[0] == name.encode(), "another log"
 made = next(m for m in (base64.b64decode(line.split(b" ")[2]) for line in lines.splitlines()) if m[:4] == hashed)
 pathlib.Path("../note").write_bytes(text + b"\\n")
 pathlib.Path("../note.sig").write_bytes(made[4:])
