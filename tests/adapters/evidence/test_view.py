@@ -488,6 +488,13 @@ def test_pack_id_is_the_hash_of_what_is_signed(shown: View) -> None:
     assert shown.title.pack_id == shown.integrity.pack_id == hashlib.sha256(sample("rich").raw).hexdigest()
 
 
+@pytest.mark.parametrize(("name", "is_of_a_zip"), [("rich", True), ("hmac_only", False), ("unsigned", False)])
+def test_a_view_by_itself_names_no_file_of_a_zip(name: str, is_of_a_zip: bool) -> None:
+    commands = " ".join(step.command for step in view(sample(name)).integrity.steps)
+    assert ("pack.json" in commands) == is_of_a_zip
+    assert ("--key" in commands) == (name == "hmac_only")
+
+
 @pytest.mark.parametrize(
     ("name", "there", "headline"),
     [

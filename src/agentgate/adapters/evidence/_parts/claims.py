@@ -246,7 +246,19 @@ _ENVELOPE: Final = Step(
 )
 
 
+_ALONE: Final = Step(
+    "This view, offline, for holders of the key; its HMAC came with it, in a header or in a .hmac file beside it:",
+    'agentgate verify FILE --key "$AGENTGATE_SIGNING_KEY"',
+)
+_OTHERWISE: Final = Step(
+    "Who has no key asks for the pack as a zip, which has an id of its own, and checks that:",
+    "agentgate verify evidence.zip",
+)
+
+
 def _steps(signed_by: frozenset[str]) -> tuple[Step, ...]:
+    if ENVELOPE not in signed_by:  # a view by itself, with no files beside it
+        return (_ALONE, _OTHERWISE) if HMAC_ALGORITHM in signed_by else (_OTHERWISE,)
     steps = [_ID, _ALL]
     if HMAC_ALGORITHM in signed_by:
         steps += [_HMAC, _VIEWS]
