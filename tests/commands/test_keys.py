@@ -183,7 +183,9 @@ def test_without_overlap_the_old_one_is_over_at_once(house: House) -> None:
 def test_a_rotated_key_lives_as_long_as_the_old_one_was_made_for_and_no_overlap_makes_that_longer(house: House) -> None:
     old_id, _ = house.created("--agent", "bot", "--expires-in-days", "0.5")
     ends = house.of(old_id).expires
-    assert house.keys("rotate", old_id, "--overlap", "7d").status == 0
+    assert ends is not None
+    said = house.keys("rotate", old_id, "--overlap", "7d")
+    assert (said.status, f"ends at {ends:%Y-%m-%d %H:%M:%SZ}" in said.err) == (0, True)
     former, fresh = house.stored()
     assert former.expires == ends
     assert fresh.expires is not None

@@ -153,7 +153,7 @@ def rotate_key(
     """Make another key for the same principal. It is shown once; the old one works until the overlap is over."""
     span = _span(overlap)
     secret, now = _new_secret(), _now()
-    fresh: list[Key] = []
+    pair: list[Key] = []
 
     def rotated(key: Key) -> tuple[Key, ...]:
         if key.sha256 is None:
@@ -166,17 +166,20 @@ def rotate_key(
             if key.created is None:
                 raise _CannotChange("expires, and nobody knows how long it was made for: say --expires-in-days")
             expires = now + (key.expires - key.created)
-        fresh[:] = [
-            key.model_copy(
-                update={"id": _new_id(), "sha256": key_sha256(secret), "created": now, "expires": expires}
-            )
-        ]  # fmt: skip
+        fresh = key.model_copy(
+            update={"id": _new_id(), "sha256": key_sha256(secret), "created": now, "expires": expires}
+        )
         ends = now + span if key.expires is None else min(key.expires, now + span)
-        return (key.model_copy(update={"expires": ends, "replaced_by": fresh[0].id}), fresh[0])
+        pair[:] = [key.model_copy(update={"expires": ends, "replaced_by": fresh.id}), fresh]
+        return tuple(pair)
 
     _change(config, data_dir, key_id, rotated)
-    err.print(f"key {key_id} ends {f'in {overlap}' if span else 'now'}")
-    _show_once(fresh[0], secret)
+    former, fresh = pair
+    when = f"in {overlap}" if span else "now"
+    if former.expires is not None and former.expires < now + span:
+        when = f"at {former.expires.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}, as it would have"
+    err.print(f"key {key_id} ends {when}")
+    _show_once(fresh, secret)
 
 
 def _change(config: Path | None, data_dir: Path | None, key_id: str, change: Callable[[Key], Iterable[Key]]) -> None:
