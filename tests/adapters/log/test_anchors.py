@@ -7,10 +7,12 @@ import hashlib
 import hmac
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from agentgate.adapters.log._checkpoints.anchors import Places
 from agentgate.adapters.log._checkpoints.exchange import Webhook, Witness
@@ -66,6 +68,12 @@ async def yesterday(path: Path, places: Places, author: Author) -> None:
 
 def standing(log: SqliteLog | PostgresLog, kind: str) -> Standing:
     return next(one for one in log.standings if one.kind == kind)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - it comes from elsewhere
+            await asyncio.sleep(0.01)
 
 
 async def until_cosigned(log: SqliteLog | PostgresLog, key: NoteKey) -> bytes:
@@ -315,9 +323,7 @@ async def test_a_size_that_only_the_witness_knows_does_not_stop_a_running_log(
         log = await open_log(path, Places(witnesses=(Witness(witness.url, witness.key),)))
         witness.instead = answering(409, b"99\n", "text/x.tlog.size")
         await grow(log, author, 2)
-        async with asyncio.timeout(10):
-            while not standing(log, "witness").failures:  # noqa: ASYNC110 - as above
-                await asyncio.sleep(0.01)
+        await until(lambda: standing(log, "witness").failures > 0)
         assert isinstance(await log.append(author.decided()), Receipt)
         await log.aclose()
 
@@ -384,6 +390,38 @@ async def test_replicas_share_a_witness(
             await until_cosigned(logs[1], witness.key)
         assert witness.seen[ORIGIN][0] == 324
         assert [standing(log, "witness").failures for log in logs] == [0, 0]
+        for log in logs:
+            await log.aclose()
+
+
+async def test_a_replica_goes_on_telling_a_slow_witness_that_another_one_has_told_more(
+    postgres: PostgresServer, database: str, author: Author, witness: TestWitness
+) -> None:
+    """What it has signed meanwhile does not continue what the witness has: that is no failure, nor at the end."""
+    url, slow = postgres.url(database), asyncio.Event()
+
+    async def slowly(request: web.Request) -> web.Response:
+        witness.instead = None
+        await slow.wait()
+        return await witness.add_checkpoint(request)
+
+    async with serving(witness):
+        places = Places(witnesses=(Witness(witness.url, witness.key),))
+        logs = [await PostgresLog.open(url, SIGNER, ORIGIN, places=places, checkpoint_every_s=3600) for _ in range(2)]
+        await grow(logs[0], author, 5)
+        await until_cosigned(logs[0], witness.key)
+        witness.instead = slowly
+        await grow(logs[0], author, 5)
+        await until(lambda: witness.instead is None)
+        await grow(logs[0], author, 5)  # kept until the witness has answered
+        await grow(logs[1], author, 5)
+        await until_cosigned(logs[1], witness.key)
+        slow.set()
+        await until(lambda: standing(logs[0], "witness").size == 15)
+        await grow(logs[0], author, 5)
+        await until_cosigned(logs[0], witness.key)
+        assert witness.seen[ORIGIN][0] == 25
+        assert standing(logs[0], "witness") == Standing("witness", "witness.test/w1", 25)
         for log in logs:
             await log.aclose()
 

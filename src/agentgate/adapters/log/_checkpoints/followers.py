@@ -162,6 +162,8 @@ class WitnessFollower(Follower):
             self.standing.size = signed.size
 
     async def take(self, signed: Signed) -> None:
+        if signed.size < self._old:  # another replica was quicker, and has signed more than this
+            return
         for _ in range(2):
             try:
                 lines = await self._exchange.add_checkpoint(self._witness, await self._body(signed))
