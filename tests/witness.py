@@ -66,6 +66,15 @@ class TestWitness:
         self.cosigned.set()
         return web.Response(body=cosign(text, self.key, self._secret.sign, SEEN_AT).encode())
 
+    def cosigning_more(self, more: bytes = b"") -> Handler:
+        """Cosigns the note's signatures and `more` with its text, as if all that were the text."""
+
+        async def answer(_: web.Request) -> web.Response:
+            text = (parse_consistency_body(self.asked[-1]).checkpoint + more).decode()
+            return web.Response(body=more + b"\n" + cosign(text, self.key, self._secret.sign, SEEN_AT).encode())
+
+        return answer
+
 
 class TestKeeper:
     """A checkpoint webhook: keeps what it is sent, and shows it."""

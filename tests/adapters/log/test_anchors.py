@@ -288,7 +288,7 @@ async def test_a_witness_that_is_down_or_lies_stops_neither_start_nor_calls(
             answering(200, garbled(ours)), answering(200, b"\x00" * 100_000), answering(200, "— x".encode()),
             answering(409, b"two\n", "text/x.tlog.size"), answering(409, b"2\n"),
                 answering(409, b"0\n", "text/x.tlog.size"),
-            answering(422), answering(204),
+            answering(422), answering(204), witness.cosigning_more(), witness.cosigning_more(line),
         ):  # fmt: skip
             witness.instead = instead
             log = await open_log(path, Places(witnesses=(Witness(witness.url, witness.key),)))

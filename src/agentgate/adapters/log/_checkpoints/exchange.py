@@ -67,6 +67,8 @@ class Witness:
 
     def verified(self, note: bytes, lines: bytes) -> list[str]:
         """The lines that are its cosignatures of the note, without newlines. Raises NotKnown when there is none."""
+        if b"\n\n" in b"\n" + lines:  # the note's signatures would become part of the text that is signed
+            raise NotKnown("it answers with an empty line among its signatures")
         try:
             found = [one.line for one in cosignatures(note + lines, [self.key])]
         except NoteInvalid as error:
