@@ -104,6 +104,7 @@ BROAD_HANDLERS = {
     "pipeline/credentials/sources.py": "whatever a source drives its adapter to, the call has an outcome",
     "core/redaction/redactor.py": "whatever a detector raises, what it did not read is not written down",
     "adapters/schema/jsonschema.py": "what is thrown where Rust panics is no Exception",
+    "adapters/log/_checkpoints/followers.py": "a task that nobody awaits goes on, and what went wrong is told",
     "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",
 }
 

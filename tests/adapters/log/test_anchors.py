@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from agentgate.adapters.log._checkpoints import followers
 from agentgate.adapters.log._checkpoints.anchors import Places
 from agentgate.adapters.log._checkpoints.exchange import Webhook, Witness
-from agentgate.adapters.log._checkpoints.followers import Standing
+from agentgate.adapters.log._checkpoints.followers import Follower, Signed, Standing
 from agentgate.adapters.log.postgresql import PostgresLog
 from agentgate.adapters.log.postgresql import verify as verify_postgres
 from agentgate.adapters.log.sqlite import SqliteLog, verify
@@ -326,6 +327,37 @@ async def test_a_size_that_only_the_witness_knows_does_not_stop_a_running_log(
         await until(lambda: standing(log, "witness").failures > 0)
         assert isinstance(await log.append(author.decided()), Receipt)
         await log.aclose()
+
+
+class Stumbling(Follower):
+    """Fails in a way that nobody foresaw, so many times."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(Standing("witness", "w1"), 0.0)
+        self.times = times
+
+    async def take(self, signed: Signed) -> None:
+        if self.times:
+            self.times -= 1
+            raise ValueError(f"no tree of {signed.size}")
+
+
+async def test_what_nobody_foresaw_is_told_and_tried_again_and_stops_no_close(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(followers, "_PAUSES_S", (0.01,))
+    follower = Stumbling(times=2)
+    follower.tell(Signed(1, b"", b""))
+    await until(lambda: follower.standing.size == 1)
+    assert follower.standing == Standing("witness", "w1", 1, failures=2)
+    assert [(record.message, record.exc_info is not None) for record in caplog.records] == [
+        ("witness w1: no tree of 1", True)
+    ]
+    follower.times = 1_000_000
+    follower.tell(Signed(2, b"", b""))
+    await until(lambda: follower.standing.failures > 2)
+    await follower.aclose()
+    assert (follower.standing.size, follower.standing.trouble) == (1, "no tree of 2")
 
 
 # --- another key ------------------------------------------------------------------------------------------

@@ -36,7 +36,8 @@ class Standing:
     def fail(self, error: BaseException) -> None:
         why = told(error)
         if self.trouble != why:
-            logger.warning("%s %s: %s", self.kind, self.name, why)
+            unforeseen = None if isinstance(error, _FAULTS) else error
+            logger.warning("%s %s: %s", self.kind, self.name, why, exc_info=unforeseen)
         self.failures += 1
         self.trouble = why
 
@@ -96,7 +97,7 @@ class Follower:
             return True
         try:
             await self.take(signed)
-        except _FAULTS as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is told and tried again: nobody sees a task end
             self.standing.fail(error)
             return False
         self.standing.size, self.standing.trouble = signed.size, None
