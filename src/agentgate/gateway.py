@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from agentgate import __version__
+from agentgate import __version__, toolservers
 from agentgate.adapters.ambient.steady import SteadyClock
 from agentgate.adapters.ambient.system import SystemEntropy
 from agentgate.adapters.ambient.worker import ThreadWorker
@@ -52,8 +52,6 @@ from agentgate.pipeline.tools.registry import Registry
 from agentgate.pipeline.upkeep import Upkeep
 from agentgate.ports.upstreams import ToolServer, Upstream
 from agentgate.settings import Settings
-from agentgate.toolservers import make_servers
-from agentgate.toolservers import names as names_of_servers
 
 
 class Gateway:
@@ -79,7 +77,7 @@ class Gateway:
         self.keys = Keys(config, self.recorder, self.steady, self.meter)
         self.tokens = make_tokens(config, self.steady, self.meter)
         self.callers = Callers(self.keys.ring, self.tokens, make_certificates(config, self.steady))
-        self.tool_servers = {name: cast(ToolServer, opened.upstreams[name]) for name in names_of_servers(config)}
+        self.tool_servers = {name: cast(ToolServer, opened.upstreams[name]) for name in toolservers.names(config)}
         self._make_policy()
         self._make_gate()
         self._make_upkeep()
@@ -174,7 +172,7 @@ class Gateway:
             label=self.config.policy.label,
         )
         self.pins = PinDesk(
-            servers=make_servers(self.config, tuple(self.tools)),
+            servers=toolservers.make_servers(self.config, tuple(self.tools)),
             registry=self.tools,
             policy=self.policy,
             facts=facts,
@@ -200,6 +198,7 @@ class Gateway:
         )
         self.deferred = DeferredDesk(
             gate=self.gate,
+            replica=self.replica,
             approvals=self.approvals,
             answers=self.answers,
             reader=self.log,

@@ -321,6 +321,7 @@ class FlagStore(FakeAdmission):
 def desk_of(house: House, is_valid: Callable[[Principal], bool] = lambda _: True) -> DeferredDesk:
     return DeferredDesk(
         gate=house.gate,
+        replica=house.replica,
         approvals=house.approvals,
         answers=house.answers,
         reader=house.log,

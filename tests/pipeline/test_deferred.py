@@ -20,7 +20,7 @@ from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
 from tests.fakes import ALLOW_WRITE, DENY, TOOL, a_call, principal
-from tests.pipeline.conftest import House, desk_of, until
+from tests.pipeline.conftest import House, a_moment, desk_of, until
 
 ADA = principal("ada", Role.APPROVER, person=True)
 BOT = principal()
@@ -105,6 +105,36 @@ async def test_the_yes_itself_has_the_call_made(house: House, desk: DeferredDesk
     await approve(house, first)
     await until(lambda: house.log.rows("answers"))
     assert len(house.upstream.sent) == 1
+
+
+async def test_a_yes_that_comes_while_the_call_is_still_being_asked_for_makes_a_call_that_can_be_cut(
+    house: House, desk: DeferredDesk
+) -> None:
+    house.approvals.on_approved = desk.soon
+    read, waits, may_go_on = house.log.projection, asyncio.Event(), asyncio.Event()
+
+    async def slow_once(name: str, **match: Any) -> Any:
+        rows = await read(name, **match)
+        if rows and "id" in match and not waits.is_set():
+            waits.set()
+            await may_go_on.wait()
+        return rows
+
+    house.log.projection = slow_once  # type: ignore[assignment]
+    house.upstream.hold()
+    asking = asyncio.create_task(asked(house))
+    await waits.wait()
+    (request,) = house.log.of(Kind.APPROVAL_REQUESTED)
+    await house.approvals.decide(ADA, request["approval_id"], State.APPROVED)
+    await a_moment()
+    assert house.admission.admitted == {request["trace_id"]}
+    assert house.upstream.sent == [], "else its release would be the end of both"
+    may_go_on.set()
+    await asking
+    await house.upstream.started.wait()
+    assert house.admission.admitted == {request["trace_id"]}
+    assert (await house.killed()).is_drained
+    assert house.upstream.cancelled == 1
 
 
 async def test_who_stops_waiting_does_not_stop_the_call(house: House, desk: DeferredDesk) -> None:

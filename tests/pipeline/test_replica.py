@@ -73,6 +73,25 @@ async def test_cutting_has_left_when_the_last_of_its_flights_has(house: House) -
     house.replica.leave(bystander)
 
 
+async def test_of_two_calls_with_one_trace_each_is_cut_and_waited_for(house: House) -> None:
+    """A deferred call has the trace of the request that asked for it, which may not have ended yet."""
+    call, task = a_call(), asyncio.current_task()
+    assert task is not None
+    asking, made, cut = (house.replica.enter(call, task) for _ in range(3))
+    gone = asyncio.create_task(house.replica.gone(call.trace_id))
+    house.replica.leave(asking)
+    assert house.replica.running(a_kill()) == [call.trace_id] * 2
+    house.replica.advance(given(a_kill(position=1)))
+    assert (asking.is_cut(), made.is_cut(), cut.is_cut()) == (False, True, True)
+    waiting = asyncio.create_task(house.replica.left(1))
+    house.replica.leave(cut)
+    await a_moment()
+    assert not waiting.done()
+    assert not gone.done()
+    house.replica.leave(made)
+    await asyncio.gather(waiting, gone)
+
+
 async def test_cutting_of_nothing_has_left_at_once(house: House) -> None:
     house.replica.advance(given(a_kill(position=1)))
     await house.replica.left(1)

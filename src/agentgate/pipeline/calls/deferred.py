@@ -22,6 +22,7 @@ from agentgate.pipeline.calls.answers import AnswerBook, Kept, Row
 from agentgate.pipeline.calls.fates import Elsewhere, Fetched, Over, Progress, Unanswered, Underway, over
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer
+from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.records.record import new_trace_id
 from agentgate.ports.ambient import Clock, Entropy
 from agentgate.ports.log import LogReader
@@ -61,6 +62,7 @@ class DeferredDesk:
         self,
         *,
         gate: Gate,
+        replica: Replica,
         approvals: ApprovalDesk,
         answers: AnswerBook,
         reader: LogReader,
@@ -71,6 +73,7 @@ class DeferredDesk:
     ) -> None:
         """`is_valid`: whether a principal could still come and make the call itself."""
         self._gate = gate
+        self._replica = replica
         self._approvals = approvals
         self._answers = answers
         self._reader = reader
@@ -128,6 +131,9 @@ class DeferredDesk:
         sent = self._approvals.sent(approval, call)
         edited_from = sent.digest if sent is not call else None
         call = replace(call, deferred=True, carried_by=approval.id, edited_from=edited_from)
+        # a yes may be faster than the end of the request that asked: admission knows both by their trace, and would
+        # take the end of the one for that of the other
+        await self._replica.gone(trace_id)
         refused = None
         if not self._is_valid(call.caller):
             refused = refusal(ReasonCode.FORBIDDEN, "Who asked for the call may not make it any more", "identity")

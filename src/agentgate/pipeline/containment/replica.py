@@ -19,7 +19,7 @@ from agentgate.ports.log import Log
 
 LEASE_S = 3.0
 _NO_KILL = 2**63
-"""The position of a cutting that no acknowledgement waits for."""
+"""The position of a cutting that no acknowledgement waits for, or of a wait that cuts nothing."""
 _WAKE_UP_AGAIN_AFTER_S = (0.02, 0.05, 0.1, 0.2)
 _READS_FOR_A_WAKE_UP = 3
 """A position that was heard of must be in the log; one that is not after so many reads is the heartbeat's affair."""
@@ -32,7 +32,8 @@ class Replica:
         self._log = log
         self._admission = admission
         self._clock = clock
-        self._flights: dict[TraceId, Flight] = {}
+        self._flights: dict[Flight, None] = {}
+        """In their order. Two may be of one trace: a deferred call, and the request that asked for it."""
         self._cuttings: list[Cutting] = []
         self._catching_up: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
@@ -61,23 +62,28 @@ class Replica:
         A kill that covers it from its start is noted here: the fast path would say so too, but it can be wrong.
         """
         flight = Flight(call, task, self.state.over(call))
-        self._flights[call.trace_id] = flight
+        self._flights[flight] = None
         return flight
 
     def leave(self, flight: Flight) -> None:
         """The call has ended: nothing of it runs in this process any more."""
-        self._flights.pop(flight.call.trace_id, None)
+        self._flights.pop(flight, None)
         for cutting in flight.cuttings:
             cutting.leave()
             if not cutting.remaining:
                 self._cuttings.remove(cutting)
 
     def flights(self) -> Iterator[Flight]:
-        return iter(tuple(self._flights.values()))
+        return iter(tuple(self._flights))
 
     def running(self, kill: Kill) -> list[TraceId]:
         """The calls in this process that `kill` covers and that have not ended."""
-        return [trace for trace, flight in self._flights.items() if kill.flag in flags_over(flight.call)]
+        return [flight.call.trace_id for flight in self._flights if kill.flag in flags_over(flight.call)]
+
+    async def gone(self, trace_id: TraceId) -> None:
+        """Wait until nothing of that trace is left here that was here before."""
+        there = [flight for flight in self._flights if flight.call.trace_id == trace_id]
+        await self._follow(_NO_KILL, there).left.wait()
 
     # --- kills ---
 
@@ -99,20 +105,20 @@ class Replica:
 
     def cut_all(self, kill: Kill) -> None:
         """Cut every flight that `kill` covers, whatever its position, or if it has none yet."""
-        for flight in self._flights.values():
+        for flight in self._flights:
             if kill.flag in flags_over(flight.call):
                 flight.cut(kill)
         self.on_cut(lambda call: kill.flag in flags_over(call))
 
     def lapse(self) -> None:
         """Cut every flight: kills can no longer be heard here."""
-        for flight in self._flights.values():
+        for flight in self._flights:
             flight.lapse()
         self.on_cut(lambda _: True)
 
     def shut(self) -> None:
         """Cut every flight: the process ends. One that is being cancelled already is left to record how it ended."""
-        for flight in self._flights.values():
+        for flight in self._flights:
             if not flight.task.cancelling():
                 flight.task.cancel()
 
@@ -121,7 +127,7 @@ class Replica:
         if not self.is_expelled:
             self.is_expelled = True
             self.lapse()
-            self._expulsion = self._follow(_NO_KILL, list(self._flights.values()))
+            self._expulsion = self._follow(_NO_KILL, list(self._flights))
 
     def has_ended(self) -> bool:
         """Whether every call has left that was here as this incarnation was expelled."""
@@ -139,7 +145,7 @@ class Replica:
     def _cut(self, kills: Sequence[Kill]) -> Cutting:
         by_flag = {kill.flag: kill for kill in reversed(kills)}
         covered = []
-        for flight in self._flights.values():
+        for flight in self._flights:
             kill = covering(by_flag, flight.call)
             if kill is not None:
                 flight.cut(kill)
