@@ -1,8 +1,9 @@
 """Whom the upstream of a running call may talk back to: the client that made the call, as its door shows it.
 
 Only doors of protocols that talk both ways have one (MCP: progress, log messages, sampling, elicitation). Nothing in it
-is part of a call's digest; what of it reaches an upstream as content (answers to the upstream's questions) is in the
-call's context, where policy and the log see it.
+is part of a call's digest. What of it reaches an upstream as content are answers to the upstream's questions: those of
+a client that `is_modern` are in the call's context, where policy and the log see them; what `ask` returns goes straight
+to the upstream, and is in no record.
 """
 
 from __future__ import annotations
