@@ -275,6 +275,37 @@ async def test_policy_that_wants_more_by_now_does_not_take_a_weaker_approval(hou
     assert (answer.success, answer.approval.quorum) == (False, 2)
 
 
+async def test_a_yes_under_one_policy_carries_nothing_that_the_next_one_allows(house: House) -> None:
+    """Policy changes between its two answers; the next one wants more than this yes."""
+    approval = (await approved(house, await asked_for(house))).approval
+    read = house.log.projection
+    stricter = {**ASK, "approval": {"quorum": 2}}
+
+    async def reloaded(name: str, **match: Any) -> Any:
+        house.engine.enforced = "sha256:00000000000000ff"
+        house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else stricter
+        return await read(name, **match)
+
+    house.log.projection = reloaded  # type: ignore[assignment]
+    answer = await house.gate.pass_through(a_call())
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.APPROVAL_REQUIRED, [])
+    assert answer.approval is not None
+    assert (answer.approval.id != approval.id, answer.approval.quorum) == (True, 2)
+
+
+async def test_a_policy_that_is_another_at_each_question_allows_nothing_by_approvals(house: House) -> None:
+    """As of several OPA servers that were not loaded alike."""
+    await approved(house, await asked_for(house))
+    other = "sha256:00000000000000ff"
+    house.engine.answer = lambda asked: (
+        Ruling(ALLOW_WRITE, other) if asked["has_approval_token"] else Ruling(ASK, REVISION)
+    )
+    answer = await house.gate.pass_through(a_call())
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.POLICY_UNAVAILABLE, [])
+    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
+    assert (await house.gate.pass_through(a_call())).success
+
+
 async def test_a_deferred_call_is_carried_by_its_own_approval_or_by_none(house: House) -> None:
     approval = (await approved(house, await asked_for(house, replace(a_call(), deferred=True)))).approval
     assert approval.executes

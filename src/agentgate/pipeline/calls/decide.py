@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from agentgate.core.call import Call
 from agentgate.core.decision import Decision, Verdict, refusal
@@ -17,6 +18,8 @@ from agentgate.pipeline.policy.asking import Questions
 from agentgate.ports.ambient import Clock
 from agentgate.ports.notices import Meter
 
+_TRIES: Final = 3
+
 
 class Decider:
     """Decides on admitted calls, and records nothing."""
@@ -29,6 +32,16 @@ class Decider:
 
     async def decide(self, passage: Passage) -> Decision:
         """Raises LogUnavailable."""
+        sent = passage.call
+        for _ in range(_TRIES):
+            decision = await self._decide(passage)
+            if decision is not None:
+                return decision
+            passage.call, passage.edited = sent, None
+        return refusal(ReasonCode.POLICY_UNAVAILABLE, "Policy changed again and again while it was asked")
+
+    async def _decide(self, passage: Passage) -> Decision | None:
+        """None: policy changed meanwhile, and must be asked anew."""
         static = self._approvals.is_static_token(passage.call.approval_token)
         decision = await self._ask(passage, has_approval_token=static)
         if passage.toll is not None:
@@ -42,8 +55,9 @@ class Decider:
             return decision
         return await self._approve(passage, decision)
 
-    async def _approve(self, passage: Passage, asked: Decision) -> Decision:
-        """Let an approval of exactly this call make policy decide again; else leave a pending one."""
+    async def _approve(self, passage: Passage, asked: Decision) -> Decision | None:
+        """Let an approval of exactly this call make policy decide again; else leave a pending one. None: what allows it
+        now is another policy than the one under which it was approved."""
         sent = passage.call
         found = await self._approvals.find(sent, asked, partial(self.opinion, facts=passage.facts))
         if found is None:
@@ -66,6 +80,8 @@ class Decider:
         elif sent.edited_from is not None:
             passage.edited = pending_approval(replace(found, edited=sent))
         decision = first_refusal(passage.call) or await self._ask(passage, has_approval_token=True)
+        if decision.allowed and decision.policy_revision != approval.policy_revision:
+            return None
         if decision.allowed:
             edited_from = sent.digest if found.edited is not None else sent.edited_from
             return decision._replace(approval_id=approval.id, approved_by=found.approved_by, edited_from=edited_from)
