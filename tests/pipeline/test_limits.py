@@ -11,11 +11,11 @@ import pytest
 
 from agentgate.adapters.containment.local import LocalAdmission
 from agentgate.core.approval import State
-from agentgate.core.call import Call, Role
+from agentgate.core.call import Call, Clean, Role
 from agentgate.core.containment import KillState
 from agentgate.core.decision import Verdict
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
-from agentgate.core.event import Kind, Outcome
+from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.facts import Facts
 from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
@@ -25,6 +25,7 @@ from agentgate.pipeline.limits.rates import RateLimits
 from agentgate.pipeline.limits.recount import Recount
 from agentgate.pipeline.limits.toll import UNNOTED
 from agentgate.ports.containment import UNDECIDED_S, Admitted, Counted, NotAdmitted, Quota, RateLimit, Spent
+from agentgate.ports.log import Appended
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, a_kill, principal
 from tests.pipeline.conftest import House, desk_of, until
@@ -284,6 +285,98 @@ async def test_who_has_an_answer_is_judged_by_its_labels_at_every_replica(
     assert (await counting.gate.pass_through(made())).outcome is not None
     await other.gate.pass_through(made())
     assert other.engine.asked[-1]["session"]["labels"] == ["private"]
+
+
+class _Withdrawn:
+    """The side of a caller that has taken its call back."""
+
+    withdrawn = True
+
+    def guard(self, tool: str, clean: Clean) -> None: ...
+
+
+async def labels_after(house: House) -> Any:
+    """What the next call of the session is judged by."""
+    await house.gate.pass_through(made())
+    return house.engine.asked[-1]["session"]["labels"]
+
+
+async def test_a_call_that_its_caller_takes_back_brings_its_labels_all_the_same(counting: House) -> None:
+    """Its server may have said everything before, beside the answer: nobody has looked through that."""
+    await budgeted(counting, {"session_facts": True})
+    rules = {"labels": {"tools": {"db_query": ["private"]}}, "result_labels": True}
+    counting.questions.load(counting.questions.read(rules))
+    counting.upstream.hold()
+    task = asyncio.create_task(counting.gate.pass_through(replace(made(), peer=_Withdrawn())))
+    await counting.upstream.started.wait()
+    task.cancel()
+    await asyncio.wait([task])
+    assert task.cancelled()
+    assert counting.log.of(Kind.FINISHED)[-1]["labels"] == ["pii", "private", "secret"]
+    counting.upstream.let_go()
+    assert await labels_after(counting) == ["pii", "private", "secret"]
+
+
+async def test_a_call_that_its_caller_takes_back_while_it_is_recorded_brings_its_labels(
+    counting: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await budgeted(counting, {"session_facts": True})
+    counting.questions.load(counting.questions.read({"labels": {"tools": {"db_query": ["private"]}}}))
+    recording = asyncio.Event()
+
+    async def stutter(event: Event) -> Appended:
+        counting.log.append_now(event)
+        recording.set()
+        return await asyncio.Future()
+
+    task = await counting.running()
+    with monkeypatch.context() as patched:
+        patched.setattr(counting.log, "append", stutter)
+        counting.upstream.let_go()
+        await recording.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert await labels_after(counting) == ["private"]
+
+
+async def test_a_call_that_a_kill_cuts_brings_the_labels_of_its_tool(counting: House) -> None:
+    """Its session goes on when that is released."""
+    await budgeted(counting, {"session_facts": True})
+    rules = {"labels": {"tools": {"db_query": ["private"]}}, "result_labels": True}
+    counting.questions.load(counting.questions.read(rules))
+    task = await counting.running()
+    next(counting.replica.flights()).cut(a_kill())
+    assert (await task).reason_code is ReasonCode.KILLED
+    assert counting.log.of(Kind.FINISHED)[-1]["labels"] == ["private"], "nobody was told anything beside"
+    counting.upstream.let_go()
+    assert await labels_after(counting) == ["private"]
+
+
+async def test_a_call_whose_outcome_cannot_be_recorded_brings_its_labels(counting: House) -> None:
+    await budgeted(counting, {"session_facts": True})
+    counting.questions.load(counting.questions.read({"labels": {"tools": {"db_query": ["private"]}}}))
+    task = await counting.running()
+    counting.log.is_down = True
+    counting.upstream.let_go()
+    assert (await task).reason_code is ReasonCode.OUTCOME_UNRECORDED
+    counting.log.is_down = False
+    assert await labels_after(counting) == ["private"]
+
+
+@pytest.mark.parametrize("ended", ["cut", "unrecorded"])
+async def test_an_ending_without_an_answer_is_told_although_its_labels_could_not_be_noted(
+    counting: House, ended: str
+) -> None:
+    slow = await labelled(counting)
+    slow.is_gone = True
+    task = await counting.running()
+    if ended == "cut":
+        next(counting.replica.flights()).cut(a_kill())
+    counting.log.is_down = ended == "unrecorded"
+    counting.upstream.let_go()
+    answer = await task
+    text = "Cut by a kill switch while running" if ended == "cut" else "The outcome could not be recorded"
+    assert answer.error == f"{text}; upstream effect unknown"
 
 
 async def test_an_answer_whose_labels_could_not_be_noted_is_withheld(counting: House) -> None:

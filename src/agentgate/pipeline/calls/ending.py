@@ -51,5 +51,11 @@ def unsent(call: Call, error: BaseException) -> Ending:
     return Ending(Outcome.NOT_SENT, ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
 
 
+def lost(labels: tuple[str, ...] = ()) -> Ending:
+    """Of a sent call whose outcome is not on record: nobody is told of one."""
+    text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
+    return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text, labels=labels)
+
+
 Keep = Callable[[Ending], KeptAnswer]
 """Seals the answer of a call for who asks for it again."""

@@ -26,7 +26,7 @@ from agentgate.pipeline.calls.run import Runner
 from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.limits.rates import RateLimits
 from agentgate.pipeline.limits.refusals import TOO_MANY
-from agentgate.pipeline.limits.toll import LATE, UNNOTED, Toll
+from agentgate.pipeline.limits.toll import LATE, UNNOTED
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
 from agentgate.ports.ambient import Clock
@@ -136,17 +136,17 @@ class Gate:
         granted = await self._record_and_grant(passage, decision)
         if not isinstance(granted, Grant):
             return granted
-        ending = await self._runner.run(granted, passage.flight, passage.latency_us)
-        if passage.toll is not None:
-            passage.toll.ended(ending.outcome, ending.recorded_at, len(ending.result_json or b""), ending.labels)
-            ending = await self._noted(passage, passage.toll, ending)
-        return passage.ended(decision, ending)
+        return passage.ended(decision, await self._noted(passage, await self._runner.run(granted, passage)))
 
-    async def _noted(self, passage: Passage, toll: Toll, ending: Ending) -> Ending:
+    async def _noted(self, passage: Passage, ending: Ending) -> Ending:
         """The ending, once whoever calls next is judged by the labels that it brought, wherever that is; it is withheld
         where that is not certain."""
-        if not toll.brings_labels or toll.spent is None or await self._admission.settle(passage.call, toll.spent):
+        toll = passage.toll
+        if toll is None or toll.spent is None or not toll.brings_labels:
             return ending
+        is_certain = await self._admission.settle(passage.call, toll.spent)
+        if is_certain or ending.recorded_at is None or ending.outcome is Outcome.CANCELLED:
+            return ending  # if it is not, there is no answer in it
         self._meter.count("budget_unknown", "session_labels")
         return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, UNNOTED)
 

@@ -15,7 +15,7 @@ from agentgate.core.facts import Facts
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.approvals.finder import Found
 from agentgate.pipeline.calls.answers import Kept
-from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on
+from agentgate.pipeline.calls.ending import Ending, go_on, lost
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.limits.toll import Toll, retry_after_s
 from agentgate.ports.ambient import Clock
@@ -146,8 +146,7 @@ class Passage:
         go_on(self.flight.task)
         if self.flight.ending in ("", Outcome.NOT_SENT):
             return self.outage(ReasonCode.SHUTTING_DOWN, "The gateway is shutting down")
-        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
-        return self.ended(_WAS_ALLOWED, Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text))
+        return self.ended(_WAS_ALLOWED, lost())
 
     def ended(self, decision: Decision, ending: Ending) -> Answer:
         """It was allowed, and this is what came of it."""

@@ -14,7 +14,6 @@ from typing import Final
 
 from agentgate.core import strict_json
 from agentgate.core.call import Call, Clean
-from agentgate.core.containment import Kill
 from agentgate.core.decision import Grant, Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Outcome
@@ -22,7 +21,8 @@ from agentgate.core.events.calls import finished
 from agentgate.core.redaction.redactor import FAILED
 from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.calls import upstream_words
-from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on, is_withdrawn, unsent, why_cancelled
+from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on, is_withdrawn, lost, unsent, why_cancelled
+from agentgate.pipeline.calls.passage import Passage
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
@@ -49,12 +49,10 @@ class Route:
 class _Errand:
     """A call that was sent, and what is needed once it is back."""
 
-    call: Call
-    flight: Flight
+    passage: Passage
     clean: Clean
     alias: str | None
     """Of the credential that it has."""
-    latency_us: dict[str, int]
 
 
 class Runner:
@@ -71,14 +69,14 @@ class Runner:
         self._unrecorded: list[Event] = []
         """Outcomes that the log would not take; written as soon as it does."""
 
-    async def run(self, granted: Grant, flight: Flight, latency_us: dict[str, int]) -> Ending:
-        """Send, and record the outcome before anybody hears of it.
+    async def run(self, granted: Grant, passage: Passage) -> Ending:
+        """Send, and record the outcome before anybody hears of it. What the call came to is told to its toll, too.
 
         Raises:
             asyncio.CancelledError: the caller has withdrawn, or the process ended before it was sent; the outcome is
                 recorded all the same.
         """
-        call = granted.call
+        call, flight = granted.call, passage.flight
         route = self._routes[call.server]
         credential: Credential | None = None
         if route.credential is not None and route.source is not None:
@@ -91,21 +89,20 @@ class Runner:
             if credential is None:
                 return await self._without_credential(call, route.credential, flight)
         alias = credential.alias if credential is not None else None
-        errand = _Errand(call, flight, self._cleaner(granted, credential), alias, latency_us)
+        errand = _Errand(passage, self._cleaner(granted, credential), alias)
         if call.peer is not None:
             call.peer.guard(call.tool_name, errand.clean)
         before = self._clock.ticks_ns()
         try:
             sent = await self._send(route, granted, flight, credential)
         except asyncio.CancelledError:
-            ending = Ending(Outcome.CANCELLED, why_cancelled(call), f"Cut while running; {UNKNOWN_EFFECT}")
-            ending = await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
+            ending = await self._cut(errand, why_cancelled(call), "Cut while running")
             if is_withdrawn(call):
                 raise
             go_on(flight.task)  # its caller is still there, and must not take it for a call that never ran
             return ending
         took_ns = self._clock.ticks_ns() - before
-        latency_us["upstream"] = took_ns // 1000
+        passage.latency_us["upstream"] = took_ns // 1000
         self._meter.step("upstream", took_ns / 1e9)
         try:
             return await self._end(errand, sent)
@@ -186,9 +183,12 @@ class Runner:
             flight.come_back()
 
     async def _end(self, errand: _Errand, sent: Delivered | Undelivered | None) -> Ending:
-        if sent is None or errand.flight.is_cut():
-            # an answer that raced with its kill is not released either: K1 says that nothing runs on
-            return await self._cut(errand)
+        flight = errand.passage.flight
+        # an answer that raced with its kill is not released either: K1 says that nothing runs on
+        if flight.kill is not None:
+            return await self._cut(errand, ReasonCode.KILLED, "Cut by a kill switch while running")
+        if sent is None or flight.is_cut():
+            return await self._cut(errand, ReasonCode.KILL_STATE_UNKNOWN, "Cut: kill switches could not be heard")
         if isinstance(sent, Delivered):
             sent = upstream_words.strict(sent)
         if isinstance(sent, Undelivered):
@@ -199,15 +199,15 @@ class Runner:
         except ValueError:
             withheld = Undelivered(ReasonCode.REDACTION_FAILED, "the answer could not be redacted", status=sent.status)
             return await self._failed(errand, withheld)
-        labels = self._questions.labels(errand.call, said)
+        labels = self._questions.labels(errand.passage.call, said)
         ending = Ending(Outcome.OK, ReasonCode.OK, None, result, labels=labels)
         return await self._recorded(errand, ending, status=sent.status)
 
-    async def _cut(self, errand: _Errand) -> Ending:
-        kill = errand.flight.kill
-        reason = ReasonCode.KILLED if kill is not None else ReasonCode.KILL_STATE_UNKNOWN
-        text = "Cut by a kill switch while running" if kill is not None else "Cut: kill switches could not be heard"
-        ending = Ending(Outcome.CANCELLED, reason, f"{text}; {UNKNOWN_EFFECT}")
+    async def _cut(self, errand: _Errand, reason: ReasonCode, text: str) -> Ending:
+        call = errand.passage.call
+        # nobody has looked through what its upstream may have told a peer by then
+        labels = self._questions.labels(call, b"{}" if call.peer is None else b"")
+        ending = Ending(Outcome.CANCELLED, reason, f"{text}; {UNKNOWN_EFFECT}", labels=labels)
         return await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
 
     async def _failed(self, errand: _Errand, sent: Undelivered) -> Ending:
@@ -217,7 +217,7 @@ class Runner:
             outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
         text = upstream_words.cleaned(sent, errand.clean)
         suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
-        labels = self._questions.labels(errand.call, upstream_words.said(sent)) if sent.reached else ()
+        labels = self._questions.labels(errand.passage.call, upstream_words.said(sent)) if sent.reached else ()
         fault = upstream_words.fault(sent, errand.clean)
         words = f"Tool execution failed: {text}{suffix}"
         ending = Ending(outcome, sent.reason, words, fault_json=fault, labels=labels)
@@ -227,27 +227,28 @@ class Runner:
 
     async def not_sent(self, flight: Flight, call: Call, ending: Ending, *, alias: str | None = None) -> None:
         """Record that an allowed call never left."""
-        await self._record(self._finished(call, flight, ending, alias=alias, kill=flight.kill))
+        await self._record(self._finished(call, flight, ending, alias=alias))
 
     async def _recorded(self, errand: _Errand, ending: Ending, *, error: str = "", status: int | None = None) -> Ending:
         """The ending, on record; or that nobody knows one, where the log does not take it."""
-        flight = errand.flight
-        flight.ending = ending.outcome
+        passage, ended = errand.passage, lost(ending.labels)
+        passage.flight.ending = ending.outcome
         event = self._finished(
-            errand.call,
-            flight,
+            passage.call,
+            passage.flight,
             ending,
             error=error,
             status=status,
             alias=errand.alias,
-            kill=flight.kill,
-            latency_us=errand.latency_us,
+            latency_us=passage.latency_us,
         )
-        index = await self._record(event)
-        if index is not None:
-            return ending._replace(recorded_at=index)
-        text = f"The outcome could not be recorded; {UNKNOWN_EFFECT}"
-        return Ending(Outcome.UNKNOWN, ReasonCode.OUTCOME_UNRECORDED, text)
+        try:
+            if (index := await self._record(event)) is not None:
+                ended = ending._replace(recorded_at=index)
+        finally:  # also where its caller has withdrawn: what it has touched by then counts
+            if passage.toll is not None:
+                passage.toll.ended(ended.outcome, ended.recorded_at, len(ended.result_json or b""), ended.labels)
+        return ended
 
     def _finished(
         self,
@@ -255,7 +256,6 @@ class Runner:
         flight: Flight,
         ending: Ending,
         *,
-        kill: Kill | None,
         error: str = "",
         status: int | None = None,
         alias: str | None = None,
@@ -271,7 +271,7 @@ class Runner:
             result=ending.result_json or b"",
             upstream_status=status,
             credential=alias,
-            kill_id=kill.id if kill is not None else None,
+            kill_id=flight.kill.id if flight.kill is not None else None,
             latency_us=latency_us,
             labels=ending.labels,
         )
