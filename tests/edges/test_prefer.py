@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -34,6 +36,20 @@ from agentgate.edges.prefer import MOST_WAITED_S, Preferences, read
 )
 def test_preference_is_understood_or_ignored(said: bytes, understood: Preferences) -> None:
     assert read({b"prefer": said}) == understood
+
+
+BLANKS = b" " * 60_000
+"""About as much as a request's headers can be."""
+
+
+@pytest.mark.parametrize(
+    "said", [b"a=" + BLANKS + b'"""', b"a" + BLANKS + b"!", BLANKS + b'="', b'a="' + BLANKS + b'"x', b"a," * 30_000]
+)
+def test_header_made_to_be_read_again_and_again_is_read_at_once(said: bytes) -> None:
+    """A33: each header is read on the loop that also takes kills."""
+    before = time.process_time()
+    assert read({b"prefer": said}) == Preferences()
+    assert time.process_time() - before < 0.5
 
 
 def test_nothing_said_is_nothing_preferred() -> None:

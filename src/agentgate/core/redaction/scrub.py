@@ -26,7 +26,7 @@ _MIN_ENCODED_CHARS: Final = 6
 _MIN_SPLIT_CHARS: Final = 8
 
 _UNRESERVED: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
-_NUMBER: Final = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NUMBER: Final = re.compile(r"[+-]?([0-9]++\.?[0-9]*+|\.[0-9]++)([eE][+-]?[0-9]++)?")
 """A secret that is a number to who reads it as one, though perhaps not as JSON spells it: `0012`, `12e5`."""
 _ESCAPE: Final = re.compile("%[0-9A-F]{2}")
 
