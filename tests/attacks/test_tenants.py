@@ -365,6 +365,27 @@ def test_what_is_everybodys_is_not_one_tenants_to_change(
     assert world.state_of_a() == before
 
 
+def test_why_everybody_is_stopped_is_not_every_tenants_affair(world: World) -> None:
+    """A kill that all tenants are under is seen by their operators, but not why, by whom, and what of others it cut."""
+    everybodys = world.gateway.client(world.gateway.admin_key)
+    kill = everybodys.post("/tools/nobodys_tool/kill", json={"reason": f"{CANARY} leaks"}).json()
+    kept = {name: kill[name] for name in ("id", "status", "scope", "target", "tenant", "since", "drained")}
+    try:
+        for role in ("operator", "admin"):
+            client = world.of("b", role)
+            listed = {one["id"]: one for one in client.get("/kills").json()["kills"]}[kill["id"]]
+            looked_at = client.get(f"/kills/{kill['id']}").json()
+            for answer in (listed, looked_at):
+                assert {name: answer[name] for name in kept} == kept
+                assert (answer["reason"], answer["actor"], answer.get("running", [])) == ("", "", [])
+                assert all(replica.keys() == {"member", "acked"} for replica in answer.get("replicas", []))
+        whole = everybodys.get(f"/kills/{kill['id']}").json()
+        assert (whole["reason"], whole["actor"]) == (kill["reason"], kill["actor"])
+        assert "cancelled" in whole["replicas"][0]
+    finally:
+        everybodys.post(f"/kills/{kill['id']}/release", json={"force": True})
+
+
 def test_an_agent_in_anothers_session_is_in_a_session_of_its_own(world: World) -> None:
     """The same name is another session: neither sees the other's, and an approval of one is none of the other."""
     session, theirs = world.owned.session, world.of("b", "agent")

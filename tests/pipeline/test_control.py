@@ -184,6 +184,30 @@ async def test_admin_of_one_tenant_does_not_release_what_stops_all(house: House)
     assert _is_active(house, drain.kill.id)
 
 
+@pytest.mark.parametrize(("scope", "target"), [(Scope.TOOL, "db_query"), (Scope.SERVER, "demo"), (Scope.GLOBAL, "")])
+async def test_why_all_are_stopped_and_what_that_cut_is_told_to_nobody_of_one_tenant(
+    house: House, scope: Scope, target: str
+) -> None:
+    """That it is in force, what it stops, since when and how far it has come is told to everybody whom it stops."""
+    drain = await _killed_but_for_a_silent_member(house, scope=scope, target=target, reason="bot leaks in s-1")
+    stranger = replace(OPERATOR, tenant=TenantId("other"))
+    told = replace(drain.kill, reason="", actor="")
+    for viewer in (stranger, OPERATOR):
+        assert house.containment.in_force(viewer) == [told]
+        seen = await house.containment.progress(viewer, drain.kill.id)
+        assert seen == replace(drain, kill=told, running=(), tells_calls=False)
+    assert house.containment.in_force(ADMIN) == [drain.kill]
+    assert await house.seen(drain.kill) == drain
+
+
+async def test_why_its_own_are_stopped_is_told_to_a_tenant(house: House) -> None:
+    drain = await _killed(house, scope=Scope.TENANT, target="default", reason="owed")
+    assert house.containment.in_force(OPERATOR) == [drain.kill]
+    seen = await house.containment.progress(OPERATOR, drain.kill.id)
+    assert seen is not None
+    assert (seen.kill, seen.tells_calls) == (drain.kill, True)
+
+
 # --- not drained in time --------------------------------------------------------------------------------------------
 
 
@@ -231,6 +255,18 @@ async def test_kill_that_does_not_drain_in_time_says_what_runs_and_drains_later(
     assert drain.is_drained
     assert not drain.running
     assert house.log.of(Kind.DRAINED)[0]["drained"] is True
+
+
+async def test_calls_that_a_kill_of_all_waits_for_are_named_to_nobody_of_one_tenant(house: House) -> None:
+    stubborn = _stubborn(house)
+    running = await house.running()
+    drain = await house.hasty.kill(ADMIN, Order(Scope.TOOL, "db_query"))
+    assert isinstance(drain, Drain)
+    seen = await house.containment.progress(OPERATOR, drain.kill.id)
+    assert seen is not None
+    assert (seen.running, len((await house.seen(drain.kill)).running)) == ((), 1)
+    stubborn.gives_up.set()
+    await running
 
 
 async def test_running_list_shrinks_as_calls_end(house: House) -> None:

@@ -91,7 +91,10 @@ async def list_kills(
     response: Response,
     limit: Annotated[int | None, Query(ge=1, description="Only so many of them, the newest")] = None,
 ) -> dict[str, Any]:
-    """The kills in force, oldest first; `X-Total-Count` says how many. `GET /kills/{id}` has what each replica said."""
+    """The kills in force, oldest first; `X-Total-Count` says how many. `GET /kills/{id}` has what each replica said.
+
+    Of a kill of a tool, a server or everything, people of one tenant are not told reason, actor and what it cut.
+    """
     kills = desks.containment.in_force(viewer)
     response.headers["X-Total-Count"] = str(len(kills))
     shown = kills[-(limit or len(kills)) :]
@@ -273,6 +276,8 @@ def _ack_view(drain: Drain, member: str) -> dict[str, Any]:
     ack = drain.acks.get(member)
     if ack is None:
         return {"member": member, "acked": False}
+    if not drain.tells_calls:
+        return {"member": member, "acked": True}
     return {
         "member": member,
         "acked": True,

@@ -60,8 +60,7 @@ _KILL_MEMBERS: Final[dict[str, Schema]] = {
     "scope": {"enum": [scope.value for scope in Scope]},
     "target": TEXT,
     "tenant": said(TEXT, "Of a session or an agent"),
-    "reason": TEXT,
-    "actor": TEXT,
+    **dict.fromkeys(("reason", "actor"), said(TEXT, "Empty for a viewer of one tenant, of a kill that stops all")),
     "since": TIME,
 }
 _KILL_NAMES: Final[dict[str, Schema]] = {

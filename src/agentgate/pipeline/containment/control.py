@@ -157,7 +157,7 @@ class Containment:
 
     def in_force(self, viewer: Principal) -> list[Kill]:
         """Kills that the viewer may know of: those of its tenant and those of everybody."""
-        kills = (k for k in self._replica.state.active.values() if not k.tenant or viewer.sees(k.tenant))
+        kills = (_told(viewer, k) for k in self._replica.state.active.values() if not k.tenant or viewer.sees(k.tenant))
         return sorted(kills, key=lambda k: k.position)
 
     async def undrained(self) -> frozenset[str]:
@@ -167,6 +167,12 @@ class Containment:
     async def progress(self, viewer: Principal, kill_id: str) -> Drain | None:
         """A kill in force or released, and how far it has come; by its id, or as its tenant's people gave it. Raises
         LogUnavailable."""
+        drain = await self._known(viewer, kill_id)
+        if drain is None or _is_told_whole(viewer, drain.kill):
+            return drain
+        return replace(drain, kill=_told(viewer, drain.kill), running=(), tells_calls=False)
+
+    async def _known(self, viewer: Principal, kill_id: str) -> Drain | None:
         found: Drain | None = None
         for name in dict.fromkeys((kill_id, viewer.own_id(kill_id))):  # as it stands first: nobody hides another's kill
             drain = await self._drains.of(name)
@@ -198,7 +204,7 @@ class Containment:
 
     async def release(self, actor: Principal, kill_id: str, *, force: bool = False) -> Kill | ReleasePending | Refused:
         """End a kill. What it cut stays cut (K6). Raises LogUnavailable."""
-        drain = await self.progress(actor, kill_id)
+        drain = await self._known(actor, kill_id)
         if drain is None or (drain.released_at is not None and drain.kill.id not in self._replica.state.active):
             return Refused(ReasonCode.NOT_FOUND, "no such kill is in force")
         kill = drain.kill
@@ -266,3 +272,12 @@ class Containment:
         else:  # another member was first, or an earlier attempt is in the log although it seemed to fail
             with contextlib.suppress(KillStateUnknown):
                 await self._replica.catch_up()
+
+
+def _is_told_whole(viewer: Principal, kill: Kill) -> bool:
+    """Why somebody of all tenants stopped a tool or everything, and what that cut, may be another tenant's affair."""
+    return bool(kill.tenant) or viewer.tenants_all
+
+
+def _told(viewer: Principal, kill: Kill) -> Kill:
+    return kill if _is_told_whole(viewer, kill) else replace(kill, reason="", actor="")

@@ -42,6 +42,8 @@ class Drain:
     receipt: str | None = None
     """The id of the event that says how it drained."""
     released_at: int | None = None
+    tells_calls: bool = True
+    """False for who is not to know how many calls it cut: they were of all tenants."""
 
     @property
     def is_drained(self) -> bool:
