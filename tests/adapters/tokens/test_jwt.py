@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
@@ -489,6 +490,26 @@ def _ec(**more: Any) -> dict[str, Any]:
 def test_what_holds_no_usable_key_is_no_set(raw: bytes) -> None:
     with pytest.raises(NoKeySet, match=r"\w+ \w+ \w+"):
         read_key_set(raw)
+
+
+@pytest.mark.parametrize(
+    ("crv", "x"),
+    [
+        ("Ed25519", "00" * 32),
+        ("Ed25519", "00" * 31 + "80"),
+        ("Ed25519", "01" + "00" * 31),
+        ("Ed25519", "ec" + "ff" * 30 + "7f"),
+        ("Ed448", "00" * 57),
+        ("Ed448", "00" * 56 + "80"),
+        ("Ed448", "01" + "00" * 56),
+        ("Ed448", "fe" + "ff" * 27 + "fe" + "ff" * 27 + "00"),
+    ],
+)
+def test_a_key_that_anybody_can_sign_with_is_left_out(crv: str, x: str) -> None:
+    """Of zeros alone, as in a placeholder, and the others of small order: tokens are made for them without any key."""
+    said = base64.urlsafe_b64encode(bytes.fromhex(x)).rstrip(b"=").decode()
+    with pytest.raises(NoKeySet):
+        read_key_set(_set({"kty": "OKP", "crv": crv, "x": said, "kid": "k"}))
 
 
 def test_a_bad_key_takes_no_good_one_with_it() -> None:

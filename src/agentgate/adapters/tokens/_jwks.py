@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import Algorithm, ECAlgorithm, OKPAlgorithm, RSAAlgorithm
 
+from agentgate.core.signature import SignatureKey, is_anybodys
 from agentgate.core.strict_json import NotStrictJson, parse
 
 MAX_KEYS: Final = 64
@@ -23,6 +24,8 @@ MAX_KID_CHARS: Final = 256
 _MIN_RSA_BITS: Final = 2048
 _MAX_RSA_BITS: Final = 8192
 """Verifying with a longer one would hold up the calls of everybody else."""
+_SMALL_ED448: Final = frozenset(y.to_bytes(56, "little") for y in (0, 1, 2**448 - 2**224 - 2))
+"""Ed448 public keys of small order, without their sign; see `core/signature.py`."""
 
 _READERS: Final[dict[str, type[Algorithm]]] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm}
 _FITTING: Final = {
@@ -109,11 +112,18 @@ def _read(entry: Any) -> Jwk | None:
         key = reader.from_jwk(entry)
     except (jwt.PyJWTError, ValueError, TypeError, AttributeError, UnsupportedAlgorithm):
         return None  # a member of the wrong type is as good as a key that is not there
-    if not isinstance(key, PublicKey):
-        return None
-    if isinstance(key, RSAPublicKey) and not _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS:
+    if not isinstance(key, PublicKey) or _is_weak(key):
         return None
     algorithms = _FITTING.get("RSA" if kty == "RSA" else str(entry.get("crv")), frozenset())
     if named is not None:
         algorithms &= {named} if isinstance(named, str) else frozenset()
     return Jwk(kid, algorithms, key) if algorithms else None
+
+
+def _is_weak(key: PublicKey) -> bool:
+    """Of the wrong length, or one that anybody can sign with: a placeholder of zeros needs no private half."""
+    if isinstance(key, RSAPublicKey):
+        return not _MIN_RSA_BITS <= key.key_size <= _MAX_RSA_BITS
+    if isinstance(key, Ed25519PublicKey):
+        return is_anybodys(SignatureKey("ed25519", key.public_bytes_raw()))
+    return isinstance(key, Ed448PublicKey) and key.public_bytes_raw()[:-1] in _SMALL_ED448
