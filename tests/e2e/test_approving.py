@@ -221,6 +221,20 @@ def test_a_call_that_waits_runs_when_it_is_approved(
     assert (answer.json()["success"], answer.headers["preference-applied"]) == (True, "wait=30")
 
 
+def test_a_call_whose_client_has_gone_leaves_the_yes_to_who_asks_again(
+    gateway: GatewayProcess, ada: httpx.Client, session: str, pool: ThreadPoolExecutor
+) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        gateway.client(BOT).post("/tools/call", json=body(session), headers={"Prefer": "wait=30"}, timeout=1)
+    call, url = waiting(pool, gateway, ada, session)
+    time.sleep(1)  # else the yes may come before it waits
+    ada.post(url + "/approve")
+    assert call.result(10).json()["success"] is True
+    time.sleep(1)  # for what nobody waits for any more
+    told = gateway.admin().get(f"/sessions/{session}/evidence").json()["timeline"]
+    assert [entry["decision"] for entry in told] == ["REQUIRE_APPROVAL", "REQUIRE_APPROVAL", "ALLOW"]
+
+
 def test_a_call_that_waits_hears_a_no_an_edit_and_a_kill(
     gateway: GatewayProcess, ada: httpx.Client, session: str, pool: ThreadPoolExecutor
 ) -> None:

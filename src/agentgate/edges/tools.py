@@ -20,7 +20,7 @@ from agentgate.edges import idempotency, prefer, sessions
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.edges.wire import Receive, Request, parsed, read_body, require_json_type
+from agentgate.edges.wire import Receive, Request, parsed, read_body, require_json_type, until_gone
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
@@ -78,7 +78,7 @@ class ToolsDoor:
         wait_s = prefer.read(request.headers).wait_s
         applied: list[tuple[bytes, bytes]] = []
         if wait_s is not None and answer.approval is not None and not call.deferred:
-            answer = await self._waited(request, call, answer, wait_s)
+            answer = await self._waited(request, receive, call, answer, wait_s)
             applied = [(b"preference-applied", b"wait=%d" % wait_s)]
         if answer.outcome is None:
             self._refusals.refused(caller)
@@ -87,24 +87,34 @@ class ToolsDoor:
             return 202, [*headers, *applied, *_later(answer.approval)], said
         return status, [*headers, *applied], said
 
-    async def _waited(self, request: Request, call: Call, answer: Answer, wait_s: float) -> Answer:
-        """The answer once a person has answered or a kill has come; the pending one when the time is over before.
-
-        Raises:
-            Problem: the caller's key or token is not good any more.
+    async def _waited(self, request: Request, receive: Receive, call: Call, answer: Answer, wait_s: float) -> Answer:
+        """The answer once a person has answered or a kill has come; the pending one when the time is over before, or
+        the client has gone away: the yes is for who asks again. Raises Problem: its key or token is no good any more.
         """
         time = asyncio.get_running_loop().time
         until = time() + wait_s
-        while answer.approval is not None and (left := until - time()) > 0:
-            try:
-                if not await self._approvals.answered(call, answer.approval.id, left):
+        gone = asyncio.create_task(until_gone(receive))
+        try:
+            while answer.approval is not None and (left := until - time()) > 0:
+                if not await self._answered(call, answer.approval.id, left, gone):
                     break
-            except LogUnavailable:  # the gate says so, if it is so still
-                pass
-            await self._callers.caller(request.headers, request.client_host)
-            withdrawn = await self._approvals.withdrawn(call, answer.approval.id)
-            answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)), withdrawn)
+                await self._callers.caller(request.headers, request.client_host)
+                withdrawn = await self._approvals.withdrawn(call, answer.approval.id)
+                answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)), withdrawn)
+        finally:
+            gone.cancel()
         return answer
+
+    async def _answered(self, call: Call, approval_id: str, within_s: float, gone: asyncio.Task[None]) -> bool:
+        """Whether there is more to say than that it is pending, and somebody to say it to."""
+        answered = asyncio.create_task(self._approvals.answered(call, approval_id, within_s))
+        try:
+            await asyncio.wait({answered, gone}, return_when=asyncio.FIRST_COMPLETED)
+            return not gone.done() and await answered
+        except LogUnavailable:  # the gate says so, if it is so still
+            return True
+        finally:
+            answered.cancel()
 
     def _parse(
         self, raw: bytes, caller: Principal, request: Request, bearer: str | None

@@ -152,8 +152,7 @@ class Wire:
             raise Problem(421, ReasonCode.HOST_NOT_ALLOWED, "This host name is not served here (server.hosts)")
         origin = headers.get(b"origin")
         if origin is not None and not self._is_own_origin(origin.decode("latin-1").lower(), host):
-            text = "This web origin may not call the gateway (server.origins)"
-            raise Problem(403, ReasonCode.ORIGIN_NOT_ALLOWED, text)
+            raise Problem(403, ReasonCode.ORIGIN_NOT_ALLOWED, "This web origin may not call us (server.origins)")
 
     @staticmethod
     def _require_plain_chunks(request: Request) -> None:
@@ -279,6 +278,12 @@ def replay(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
+
+
+async def until_gone(receive: Receive) -> None:
+    """Returns when the client of a request whose body was read has gone away."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -33,7 +33,7 @@ from agentgate.edges._mcp.calls import Calls
 from agentgate.edges._mcp.parts import CALLER, Guest
 from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.reply import Reply
-from agentgate.edges.wire import Receive, Request, Scope, Send
+from agentgate.edges.wire import Receive, Request, Scope, Send, until_gone
 
 METHOD: Final = "tools/call"
 VERSION: Final = MCP_PROTOCOL_VERSION_HEADER.encode()
@@ -173,7 +173,7 @@ class PlainCalls:
         try:
             await asyncio.wait({work}, timeout=_LISTEN_AFTER_S)
             if not work.done():
-                gone = asyncio.create_task(_until_gone(receive))
+                gone = asyncio.create_task(until_gone(receive))
             while gone is not None and not work.done() and not gone.done():
                 await asyncio.wait({work, gone}, timeout=self._ping_every_s, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done() and not gone.done():
@@ -184,8 +184,3 @@ class PlainCalls:
                 gone.cancel()
             if not work.done():
                 await self._calls.withdraw(peer, work)
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
