@@ -26,6 +26,8 @@ from agentgate.core.retention import (
 )
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+BETWEEN = ("2", "5")
+"""The limit and now."""
 NAMES = st.sampled_from(["acme", "b", "s-1", "s-2"])
 SESSIONS = st.builds(Quiet, NAMES, NAMES, st.integers(0, 100))
 HOLDS = st.builds(
@@ -55,7 +57,7 @@ def test_the_floor_cannot_be_passed_without_force(days: int) -> None:
 def test_only_what_is_old_closed_and_not_held_is_due(
     quiet: Quiet, old_below: int, open_calls: set[tuple[str, str]], holds: list[Hold]
 ) -> None:
-    found = standing(quiet, old_below=old_below, open_calls=open_calls, holds=holds)
+    found = standing(quiet, old_below=old_below, between=BETWEEN, open_calls=open_calls, holds=holds)
     is_held = any(hold.tenant in ("", quiet.tenant) and hold.session in ("", quiet.session) for hold in holds)
     is_due = quiet.last < old_below and (quiet.tenant, quiet.session) not in open_calls and not is_held
     assert (found is Standing.DUE) is is_due
@@ -82,8 +84,15 @@ def test_a_hold_is_of_a_session_of_a_tenant_or_of_anybody(of: tuple[str, str], c
 @pytest.mark.parametrize(("last", "found"), [(4, Standing.DUE), (5, Standing.YOUNG)])
 def test_what_is_below_the_first_young_event_is_old(last: int, found: Standing) -> None:
     quiet = Quiet("acme", "s-1", last)
-    assert standing(quiet, old_below=5, open_calls=set()) is found
-    assert standing(quiet, old_below=5, open_calls={("acme", "s-1")}) is (Standing.OPEN if last < 5 else found)
+    assert standing(quiet, old_below=5, between=BETWEEN, open_calls=set()) is found
+    assert standing(quiet, old_below=5, between=BETWEEN, open_calls={("acme", "s-1")}) is (
+        Standing.OPEN if last < 5 else found
+    )
+
+
+@pytest.mark.parametrize(("at", "found"), [("2", Standing.DUE), ("3", Standing.YOUNG), ("6", Standing.DUE)])
+def test_what_says_itself_that_it_is_young_is_so_whatever_index_is_young(at: str, found: Standing) -> None:
+    assert standing(Quiet("acme", "s-1", 4, at), old_below=5, between=BETWEEN, open_calls=set()) is found
 
 
 @pytest.mark.parametrize(("at", "is_young"), [("1", False), ("2", False), ("3", True), ("5", True), ("6", False)])

@@ -8,7 +8,7 @@ that ran ahead makes anything older than it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final
@@ -94,11 +94,13 @@ def hold_from_row(row: Mapping[str, Any]) -> Hold:
 
 @dataclass(frozen=True, slots=True)
 class Quiet:
-    """A session with something that was not pruned yet. `last` is the index of its last event that is no prune."""
+    """A session with something that was not pruned yet. `last` is the index of its last event that is no prune, `at`
+    what time that one says."""
 
     tenant: str
     session: str
     last: int
+    at: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +136,20 @@ class Standing(StrEnum):
     HELD = "held"
 
 
-def standing(quiet: Quiet, *, old_below: int, open_calls: Set[tuple[str, str]], holds: Iterable[Hold] = ()) -> Standing:
-    """Of one session. All events below index `old_below` are older than the limit; `holds` are those in force."""
-    if quiet.last >= old_below:
+def standing(
+    quiet: Quiet,
+    *,
+    old_below: int,
+    between: tuple[str, str],
+    open_calls: Set[tuple[str, str]],
+    holds: Iterable[Hold] = (),
+) -> Standing:
+    """Of one session. All events below index `old_below` are older than the limit; `holds` are those in force.
+
+    `between` are the limit and now, and are asked once more of what the session's own last event says: below which
+    index all is older may come from what a segment of bodies says of itself, which nothing has signed.
+    """
+    if quiet.last >= old_below or first_young([(quiet.last, quiet.at)], *between) is not None:
         return Standing.YOUNG
     if (quiet.tenant, quiet.session) in open_calls:
         return Standing.OPEN

@@ -68,11 +68,14 @@ class Scan:
     """What is judged by: one moment's view of ages, calls and holds."""
 
     old_below: int
+    between: tuple[str, str]
     open_calls: frozenset[tuple[str, str]]
     holds: tuple[Hold, ...]
 
     def judged(self, quiet: Quiet) -> Standing:
-        return standing(quiet, old_below=self.old_below, open_calls=self.open_calls, holds=self.holds)
+        return standing(
+            quiet, old_below=self.old_below, between=self.between, open_calls=self.open_calls, holds=self.holds
+        )
 
 
 async def in_force(reader: LogReader) -> tuple[Hold, ...]:
@@ -90,12 +93,13 @@ class Pruner:
         self._meter = meter
 
     async def scan(self, limit: datetime, now: datetime) -> Scan:
-        around = await self._bodies.around(rfc3339(limit), rfc3339(now))
+        between = rfc3339(limit), rfc3339(now)
+        around = await self._bodies.around(*between)
         open_calls = {
             (intent.fields.get("tenant", ""), intent.fields.get("session", ""))
             for intent in await self._reader.open_intents()
         }
-        return Scan(around.index, frozenset(open_calls), await in_force(self._reader))
+        return Scan(around.index, between, frozenset(open_calls), await in_force(self._reader))
 
     async def clock_trouble(self, now: datetime) -> str | None:
         around = await self._bodies.around(rfc3339(now - timedelta(days=LEAP_DAYS)), rfc3339(now))
