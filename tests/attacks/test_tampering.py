@@ -121,6 +121,31 @@ EDITED = "replace(CAST(leaf AS TEXT), 'agent:bot', 'agent:bob')"
 Attack = Callable[[Case], Awaitable[None]]
 
 
+def disguised(index: str, out: str) -> Attack:
+    """An index that leaves something out, with the text of the one that does not: what goes by it is shown less."""
+
+    async def attack(case: Case) -> None:
+        with closing(sqlite3.connect(case.path, isolation_level=None)) as db:
+            (text,) = db.execute("SELECT sql FROM sqlite_master WHERE name = ?", (index,)).fetchone()
+            db.execute(f"DROP INDEX {index}")
+            db.execute(f"{text} AND {out}")
+            db.execute("PRAGMA writable_schema=ON")
+            db.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (text, index))
+            db.execute("PRAGMA writable_schema=RESET")
+
+    return attack
+
+
+def by_script(statements: str) -> Attack:
+    """With nothing put back."""
+
+    async def attack(case: Case) -> None:
+        with closing(sqlite3.connect(case.path)) as db:
+            db.executescript(statements)
+
+    return attack
+
+
 def by_sql(statements: str) -> Attack:
     async def attack(case: Case) -> None:
         case.sql(statements)
@@ -219,6 +244,40 @@ ROWS: dict[str, tuple[Attack, int, str]] = {
     ),
     "signed with another key": (resign, TODAY - 1, "checkpoint 12: no known key has signed this note"),
 }  # fmt: skip
+
+
+DISGUISES: dict[str, tuple[Attack, str]] = {
+    "an index that leaves out what is beside calls": (
+        disguised("events_beside_calls", "idx <> 0"), "events: row 1 missing from index events_beside_calls"
+    ),
+    "an index that leaves out a session's last call": (
+        disguised("events_stretch", "idx <> 11"), "events: row 12 missing from index events_stretch"
+    ),
+    "an index that says so": (
+        by_sql("DROP INDEX events_beside_calls; CREATE INDEX events_beside_calls ON events (idx) WHERE idx > 1"),
+        "the index events_beside_calls is not made as a gateway makes it",
+    ),
+    "a view that can tell readers apart": (
+        by_script(
+            "DROP TRIGGER bodies_once; DROP TRIGGER bodies_update; DROP TRIGGER bodies_delete;"
+            "ALTER TABLE bodies RENAME TO bodies_; CREATE VIEW bodies AS SELECT * FROM bodies_"
+        ),
+        "the schema has a view bodies that no gateway made",
+    ),
+    "no index": (by_sql("DROP INDEX events_beside_calls"), "the index events_beside_calls is missing"),
+    "a trigger less": (by_script("DROP TRIGGER events_next"), "the trigger events_next is missing from the schema"),
+    "a trigger more": (
+        by_script("CREATE TRIGGER more AFTER INSERT ON kills BEGIN SELECT 1; END"),
+        "the schema has a trigger more that no gateway made",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("attack", "words"), DISGUISES.values(), ids=DISGUISES.keys())
+async def test_what_shows_others_another_log_than_the_audit_is_named(case: Case, attack: Attack, words: str) -> None:
+    await attack(case)
+    report = await case.report()
+    assert words in "; ".join(map(str, report.findings))
 
 
 @pytest.mark.parametrize(("attack", "index", "words"), ROWS.values(), ids=ROWS.keys())

@@ -170,11 +170,58 @@ async def test_a_body_that_was_altered_in_its_segment_is_named(log: SqliteLog, a
     await with_a_past(log, author)
     with raw(path) as db:
         content = db.execute("SELECT content FROM body_segments WHERE first_idx = 0").fetchone()[0]
-        bodies = unpack(0, CODEC, content)
+        bodies = unpack(0, 255, CODEC, content)
         bodies[7] = (bodies[7][0], b'{"n":8}')
         db.execute("UPDATE body_segments SET bodies = 255, content = ? WHERE first_idx = 0", (pack(bodies),))
     report = await sqlite.verify(path, ORIGIN, [KEY])
     assert [str(finding) for finding in report.findings] == ["event 7: the body is not the one that the leaf binds"]
+
+
+async def with_segments(path: Path, statement: str, *values: Any) -> list[str]:
+    """What the audit says once somebody has changed segments; no trigger is in force while he does."""
+    with raw(path) as db:
+        triggers = db.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+        for name, _ in triggers:
+            db.execute(f"DROP TRIGGER {name}")
+        db.execute(statement, values)
+        for _, trigger in triggers:
+            db.execute(trigger)
+    report = await sqlite.verify(path, ORIGIN, [KEY])
+    return [*map(str, report.findings), *report.notes]
+
+
+async def test_a_body_in_a_segment_of_other_events_takes_no_bodys_place(
+    log: SqliteLog, author: Historian, path: Path
+) -> None:
+    await with_a_past(log, author)
+    with raw(path) as db:
+        content = db.execute("SELECT content FROM body_segments WHERE first_idx = 256").fetchone()[0]
+    bodies = unpack(256, 511, CODEC, content)
+    bodies.pop(max(bodies))
+    change = "UPDATE body_segments SET content = ? WHERE first_idx = 256"
+    said = await with_segments(path, change, pack({**bodies, 7: (bytes(16), b'{"n":8}')}))
+    assert "event 257: its body is gone, and no prune event took it" in said
+    with pytest.raises(LogBroken, match="from event 256 on is damaged: it has a body of event 7"):
+        await all_of(log.records())
+
+
+@pytest.mark.parametrize(
+    ("statement", "words"),
+    [
+        (
+            "INSERT INTO body_segments SELECT log_id, 9, 9, newest, 0, codec, content FROM body_segments LIMIT 1",
+            "event 9: its body is in two segments",
+        ),
+        ("UPDATE body_segments SET last_idx = 9999 WHERE first_idx = 256", "event 256: a segment of bodies from here"),
+        ("UPDATE body_segments SET newest = '9' WHERE first_idx = 256", "event 511: the segment of bodies up to here"),
+        ("UPDATE body_segments SET newest = ''", "segments of bodies that say they are older than an event of theirs"),
+    ],
+)
+async def test_what_a_segment_says_of_itself_is_held_against_the_events(
+    log: SqliteLog, author: Historian, path: Path, statement: str, words: str
+) -> None:
+    await with_a_past(log, author)
+    assert words in "; ".join(await with_segments(path, statement))
 
 
 @pytest.mark.parametrize(

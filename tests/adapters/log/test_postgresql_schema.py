@@ -25,6 +25,7 @@ from agentgate.adapters.log.postgresql import PostgresLog, verify
 from agentgate.cli import cli
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from agentgate.core.event import Event
+from agentgate.core.query import Query
 from tests.adapters.log.conftest import GATEWAY, READER, RETENTION
 from tests.adapters.log.test_postgresql import KEY, OTHER_SIGNER, SIGNER, replicas
 from tests.contracts.bodies import LIMIT, LONG_AGO, TODAY, BodiesContract, Historian
@@ -423,3 +424,29 @@ def test_the_command_migrates_and_verifies(empty: str, tmp_path: Path) -> None:
     assert back.exit_code == 0
     sqlite = run(cli, ["log", "migrate", "--database-url", f"sqlite:///{tmp_path}/log.db"])
     assert sqlite.exit_code == 3
+
+
+async def test_nobody_takes_the_rows_that_a_policy_leaves_for_the_log(
+    guarded: PostgresServer, guarded_database: str
+) -> None:
+    """The owner may have row-level security hide an event from the gateways, and show it to who verifies."""
+    author = Historian()
+    async with replicas(guarded.url(guarded_database, GATEWAY), 1) as (log,):
+        for _ in range(3):
+            await log.append(author.decided())
+        await log.integrate()
+        assert (await verify(guarded.url(guarded_database, READER), ORIGIN, [KEY])).ok
+        guarded.sql(
+            "ALTER TABLE events ENABLE ROW LEVEL SECURITY",
+            f"CREATE POLICY theirs ON events TO {READER} USING (true)",
+            f"CREATE POLICY ours ON events TO {GATEWAY} USING (idx <> 1) WITH CHECK (true)",
+            database=guarded_database,
+            user="agentgate_owner",
+        )
+        with pytest.raises(LogUnavailable, match="row-level security"):
+            await all_of(log.search(Query(tenant="acme")))
+        with pytest.raises(LogUnavailable, match="row-level security"):
+            await verify(guarded.url(guarded_database, READER), ORIGIN, [KEY])
+        report = await verify(guarded.url(guarded_database), ORIGIN, [KEY])  # as a superuser, who is shown all rows
+        assert "events has row-level security" in str(report.findings[0])
+        guarded.sql("ALTER TABLE events DISABLE ROW LEVEL SECURITY", database=guarded_database, user="agentgate_owner")

@@ -104,8 +104,9 @@ class BodyStore(ABC):
         following: Place | None = (part, *rows[-1][:2]) if len(rows) == _SESSIONS_AT_ONCE else None
         if following is None and not part:
             following = (1, "", "")
+        times = await self._times([last for *_, last in rows if last is not None])
         found = [
-            Quiet(tenant, session, last)
+            Quiet(tenant, session, last, times.get(last, ""))
             for tenant, session, through, last in rows
             if last is not None and last < below and (through is None or last > through)
         ]
@@ -199,12 +200,12 @@ class BodyStore(ABC):
 
     async def _thin(self, first: int, indexes: Collection[int]) -> int:
         """Delete bodies in the segment that begins at `first`; how many there were."""
-        wanted = select(_segments.codec, _segments.content).where(
+        wanted = select(_segments.last_idx, _segments.codec, _segments.content).where(
             _segments.log_id == self._log_id, _segments.first_idx == first
         )
         while True:
-            ((codec, content),) = await self._ask(wanted)
-            left, bodies, content = await asyncio.to_thread(_thinned, first, codec, content, indexes)
+            ((last, codec, content),) = await self._ask(wanted)
+            left, bodies, content = await asyncio.to_thread(_thinned, first, last, codec, content, indexes)
             gone = bodies - len(left)
             if gone == 0 or await self._replace(first, bodies, len(left), content):
                 return gone  # else another process has taken something out of it meanwhile
@@ -231,9 +232,11 @@ class BodyStore(ABC):
             return await self._put(Segment(first, end - 1, newest, bodies, content))
 
 
-def _thinned(first: int, codec: str, content: bytes, indexes: Collection[int]) -> tuple[dict[int, Body], int, bytes]:
+def _thinned(
+    first: int, last: int, codec: str, content: bytes, indexes: Collection[int]
+) -> tuple[dict[int, Body], int, bytes]:
     """What is left of a segment without `indexes`, how many bodies it had, and its new content. Raises LogBroken."""
-    bodies = unpack(first, codec, content)
+    bodies = unpack(first, last, codec, content)
     left = {index: body for index, body in bodies.items() if index not in indexes}
     return left, len(bodies), pack(left)
 

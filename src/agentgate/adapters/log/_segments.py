@@ -45,8 +45,8 @@ def pack(bodies: Mapping[int, Body]) -> bytes:
     return zlib.compress(struct.pack(">I", len(bodies)) + heads + salts + texts, 6)
 
 
-def unpack(first: int, codec: str, content: bytes) -> dict[int, Body]:
-    """What `pack` packed. Raises LogBroken."""
+def unpack(first: int, last: int, codec: str, content: bytes) -> dict[int, Body]:
+    """What `pack` packed of the events from `first` to `last`. Raises LogBroken."""
     try:
         if codec != CODEC:
             raise ValueError(f"the codec {codec!r} is unknown")
@@ -64,6 +64,8 @@ def unpack(first: int, codec: str, content: bytes) -> dict[int, Body]:
             raise ValueError("it is not as long as it says")
         bodies: dict[int, Body] = {}
         for index, salt_size, body_size in heads:
+            if not first <= index <= last:  # it would take the place of the body that is in its own segment
+                raise ValueError(f"it has a body of event {index}")
             bodies[index] = (raw[salt_at : salt_at + salt_size], raw[body_at : body_at + body_size])
             salt_at, body_at = salt_at + salt_size, body_at + body_size
     except (zlib.error, struct.error, ValueError) as error:
@@ -101,7 +103,7 @@ async def compressed(ask: Ask, log_id: str, indexes: Sequence[int]) -> AsyncIter
     begins = await starts(ask, log_id, indexes)
     for at in range(0, len(begins), _SEGMENTS_AT_ONCE):
         some = begins[at : at + _SEGMENTS_AT_ONCE]
-        statement = select(_segments.first_idx, _segments.codec, _segments.content)
+        statement = select(_segments.first_idx, _segments.last_idx, _segments.codec, _segments.content)
         rows = await ask(statement.where(_segments.log_id == log_id, _segments.first_idx.in_(some)))
         yield await asyncio.to_thread(_unpacked, rows, wanted)
 
@@ -125,8 +127,8 @@ async def starts(ask: Ask, log_id: str, indexes: Sequence[int]) -> list[int]:
 
 def _unpacked(rows: Iterable[tuple[Any, ...]], wanted: Collection[int]) -> dict[int, Body]:
     found: dict[int, Body] = {}
-    for first, codec, content in rows:
-        found |= {index: body for index, body in unpack(first, codec, content).items() if index in wanted}
+    for first, last, codec, content in rows:
+        found |= {index: body for index, body in unpack(first, last, codec, content).items() if index in wanted}
     return found
 
 
@@ -150,7 +152,7 @@ class Unfolding:
                 break
             first, self._last, codec, content = following
             try:
-                self._bodies = unpack(first, codec, content)
+                self._bodies = unpack(first, self._last, codec, content)
             except LogBroken:
                 self._bodies = {}
         return self._bodies.get(index, (None, None))

@@ -15,9 +15,10 @@ from typing import Any, Final
 import orjson
 
 from agentgate.core.audit._derived import DerivedAgain
+from agentgate.core.audit._segments import AuditedSegments
 from agentgate.core.audit._tree import AuditedTree
 from agentgate.core.audit.report import Findings, Report
-from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead, Stretch
+from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead, StoredSegment, Stretch
 from agentgate.core.event import LEAF_VERSION, MAX_LEAF_BYTES, Kind, body_sha256
 from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey
@@ -71,12 +72,14 @@ class Auditor:
         *,
         tile_hashes: Iterable[TileHash] | None = (),
         stretches: Iterable[Stretch] | None = None,
+        segments: Iterable[StoredSegment] = (),
     ) -> None:
         """`tile_hashes` are all that are stored above the leaves, `stretches` all in which a session is said to have
         events; None where the store has none, or is too old to."""
         self._findings = Findings()
         self._tree = AuditedTree(self._findings, origin, keys, checkpoints, kept, tile_hashes)
         self._derived = DerivedAgain(self._findings)
+        self._segments = AuditedSegments(self._findings, segments)
         self._position = 0
         self._pruned = 0
         self._gone: dict[tuple[str, str], list[int]] = {}
@@ -96,17 +99,19 @@ class Auditor:
         for row in rows:
             index, leaf, leaf_hash, body = row[0], row[8], row[9], row[11]
             self._tree.append(index, leaf, leaf_hash)
-            fields = self._leaf(row)
-            if fields is not None:
-                session = _session(fields)
+            self._segments.feed(index, row[6])
+            found = self._leaf(row)
+            if found is not None:
+                fields, session = found
                 self._numbers(row, fields, session)
                 self._bodies(row, fields, session)
                 self._derived.feed(fields, index, self._position, body)
                 self._tree.unsigned.feed(fields)
             self._tree.check()
 
-    def _leaf(self, row: RawRow) -> dict[str, Any] | None:
-        """The leaf as a value, if it is a well-formed one; the columns that repeat it are checked on the way."""
+    def _leaf(self, row: RawRow) -> tuple[dict[str, Any], tuple[str, str]] | None:
+        """The leaf as a value, if it is a well-formed one, and whose session it is of; the columns that repeat it are
+        checked on the way."""
         index, event_id, kind, tenant, session, _, at, _, leaf, _, _, _ = row
         try:
             fields = orjson.loads(leaf)
@@ -116,7 +121,8 @@ class Auditor:
         if misfit is not None:
             self._findings.add(index, misfit)
             return None
-        told = (fields["id"], fields["kind"], fields["at"], *_session(fields))
+        of = _session(fields)
+        told = (fields["id"], fields["kind"], fields["at"], *of)
         stored = (event_id, kind, at, tenant, session)
         if told != stored:
             names = ("event_id", "kind", "at", "tenant", "session")
@@ -124,7 +130,7 @@ class Auditor:
             self._findings.add(index, f"the leaf says another {' and '.join(differs)} than the column")
             if not all(isinstance(one, str) for one in told):
                 return None
-        return fields  # type: ignore[no-any-return]  # _misfit has seen that it is a dict
+        return fields, of  # _misfit has seen that it is a dict
 
     def _numbers(self, row: RawRow, fields: Mapping[str, Any], session: tuple[str, str]) -> None:
         """Number within the session, kill position, and the member's own count."""
@@ -191,8 +197,9 @@ class Auditor:
             what = f"its body is there, although event {index} pruned it: a prune did not end"
             self._undone.append(f"event {oldest}: {what}")
 
-    def finish(self, head: StoredHead | None, tables: Mapping[str, Iterable[Row]]) -> Report:
-        """Compare what was derived with the head row and the derived tables as they are stored."""
+    def finish(self, head: StoredHead | None, tables: Mapping[str, Iterable[Row]], flaws: Iterable[str] = ()) -> Report:
+        """Compare what was derived with the head row and the derived tables as they are stored. `flaws` are of the
+        store itself: for them, others may be shown something else of it than this audit."""
         tree, size = self._tree, self._tree.frontier.size
         for index in sorted(index for gone in self._gone.values() for index in gone):
             self._findings.add(index, "its body is gone, and no prune event took it")
@@ -201,13 +208,16 @@ class Auditor:
         tree.find_left_over()
         tree.find_unsigned()
         self._strewn()
+        notes = [*self._notes(), *self._segments.finish()]
         self._derived.compare(tables)
+        for flaw in flaws:
+            self._findings.add(None, flaw)
         return Report(
             size=size,
             root=tree.frontier.root(),
             kill_position=self._position,
             findings=self._findings,
-            notes=self._notes(),
+            notes=notes,
             checkpoints=tree.verified,
             signed=tree.signed,
             pruned=self._pruned,

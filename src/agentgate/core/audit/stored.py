@@ -20,6 +20,15 @@ class StoredCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredSegment:
+    """A run of bodies: its first and last event, and the newest time that any event up to the last one says."""
+
+    first: int
+    last: int
+    newest: str
+
+
+@dataclass(frozen=True, slots=True)
 class StoredHead:
     """The head row. `open_from` promises that no intent before it is open."""
 

@@ -24,7 +24,7 @@ from agentgate.adapters.log._postgres.connection import (
 from agentgate.adapters.log._segments import Unfolding
 from agentgate.core.audit.auditor import Auditor
 from agentgate.core.audit.report import Report
-from agentgate.core.audit.stored import StoredCheckpoint, StoredHead
+from agentgate.core.audit.stored import StoredCheckpoint, StoredHead, StoredSegment
 from agentgate.core.errors import LogUnavailable
 from agentgate.core.merkle import TileHash
 from agentgate.core.note import NoteKey
@@ -32,6 +32,10 @@ from agentgate.core.projection.tables import Row
 
 _ROWS_AT_ONCE: Final = 1_000
 _SEGMENTS_AT_ONCE: Final = 8
+_DISGUISED: Final = """
+    SELECT t.name, CASE WHEN c.relkind = 'r' THEN 'has row-level security' ELSE 'is no table' END
+    FROM unnest($1::text[]) AS t(name) JOIN pg_class c ON c.oid = to_regclass(t.name)
+    WHERE c.relkind <> 'r' OR c.relrowsecurity ORDER BY t.name"""
 _SEGMENTS: Final = """
     SELECT first_idx, last_idx, codec, content FROM body_segments WHERE log_id = $1 ORDER BY first_idx"""
 _EVENTS: Final = """
@@ -57,8 +61,10 @@ async def verify(
         has_log = await connection.fetchval(f"SELECT to_regclass('{VERSION_TABLE}') IS NOT NULL")
         check_revision(await connection.fetchval(f"SELECT max(version_num) FROM {VERSION_TABLE}") if has_log else None)  # noqa: S608  # ours
         await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")  # all below is of one moment
+        disguised = await connection.fetch(_DISGUISED, list(schema.metadata.tables))
+        flaws = [f"readers may be shown another log than this: {name} {how}" for name, how in disguised]
         source = _Source(connection, log_id, asyncio.get_running_loop())
-        return await asyncio.to_thread(_audit, source, origin, keys, kept)
+        return await asyncio.to_thread(_audit, source, origin, keys, kept, flaws)
     except FAULTS as error:
         raise LogUnavailable(f"{shown(url)} cannot be read: {told(error)}") from error
     finally:
@@ -90,17 +96,26 @@ class _Source:
         return asyncio.run_coroutine_threadsafe(wait(), self._loop).result()
 
 
-def _audit(source: _Source, origin: str, keys: Sequence[NoteKey], kept: Sequence[bytes]) -> Report:
+def _audit(
+    source: _Source, origin: str, keys: Sequence[NoteKey], kept: Sequence[bytes], flaws: Sequence[str]
+) -> Report:
     checkpoints = source.rows("checkpoints", ("size", "root", "note", "frontier"))
     tile_hashes = source.rows("subtrees", ("level", "idx", "hash"))
+    segments = source.rows("body_segments", ("first_idx", "last_idx", "newest"))
     auditor = Auditor(
-        origin, keys, [StoredCheckpoint(*row) for row in checkpoints], kept, tile_hashes=list(map(_tile, tile_hashes))
+        origin,
+        keys,
+        [StoredCheckpoint(*row) for row in checkpoints],
+        kept,
+        tile_hashes=list(map(_tile, tile_hashes)),
+        segments=[StoredSegment(*row) for row in segments],
     )
     unfolding = Unfolding(chain.from_iterable(source.chunks(_SEGMENTS, _SEGMENTS_AT_ONCE)))
     for chunk in source.chunks(_EVENTS):
         auditor.feed(unfolding.fill(chunk))
     heads = [StoredHead(*row) for row in source.rows("head", ("size", "kill_position", "open_from"))]
-    return auditor.finish(heads[0] if heads else None, {name: _named(source, name) for name in schema.DERIVED})
+    derived = {name: _named(source, name) for name in schema.DERIVED}
+    return auditor.finish(heads[0] if heads else None, derived, flaws)
 
 
 def _tile(row: tuple[Any, ...]) -> TileHash:

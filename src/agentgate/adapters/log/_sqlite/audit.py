@@ -15,14 +15,15 @@ from agentgate.adapters.log._reading.rows import WITH_BODIES
 from agentgate.adapters.log._segments import Unfolding
 from agentgate.adapters.log._sqlite.connection import ReadOnly
 from agentgate.adapters.log._sqlite.earlier import STRETCHES_SINCE, SUBTREES_SINCE, stand_ins
+from agentgate.adapters.log._sqlite.soundness import unsound
 from agentgate.adapters.log._sqlite.statements import DIALECT
 from agentgate.core.audit.auditor import Auditor
 from agentgate.core.audit.report import Report
-from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead
+from agentgate.core.audit.stored import RawRow, StoredCheckpoint, StoredHead, StoredSegment
 from agentgate.core.note import NoteKey
 from agentgate.core.projection.tables import Row
 
-_ROWS_AT_ONCE: Final = 1_000
+_ROWS_AT_ONCE: Final = 250
 _events = schema.events.c
 _bodies = schema.bodies.c
 _segments = schema.body_segments.c
@@ -30,6 +31,9 @@ _SEGMENTS: Final = (
     select(_segments.first_idx, _segments.last_idx, _segments.codec, _segments.content)
     .where(_segments.log_id == bindparam("log_id"))
     .order_by(_segments.first_idx)
+)
+_RANGES: Final = select(_segments.first_idx, _segments.last_idx, _segments.newest).where(
+    _segments.log_id == bindparam("log_id")
 )
 
 
@@ -39,17 +43,21 @@ def audit(path: Path, origin: str, keys: Sequence[NoteKey], log_id: str, kept: S
     with closing(file.connect()) as db:
         db.execute("BEGIN")  # everything below is of one moment
         version = db.execute("PRAGMA user_version").fetchone()[0]
+        flaws = list(unsound(db, version))
         for make in stand_ins(version):
             db.execute(make)
         tile_hashes = None if version < SUBTREES_SINCE else _rows(db, _of(schema.subtrees), log_id)
         checkpoints = [StoredCheckpoint(*row) for row in _rows(db, _of(schema.checkpoints), log_id)]
+        segments = [StoredSegment(*row) for row in _rows(db, _RANGES, log_id)]
         stretches = None if version < STRETCHES_SINCE else _rows(db, _of(schema.stretches), log_id)
-        auditor = Auditor(origin, keys, checkpoints, kept, tile_hashes=tile_hashes, stretches=stretches)
+        auditor = Auditor(
+            origin, keys, checkpoints, kept, tile_hashes=tile_hashes, stretches=stretches, segments=segments
+        )
         for chunk in _events_in(db, log_id):
             auditor.feed(chunk)
         heads = [StoredHead(*row) for row in _rows(db, _of(schema.head), log_id)]
         derived = {name: _named(db, name, log_id) for name in schema.DERIVED}
-        report = auditor.finish(heads[0] if heads else None, derived)
+        report = auditor.finish(heads[0] if heads else None, derived, flaws)
     file.check()
     return report
 
