@@ -49,8 +49,14 @@ class Proxy:
         for writer in self._writers:
             writer.transport.abort()
 
+    async def _opening(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        """What is read of a connection before there is one to the server, and goes there first."""
+        return b""
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opening = await self._opening(reader, writer)
         to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to_port)
+        to_writer.write(opening)
         self._writers |= {writer, to_writer}
         for source, sink, may in ((reader, to_writer, self._asking), (to_reader, writer, self._answering)):
             task = asyncio.create_task(self._pump(source, sink, may))
@@ -67,3 +73,19 @@ class Proxy:
             pass
         finally:
             sink.transport.abort()
+
+
+class Pooler(Proxy):
+    """As a pooler in session mode: it opens no session with settings that it does not know."""
+
+    _KNOWN = frozenset({b"user", b"database", b"client_encoding", b"application_name"})
+
+    async def _opening(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+        size = await reader.readexactly(4)
+        opening = await reader.readexactly(int.from_bytes(size) - 4)
+        unknown = set(opening[4:].split(b"\0")[:-2:2]) - self._KNOWN
+        if unknown:
+            fields = b"SFATAL\0C08P01\0Munsupported startup parameter: " + min(unknown) + b"\0\0"
+            writer.write(b"E" + (len(fields) + 4).to_bytes(4) + fields)
+            writer.close()
+        return size + opening

@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.sql.elements import ClauseElement
 
+from agentgate.adapters.log._postgres.connection import Connection
 from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
 from agentgate.core.audit.report import Report
@@ -27,6 +28,7 @@ from agentgate.ports.log import AlreadySpent, MemberGone
 from tests.adapters.log import crash_child
 from tests.adapters.log.conftest import GATEWAY, READER
 from tests.adapters.log.crashes import one_crash
+from tests.adapters.log.proxy import Pooler
 from tests.contracts.log import ORIGIN, START, Author, LogContract, Opened, Searcher, a_kill, all_of, patient, receipts
 from tests.postgres_server import PostgresServer
 
@@ -458,6 +460,31 @@ async def test_reading_connections_cannot_write(url: str) -> None:
     async with replicas(url, 1) as (log,), log._far.lines.line() as line:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await line.execute("INSERT INTO spent VALUES ('0', 'approval', 'x', 0)")
+
+
+async def test_behind_a_pooler_in_session_mode_every_connection_has_its_settings(
+    postgres: PostgresServer, database: str, author: Author
+) -> None:
+    async with (
+        Pooler(postgres.port) as pooler,
+        replicas(postgres.url(database, port=pooler.port) + "?sslmode=disable", 1) as (log,),
+        log._near.lines.line() as near,
+        log._far.lines.line() as far,
+    ):
+        assert isinstance(await log.append(author.decided()), Receipt)
+        store = log._writer._committer._store
+        assert store is not None
+        assert await _shown(store.connection) == ("800ms", "2s", "500ms", "0", "off")
+        assert await _shown(near) == ("800ms", "2s", "0", "5s", "on")
+        assert await _shown(far) == ("0", "30s", "0", "1min", "on")
+
+
+async def _shown(connection: Connection) -> tuple[str, ...]:
+    names = ("lock_timeout", "statement_timeout", "idle_in_transaction_session_timeout", "idle_session_timeout")
+    found = await connection.fetchrow(
+        "SELECT " + ", ".join(f"current_setting('{n}')" for n in (*names, "enable_seqscan"))
+    )
+    return tuple(found)
 
 
 # --- a database that was put back -------------------------------------------------------------------------

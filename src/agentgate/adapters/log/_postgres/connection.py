@@ -90,9 +90,7 @@ async def connect(url: str, purpose: str, settings: Mapping[str, str]) -> Connec
     """
     try:
         connection = await asyncpg.connect(
-            url,
-            timeout=CONNECT_WITHIN_S,
-            server_settings={**_COMMON, **settings, "application_name": f"agentgate {purpose}"},
+            url, timeout=CONNECT_WITHIN_S, server_settings={"application_name": f"agentgate {purpose}"}
         )
     except asyncpg.ClientConfigurationError as error:
         raise UnsafeConfiguration(f"log.url cannot be used: {error}") from None
@@ -100,6 +98,14 @@ async def connect(url: str, purpose: str, settings: Mapping[str, str]) -> Connec
         raise UnsafeConfiguration(
             "log.url is not a PostgreSQL URL; is every special character percent-encoded?"
         ) from None
+    try:
+        with deadline(connection, CONNECT_WITHIN_S):
+            # Not in the message that opens the connection: there a pooler refuses them, or is told to leave them out.
+            ours = {**_COMMON, **settings}
+            await connection.execute(";".join(f"SET {name} = '{value}'" for name, value in ours.items()))
+    except BaseException:
+        connection.terminate()
+        raise
     return cast(Connection, connection)
 
 
