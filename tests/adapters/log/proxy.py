@@ -1,4 +1,4 @@
-"""A TCP connection that can be cut, or stop carrying one way, without either end being told."""
+"""A TCP connection that can be cut, stop carrying one way, or carry late, without either end being told."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class Proxy:
         self._to_port = to_port
         self._asking = asyncio.Event()
         self._answering = asyncio.Event()
+        self._held: list[asyncio.Event] = []
         self._asking.set()
         self._answering.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -35,13 +36,21 @@ class Proxy:
         """From now on nothing reaches the server."""
         self._asking.clear()
 
+    def hold(self) -> None:
+        """What is asked on the connections there are arrives after `heal`, also when they were given up meanwhile."""
+        self._asking.clear()
+        self._held.append(self._asking)
+        self._asking = asyncio.Event()
+        self._asking.set()
+
     def deafen(self) -> None:
         """From now on nothing comes back from the server."""
         self._answering.clear()
 
     def heal(self) -> None:
         """Carry again, also what has been held back."""
-        self._asking.set()
+        for asking in (self._asking, *self._held):
+            asking.set()
         self._answering.set()
 
     def drop(self) -> None:

@@ -269,6 +269,33 @@ async def test_an_append_that_never_reached_the_server_is_refused_and_not_append
         assert await all_of(log.records(session="s-lost")) == []
 
 
+async def test_an_append_that_was_refused_is_not_appended_when_the_server_gets_it_late(
+    mortal: PostgresServer, mortal_database: str, proxy: Proxy, author: Author
+) -> None:
+    async with replicas(mortal.url(mortal_database, port=proxy.port), 1) as (log,):
+        await log.append(author.joined())
+        for _ in range(8):
+            await log.append(author.decided())
+        proxy.hold()
+        await refused(log.append(author.decided()))  # of a member and a session that are known: one message
+        await until(lambda: _is_open_again(log))
+        proxy.heal()
+        await until(lambda: _is_alone(mortal, mortal_database))
+        assert await _has(mortal, mortal_database, 9)
+        assert await accepts(log, author)
+
+
+async def _is_open_again(log: PostgresLog) -> bool:
+    return not await _lost(log) and log._writer.refusal() is None
+
+
+async def _is_alone(server: PostgresServer, database: str) -> bool:
+    backends = (
+        f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' AND application_name = 'agentgate writer'"
+    )
+    return server.sql(backends) == "1"
+
+
 async def test_a_replica_that_is_cut_off_holds_nobody_up(
     mortal: PostgresServer, mortal_database: str, proxy: Proxy, author: Author
 ) -> None:
@@ -353,6 +380,36 @@ async def test_connections_that_flap_five_hundred_times_lose_nothing(
     mortal: PostgresServer, mortal_database: str, proxy: Proxy
 ) -> None:
     await flap(mortal, mortal_database, proxy, 500)
+
+
+# --- a standby that commits wait for ------------------------------------------------------------------------
+
+
+async def test_no_receipt_is_given_before_the_standby_has_the_event_whoever_ends_the_connection_that_waits(
+    author: Author,
+) -> None:
+    waiting = "FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with PostgresServer() as server:
+        await migrate(server.url())
+        async with replicas(server.url(), 1) as (log,):
+            for _ in range(6):
+                await log.append(author.decided())
+            server.sql("ALTER SYSTEM SET synchronous_standby_names = 'away'", "SELECT pg_reload_conf()")
+            await until(lambda: _says(server, "SELECT current_setting('synchronous_standby_names') = 'away'"))
+            event = author.decided()
+            appending = log.append(event)
+            for answer in (appending, None):  # once more where it is found to be there
+                await until(lambda: _says(server, f"SELECT count(*) > 0 {waiting}"))
+                server.sql(f"SELECT pg_terminate_backend(pid) {waiting}")
+                if answer is not None:
+                    await refused(answer)
+            await refused(log.append(event))
+            server.sql("ALTER SYSTEM RESET synchronous_standby_names", "SELECT pg_reload_conf()")
+            await recovered(log, author)
+            outcome = await log.append(event)
+            assert isinstance(outcome, Receipt)
+            assert outcome.index == 6
+        await check(server.url(), [outcome])
 
 
 # --- another database than it was -------------------------------------------------------------------------

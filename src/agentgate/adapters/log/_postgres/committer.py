@@ -5,7 +5,8 @@ was looked up before is looked up again. A process that has lately been alone do
 condition that the head is as it left it, which is one message to the server instead of four.
 
 Only what was committed is answered with a receipt. Whether a failed commit persisted is unknown until one looks, under
-the lock, that is after the server has ended whatever still ran.
+the lock, after the server has ended the connection of before: nothing that was sent there arrives any more. What is
+found is believed once a commit of ours after it stands, at the standbys too.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import asyncpg  # type: ignore[import-untyped]  # see connection.py
 from agentgate.adapters.log._intake import REOPEN_AFTER_S, Answer, refuse_all, told
 from agentgate.adapters.log._ledger import Item, Ledger, Plan
 from agentgate.adapters.log._postgres.connection import FAULTS, deadline, unavailable
-from agentgate.adapters.log._postgres.store import Found, PostgresStore, Questions
+from agentgate.adapters.log._postgres.store import Backend, Found, PostgresStore, Questions
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import AgentGateError, LogBroken, LogUnavailable, UnsafeConfiguration
 
@@ -41,6 +42,8 @@ class Committer:
         self._url = url
         self._log_id = log_id
         self._store: PostgresStore | None = None
+        self._given_up: Backend | None = None
+        """The server's end of our last connection, where what was sent on it may be yet to arrive."""
         self._was_open = False
         self._ledger = Ledger(log_id)
         self._undisturbed = 0
@@ -223,13 +226,14 @@ class Committer:
         try:
             store = await PostgresStore.open(self._url, self._log_id)
             with deadline(store.connection, _TRANSACTION_WITHIN_S):
-                # after whatever an earlier connection of ours has left running there
                 await store.lock()
+                if self._given_up is not None:  # under the lock: not while a commit of its own waits for a standby
+                    await store.end(self._given_up)
                 found = await store.look(Questions())
                 count = await store.next_index()
                 self._check_continues(found, count, await store.leaf_hash(self._last[0]) if self._last else None)
                 persisted = plan is not None and bool(plan.ids) and await store.has(plan)
-                await store.rollback()
+                await store.confirm()
         except (*FAULTS, LogBroken, UnsafeConfiguration) as error:
             _drop(store)
             self._fail(error if isinstance(error, AgentGateError) else unavailable(error))
@@ -237,7 +241,7 @@ class Committer:
         if isinstance(self.trouble, LogBroken):  # somebody else has found it so meanwhile
             _drop(store)
             return False
-        self._store, self._was_open = store, True
+        self._store, self._was_open, self._given_up = store, True, None
         self._failures, self.trouble = 0, None
         self._ledger.move(found.size, found.position)
         self._undisturbed = 0
@@ -265,6 +269,8 @@ class Committer:
 
     def _leave(self) -> None:
         store, self._store = self._store, None
+        if store is not None:
+            self._given_up = store.backend
         _drop(store)
 
     def distrust(self, trouble: LogBroken) -> None:

@@ -59,6 +59,11 @@ IDS: Final = "SELECT event_id FROM events WHERE log_id = $1 AND idx >= $2 AND id
 COUNT: Final = "SELECT max(idx) FROM events WHERE log_id = $1"
 RECEIPT: Final = "SELECT idx, kill_position FROM events WHERE log_id = $1 AND event_id = $2 AND leaf_hash = $3"
 LEAF_HASH: Final = "SELECT leaf_hash FROM events WHERE log_id = $1 AND idx = $2"
+BACKEND: Final = "SELECT pid, backend_start FROM pg_stat_activity WHERE pid = pg_backend_pid()"
+END: Final = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE pid = {} AND backend_start = '{}' AND pid <> pg_backend_pid()"""
+"""Not our own: a pooler may have given us the same one again."""
 OFTEN: Final = (LOOK, APPEND, IDS, COUNT, RECEIPT, LEAF_HASH)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Final
 
 from agentgate.adapters.log._ledger import Item, Ledger, Plan, Session, SessionKey
@@ -35,6 +36,8 @@ _SETTINGS: Final = {
     "enable_mergejoin": "off",
     "plan_cache_mode": "force_generic_plan",
 }
+Backend = tuple[int, datetime]
+"""A process of the server's that serves one connection: its id, and when it was started, for ids come again."""
 _EVENT_WIDTH: Final = 11
 _BODY_WIDTH: Final = 4
 _SESSION_WIDTH: Final = 6
@@ -71,8 +74,9 @@ class Found:
 class PostgresStore:
     """Raises asyncpg's errors and OSError for whatever goes wrong; the committer knows what that means."""
 
-    def __init__(self, connection: Connection, log_id: str) -> None:
+    def __init__(self, connection: Connection, backend: Backend, log_id: str) -> None:
         self.connection = connection
+        self.backend = backend
         self._log_id = log_id
         self._prepared: dict[str, Statement] = {}
 
@@ -80,10 +84,10 @@ class PostgresStore:
     async def open(cls, url: str, log_id: str) -> PostgresStore:
         """Raises UnsafeConfiguration besides what the class says: the server or its log is not one to write to."""
         connection = await connect(url, "writer", _SETTINGS)
-        store = cls(connection, log_id)
         try:
             with deadline(connection, CONNECT_WITHIN_S):
                 await check_server(connection)
+                store = cls(connection, await connection.fetchrow(statements.BACKEND), log_id)
                 for sql in statements.OFTEN:
                     await store._prepare(sql)
         except BaseException:
@@ -123,6 +127,16 @@ class PostgresStore:
         """Begin a transaction in which nobody else appends: what it looks up from here on is the newest state."""
         # one message, and no parameters: the name of the log is a constant of ours
         await self.connection.execute(f"BEGIN; SELECT FROM head WHERE log_id = '{self._log_id}' FOR UPDATE")
+
+    async def end(self, backend: Backend) -> None:
+        """End a connection that this process had before, unless it is over: what was sent there is not done later."""
+        pid, start = backend
+        await self.connection.execute(statements.END.format(pid, start.isoformat()))  # one message, as `lock`
+
+    async def confirm(self) -> None:
+        """Commit without a change. Then all that was found is as durable as what is answered with a receipt: a commit
+        is seen before the standby has it, if who ended the connection that waited for that was a person."""
+        await self.connection.execute(f"UPDATE head SET size = size WHERE log_id = '{self._log_id}'; COMMIT")  # noqa: S608  # as `lock`
 
     async def rollback(self) -> None:
         await self.connection.execute("ROLLBACK")
