@@ -6,7 +6,7 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from datetime import timedelta
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
@@ -460,6 +460,14 @@ async def test_reading_connections_cannot_write(url: str) -> None:
     async with replicas(url, 1) as (log,), log._far.lines.line() as line:
         with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
             await line.execute("INSERT INTO spent VALUES ('0', 'approval', 'x', 0)")
+
+
+async def test_a_role_that_may_only_read_reads(postgres: PostgresServer, database: str, author: Author) -> None:
+    async with replicas(postgres.url(database), 1) as (log,):
+        await log.append(author.decided())
+    postgres.sql(f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    async with aclosing(open_reader(postgres.url(database))) as reader:
+        assert len(await all_of(reader.records())) == 1
 
 
 async def test_behind_a_pooler_in_session_mode_every_connection_has_its_settings(

@@ -7,13 +7,14 @@ import os
 import random
 import signal
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
 import pytest
 
 from agentgate.adapters.log._postgres.migrate import migrate
-from agentgate.adapters.log.postgresql import PostgresLog, verify
+from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.core.decision import Receipt
 from agentgate.core.errors import LogBroken, LogUnavailable, UnsafeConfiguration
 from tests.adapters.log import crash_child
@@ -433,6 +434,8 @@ async def test_a_standby_is_refused_and_verified_and_goes_on_once_it_is_promoted
                     await PostgresLog.open(standby.url(), SIGNER, ORIGIN)
                 report = await verify(standby.url(), ORIGIN, [KEY])
                 assert (report.findings, report.size) == ([], 6)
+                async with aclosing(open_reader(standby.url())) as reader:
+                    assert len(await all_of(reader.records())) == 6
                 primary.kill9()
                 await asyncio.to_thread(standby.promote)
                 for log in logs:

@@ -113,7 +113,8 @@ class PostgresLog(StoredLog):
 
 def open_reader(url: str, log_id: str = schema.LOG_ID) -> Reader:
     """Only for reading, whether gateways have the log open or not; also from a standby."""
-    return PostgresReader(Lines(url, "audit", _READ, size=1, within_s=30.0, read_only=True), log_id)
+    lines = Lines(url, "audit", _READ, size=1, within_s=30.0, read_only=True, may_lag=True)
+    return PostgresReader(lines, log_id)
 
 
 async def _resume(tree: PostgresTree, near: PostgresReader, anchors: Anchors, *, is_vouched_for: bool) -> Frontier:

@@ -109,8 +109,9 @@ async def connect(url: str, purpose: str, settings: Mapping[str, str]) -> Connec
     return cast(Connection, connection)
 
 
-async def check_server(connection: Connection) -> None:
-    """Raise UnsafeConfiguration with a sentence if this server would not keep a log, or has none of this version."""
+async def check_server(connection: Connection, *, to_write: bool = True) -> None:
+    """Raise UnsafeConfiguration with a sentence if this server has no log of this version, or would not keep one that
+    is to be written."""
     version, encoding, unsafe, has_log = await connection.fetchrow(
         f"""SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), {UNSAFE},
                    to_regclass('{VERSION_TABLE}') IS NOT NULL"""  # constants of this module
@@ -119,7 +120,7 @@ async def check_server(connection: Connection) -> None:
         raise UnsafeConfiguration(f"the log needs PostgreSQL {_OLDEST_SERVER // 10_000} or newer, this is {version}")
     if encoding != "UTF8":
         raise UnsafeConfiguration(f"the log needs a database with the encoding UTF8, this one has {encoding}")
-    if unsafe is not None:
+    if to_write and unsafe is not None:
         raise UnsafeConfiguration(f"the log cannot be kept here: {unsafe}")
     revision = None
     if has_log:

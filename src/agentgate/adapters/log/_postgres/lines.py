@@ -31,9 +31,12 @@ class Lines:
         size: int,
         within_s: float,
         read_only: bool = False,
+        may_lag: bool = False,
     ) -> None:
+        """`may_lag`: also to a standby, or as a role that may only read."""
         self._url = url
         self._read_only = read_only
+        self._may_lag = may_lag
         self._purpose = purpose
         self._settings = settings
         self._within_s = within_s
@@ -82,7 +85,7 @@ class Lines:
         connection = await connect(self._url, self._purpose, self._settings)
         try:
             with deadline(connection, self._within_s):
-                await check_server(connection)
+                await check_server(connection, to_write=not self._may_lag)
                 if self._read_only:
                     await connection.execute("SET default_transaction_read_only = on")
         except BaseException:
