@@ -401,10 +401,11 @@ class MemoryLog:
     async def record(self, index: int) -> Record | None:
         return next((found for found in [r async for r in self.records(first=index)] if found.index == index), None)
 
-    async def answers_until(self, moment: str) -> int | None:
+    async def answers_until(self, moment: str, limit: int) -> int | None:
         if self.is_down:
             raise LogUnavailable("told to fail")
-        return max((row["idx"] for row in self.rows("answers") if row["at"] <= moment), default=None)
+        due = sorted(row["idx"] for row in self.rows("answers") if row["at"] <= moment)
+        return max(due[:limit], default=None)
 
     async def answers_held(self) -> dict[tuple[str, str], int]:
         if self.is_down:

@@ -1116,8 +1116,8 @@ class LogContract:
             (row,) = await log.projection("answers", key="k-1")
             assert (row["sealed"], row["trace_id"], row["idx"]) == (b"sealed answer", "trace-k-1", 0)
             assert [row["sealed"] for row in await log.projection("answers", trace_id="trace-k-2")] == [None]
-            assert await log.answers_until(events[0].at) == 0
-            assert await log.answers_until("2020-01-01T00:00:00.000000Z") is None
+            assert [await log.answers_until(events[1].at, limit) for limit in (1, 2, 3)] == [0, 1, 1]
+            assert await log.answers_until("2020-01-01T00:00:00.000000Z", 9) is None
             who = row["tenant"], row["principal"]
             assert await log.answers_held() == {who: len(b"sealed answer")}
         async with opened() as log:

@@ -15,6 +15,7 @@ from agentgate.core.decision import NoRuling, Ruling
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.calls import closed
+from agentgate.pipeline.calls import answers
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, a_kill, principal
@@ -339,6 +340,7 @@ async def test_a_new_process_counts_what_the_log_keeps_and_dropping_makes_room(h
     house.clock.move(20)
     other.replica.lease.renew(house.clock.boot_s())
     assert await other.answers.forget() is not None
+    assert await other.answers.forget() is None
     await other.answers.recount()
     await other.gate.pass_through(keyed("new"))
     assert [row["sealed"] is None for row in house.log.rows("answers")] == [False]
@@ -402,6 +404,27 @@ async def test_dropping_is_recorded_only_when_there_is_something_to_drop(house: 
     assert await house.answers.forget() is not None
     assert await house.answers.forget() is None
     assert len(house.log.of(Kind.ANSWERS_CLOSED)) == 1
+
+
+async def test_of_many_answers_some_are_dropped_at_a_time_until_none_is_left(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answers, "_DROP_AT_ONCE", 2)
+    for number in range(5):
+        await house.gate.pass_through(keyed(f"k-{number}"))
+    house.clock.move(1)
+    await house.gate.pass_through(keyed("k-5"))
+    house.clock.move(3599)
+    left = []
+    while await house.answers.forget() is not None:
+        left.append(len(house.log.rows("answers")))
+        house.clock.move(1)  # and the last one is due
+    assert left == [4, 2, 1]
+    house.clock.move(35)
+    assert await house.answers.forget() is None, "it is not time yet"
+    house.clock.move(1)
+    assert await house.answers.forget() is not None
+    assert house.log.rows("answers") == []
 
 
 async def test_a_key_is_that_of_one_user_of_an_agent(house: House) -> None:

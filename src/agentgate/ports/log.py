@@ -123,8 +123,9 @@ class LogReader(Protocol):
         """The event at an index; None where there is none."""
         ...
 
-    async def answers_until(self, moment: str) -> int | None:
-        """The newest index of an answer that was kept at `moment` (RFC 3339) or before; None if there is none."""
+    async def answers_until(self, moment: str, limit: int) -> int | None:
+        """The newest index among the `limit` oldest answers that were kept at `moment` (RFC 3339) or before; None if
+        there is none."""
         ...
 
     async def answers_held(self) -> dict[tuple[str, str], int]:

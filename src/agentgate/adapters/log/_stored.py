@@ -87,8 +87,8 @@ class StoredLog:
     async def record(self, index: int) -> Record | None:
         return await self._near.record(index)
 
-    async def answers_until(self, moment: str) -> int | None:
-        return await self._near.answers_until(moment)
+    async def answers_until(self, moment: str, limit: int) -> int | None:
+        return await self._near.answers_until(moment, limit)
 
     async def answers_held(self) -> dict[tuple[str, str], int]:
         return await self._near.answers_held()

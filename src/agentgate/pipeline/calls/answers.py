@@ -28,6 +28,8 @@ from agentgate.ports.notices import Meter
 _DROP_EVERY: Final = 100
 """Answers are dropped when they are at most by this part of their time too old: an event for each would be many. As
 often it is counted what all members keep."""
+_DROP_AT_ONCE: Final = 5_000
+"""In one event: as long as these are deleted, nobody appends."""
 
 Row = Mapping[str, Any]
 
@@ -83,6 +85,8 @@ class AnswerBook:
         self._count_again_s: float | None = None
         self._look_again_s: float | None = None
         """In boot time, as the other: a clock that once leapt ahead must not keep anybody from looking for years."""
+        self._due: str | None = None
+        """What was kept then or before is being dropped."""
 
     # --- keeping ---
 
@@ -203,7 +207,8 @@ class AnswerBook:
     # --- forgetting ---
 
     async def forget(self) -> int | None:
-        """Drop the answers whose time is over; up to which index. The keys stay used.
+        """Drop some of the answers whose time is over; up to which index. Called again until none is left, it drops all
+        whose time was over at the first call. The keys stay used.
 
         Raises:
             LogUnavailable
@@ -211,11 +216,14 @@ class AnswerBook:
         now_s = self._clock.boot_s()
         if self._look_again_s is not None and now_s < self._look_again_s:
             return None
-        self._look_again_s = now_s + self._every_s
-        through = await self._reader.answers_until(rfc3339(self._clock.now() - self._keep))
-        if through is not None:
-            await self._recorder.note(lambda origin: answers_closed(origin, through))
-            self._count_again_s = None  # some callers have room again
+        due = self._due or rfc3339(self._clock.now() - self._keep)
+        through = await self._reader.answers_until(due, _DROP_AT_ONCE)
+        if through is None:
+            self._due, self._look_again_s = None, now_s + self._every_s
+            self._count_again_s = None  # some callers may have room again
+            return None
+        self._due = due
+        await self._recorder.note(lambda origin: answers_closed(origin, through))
         return through
 
 

@@ -86,10 +86,10 @@ class Reader(ABC):
         rows = await chunk(self.ask, self.log_id, [_events.log_id == self.log_id, _events.idx == index])
         return record(rows[0]) if rows else None
 
-    async def answers_until(self, moment: str) -> int | None:
+    async def answers_until(self, moment: str, limit: int) -> int | None:
         answers = schema.answers.c
-        newest = select(func.max(answers.idx)).where(answers.log_id == self.log_id, answers.at <= moment)
-        (row,) = await self.ask(newest)
+        due = select(answers.idx).where(answers.log_id == self.log_id, answers.at <= moment)
+        (row,) = await self.ask(select(func.max(due.order_by(answers.idx).limit(limit).subquery().c.idx)))
         return None if row[0] is None else int(row[0])
 
     async def answers_held(self) -> dict[tuple[str, str], int]:
