@@ -17,6 +17,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy.sql.elements import ClauseElement
 
+from agentgate.adapters.log._postgres import statements
 from agentgate.adapters.log._postgres.connection import Connection
 from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.adapters.signers.ed25519 import Ed25519Signer
@@ -380,6 +381,20 @@ async def test_events_that_the_store_refuses_do_not_refuse_their_neighbours(url:
         assert [type(outcome) for outcome in outcomes] == [ok, ok, ok, no, no, ok, ok]
         assert isinstance(await log.append(author.decided()), Receipt)
         assert [record.index for record in await all_of(log.records())] == list(range(12))
+    assert (await verify(url, ORIGIN, [KEY])).findings == []
+
+
+async def test_answers_that_are_kept_go_with_the_events_in_one_message(url: str, author: Author) -> None:
+    async with replicas(url, 1) as (log,):
+        for _ in range(8):
+            await log.append(author.decided())
+        store = log._writer._committer._store
+        assert store is not None
+        events = [author.answered(f"k-{n // 2}", b"%d" % n) for n in range(100)]
+        await asyncio.gather(*(log.append(event) for event in events))
+        assert set(store._prepared) == set(statements.OFTEN)
+        rows = await log.projection("answers")
+        assert [(row["idx"], row["sealed"]) for row in rows] == [(8 + n, b"%d" % n) for n in range(0, 100, 2)]
     assert (await verify(url, ORIGIN, [KEY])).findings == []
 
 

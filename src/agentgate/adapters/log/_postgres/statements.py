@@ -10,6 +10,12 @@ from agentgate.core.projection.tables import KEYS, Drop, Effect, Put
 
 OF_HEAD, OF_SESSION, OF_SPENT, OF_MEMBER, OF_HOLD = range(5)
 """What a row of `LOOK` is of."""
+SPENT: Final = ("kind", "key", "idx")
+ANSWER: Final = (
+    "key", "tenant", "principal", "session", "tool", "trace_id", "digest", "outcome", "reason_code", "at", "idx",
+    "sealed",
+)  # fmt: skip
+"""The columns of rows that `APPEND` carries, as it has them."""
 STANDING: Final = ("left_idx", "gone_idx", "attested_idx")
 
 LOOK: Final = f"""
@@ -46,6 +52,11 @@ APPEND: Final = f"""
     ), added_spent AS (
       INSERT INTO spent (log_id, kind, key, idx)
       SELECT $1, r.* FROM unnest($22::text[], $23::text[], $24::bigint[]) r WHERE EXISTS (SELECT FROM moved)
+    ), added_answers AS (
+      INSERT INTO answers (log_id, {", ".join(ANSWER)})
+      SELECT $1, r.* FROM unnest($25::text[], $26::text[], $27::text[], $28::text[], $29::text[], $30::text[],
+                                 $31::text[], $32::text[], $33::text[], $34::text[], $35::bigint[], $36::bytea[]) r
+      WHERE EXISTS (SELECT FROM moved) ON CONFLICT DO NOTHING
     )
     INSERT INTO events
       (log_id, idx, event_id, kind, tenant, session, session_number, at, kill_position, leaf, leaf_hash)
@@ -68,8 +79,8 @@ OFTEN: Final = (LOOK, APPEND, IDS, COUNT, RECEIPT, LEAF_HASH)
 
 
 def is_bulk(effect: Effect) -> bool:
-    """Whether `APPEND` carries it: rows that are only ever added."""
-    return isinstance(effect, Put) and effect.table in ("spent", "sessions")
+    """Whether `APPEND` carries it: rows that nothing else in a batch touches. What drops answers is of earlier ones."""
+    return isinstance(effect, Put) and effect.table in ("spent", "sessions", "answers")
 
 
 def of_effect(effect: Effect) -> str:

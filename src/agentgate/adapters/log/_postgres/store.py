@@ -23,7 +23,7 @@ from agentgate.core.event import Event, Kind
 from agentgate.core.members import Presence, presence
 from agentgate.core.projection.effects import effects
 from agentgate.core.projection.spendings import Spending
-from agentgate.core.projection.tables import Drop, Effect, Put
+from agentgate.core.projection.tables import Drop, Effect, Put, Row
 
 _SETTINGS: Final = {
     "lock_timeout": "800",  # within the second that an append may take
@@ -105,7 +105,7 @@ class PostgresStore:
         """Have the statements ready that the rare kinds among these events will need."""
         for item in items:
             event = item.event
-            if event.kind is Kind.FINISHED and "answer_key" not in event.fields:
+            if event.kind is Kind.FINISHED:
                 continue
             if event.kind is Kind.DECIDED and "approval_id" not in event.fields:
                 continue
@@ -219,7 +219,10 @@ class PostgresStore:
 
     def _columns(self, plan: Plan, ledger: Ledger) -> list[Any]:
         """The parameters of `statements.APPEND`: of each table a list for each column."""
-        bulk = [effect.row for effect in plan.effects if isinstance(effect, Put) and effect.table == "spent"]
+        added: dict[str, list[Row]] = {"spent": [], "answers": []}
+        for effect in plan.effects:
+            if isinstance(effect, Put) and effect.table in added:
+                added[effect.table].append(effect.row)
         return [
             self._log_id,
             plan.first,
@@ -228,7 +231,8 @@ class PostgresStore:
             *(plan.events[column::_EVENT_WIDTH] for column in range(1, _EVENT_WIDTH)),
             *(plan.bodies[column::_BODY_WIDTH] for column in range(2, _BODY_WIDTH)),
             *(plan.sessions[column::_SESSION_WIDTH] for column in range(1, _SESSION_WIDTH)),
-            *([row[column] for row in bulk] for column in ("kind", "key", "idx")),
+            *([row[column] for row in added["spent"]] for column in statements.SPENT),
+            *([row[column] for row in added["answers"]] for column in statements.ANSWER),
         ]
 
     async def _apply(self, effect: Effect) -> None:
