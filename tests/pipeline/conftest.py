@@ -72,7 +72,7 @@ class House:
     redactor: Redactor = REDACTOR
     member: str = "m-1"
     has_joined: bool = True
-    """As if it had joined, and read that there are no kills; else the test says `membership.join`."""
+    """As if it had joined, alone, and read that there are no kills; else the test says `membership.join`."""
 
     def __post_init__(self) -> None:
         entropy = self.entropy
@@ -155,6 +155,7 @@ class House:
             self.admission.state = KillState(0, {})
             self.replica.advance(KillChanges(-1, 0))
             self.replica.lease.renew(self.clock.boot_s())
+            self.membership.is_eldest = True
 
     def _containment(self, rules: Rules) -> Containment:
         return Containment(

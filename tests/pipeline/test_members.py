@@ -17,7 +17,7 @@ from agentgate.core.members import Presence
 from agentgate.core.projection.tables import Change
 from agentgate.pipeline.containment.members import Member
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
-from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeUpstream, MemoryLog, a_call, a_kill, principal
+from tests.fakes import ADMIN, ALLOW, FakeAdmission, FakeClock, FakeUpstream, MemoryLog, a_call, a_kill, principal
 from tests.pipeline.conftest import FlagStore, House, a_moment, given, until
 
 
@@ -364,6 +364,28 @@ async def test_common_work_is_done_by_the_eldest_that_is_heard(three: list[House
     assert [house.membership.is_eldest for house in three[1:]] == [True, False]
     await _listen(2, *three)
     assert [house.membership.is_eldest for house in three] == [True, False, False]
+
+
+async def test_member_that_joins_ends_nothing_by_its_clock_before_it_knows_who_is_here() -> None:
+    first = House(admission=FlagStore())
+    kill = (await first.killed(expires_in_s=1800)).kill
+    fast = first.beside("m-2")
+    fast.containment._clock = ahead = FakeClock()
+    ahead.move(3600)
+    await fast.membership.join(())
+    await fast.upkeep.tick()
+    await _listen(1, first, fast)
+    await fast.upkeep.tick()
+    assert first.log.of(Kind.RELEASED) == []
+    assert kill.id in first.replica.state.active
+
+
+async def test_member_whose_log_nobody_else_writes_to_does_the_common_work_from_its_start() -> None:
+    house = House(has_joined=False)
+    await house.membership.join(None)
+    assert house.membership.is_eldest
+    await _listen(1, house)
+    assert house.membership.is_eldest
 
 
 async def test_leaving_cuts_what_runs_and_says_so_last(three: list[House]) -> None:

@@ -79,8 +79,9 @@ class Membership:
         self._here: frozenset[str] = frozenset()
         self._somebody_went = True
         """Whether members may have gone since their open calls were last looked for."""
-        self.is_eldest = True
-        """Whether this member does what needs to be done by one of them alone, such as closing expired approvals."""
+        self.is_eldest = False
+        """Whether this member does what needs to be done by one of them alone, such as closing expired approvals: by
+        its clock. Where there may be others it does so only once it has heard who is here."""
         self.on_new_name: Callable[[MemberId], None] = lambda _: None
         """Called with the name of a new incarnation before it joins."""
 
@@ -101,6 +102,7 @@ class Membership:
         for member in dead:
             await self._note(Kind.LEFT, member)
         self._ghosts += dead
+        self.is_eldest = predecessors is None
         await self._enter()
         return count
 
@@ -159,11 +161,11 @@ class Membership:
         works = (self._hear_store, self._hear_kills, self._hear_others)
         running: dict[Callable[[], Coroutine[Any, Any, None]], asyncio.Task[None]] = {}
         async with asyncio.TaskGroup() as tasks:
-            while True:
-                await asyncio.sleep(self._interval_s)
+            while True:  # at once for the first time: what is done by the eldest alone waits for it
                 for work in works:
                     if work not in running or running[work].done():
                         running[work] = tasks.create_task(work())
+                await asyncio.sleep(self._interval_s)
 
     async def watch_lease(self) -> None:
         """Cut everything as soon as kills could not be heard for longer than the lease; until cancelled."""
