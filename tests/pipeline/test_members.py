@@ -105,6 +105,17 @@ async def test_open_calls_of_a_member_that_is_given_up_are_unknown(three: list[H
     assert [event["outcome"] for event in three[0].log.of(Kind.FINISHED)] == ["unknown", "ok"], "its own word may come"
 
 
+@pytest.mark.parametrize("attested", [False, True])
+async def test_calls_of_a_member_that_is_given_up_leave_the_display(three: list[House], attested: bool) -> None:
+    """By whoever hears of it: the one that gave it up may have ended since."""
+    _paused(three[2])
+    await _listen(4 if attested else 62, *three[:2])
+    if attested:
+        assert isinstance(await three[0].membership.attest(ADMIN, "m-3"), Member)
+    await _listen(1, three[1])
+    assert three[1].admission.forgotten == ["m-3"]
+
+
 async def test_call_of_a_member_that_was_given_up_is_never_sent(three: list[House]) -> None:
     """It does not know yet: the log refuses its ALLOW, and the refusal is recorded."""
     gone = _paused(three[2])

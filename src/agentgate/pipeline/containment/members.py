@@ -206,7 +206,8 @@ class Membership:
         rows = await self._reader.projection("members", left_idx=None)
         await self._mind_myself(rows)
         here = [row["member"] for row in rows if presence(row) is Presence.HERE]
-        self._somebody_went |= not self._here.issubset(here)
+        self._ghosts += (went := self._here.difference(here))
+        self._somebody_went |= bool(went)
         self._here = frozenset(here)
         audible = [member for member in here if self._hearing.silent_s(member) < QUIET_S]
         self.is_eldest = audible[:1] == [self._recorder.member]
