@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -182,6 +183,28 @@ async def test_call_elsewhere_that_is_not_cut_yet_is_among_those_that_run(
 
 def _in_flight(**fields: str) -> InFlight:
     return InFlight(**fields)
+
+
+async def test_member_that_a_reader_does_not_know_yet_is_waited_for(
+    three: list[House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has left of whom the log does not say so."""
+    projection = MemoryLog.projection
+
+    async def behind(log: MemoryLog, name: str, **match: Any) -> list[dict[str, Any]]:
+        rows = await projection(log, name, **match)
+        return [row for row in rows if row["member"] != "m-3"] if name == "members" else rows
+
+    _deaf(three[2])
+    running = await three[2].running()
+    monkeypatch.setattr(MemoryLog, "projection", behind)
+    drain = await three[0].hasty.kill(ADMIN, Order(Scope.SESSION, "s-1"))
+    assert isinstance(drain, Drain)
+    assert "m-3" in drain.progress.unheard
+    assert not drain.is_drained
+    monkeypatch.undo()
+    await three[2].beat()
+    assert (await running).reason_code is ReasonCode.KILLED
 
 
 async def test_member_that_left_is_not_waited_for(three: list[House]) -> None:

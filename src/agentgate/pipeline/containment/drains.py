@@ -144,9 +144,16 @@ class Drains:
             acks[mine.result().member] = mine.result()
         if set(members) - acks.keys() - {self._recorder.member}:
             acks |= await self._acks(position, members)
-            here = {row["member"]: presence(row) for row in await self._reader.projection("members", left_idx=None)}
-            standing = {member: here.get(member, Presence.LEFT) for member in members}
+            standing = await self._standing(set(members) - acks.keys())
         return replace(drain, acks=acks, progress=progress(members, standing, _positions(acks), position))
+
+    async def _standing(self, members: set[str]) -> dict[str, Presence]:
+        """Of `members` and others. Only a row that says so makes one of them left: there may be none yet where a
+        reader is behind. Raises LogUnavailable."""
+        rows = await self._reader.projection("members", left_idx=None)
+        for member in members - {row["member"] for row in rows}:
+            rows += await self._reader.projection("members", member=member)
+        return {row["member"]: presence(row) for row in rows}
 
     async def _receipt(self, drain: Drain) -> Drain:
         """Write the kill's receipt, unless somebody has. Raises LogUnavailable."""
