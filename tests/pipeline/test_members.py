@@ -12,8 +12,8 @@ from agentgate.core.call import Call, Role
 from agentgate.core.containment import KillChanges, KillState
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
 from agentgate.core.event import Event, Kind, Outcome
-from agentgate.core.events.kills import killed
-from agentgate.core.members import Presence
+from agentgate.core.events.kills import acked, killed
+from agentgate.core.members import Acknowledgement, Presence
 from agentgate.core.projection.tables import Change
 from agentgate.pipeline.containment.members import Member
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
@@ -143,6 +143,42 @@ async def test_kill_goes_on_without_a_member_that_is_gone_and_says_so(three: lis
     for house in three[:2]:
         await house.upkeep.tick()
     assert len(three[0].log.of(Kind.DRAINED)) == 1, "nothing has changed, so nothing is written"
+
+
+async def test_kills_that_go_on_without_a_member_cost_no_upkeep_each(
+    three: list[House], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def count(owner: type, name: str) -> None:
+        asking = getattr(owner, name)
+
+        def counted(*args: Any, **match: Any) -> Any:
+            asked.append(name)
+            return asking(*args, **match)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    _paused(three[2])
+    await _listen(62, *three[:2])
+    for number in range(50):
+        await three[number % 2].killed(target=f"s-{number}")
+    for owner, name in ((MemoryLog, "projection"), (MemoryLog, "acknowledged"), (FakeAdmission, "in_flight")):
+        count(owner, name)
+    assert await three[0].drains.close_open() == 0
+    assert sorted(asked) == ["acknowledged", "projection", "projection"]
+    await three[0].membership.attest(ADMIN, "m-3")
+    assert await three[1].drains.close_open() == 50
+
+
+async def test_late_word_of_a_member_that_is_gone_settles_the_kills_up_to_it(three: list[House]) -> None:
+    """It is still gone: what it says of its own is enough, and says nothing of the kills since."""
+    gone = _paused(three[2])
+    await _listen(62, *three[:2])
+    kills = [(await three[0].killed(target=f"s-{number}")).kill for number in range(3)]
+    await gone.recorder.note(lambda origin: acked(origin, Acknowledgement("m-3", kills[1].position)))
+    assert await three[0].drains.close_open() == 2
+    assert [(await three[1].seen(kill)).is_drained for kill in kills] == [True, True, False]
 
 
 async def test_kill_and_upkeep_go_on_after_any_number_of_members_that_died() -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -74,11 +75,16 @@ class Drains:
     async def of(self, kill_id: str) -> Drain | None:
         """The kill of this id, in force or not, as the log has it now. Raises LogUnavailable."""
         rows = await self._reader.projection("kills", id=kill_id)
-        return await self._from_row(rows[0]) if rows else None
+        if not rows:
+            return None
+        drain = await self._from_row(rows[0], await self._reader.projection("members"))
+        if drain.progress.drained or drain.released_at is not None:
+            return drain
+        return replace(drain, running=await self._running(drain.kill))
 
-    async def _from_row(self, row: Mapping[str, Any]) -> Drain:
+    async def _from_row(self, row: Mapping[str, Any], everybody: Sequence[Mapping[str, Any]]) -> Drain:
+        """Without what still runs. `everybody` has the rows of all members, read after that of the kill."""
         kill = kill_from_row(row)
-        everybody = await self._reader.projection("members")
         there = [m for m in everybody if m["joined_idx"] < row["idx"] and (m["left_idx"] or row["idx"]) >= row["idx"]]
         members = tuple(member["member"] for member in there)
         acks = await self._acks(kill.position, members)
@@ -86,10 +92,7 @@ class Drains:
         state = progress(members, standing, _positions(acks), kill.position)
         # a receipt that excepted somebody is not the last word once everybody is settled
         receipt = row["receipt"] if row["drained"] or not state.drained else None
-        drain = Drain(kill, members, state, acks, receipt=receipt, released_at=row["released_position"])
-        if drain.progress.drained or row["released_position"] is not None:
-            return drain
-        return replace(drain, running=await self._running(kill))
+        return Drain(kill, members, state, acks, receipt=receipt, released_at=row["released_position"])
 
     async def _acks(self, position: int, members: Sequence[str]) -> dict[str, Acknowledgement]:
         return {ack.member: ack for ack in await self._reader.acknowledged(position) if ack.member in members}
@@ -172,10 +175,23 @@ class Drains:
 
     async def close_open(self) -> int:
         """Write the receipts of kills that have drained since their operator was answered, or whose server has crashed;
-        how many. Raises LogUnavailable."""
+        how many. Raises LogUnavailable.
+
+        Any number may wait for one that is dead: who has said nothing since the oldest of them has said nothing of any.
+        """
+        rows = await self._reader.projection("kills", drained=0, released_position=None)
+        if not rows:
+            return 0
+        everybody = await self._reader.projection("members")
+        heard = {ack.member for ack in await self._reader.acknowledged(min(row["position"] for row in rows))}
+        silent = [member for member in everybody if member["member"] not in heard]
+        waiting_from = _first_joined(silent, Presence.HERE)
+        excepted_from = _first_joined(silent, Presence.HERE, Presence.GONE)
         closed = 0
-        for row in await self._reader.projection("kills", drained=0, released_position=None):
-            drain = await self._from_row(row)
+        for row in rows:
+            if row["idx"] > (waiting_from if row["receipt"] is None else excepted_from):
+                continue
+            drain = await self._from_row(row, everybody)
             if not drain.progress.is_waiting and drain.receipt is None:
                 await self._receipt(drain)
                 closed += 1
@@ -185,6 +201,10 @@ class Drains:
         """Write the receipt of a drained kill if it has none. Raises LogUnavailable."""
         if drain.receipt is None:
             await self._receipt(drain)
+
+
+def _first_joined(members: Iterable[Mapping[str, Any]], *standing: Presence) -> float:
+    return min((member["joined_idx"] for member in members if presence(member) in standing), default=math.inf)
 
 
 def _positions(acks: Mapping[str, Acknowledgement]) -> dict[str, int]:
