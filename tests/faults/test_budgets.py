@@ -115,7 +115,7 @@ def test_a_restarted_redis_is_not_believed_before_the_log_was_counted(pair: Pair
     pair.backends.redis.start()
     assert pair.flood(victim, 10) == Counter(ok=10)
     until(lambda: pair.used(victim)["calls"] == "110")
-    assert pair.used(victim)["run"] != before["run"]
+    assert pair.used(victim)["term"] != before["term"]
 
 
 def test_a_budget_of_the_wrong_type_refuses_its_session_and_no_other(pair: Pair, victim: str) -> None:

@@ -16,6 +16,7 @@ from agentgate.core.errors import KillStateUnknown, ReasonCode
 from agentgate.ports.containment import Admitted, NotAdmitted
 from tests.adapters.containment.asking import applies, connected, eventually, reaches, recovers, refusal
 from tests.contracts.admission import a_call, a_kill, state
+from tests.contracts.budgets import FACTS, ask, known
 from tests.redis_server import RedisServer, is_installed
 
 pytestmark = pytest.mark.skipif(not is_installed(), reason="redis-server is not installed")
@@ -150,3 +151,31 @@ async def test_a_release_that_one_primary_missed_is_not_forgotten_by_the_other(p
             await refusal(deposed, seen=3)
             await deposed.apply(state(4, KILL), FlagChange(3, 4, {KILL.flag: KILL.id}))
             assert await is_killed(deposed, 4)
+
+
+async def is_unknown(admission: RedisAdmission) -> bool:
+    answer = await ask(admission, FACTS)
+    return isinstance(answer, NotAdmitted) and answer.reason is ReasonCode.BUDGET_UNKNOWN
+
+
+async def test_what_a_server_kept_while_its_members_were_at_another_is_counted_again(pair: Pair) -> None:
+    """There and back, and the first was up all the time: what was used at the second is only in the log."""
+
+    async def goes(to: RedisServer, leaves: RedisServer) -> None:
+        pair.lead_to(to)
+        leaves.command("CLIENT", "KILL", "TYPE", "normal")
+        await recovers(moved, 0)
+
+    async with connected(pair.primary.url, "m-1") as stays, connected(pair.url, "m-2") as moved:
+        await known(moved, FACTS)
+        for member in (stays, moved):
+            assert isinstance(await ask(member, FACTS), Admitted)
+        await reaches(pair.standby, 0)
+        pair.standby.promote()
+        await goes(pair.standby, pair.primary)
+        assert await is_unknown(moved)
+        await recovers(stays, 0)
+        assert not await is_unknown(stays)
+        await goes(pair.primary, pair.standby)
+        assert await is_unknown(stays)
+        assert await is_unknown(moved)

@@ -184,7 +184,7 @@ async def test_what_was_counted_under_another_server_is_counted_again(
     """A standby that took over, or the same server after a restart, may have lost the last calls."""
     await known(admission, FACTS)
     (key,) = server.command("KEYS", "*used:session/*")  # type: ignore[misc]
-    server.command("HSET", key, "run", "another")
+    server.command("HSET", key, "term", "another")
     answer = await ask(admission, FACTS)
     assert isinstance(answer, NotAdmitted)
     assert answer.reason is ReasonCode.BUDGET_UNKNOWN

@@ -22,8 +22,9 @@ COUNTING_LIFE_S: Final = 3_600
 
 @dataclass(slots=True)
 class _Ledger:
-    """What one session, or one agent in a period, has used. In Redis a hash with these fields, and `run`: the run id of
-    the server that it was counted under, because another one (or the same, restarted) may have lost some of it."""
+    """What one session, or one agent in a period, has used. In Redis a hash with these fields, and `term`: since when
+    the server that it was counted at had lost nothing, and no member had come to it from another one, which may know of
+    more."""
 
     epoch: str
     """Names what the count rests on."""

@@ -4,7 +4,7 @@
 --       2 flight: hash, trace id -> who and what, for display
 --       then, where there is a quota: a sorted set for each limit (trace id -> µs), a hash for each budget (see _Ledger
 --       in _ledgers.py for its fields; a session's first); where there are budgets at last a hash that says since when
---       this server has kept what was used
+--       this server has kept what was used: with that a term begins
 -- ARGV  1 the position that the caller has seen, 2 trace id, 3 flight entry, 4 number of flags, flags, widest first;
 --       where there is a quota: number of limits, limit and window in µs of each; where there are budgets: the server's
 --       run id, 1 if the session's facts are wanted, bytes, micros, µs to wait after a loss; for each budget: period in µs (0 a session), life in ms, the limits of calls,
@@ -63,15 +63,23 @@ end
 at = at + 2 * n_limits + 1
 local run, wants_facts = ARGV[at], ARGV[at + 1] == '1'
 local charge = {1, tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])}
+local term, is_lost -- what was counted in another term is counted again
+if run then
+  local kept = redis.call('HMGET', KEYS[#KEYS], 'run', 'since')
+  term = tonumber(kept[2]) and kept[2]
+  if kept[1] ~= run or not term or tonumber(term) > now then
+    term, is_lost = string.format('%.0f', now), true
+  end
+end
 local ledgers, unknown = {}, {}
 for i = 1, #KEYS - 3 - n_limits do -- without budgets there is no key of that
   local key, about = KEYS[2 + n_limits + i], at + 5 + 8 * (i - 1)
   local length = tonumber(ARGV[about])
   local number = length > 0 and math.floor(now / length) or 0
-  local found = redis.call('HMGET', key, 'run', 'epoch', 'through', 'period', 'calls', 'bytes', 'cost')
+  local found = redis.call('HMGET', key, 'term', 'epoch', 'through', 'period', 'calls', 'bytes', 'cost')
   local since = tonumber(found[4])
   local ledger = {key = key, about = about, period = number}
-  if found[1] ~= run or not (found[2] and since) or (not found[3] and since < number) then
+  if found[1] ~= term or not (found[2] and since) or (not found[3] and since < number) then
     ledger.epoch, ledger.is_new = ARGV[2], true
   elseif not found[3] then
     ledger.epoch, ledger.period = found[2], since
@@ -90,19 +98,16 @@ end
 if #unknown > 0 then
   -- Calls that were let in before a loss must be in the log before that is counted, or have been refused: whoever let
   -- one in records it within this time or not at all.
-  local kept = redis.call('HMGET', KEYS[#KEYS], 'run', 'since')
-  local since = tonumber(kept[2])
-  if kept[1] ~= run or not since or since > now then
-    since = now
-    redis.call('HSET', KEYS[#KEYS], 'run', run, 'since', string.format('%.0f', now))
+  if is_lost then
+    redis.call('HSET', KEYS[#KEYS], 'run', run, 'since', term)
   end
-  if now - since < tonumber(ARGV[at + 4]) then
+  if now - tonumber(term) < tonumber(ARGV[at + 4]) then
     return {6, position, false, 0, 0}
   end
   local answer = {}
   for _, ledger in ipairs(unknown) do
     if ledger.is_new then
-      redis.call('HSET', ledger.key, 'run', run, 'epoch', ledger.epoch, 'period', string.format('%.0f', ledger.period))
+      redis.call('HSET', ledger.key, 'term', term, 'epoch', ledger.epoch, 'period', string.format('%.0f', ledger.period))
       redis.call('HDEL', ledger.key, 'through')
       -- names of sessions can be made up; those of agents cannot, and counting their day may take long
       redis.call('PEXPIRE', ledger.key, ledger.ends > 0 and 3600000 or 60000)

@@ -125,7 +125,7 @@ class RedisAdmission:
         fields: dict[str, str | int] = dict(tally.used._asdict())
         if uncounted.period is Period.SESSION:
             fields |= facts_fields(tally)
-        words: tuple[Word, ...] = (1, key, self._run_id, uncounted.epoch, life_s(uncounted.period) * 1000)
+        words: tuple[Word, ...] = (1, key, uncounted.epoch, life_s(uncounted.period) * 1000)
         return await self._restore.run(*words, tally.through, *chain.from_iterable(fields.items())) == 1
 
     async def apply(self, state: KillState, change: FlagChange | None = None) -> None:
@@ -226,6 +226,15 @@ class RedisAdmission:
         if not isinstance(answer, int):
             raise KillStateUnknown(explain(answer))
 
+    async def _begin_term(self, connection: Connection, run_id: str) -> None:
+        """Whoever comes from another server has been charged there: what this one kept meanwhile lacks that, also where
+        it was up all the time. Raises KillStateUnknown."""
+        if self._run_id not in ("", run_id):
+            answer = await connection.command("DEL", self._kept, deadline_s=OPEN_S)
+            if not isinstance(answer, int):
+                raise KillStateUnknown(explain(answer))
+        self._run_id = run_id
+
     async def _write(
         self, position: int, since: str, dead: Mapping[str, KillId], alive: Sequence[str] = ()
     ) -> int | None:
@@ -249,11 +258,11 @@ class RedisAdmission:
             raise KillStateUnknown(explain(answer))
         info = dict(line.split(":", 1) for line in answer.decode(errors="replace").splitlines() if ":" in line)
         _refuse_unsafe(info)
-        self._run_id = info.get("run_id", "")
         if info.get("role") == "slave":
             # It takes no writes, and what it answers is as old as it likes.
             raise KillStateUnknown("this Redis is a replica of another, which may know of newer kills")
         await self._forget_unsettled(connection)
+        await self._begin_term(connection, info.get("run_id", ""))
         if info.get("aof_enabled") == "0" and not self._warned_of_loss:
             self._warned_of_loss = True
             _log.warning(
