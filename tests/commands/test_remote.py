@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 import httpx
 import pytest
 
+from agentgate.commands import answers
+from agentgate.commands import remote as remote_module
 from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
 from agentgate.commands.remote import Remote
 from tests.scripted_gateway import HANG_UP, SILENCE, ScriptedGateway, problem
+from tests.web import Handler, serving
 
 URL = "http://127.0.0.1:8000"
 KILL = {"id": "k", "drained": True}
@@ -162,6 +167,33 @@ def test_a_gateway_that_takes_orders_and_is_silent_may_have_carried_them_out() -
             remote.kill({"id": "k"})
         assert caught.value.may_have_arrived
         assert len(gateway.asked) == 2
+
+
+@pytest.mark.parametrize("begin", [b"HTTP/1.1 200 OK\r\nX-", b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n"])
+def test_an_answer_that_drips_has_a_deadline_as_a_whole(begin: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote_module, "CONNECT_S", 0.2)
+    is_over = threading.Event()
+
+    class Drip(Handler):
+        def do_GET(self) -> None:
+            self.wfile.write(begin)
+            with suppress(OSError):  # nobody waits
+                while not is_over.wait(0.05):
+                    self.wfile.write(b"a")
+
+    with serving(Drip) as url, Remote(url, "key", answer_s=0.3) as remote:
+        with pytest.raises(Unanswered, match=r"its answer was not whole after 0\.5 s") as caught:
+            remote.members()
+        is_over.set()
+    assert caught.value.may_have_arrived
+
+
+@pytest.mark.parametrize("ask", [Remote.members, lambda remote: list(remote.export({}))], ids=["answer", "refusal"])
+def test_an_answer_has_an_end_in_bytes(ask: Callable[[Remote], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MAX_ANSWER_BYTES", 10)
+    remote, _ = answering(httpx.Response(503, content=b"{" + b" " * 10))
+    with pytest.raises(NotAGateway, match="more than 10 bytes"):
+        ask(remote)
 
 
 def test_where_nobody_listens_nothing_has_arrived_and_nothing_is_repeated() -> None:

@@ -66,6 +66,19 @@ def test_words_become_an_order_with_an_id(words: list[str], order: dict[str, Any
     assert gateway.keys == ["a-key"]
 
 
+def test_a_reason_from_a_terminal_that_is_not_utf_8_stops_no_kill() -> None:
+    with answering((200, DRAINED)) as gateway:
+        assert run(gateway, "kill", "session", "s", "--reason", "\udcfcberfl\udcfcssig").exit_code == 0
+    assert gateway.asked[0][2]["reason"] == "?berfl?ssig"
+
+
+def test_half_a_character_in_what_is_to_be_stopped_asks_nothing() -> None:
+    with answering((200, DRAINED)) as gateway:
+        done = run(gateway, "kill", "session", "caf\udce9")
+    assert (done.exit_code, gateway.asked) == (2, [])
+    assert "half a character" in done.stderr
+
+
 def test_an_id_of_ones_own_is_the_kills() -> None:
     with answering((200, DRAINED)) as gateway:
         run(gateway, "kill", "session", "s", "--id", "incident-42")

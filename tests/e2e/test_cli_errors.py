@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -43,6 +44,22 @@ class _Page(Handler):
     do_POST = do_GET  # noqa: N815 - the name that the library calls
 
 
+class _Odd(Handler):
+    """Its URL's path says how."""
+
+    SAYS: ClassVar[dict[str, tuple[bytes, dict[str, str]]]] = {
+        "packed": (b"not gzip at all", {"Content-Encoding": "gzip"}),
+        "deep": (b"[" * 200_000 + b"]" * 200_000, {}),
+        "shape": (b'{"kills": 5, "members": "m", "webhooks": {}, "holds": null, "tools": 1, "servers": {}}', {}),
+        "rows": (b'{"kills": [5], "members": ["m"], "webhooks": [[]], "holds": [0], "tools": [1], "servers": {}}', {}),
+        "total": (b'{"kills": []}', {"X-Total-Count": "9" * 5_000}),
+    }  # fmt: skip
+
+    def do_GET(self) -> None:
+        body, headers = self.SAYS[self.path.split("/")[1]]
+        self.say(200, body, **headers)
+
+
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     tmp = tmp_path_factory.mktemp("errors")
@@ -50,6 +67,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         socket.socket() as bound,
         socket.socket() as busy,
         serving(_Page) as web,
+        serving(_Odd) as odd,
         GatewayProcess() as gateway,
         CommandLine() as command_line,
     ):
@@ -60,7 +78,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         down, host = f"127.0.0.1:{bound.getsockname()[1]}", gateway.url.removeprefix("http://")
         names = {
             "gateway": gateway.url, "host": host, "down": f"http://{down}", "database": f"postgresql://{down}/x",
-            "web": web, "busy": str(busy.getsockname()[1]),
+            "web": web, "odd": odd, "busy": str(busy.getsockname()[1]),
             "data": str(gateway.data_dir),
         }  # fmt: skip
         stage = Stage(command_line, gateway, names | {name: str(path) for name, path in _places(tmp).items()})
@@ -135,6 +153,10 @@ CALLED = [
     ("approvals edit apr-1 --arguments []", "is not a JSON object"),
     ('approvals edit apr-1 --arguments {{"half":"\udcff"}}', "--arguments is not JSON"),
     ("approvals edit apr-1 --arguments @{none}", "No such file or directory"),
+    ("hold add s-1 --reason \udcff", "'\\udcff' is half a character"),
+    ("tools show \udcff", "is half a character"),
+    ("tools reject \udcff --yes", "is half a character"),
+    ("approvals show \udcff", "is half a character"),
     ("verify", "missing argument 'PACK'"),
     ("audit --format xml", "'table', 'jsonl'"),
     ("audit --since yesterday", "such as 2026-11-21"),
@@ -187,7 +209,7 @@ CALLED = [
 
 @pytest.mark.parametrize(("words", "says"), CALLED)
 def test_a_call_that_is_none_says_how_it_goes(stage: Stage, words: str, says: str) -> None:
-    needs_one = words.partition(" ")[0] in {"approvals", "evidence", "hold", "retention", "members"}
+    needs_one = words.partition(" ")[0] in {"approvals", "evidence", "hold", "retention", "members", "tools"}
     done = stage.run(words, stage.known if needs_one else {})
     assert says in ends_in_a_sentence(done)
     assert done.status == USAGE
@@ -274,6 +296,27 @@ def test_a_gateway_that_cannot_be_asked_is_said_with_the_cure(stage: Stage, word
     assert "say where the gateway is with --url" in another
     stranger = ends_in_a_sentence(stage.run(words, {"AGENTGATE_URL": "{gateway}", "AGENTGATE_KEY": "not-a-key"}))
     assert "Invalid API key; this wants a key with the role" in stranger
+
+
+@pytest.mark.parametrize("words", ["kills", "members", "webhooks list", "hold list", "tools"])
+@pytest.mark.parametrize(
+    ("odd", "says"),
+    [
+        ("packed", "something that is not packed as it says"),
+        ("deep", "HTTP 200, which is no answer of an AgentGate"),
+        ("shape", "which is none of an AgentGate of this version"),
+        ("rows", "which is none of an AgentGate of this version"),
+    ],
+)
+def test_what_no_gateway_answers_is_said(stage: Stage, words: str, odd: str, says: str) -> None:
+    done = stage.run(words, {"AGENTGATE_URL": f"{{odd}}/{odd}", "AGENTGATE_KEY": "k"})
+    assert says in ends_in_a_sentence(done)
+    assert done.status == REFUSED
+
+
+def test_a_number_with_too_many_digits_is_none(stage: Stage) -> None:
+    done = stage.run("kills", {"AGENTGATE_URL": "{odd}/total", "AGENTGATE_KEY": "k"})
+    assert (done.status, done.stdout) == (0, "no kill is in force\n")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import typer
 
 from agentgate import settings as configuration
 from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
-from agentgate.commands.remote import ANSWER_S, Remote, host_of
+from agentgate.commands.remote import ANSWER_S, NotText, Remote, host_of
 from agentgate.commands.terminal import Status, die, err, safe, settings_of
 from agentgate.commands.words import plain
 from agentgate.core.hosts import is_loopback
@@ -60,6 +60,8 @@ def the_gateway(
     try:
         with remote:
             yield remote
+    except NotText as error:
+        die(str(error), Status.USAGE)
     except Unanswered as silence:
         die(f"the gateway {remote.url} does not answer: {silence}; {_NOT_THERE}", Status.REFUSED)
     except NotAGateway as error:

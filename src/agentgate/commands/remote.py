@@ -7,14 +7,25 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote
 
 import httpx
 
-from agentgate.commands.answers import Answer, NotAGateway, Unanswered, answer_of, fitting, or_silence, why
+from agentgate.commands.answers import (
+    Answer,
+    NotAGateway,
+    Unanswered,
+    answer_of,
+    content_of,
+    fitting,
+    number_of,
+    or_silence,
+    why,
+    within,
+)
 from agentgate.core.hosts import is_host, is_loopback
 
 CONNECT_S: Final = 5.0
@@ -47,10 +58,15 @@ class Download:
     parts: Iterator[bytes]
 
 
+class NotText(Exception):
+    """Nothing was asked: it has half a character, as a shell hands on what is not UTF-8."""
+
+
 class Remote:
     """One gateway, or what stands before several, and one person's key. Not for several threads at once.
 
-    Whatever is asked may end in Refusal, Unanswered or NotAGateway; what comes in pieces also in the middle of it.
+    Whatever is asked may end in Refusal, Unanswered or NotAGateway; what comes in pieces also in the middle of it. What
+    cannot be asked is NotText.
     """
 
     def __init__(
@@ -64,6 +80,7 @@ class Remote:
         if not key or not key.isascii() or not key.isprintable():
             raise ValueError("the key has characters that no key has")
         self.is_clear_text = httpx.URL(url).scheme == "http" and not is_loopback(host)
+        self._whole_s = CONNECT_S + answer_s
         self._client = httpx.Client(
             base_url=self.url,
             headers=_shown(key),
@@ -89,10 +106,10 @@ class Remote:
 
     def kills(self, newest: int | None = None) -> Listing:
         """Kills in force."""
-        response = self._send("GET", "/kills", asked={"limit": newest} if newest is not None else None)
-        kills = fitting(answer_of(response), ("kills",))["kills"]
-        total = response.headers.get("X-Total-Count", "")
-        return Listing(kills, int(total) if total.isdecimal() else len(kills))
+        answer, headers = self._send("GET", "/kills", asked={"limit": newest} if newest is not None else None)
+        kills = fitting(answer, ("kills",))["kills"]
+        total = number_of(headers.get("X-Total-Count"))
+        return Listing(kills, len(kills) if total is None else total)
 
     def release(self, kill_id: str, *, force: bool = False) -> Answer:
         """`status` is `released`, or `pending` where more persons have to ask."""
@@ -118,8 +135,7 @@ class Remote:
 
     def export(self, asked: Mapping[str, Any]) -> Iterator[bytes]:
         """All that fits, as the gateway writes it."""
-        with or_silence(), self._client.stream("GET", "/audit", params=asked, timeout=_STREAM) as response:
-            _check_begun(response)
+        with self._begun("/audit", asked, timeout=_STREAM) as response:
             try:
                 yield from response.iter_bytes()
             except httpx.TransportError as error:
@@ -129,15 +145,14 @@ class Remote:
     @contextmanager
     def pack(self, asked: Mapping[str, str]) -> Iterator[Download]:
         """An evidence pack, once the gateway has made it."""
-        with or_silence(), self._client.stream("GET", "/evidence", params=asked) as response:
-            _check_begun(response)
+        with self._begun("/evidence", asked) as response:
             said = response.headers
-            events, size = said.get("X-AgentGate-Events", ""), said.get("Content-Length", "")
-            if not events.isdecimal() or not size.isdecimal():
+            events, size = number_of(said.get("X-AgentGate-Events")), number_of(said.get("Content-Length"))
+            if events is None or size is None:
                 raise NotAGateway("something that is no evidence pack")
             hmac = said.get("X-Evidence-HMAC", "").removeprefix("sha256=") or None
             pack_id = said.get("X-AgentGate-Pack-Id", "")
-            yield Download(int(events), int(size), pack_id, hmac, response.iter_bytes())
+            yield Download(events, size, pack_id, hmac, response.iter_bytes())
 
     def retention(self) -> Answer:
         """How long bodies are kept, and what is due."""
@@ -184,10 +199,10 @@ class Remote:
         return list(self._get("/webhooks", wants=("webhooks",))["webhooks"])
 
     def _get(self, path: str, asked: Mapping[str, Any] | None = None, *, wants: tuple[str, ...]) -> Answer:
-        return fitting(answer_of(self._send("GET", path, asked=asked)), wants)
+        return fitting(self._send("GET", path, asked=asked)[0], wants)
 
     def _post(self, path: str, body: Mapping[str, Any], *, wants: tuple[str, ...]) -> Answer:
-        return fitting(answer_of(self._send("POST", path, dict(body))), wants)
+        return fitting(self._send("POST", path, dict(body))[0], wants)
 
     def _order(self, path: str, order: Mapping[str, Any], *, wants: tuple[str, ...]) -> Answer:
         """Once more where the answer was lost: the order's id makes it one."""
@@ -200,20 +215,42 @@ class Remote:
 
     def _send(
         self, method: str, path: str, body: dict[str, Any] | None = None, asked: Mapping[str, Any] | None = None
-    ) -> httpx.Response:
+    ) -> tuple[Answer, httpx.Headers]:
+        request = self._request(method, path, json=body, params=asked)
+
+        def answered() -> tuple[httpx.Response, bytes]:
+            with closing(self._client.send(request, stream=True)) as response:
+                return response, content_of(response)
+
         with or_silence():
-            return self._client.request(method, path, json=body, params=asked)
+            response, content = within(self._whole_s, answered)
+        return answer_of(response.status_code, content), response.headers
+
+    @contextmanager
+    def _begun(self, path: str, asked: Mapping[str, Any], **how: Any) -> Iterator[httpx.Response]:
+        """What comes in pieces, once it is sure that it is what was asked for."""
+        request = self._request("GET", path, params=asked, **how)
+        with or_silence(), closing(self._client.send(request, stream=True)) as response:
+            if response.status_code >= 300:
+                answer_of(response.status_code, content_of(response))
+            yield response
+
+    def _request(self, method: str, path: str, **what: Any) -> httpx.Request:
+        with _text():
+            return self._client.build_request(method, path, **what)
 
 
 def _path(*parts: str) -> str:
-    return "".join(f"/{quote(part, safe='')}" for part in parts)
+    with _text():
+        return "".join(f"/{quote(part, safe='')}" for part in parts)
 
 
-def _check_begun(response: httpx.Response) -> None:
-    """Raises Refusal, NotAGateway where what comes is not what was asked for."""
-    if response.status_code >= 300:
-        response.read()
-        answer_of(response)
+@contextmanager
+def _text() -> Iterator[None]:
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise NotText(f"{error.object[error.start]!r} is half a character: what is said must be UTF-8") from None
 
 
 def _shown(key: str) -> dict[str, str]:

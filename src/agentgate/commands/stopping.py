@@ -101,7 +101,7 @@ def _order(
         "id": kill_id if kill_id is not None else f"kill-{secrets.token_hex(5)}",
         "scope": Scope.GLOBAL.value if is_global else scope.value,
         "target": target,
-        "reason": reason,
+        "reason": reason.encode(errors="replace").decode(),  # a stop does not wait for a letter that is none
     }
     if tenant is not None:
         order["tenant"] = tenant
