@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 from agentgate import whereabouts
@@ -36,6 +38,35 @@ def test_who_left_a_note_is_found_while_it_lives_and_not_after(tmp_path: Path) -
         process.wait()
     assert (tmp_path / "gateway.json").read_text().count(URL) == 1
     assert whereabouts.find(tmp_path) is None, "a note that nobody holds is a dead gateway's"
+
+
+def test_who_looks_for_a_gateway_keeps_none_from_leaving_its_note(tmp_path: Path) -> None:
+    """As a window does every 50 ms, exactly while it waits for one."""
+    is_shared = threading.Event()
+    (tmp_path / "gateway.json").write_text("{}")
+
+    def look() -> None:
+        with (tmp_path / "gateway.json").open() as note:
+            fcntl.flock(note, fcntl.LOCK_SH)
+            is_shared.set()
+            time.sleep(0.1)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    assert is_shared.wait(5)
+    handle = whereabouts.leave(tmp_path, URL)
+    thread.join(5)
+    assert handle is not None
+    assert whereabouts.find(tmp_path) == URL
+    os.close(handle)
+
+
+def test_a_gateway_whose_note_somebody_holds_says_so(tmp_path: Path) -> None:
+    with (tmp_path / "gateway.json").open("w") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        with GatewayProcess(data_dir=tmp_path) as gateway:
+            gateway.call("db_query", {"query": "SELECT 1"})
+            assert "`agentgate mcp` will not find this gateway: another process holds the note" in gateway.stderr
 
 
 def test_a_note_that_is_not_written_yet_or_no_note_is_nobody(tmp_path: Path) -> None:

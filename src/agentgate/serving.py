@@ -63,15 +63,23 @@ def _say_ready(settings: Settings, sockets: Sequence[socket.socket]) -> None:
     host = f"[{address[0]}]" if ":" in str(address[0]) else address[0]
     url = f"http://{host}:{address[1]}"
     near = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 - compared with, not listened on
-    try:
-        whereabouts.leave(settings.data_dir, f"http://{near}:{address[1]}")
-    except OSError as error:
-        logging.getLogger("agentgate").warning("`agentgate mcp` will not find this gateway: %s", error)
+    _leave_note(settings, f"http://{near}:{address[1]}")
     parts = [f"policy {settings.policy.kind}", f"containment {settings.containment.kind}", f"log {settings.log.kind}"]
     if settings.server.workers > 1:
         parts.append(f"{settings.server.workers} workers")
     sys.stdout.write(f"agentgate {__version__} is ready on {url} ({', '.join(parts)})\n")
     sys.stdout.flush()
+
+
+def _leave_note(settings: Settings, url: str) -> None:
+    try:
+        trouble: object = None
+        if whereabouts.leave(settings.data_dir, url) is None:
+            trouble = f"another process holds the note in {settings.data_dir}"
+    except OSError as error:
+        trouble = error
+    if trouble is not None:
+        logging.getLogger("agentgate").warning("`agentgate mcp` will not find this gateway: %s", trouble)
 
 
 def _say_what_starts(settings: Settings) -> None:

@@ -10,10 +10,13 @@ import contextlib
 import fcntl
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 _NOTE = "gateway.json"
+_LOOKED_AT_S = 1.0
+"""Nobody looks for so long but who was stopped meanwhile."""
 _STARTING = "gateway.starting"
 
 
@@ -27,13 +30,29 @@ def leave(data_dir: Path, url: str) -> int | None:
     """
     handle = os.open(data_dir / _NOTE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+        _hold(handle)
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps({"url": url, "pid": os.getpid()}).encode(), 0)
+    except BlockingIOError:
         os.close(handle)
         return None
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps({"url": url, "pid": os.getpid()}).encode(), 0)
+    except OSError:
+        os.close(handle)
+        raise
     return handle
+
+
+def _hold(handle: int) -> None:
+    """Raises BlockingIOError where another gateway holds it. Who only looks (`find`) shares it, for a moment."""
+    ends_at = time.monotonic() + _LOOKED_AT_S
+    while True:
+        try:
+            return fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > ends_at:
+                raise
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        time.sleep(0.005)
 
 
 def find(data_dir: Path) -> str | None:
