@@ -105,6 +105,7 @@ BROAD_HANDLERS = {
     "core/redaction/redactor.py": "whatever a detector raises, what it did not read is not written down",
     "adapters/schema/jsonschema.py": "what is thrown where Rust panics is no Exception",
     "adapters/log/_checkpoints/followers.py": "a task that nobody awaits goes on, and what went wrong is told",
+    "commands/answers.py": "what is raised in a thread is raised where it is waited for",
     "edges/wire.py": "the edges' last handler: nobody gets a traceback, nothing is answered as allowed",
 }
 

@@ -226,8 +226,8 @@ def _gateway(out_dir: Path) -> Iterator[Stage]:
             url = _ready_url(process)
             admin_key = (Path(data_dir) / "admin.key").read_text(encoding="utf-8")
             with (
-                httpx.Client(base_url=url) as agent,
-                httpx.Client(base_url=url, headers={"X-API-Key": admin_key}) as admin,
+                httpx.Client(base_url=url, trust_env=False) as agent,
+                httpx.Client(base_url=url, trust_env=False, headers={"X-API-Key": admin_key}) as admin,
             ):
                 yield Stage(agent, admin, signing_key, out_dir)
         finally:

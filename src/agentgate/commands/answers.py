@@ -98,7 +98,7 @@ def within(most_s: float, ask: Callable[[], T]) -> T:
     def work() -> None:
         try:
             done.set_result(ask())
-        except (httpx.HTTPError, NotAGateway) as error:  # raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised where it is waited for
             done.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()

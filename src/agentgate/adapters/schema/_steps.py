@@ -101,10 +101,9 @@ def counted(schema: Any, dialect: str) -> Any:
 def _weight(schema: Mapping[str, Any]) -> int:
     """How many steps it takes to compare one value with all that is said here."""
     factor = schema.get("multipleOf")
-    of_factor = _STEPS_OF_FRACTION if isinstance(factor, float) else 0
-    if of_factor and factor < _TINY:
-        of_factor *= _STEPS_OF_EXTREME
-    of_values = 0
+    of_factor = of_values = 0
+    if isinstance(factor, float):
+        of_factor = _STEPS_OF_FRACTION * (_STEPS_OF_EXTREME if factor < _TINY else 1)
     pending = [value for value in (schema.get("enum"), schema.get("const")) if isinstance(value, list | dict)]
     while pending:
         for value in _within(pending.pop()):
