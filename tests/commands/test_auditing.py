@@ -425,6 +425,27 @@ def test_events_are_sent_to_a_collector_line_by_line(collector: Callable[..., Sc
     assert asked(gateway)[0]["format"] == ["otlp"]
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("api-key=THE-SECRET%0D", "the value of api-key"),
+        ("api-key=THE-SECRET%20", "the value of api-key"),
+        ("api-key=THE-SECRET-é", "the value of api-key"),
+        ("api key=THE-SECRET", "'api key' is not the name"),
+        ("=THE-SECRET", "'' is not the name"),
+    ],
+)
+def test_what_can_be_no_header_for_a_collector_is_refused_without_saying_it(
+    collector: Callable[..., ScriptedCollector], given: str, says: str
+) -> None:
+    taker = collector(OK)
+    with answering((200, REQUEST + b"\n")) as gateway:
+        ran = run(gateway, "audit", "--otlp-endpoint", taker.url, env={"OTEL_EXPORTER_OTLP_HEADERS": given})
+    assert (ran.exit_code, taker.took) == (2, [])
+    assert says in ran.stderr
+    assert "THE-SECRET" not in ran.output
+
+
 @pytest.mark.parametrize("path", ["", "/", "/v1/logs", "/v1/logs/"])
 def test_the_place_of_a_collector_may_say_its_path(path: str) -> None:
     with Collector(f"http://127.0.0.1:4318{path}") as one:
@@ -452,6 +473,7 @@ def test_a_busy_collector_is_asked_again_when_it_says(
         ((302, b"", {"Location": "http://127.0.0.1:1/"}), 1, "HTTP 302"),
         ((503, b"", {}), 6, "HTTP 503"),
         ((200, b'{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"too old"}}', {}), 1, "too old"),
+        ((200, b"{}", {"Content-Encoding": "gzip"}), 1, "not packed as it says"),
     ],
 )
 def test_what_a_collector_does_not_take_is_said(
@@ -465,6 +487,15 @@ def test_what_a_collector_does_not_take_is_said(
     with Collector(taker.url) as one, pytest.raises(NotTaken, match=words):
         one.take(REQUEST)
     assert len(taker.took) == tries
+
+
+@pytest.mark.parametrize("said", [b'{"partialSuccess":{"rejectedLogRecords":1e400}}', b"[" * 200_000, b"", b"7"])
+def test_an_odd_answer_of_a_collector_is_one_that_took_all(
+    collector: Callable[..., ScriptedCollector], said: bytes
+) -> None:
+    with Collector(collector((200, said, {})).url) as one:
+        one.take(REQUEST)
+        assert one.taken == 2
 
 
 def test_a_collector_that_takes_nothing_ends_the_command_with_1(

@@ -7,7 +7,16 @@ import contextlib
 import anyio
 import pytest
 from mcp.shared.message import SessionMessage
-from mcp_types import CONNECTION_CLOSED, INTERNAL_ERROR, ErrorData, JSONRPCError, JSONRPCRequest
+from mcp_types import (
+    CONNECTION_CLOSED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    PROTOCOL_VERSION_META_KEY,
+    ErrorData,
+    JSONRPCError,
+    JSONRPCNotification,
+    JSONRPCRequest,
+)
 
 from agentgate.commands._bridge import Relay
 
@@ -34,3 +43,35 @@ async def test_an_error_that_a_tool_gives_is_not_the_end_of_the_gateway(data: ob
     assert isinstance(answer, JSONRPCError)
     assert (answer.id, answer.error.code) == (2, INTERNAL_ERROR if is_lost else CONNECTION_CLOSED)
     assert (answer.error == error) is not is_lost
+
+
+@pytest.mark.parametrize(
+    ("method", "meta"),
+    [
+        ("tools/list", "x"),
+        ("tools/list", ["x"]),
+        ("té", {PROTOCOL_VERSION_META_KEY: "2026-07-28"}),
+        ("tools/list", {PROTOCOL_VERSION_META_KEY: "2026-07-28é"}),
+        ("tools/list", {PROTOCOL_VERSION_META_KEY: "2026\r\n"}),
+    ],
+)
+async def test_what_no_header_can_repeat_is_refused_and_the_window_goes_on(method: str, meta: object) -> None:
+    to_client, heard = anyio.create_memory_object_stream[SessionMessage](9)
+    to_gateway, sent = anyio.create_memory_object_stream[SessionMessage](9)
+    from_gateway, queue = (anyio.create_memory_object_stream[SessionMessage](9) for _ in range(2))
+    odd = {"jsonrpc": "2.0", "method": method, "params": {"_meta": meta}}
+    with anyio.fail_after(5):
+        streams = (to_client, heard, to_gateway, sent, *from_gateway, *queue)
+        async with contextlib.AsyncExitStack() as stack, anyio.create_task_group() as tasks:
+            for stream in streams:
+                await stack.enter_async_context(stream)
+            tasks.start_soon(Relay(to_client).carry, queue[1], from_gateway[1], to_gateway)
+            await queue[0].send(SessionMessage(JSONRPCNotification.model_validate(odd)))
+            await queue[0].send(SessionMessage(JSONRPCRequest.model_validate(odd | {"id": 1})))
+            await queue[0].send(SessionMessage(JSONRPCRequest(jsonrpc="2.0", id=2, method="ping")))
+            answer, passed_on = (await heard.receive()).message, (await sent.receive()).message
+            queue[0].close()
+    assert isinstance(answer, JSONRPCError)
+    assert (answer.id, answer.error.code) == (1, INVALID_REQUEST)
+    assert isinstance(passed_on, JSONRPCRequest)
+    assert passed_on.id == 2

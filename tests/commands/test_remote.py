@@ -44,7 +44,7 @@ def test_what_is_no_url_of_a_gateway_is_said(url: str) -> None:
         Remote(url, "key")
 
 
-@pytest.mark.parametrize("key", ["", "a\nb", "schlüssel"])
+@pytest.mark.parametrize("key", ["", "a\nb", "schlüssel", "agk_1\r", "agk_1 ", " agk_1"])
 def test_what_cannot_be_a_key_is_said_without_saying_it(key: str) -> None:
     with pytest.raises(ValueError, match="no key has") as caught:
         Remote(URL, key)

@@ -365,6 +365,14 @@ def test_a_variable_that_cannot_be_stops_the_start_by_its_name(
     assert done.status == START
 
 
+@pytest.mark.parametrize("key", ["agk_THE-SECRET\r", "agk_THE-SECRET ", "agk_THE-SECRET-é"])
+def test_a_key_with_what_no_key_has_is_refused_without_saying_it(stage: Stage, key: str) -> None:
+    done = stage.run("mcp --url {gateway}", {"AGENTGATE_API_KEY": key})
+    assert "AGENTGATE_API_KEY has characters that no key has" in ends_in_a_sentence(done)
+    assert done.status == USAGE
+    assert "THE-SECRET" not in done.stdout + done.stderr
+
+
 # --- streams --------------------------------------------------------------------------------------------------
 
 SAYING = (

@@ -32,6 +32,7 @@ from mcp.shared.message import ClientMessageMetadata, SessionMessage
 from mcp_types import (
     CONNECTION_CLOSED,
     INTERNAL_ERROR,
+    INVALID_REQUEST,
     PARSE_ERROR,
     PROTOCOL_VERSION_META_KEY,
     ErrorData,
@@ -40,6 +41,8 @@ from mcp_types import (
     JSONRPCRequest,
     JSONRPCResponse,
 )
+
+from agentgate.commands.remote import fits_header
 
 logger = logging.getLogger("agentgate.bridge")
 
@@ -52,6 +55,7 @@ _GOODBYE_S: Final = 3.0
 """How long a gateway may take to hear that the window is closed."""
 _MOST_UNSENT: Final = 256
 """Lines that are read ahead: the end of stdin is seen also when a gateway takes nothing."""
+_ODD: Final = "Not sent: _meta must be an object, and method and protocol version plain text"
 _LOST: Final = "The gateway was lost; whether the call had an effect is unknown"
 
 RequestId = str | int
@@ -168,6 +172,9 @@ class Relay:
             if self._last is not None:
                 await to_gateway.send(self._last)
             async for message in queue:
+                if not _can_be_sent(message.message):
+                    await self._turned_back(message.message)
+                    continue
                 self._last = self._noted(message)
                 await to_gateway.send(self._last)
             tasks.cancel_scope.cancel()
@@ -248,6 +255,23 @@ class Relay:
         if kept is None or (isinstance(kept, JSONRPCRequest) and kept.id not in self._waiting):
             self._last = None
 
+    async def _turned_back(self, body: Any) -> None:
+        if isinstance(body, JSONRPCRequest):
+            await self.refuse(body.id, INVALID_REQUEST, _ODD)
+        else:
+            logger.warning("the client sent a notification that cannot be passed on")
+
     async def refuse(self, number: RequestId | None, code: int, why: str) -> None:
         error = ErrorData(code=code, message=why)
         await self._to_client.send(SessionMessage(JSONRPCError(jsonrpc="2.0", id=number, error=error)))
+
+
+def _can_be_sent(body: Any) -> bool:
+    """Whether what headers repeat of a message can stand in them."""
+    if not isinstance(body, JSONRPCRequest | JSONRPCNotification):
+        return True
+    meta = (body.params or {}).get("_meta") or {}
+    if not isinstance(meta, Mapping):
+        return False
+    revision = meta.get(PROTOCOL_VERSION_META_KEY)
+    return not isinstance(revision, str) or (fits_header(revision) and fits_header(body.method))

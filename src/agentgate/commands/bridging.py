@@ -19,7 +19,7 @@ import typer
 
 from agentgate import whereabouts
 from agentgate.commands.ending import why
-from agentgate.commands.remote import host_of
+from agentgate.commands.remote import fits_header, host_of
 from agentgate.commands.terminal import Config, DataDir, Status, die, err, settings_of
 from agentgate.core.call import is_id
 from agentgate.core.hosts import is_loopback
@@ -50,6 +50,11 @@ def mcp(
     if session is not None and not is_id(session):
         die("--session must start with a letter or digit and hold only letters, digits and ._:@-", Status.USAGE)
     key = os.environ.get("AGENTGATE_API_KEY")
+    if key is not None and not fits_header(key):
+        die(
+            "AGENTGATE_API_KEY has characters that no key has, such as a blank or a carriage return at its end",
+            Status.USAGE,
+        )
     where = url or os.environ.get("AGENTGATE_URL")
     settings = None if where else settings_of(config, {"data_dir": data_dir})
 
@@ -143,7 +148,7 @@ def _is_ours(answer: httpx.Response) -> bool:
     """Whether it is a list of tools, or a refusal as a gateway words it."""
     try:
         said = answer.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(said, dict) and (
         "tools" in said if answer.is_success else answer.headers.get("content-type", "").startswith(_PROBLEM)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from typing import Final
 from urllib.parse import unquote
@@ -10,7 +11,7 @@ from urllib.parse import unquote
 import httpx
 
 from agentgate import settings as configuration
-from agentgate.commands.remote import host_of
+from agentgate.commands.remote import fits_header, host_of
 
 _PATH: Final = "/v1/logs"
 _AGAIN: Final = frozenset({429, 502, 503, 504})
@@ -48,6 +49,8 @@ class Collector:
         for attempt in range(_TRIES):
             try:
                 response = self._client.post(self.url, content=request)
+            except httpx.DecodingError:
+                raise NotTaken("its answer is not packed as it says") from None
             except httpx.TransportError as error:
                 why, wait_s = str(error) or type(error).__name__, 2.0**attempt / 2
             else:
@@ -68,7 +71,7 @@ class Collector:
         try:
             partial = response.json().get("partialSuccess") or {}
             rejected, message = int(partial.get("rejectedLogRecords") or 0), partial.get("errorMessage", "")
-        except (ValueError, AttributeError, TypeError):  # an empty answer is all right
+        except (ValueError, AttributeError, TypeError, OverflowError, RecursionError):  # an empty answer is all right
             rejected, message = 0, ""
         if rejected:
             raise NotTaken(f"it rejected {rejected} events: {message}")
@@ -85,4 +88,9 @@ def _headers() -> dict[str, str]:
             raise ValueError("OTEL_EXPORTER_OTLP_HEADERS is name=value,name=value")
         if is_one:
             found[name.strip()] = unquote(value.strip())
+    for name, value in found.items():
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"OTEL_EXPORTER_OTLP_HEADERS: {name!r} is not the name of a header")
+        if not fits_header(value):
+            raise ValueError(f"OTEL_EXPORTER_OTLP_HEADERS: the value of {name} has characters that no header has")
     return found

@@ -77,7 +77,7 @@ class Remote:
         host = host_of(url)
         if host is None:
             raise ValueError(f"{url!r} is not a URL of a gateway, such as http://127.0.0.1:8000")
-        if not key or not key.isascii() or not key.isprintable():
+        if not key or not fits_header(key):
             raise ValueError("the key has characters that no key has")
         self.is_clear_text = httpx.URL(url).scheme == "http" and not is_loopback(host)
         self._whole_s = CONNECT_S + answer_s
@@ -256,6 +256,11 @@ def _text() -> Iterator[None]:
 def _shown(key: str) -> dict[str, str]:
     """A person's access token is a bearer's; a key may be that too, and has gone in a header of its own since v0.2."""
     return {"Authorization": f"Bearer {key}"} if key.count(".") == 2 else {"X-API-Key": key}
+
+
+def fits_header(value: str) -> bool:
+    """Whether a header can say it: asked beforehand, for the HTTP client's own refusal quotes what may be a secret."""
+    return value.isascii() and value.isprintable() and value == value.strip()
 
 
 def host_of(url: str) -> str | None:
