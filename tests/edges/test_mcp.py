@@ -21,7 +21,7 @@ from mcp.types import CallToolResult, ElicitResult, InputRequiredResult, PromptR
 from pydantic import ValidationError
 
 from agentgate.core.approval import State
-from agentgate.core.call import Access, Call, Tool, ToolName
+from agentgate.core.call import Access, Call, Clean, Tool, ToolName
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Grant, NoRuling
 from agentgate.core.errors import ReasonCode
@@ -909,6 +909,36 @@ async def test_a_decision_that_has_answers_redacted_has_every_word_redacted(room
     heard += [error.value.message, str(error.value.data)]
     assert len(heard) == 5
     assert "ada@" not in "".join(heard)
+
+
+async def test_what_is_said_with_one_call_may_be_about_another_and_is_redacted_as_that(room: Room) -> None:
+    """Where a server has one session for both, it says things beside the one that are about the other, or were."""
+    cleaners: dict[Clean, None] = {}
+
+    async def obliged(_: Mapping[str, Any], peer: Peer) -> Any:
+        peer.share(cleaners)
+        return {"content": []}
+
+    async def other(_: Mapping[str, Any], peer: Peer) -> Any:
+        peer.share(cleaners)
+        await peer.notify("notifications/message", {"level": "info", "data": "ada@example.org"})
+        await peer.announce("notifications/message", {"level": "info", "data": "bob@example.org"})
+        return {"content": []}
+
+    allow(room, a__echo={**ALLOW, "obligations": [{"type": "redact_result"}]}, b__echo=ALLOW)
+    room.servers["a"].says["echo"], room.servers["b"].says["echo"] = obliged, other
+    heard: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def log(params: Any) -> None:
+        heard.put_nowait(params.data)
+
+    async with room.client(LEGACY, logging_callback=log) as client:
+        await client.call_tool("b__echo", {})
+        await client.call_tool("a__echo", {})
+        await client.call_tool("b__echo", {})
+        async with asyncio.timeout(5):
+            said = [await heard.get() for _ in range(4)]
+    assert sorted(said) == ["[redacted]", "[redacted]", "ada@example.org", "bob@example.org"]
 
 
 async def test_nobody_takes_all_sessions_not_even_at_once() -> None:

@@ -292,7 +292,7 @@ class _Withdrawn:
 
     withdrawn = True
 
-    def guard(self, tool: str, clean: Clean) -> None: ...
+    def guard(self, clean: Clean) -> None: ...
 
 
 async def labels_after(house: House) -> Any:

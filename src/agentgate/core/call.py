@@ -192,9 +192,9 @@ class Withdrawable(Protocol):
         """Whether the caller cancelled the call or closed its stream."""
         ...
 
-    def guard(self, tool: str, clean: Clean) -> None:
-        """Before a call of `tool` is sent: what its upstream says to the caller beside the answer goes through `clean`.
-        One caller's side may be that of several calls at a time."""
+    def guard(self, clean: Clean) -> None:
+        """Before a call is sent: what its upstream says to the caller beside the answer goes through `clean`. One
+        caller's side may be that of several calls at a time."""
         ...
 
 

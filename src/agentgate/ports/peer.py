@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, cast
 
-from agentgate.core.call import Call, Withdrawable
+from agentgate.core.call import Call, Clean, Withdrawable
 
 
 class PeerUnable(Exception):
@@ -56,6 +56,12 @@ class Peer(Withdrawable, Protocol):
 
     @property
     def wants_progress(self) -> bool: ...
+
+    def share(self, cleaners: dict[Clean, None]) -> None:
+        """Be one of those who speak for the same client in a session with an upstream: all that each was guarded with
+        is in `cleaners`, and what the upstream says beside an answer goes through all of these. It may be about
+        another call than the one that it is told with."""
+        ...
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         """Tell how far it is; does nothing where the client did not ask. Never raises but CancelledError."""

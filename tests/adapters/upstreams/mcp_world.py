@@ -73,11 +73,15 @@ class FakePeer:
         self.notes: list[tuple[str, Mapping[str, Any]]] = []
         self.announced: list[tuple[str, Mapping[str, Any]]] = []
         self.questions: list[tuple[str, Mapping[str, Any]]] = []
+        self.shared: dict[Clean, None] | None = None
         self.heard = asyncio.Event()
         self.enders: list[Callable[[], Awaitable[None]]] = []
         self._answers = answers or {}
 
-    def guard(self, tool: str, clean: Clean) -> None: ...
+    def guard(self, clean: Clean) -> None: ...
+
+    def share(self, cleaners: dict[Clean, None]) -> None:
+        self.shared = cleaners
 
     async def progress(self, progress: float, total: float | None, message: str | None) -> None:
         self.reports.append((progress, total, message))

@@ -193,3 +193,16 @@ def _is_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+async def test_only_calls_in_a_session_of_one_clients_are_guarded_by_what_the_others_are() -> None:
+    """What a server says in one that all share is told with no call but its own."""
+    async with world(McpUpstream("s", command=script())) as w:
+        first, second, other, alone = (FakePeer(session_key=key) for key in ("a", "a", "b", None))
+        for peer in (first, second, other, alone):
+            assert isinstance(await call(w, "echo", peer), Delivered)
+    assert first.shared is not None
+    assert first.shared is second.shared
+    assert other.shared is not None
+    assert other.shared is not first.shared
+    assert alone.shared is None

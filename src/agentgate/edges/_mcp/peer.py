@@ -49,6 +49,7 @@ _ANNOUNCED: Final = frozenset(
 _DECLARED_AS: Final = {"sampling/createMessage": "sampling", "roots/list": "roots"}
 _ASK_WITHIN_S: Final = 300.0
 """At most, for a question to somebody before the screen; the call's own deadline is usually nearer."""
+_MOST_CLEANERS: Final = 64
 _GONE: Final = (anyio.BrokenResourceError, anyio.ClosedResourceError)
 
 
@@ -62,7 +63,7 @@ class ClientPeer:
         self.caller = self.guest.principal
         self.stream: str | None = None
         """Names what a modern client listens on, where this is its request for that: a session of one request."""
-        self._cleaners: dict[str, Clean] = {}
+        self._cleaners: dict[Clean, None] = {}
         self.withdrawn = False
         """Set when the client cancelled the request or closed its stream."""
         self.is_modern = ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
@@ -103,8 +104,15 @@ class ClientPeer:
         given = self._given.get("traceparent")
         return given if isinstance(given, str) and is_traceparent(given) else self.guest.traceparent
 
-    def guard(self, tool: str, clean: Clean) -> None:
-        self._cleaners[tool] = clean
+    def guard(self, clean: Clean) -> None:
+        self._cleaners.pop(clean, None)
+        self._cleaners[clean] = None
+        if len(self._cleaners) > _MOST_CLEANERS:  # credentials that came and went: the oldest is over first
+            del self._cleaners[next(iter(self._cleaners))]
+
+    def share(self, cleaners: dict[Clean, None]) -> None:
+        cleaners.update(self._cleaners)
+        self._cleaners = cleaners
 
     @property
     def session_key(self) -> str | None:
@@ -136,7 +144,7 @@ class ClientPeer:
         """What of it the client may be told; None: nothing."""
         try:
             raw = canonical(params)
-            for clean in self._cleaners.values():
+            for clean in tuple(self._cleaners):
                 raw = clean(raw)
         except ValueError:
             return None

@@ -18,11 +18,10 @@ from agentgate.core.decision import Grant, Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.event import Event, Outcome
 from agentgate.core.events.calls import finished
-from agentgate.core.redaction.redactor import FAILED
-from agentgate.core.redaction.scrub import scrub
 from agentgate.pipeline.calls import upstream_words
 from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on, is_withdrawn, lost, unsent, why_cancelled
 from agentgate.pipeline.calls.passage import Passage
+from agentgate.pipeline.calls.upstream_words import Cleaner
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
@@ -91,7 +90,7 @@ class Runner:
         alias = credential.alias if credential is not None else None
         errand = _Errand(passage, self._cleaner(granted, credential), alias)
         if call.peer is not None:
-            call.peer.guard(call.tool_name, errand.clean)
+            call.peer.guard(errand.clean)
         before = self._clock.ticks_ns()
         try:
             sent = await self._send(route, granted, flight, credential)
@@ -145,20 +144,9 @@ class Runner:
         return ending
 
     def _cleaner(self, granted: Grant, credential: Credential | None) -> Clean:
-        """Of the credential always; of secrets and personal data where a decision wants that."""
         secrets = credential.secrets if credential is not None else ()
         redacts = any(item["type"] == "redact_result" for item in granted.decision.obligations)
-
-        def clean(raw: bytes) -> bytes:
-            raw = scrub(raw, secrets)
-            if redacts and raw is not FAILED:
-                raw = self._recorder.redactor.json(raw)
-            if raw is FAILED:
-                self._meter.count("redaction_failed")
-                raise ValueError("what the upstream said could not be redacted")
-            return raw
-
-        return clean
+        return Cleaner(secrets, redacts, self._recorder.redactor, self._meter)
 
     async def _send(
         self, route: Route, granted: Grant, flight: Flight, credential: Credential | None

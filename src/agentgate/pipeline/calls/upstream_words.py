@@ -2,10 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from agentgate.core import strict_json
 from agentgate.core.call import Clean
 from agentgate.core.errors import ReasonCode
+from agentgate.core.redaction.redactor import FAILED, Redactor
+from agentgate.core.redaction.scrub import scrub
+from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Delivered, Undelivered
+
+
+@dataclass(slots=True, unsafe_hash=True)  # one for each call: frozen takes a microsecond more
+class Cleaner:
+    """`Clean` for one call: of its credential always, of secrets and personal data where its decision wants that. Those
+    of calls that take out the same are the same."""
+
+    secrets: tuple[str, ...]
+    redacts: bool
+    redactor: Redactor
+    meter: Meter
+
+    def __call__(self, raw: bytes) -> bytes:
+        raw = scrub(raw, self.secrets)
+        if self.redacts and raw is not FAILED:
+            raw = self.redactor.json(raw)
+        if raw is FAILED:
+            self.meter.count("redaction_failed")
+            raise ValueError("what the upstream said could not be redacted")
+        return raw
 
 
 def strict(sent: Delivered) -> Delivered | Undelivered:

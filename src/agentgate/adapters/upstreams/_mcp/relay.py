@@ -15,6 +15,7 @@ from mcp.shared.exceptions import MCPError
 from mcp_types import INTERNAL_ERROR, INVALID_PARAMS, METHOD_NOT_FOUND
 
 from agentgate.core import strict_json
+from agentgate.core.call import Clean
 from agentgate.ports.peer import Peer, PeerUnable
 from agentgate.ports.upstreams import Audience
 
@@ -84,8 +85,12 @@ class Relay:
     def __init__(self, server: str, audience: Audience, peer: Peer | None, on_doubt: Callable[[], None]) -> None:
         self._server = server
         self._audience = audience
-        self.peer = peer
+        self.peer: Peer | None = None
         self.is_shared = peer is None
+        self._cleaners: dict[Clean, None] = {}
+        """Of all calls that this session had, where it is one client's: who knows which of them a word is about."""
+        if peer is not None:
+            self.serve(peer)
         self.capabilities = {} if peer is None else mirrored(peer.capabilities)
         """What is declared to the server."""
         self._on_doubt = on_doubt
@@ -94,12 +99,19 @@ class Relay:
         self._has_strays = False
         self._told = self._asked = 0
 
+    def serve(self, peer: Peer) -> None:
+        """What the server says beside all calls is for this one."""
+        self.peer = peer
+        peer.share(self._cleaners)
+
     @contextmanager
     def carrying(self, request_id: int, running: Running) -> Iterator[None]:
         """The call runs meanwhile. What it was asked and has not answered is over with it."""
         for other in self.running.values():
             other.is_alone = running.is_alone = False
         self.running[request_id] = running
+        if running.peer is not None and not self.is_shared:
+            running.peer.share(self._cleaners)
         self._called.set()
         token = _CURRENT.set(running)
         try:

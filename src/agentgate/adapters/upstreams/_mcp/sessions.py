@@ -73,7 +73,7 @@ class Sessions:
             if key not in self._awaited:  # once for the client's session, however often ours breaks meanwhile
                 self._awaited.add(key)
                 peer.on_session_end(lambda: self._client_left(key))
-        link.relay.peer = peer
+        link.relay.serve(peer)
         link.last_used = time.monotonic()
         self._last_calls[key] = call
         if await link.ready() is not None:
@@ -93,7 +93,7 @@ class Sessions:
             if owner == whose:
                 del self._idle[link]
                 if link.is_up:
-                    link.relay.peer = peer
+                    link.relay.serve(peer)
                     self._lent[link] = whose
                     return link
                 self._close_soon(link)
