@@ -49,7 +49,7 @@ def _differences(stored: _Shape, version: int) -> Iterator[str]:
     for kind, name in sorted(found.keys() - ours.keys()):
         if kind in _ACTING:
             yield f"the schema has a {kind} {name} that no gateway made"
-    for kind, name in sorted(key for key in ours.keys() & found.keys() if ours[key] != found[key]):
+    for kind, name in sorted(key for key in ours.keys() & found.keys() if ours[key].split() != found[key].split()):
         yield f"the {kind} {name} is not made as a gateway makes it"
 
 
