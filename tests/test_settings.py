@@ -340,6 +340,8 @@ def test_a_misspelt_variable_stops_the_start_and_is_told_what_it_was_meant_to_be
 def test_the_address_of_a_service_of_our_name_is_no_port() -> None:
     sentence = _refusal({"AGENTGATE_PORT": "tcp://10.96.7.3:8000"})
     assert "enableServiceLinks: false" in sentence
+    said = {"server.port": 8000}  # as the image's own command does
+    assert load({"AGENTGATE_PORT": "tcp://10.96.7.3:8000"}, overrides=said).server.port == 8000
 
 
 OTHERS = [

@@ -136,6 +136,13 @@ def disguised(index: str, out: str) -> Attack:
     return attack
 
 
+def planted(kind: str, name: str) -> Attack:
+    """A trigger under a type or a name that SQLite would not make it with, and takes all the same."""
+    text = f"CREATE TRIGGER {name} BEFORE INSERT ON kills BEGIN SELECT RAISE(IGNORE); END"
+    row = f"INSERT INTO sqlite_master VALUES ('{kind}', '{name}', 'kills', 0, '{text}')"
+    return by_script(f"PRAGMA writable_schema=ON; {row}; PRAGMA writable_schema=RESET")
+
+
 def by_script(statements: str) -> Attack:
     """With nothing put back."""
 
@@ -270,7 +277,16 @@ DISGUISES: dict[str, tuple[Attack, str]] = {
         by_script("CREATE TRIGGER more AFTER INSERT ON kills BEGIN SELECT 1; END"),
         "the schema has a trigger more that no gateway made",
     ),
+    "a trigger that is named as SQLite's own": (planted("trigger", "sqlite_more"), "has a trigger sqlite_more that no"),
+    "a trigger in capitals": (planted("TRIGGER", "more"), "has a TRIGGER more that no gateway made"),
 }  # fmt: skip
+
+
+async def test_how_a_schema_is_laid_out_says_nothing(case: Case) -> None:
+    """Earlier versions have broken their lines elsewhere."""
+    laid_out = "UPDATE sqlite_master SET sql = replace(sql, char(10), '  ')"
+    await by_script(f"PRAGMA writable_schema=ON; {laid_out}; PRAGMA writable_schema=RESET")(case)
+    assert (await case.report()).ok
 
 
 @pytest.mark.parametrize(("attack", "words"), DISGUISES.values(), ids=DISGUISES.keys())

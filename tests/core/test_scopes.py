@@ -16,7 +16,7 @@ from agentgate.core.events.keeping import exported, held, pruned, unheld
 from agentgate.core.events.kills import killed, released
 from agentgate.core.events.tools import OfTool, tool_accepted, tool_quarantined
 from agentgate.core.evidence.pack import About, Seals, build, seal
-from agentgate.core.evidence.scope import Concern, Scope, ended_before
+from agentgate.core.evidence.scope import NAMED, Concern, Scope, ended_before
 from agentgate.core.retention import Hold
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification.seals import Trust
@@ -67,7 +67,7 @@ def concerning(scope: Scope, own: list[Record], wider: list[Record]) -> list[Rec
     """As a pack is made: first what was over, then all in log order."""
     ends, below = ended_before(scope, own, 1_000)
     found = [record for record in wider if record.index < below and ends.matches(record)]
-    over = {record.fields["kill_id" if record.kind is Kind.RELEASED else "hold_id"] for record in found}
+    over = {(name, record.fields[name]) for record in found for name in NAMED if name in record.fields}
     concern = Concern(scope, own, over)
     return [record for record in wider if concern.keeps(record)]
 
@@ -150,6 +150,16 @@ def test_a_kill_that_was_over_before_a_scope_begins_does_not_concern_it_though_i
     wider = [kill, _release_record(kill, index=1, at=2.0)]
     assert concerning(replace(AGENT, since=_at(2.0)), [], wider) == wider
     assert concerning(replace(AGENT, since=_at(3.0)), [], wider) == []
+
+
+def test_a_hold_that_was_over_takes_no_kill_of_its_name_out_of_the_pack() -> None:
+    kill = _kill_record(KillScope.AGENT, BOT, "default", index=200, at=5.0)
+    order = Hold(kill.fields["kill_id"], "default", None, "person:ivy", "", "court")
+    hold, end = held(origin(7), order, auth="api_key"), unheld(origin(8), order, actor="person:ada", auth="api_key")
+    early = [replace(record_of(event, index=index, number=0)) for index, event in ((1, hold), (2, end))]
+    wider = [*early, kill]
+    assert kill in concerning(replace(AGENT, since=_at(20.0)), [], [*early, kill])
+    assert wider[0] not in concerning(replace(AGENT, since=_at(20.0)), [], wider)
 
 
 def test_exports_and_holds_of_the_scope_are_in_its_pack() -> None:

@@ -26,6 +26,8 @@ LogUrl = Annotated[
 USUAL: Final = 100
 """So many events a table shows unless it is told otherwise: a first page has them."""
 _PAGE: Final = 1_000
+_ANSWER_S: Final = 300.0
+"""For a whole page of large events, on a slow line."""
 
 
 class Source(Protocol):
@@ -126,7 +128,7 @@ def source_of(
 ) -> Iterator[Source]:
     """The log itself where it is said, else the gateway."""
     if data_dir is None and database_url is None:
-        with the_gateway(url, key, config, None, needs="auditor") as remote:
+        with the_gateway(url, key, config, None, needs="auditor", answer_s=_ANSWER_S) as remote:
             yield GatewaySource(remote, query)
         return
     if url is not None or key is not None:

@@ -114,7 +114,8 @@ class ToolsDoor:
         except LogUnavailable:  # the gate says so, if it is so still
             return True
         finally:
-            answered.cancel()
+            if not answered.cancel() and not answered.cancelled():
+                answered.exception()  # of one whose client has gone nobody asks
 
     def _parse(
         self, raw: bytes, caller: Principal, request: Request, bearer: str | None

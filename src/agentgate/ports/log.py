@@ -124,8 +124,8 @@ class LogReader(Protocol):
         ...
 
     async def answers_until(self, moment: str, limit: int) -> int | None:
-        """The newest index among the `limit` oldest answers that were kept at `moment` (RFC 3339) or before; None if
-        there is none."""
+        """The newest index among the oldest answers that were kept at `moment` (RFC 3339) or before: at most `limit`,
+        and fewer of large ones. None if there is none."""
         ...
 
     async def answers_held(self) -> dict[tuple[str, str], int]:

@@ -84,7 +84,8 @@ def load(
             combination is unsafe; the text says what to change.
     """
     environment = os.environ if environment is None else environment
-    refuse_service_link(environment)
+    if (overrides or {}).get("server.port") is None:
+        refuse_service_link(environment)
     tree = _read(config_file(config, environment))
     for variable, place in ENVIRONMENT.items():
         text = environment.get(variable)

@@ -46,11 +46,12 @@ class Steps:
         steps = self
 
         class Step:
-            def __init__(self, _schema: dict[str, Any], weight: int, _path: list[str | int]) -> None:
-                self._weight = weight
+            def __init__(self, _schema: dict[str, Any], weights: list[int], _path: list[str | int]) -> None:
+                self._of_others, self._of_quick = weights
 
             def validate(self, instance: Any) -> None:
-                steps.left -= self._weight * _size(instance)
+                weight = self._of_others if isinstance(instance, float | dict | list) else self._of_quick
+                steps.left -= weight * _size(instance)
                 if steps.left < 0:
                     raise ValueError(KEYWORD)
 
@@ -69,7 +70,7 @@ def repeats(schema: Mapping[str, Any]) -> bool:
 
 
 def needs_counting(schema: Mapping[str, Any]) -> bool:
-    return repeats(schema) or any(map(_weight, _objects(schema)))
+    return repeats(schema) or any(_weights(one)[0] for one in _objects(schema))
 
 
 def counted(schema: Any, dialect: str) -> Any:
@@ -89,17 +90,19 @@ def counted(schema: Any, dialect: str) -> Any:
     references = {keyword: made.pop(keyword) for keyword in REFERENCES if isinstance(made.get(keyword), str)}
     if references and dialect == _DRAFT_7:
         made = {keyword: made[keyword] for keyword in _BESIDE_REFERENCES if keyword in made}
-    weight = _weight(made)
+    weight, of_quick = _weights(made)
     compared = {keyword: made.pop(keyword) for keyword in _COMPARED if weight and keyword in made}
     if references or any(keyword in made for keyword in LOOKS_TWICE):
-        weight += 1
+        weight, of_quick = weight + 1, of_quick + 1
     if weight:
-        made["allOf"] = [*made.get("allOf", []), {KEYWORD: weight}, *(one for one in (compared, references) if one)]
+        count = {KEYWORD: [weight, of_quick]}
+        made["allOf"] = [*made.get("allOf", []), count, *(one for one in (compared, references) if one)]
     return made
 
 
-def _weight(schema: Mapping[str, Any]) -> int:
-    """How many steps it takes to compare one value with all that is said here."""
+def _weights(schema: Mapping[str, Any]) -> tuple[int, int]:
+    """How many steps it takes to compare one value with all that is said here, and how many where the value is an
+    integer or a text: those are compared with integers and texts at once."""
     factor = schema.get("multipleOf")
     of_factor = of_values = 0
     if isinstance(factor, float):
@@ -111,7 +114,10 @@ def _weight(schema: Mapping[str, Any]) -> int:
                 pending.append(value)
             if value is not None and not isinstance(value, str | bool):
                 of_values += _STEPS_OF_FRACTION if isinstance(value, float) else 1
-    return of_factor + (of_values if of_values >= _FEW else 0)
+    if of_values < _FEW:
+        return of_factor, of_factor
+    quick = sum(type(value) is int for value in schema.get("enum") or ())
+    return of_factor + of_values, of_factor + of_values - quick
 
 
 def _within(value: dict[str, Any] | list[Any]) -> Iterable[Any]:

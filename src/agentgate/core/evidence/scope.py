@@ -12,6 +12,8 @@ from agentgate.core.event import Kind, Record
 from agentgate.core.evidence.sections import OF_HOLDS, OF_KILLS, OF_TOOLS
 from agentgate.core.query import Query
 
+NAMED: Final = ("kill_id", "hold_id")
+"""The fields in which kills and holds have their ids."""
 WIDER: Final = frozenset({*OF_KILLS, *OF_HOLDS, *OF_TOOLS, Kind.EXPORTED})
 """Kinds of events that concern a scope without being in its sessions."""
 
@@ -64,10 +66,10 @@ class Concern:
 
     A kill concerns whoever it covered while it was in force, whether or not it cut anything. What was before or after
     the scope's own events is so by the log's order: clocks of members differ. `over` are the kills and holds whose ends
-    `ended_before` finds.
+    `ended_before` finds, each with the field of `NAMED` that has its id: people name both, and may name them alike.
     """
 
-    def __init__(self, scope: Scope, own: Sequence[Record], over: Collection[str]) -> None:
+    def __init__(self, scope: Scope, own: Sequence[Record], over: Collection[tuple[str, str]]) -> None:
         self._scope = scope
         self._known = {record.fields["id"] for record in own}
         self._flags = _flags(scope, own)
@@ -91,7 +93,7 @@ class Concern:
     def _is_before(self, record: Record) -> bool:
         """Of a hold, whether it was over; of an export, whether it was made."""
         if record.kind in OF_HOLDS:
-            return record.fields["hold_id"] in self._over
+            return ("hold_id", record.fields["hold_id"]) in self._over
         since = self._scope.since
         return since is not None and record.fields["at"] < since
 
@@ -101,7 +103,9 @@ class Concern:
 
     def _is_covering(self, order: Record) -> bool:
         fields = order.fields
-        if fields["kill_id"] in self._over or (self._scope.session is not None and order.index > self._last):
+        if ("kill_id", fields["kill_id"]) in self._over:
+            return False
+        if self._scope.session is not None and order.index > self._last:
             return False
         return flag(KillScope(fields["scope"]), fields.get("tenant", ""), fields["target"]) in self._flags
 

@@ -71,8 +71,8 @@ class Gate:
     async def pass_through(self, call: Call, refused: Decision | None = None, kept: Kept | None = None) -> Answer:
         """Decide on a call and, if it is allowed, run it. Never raises but CancelledError, of a caller that is gone.
 
-        `refused` is why the door itself does not want it: then it is only recorded.
-        `kept` is the answer of a call like it that was run before: whoever is admitted now is given that.
+        `refused` is why the door itself does not want it: then it is only recorded. `kept` is the answer of a call like
+        it that was run before: whoever is admitted now is given that.
         """
         started_ns = self._clock.ticks_ns()
         task = asyncio.current_task()
@@ -95,9 +95,9 @@ class Gate:
             logger.exception("a call failed inside the gate", extra={"trace_id": call.trace_id})
             answer = passage.outage(ReasonCode.INTERNAL, "Internal error")
         finally:
-            self._replica.leave(flight)
-            if passage.admitted:
+            if passage.admitted:  # first: who waits for this one to leave is admitted under the same trace
                 self._admission.release(call, passage.toll.spent if passage.toll is not None else None)
+            self._replica.leave(flight)
         self._tell(answer, started_ns)
         return answer
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Final
 
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
-from agentgate.core.event import Kind, Record
-from agentgate.core.evidence.scope import WIDER, Concern, Scope, ended_before
+from agentgate.core.event import Record
+from agentgate.core.evidence.scope import NAMED, WIDER, Concern, Scope, ended_before
 from agentgate.core.note import Checkpoint, checkpoint_of
 from agentgate.core.query import Query
 from agentgate.ports.ambient import Worker
@@ -82,7 +82,7 @@ class Gatherer:
         grow with the log, and no narrower scope would have fewer of them."""
         ends, below = ended_before(scope, own, size)
         found = self._reader.search(ends, below=below)
-        over = {record.fields["kill_id" if record.kind is Kind.RELEASED else "hold_id"] async for record in found}
+        over = {(name, record.fields[name]) async for record in found for name in NAMED if name in record.fields}
         concern = await self._worker.run(partial(Concern, scope, own, over))
         return await self._within_limits(self._reader.search(Query(kinds=WIDER), below=size), concern.keeps)
 

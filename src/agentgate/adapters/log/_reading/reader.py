@@ -25,6 +25,8 @@ Derived = Literal[ports.Derived, "sessions"]
 
 _INTENTS_AT_ONCE: Final = 4_096
 _MOST_EVENTS: Final = 1 << 62
+_MOST_BYTES_DUE: Final = 64 << 20
+"""Of answers that are dropped at once: more would hold up everybody's appends for longer than a moment."""
 """No log has so many, and no database a larger number."""
 
 _events = schema.events.c
@@ -88,9 +90,15 @@ class Reader(ABC):
 
     async def answers_until(self, moment: str, limit: int) -> int | None:
         answers = schema.answers.c
-        due = select(answers.idx).where(answers.log_id == self.log_id, answers.at <= moment)
-        (row,) = await self.ask(select(func.max(due.order_by(answers.idx).limit(limit).subquery().c.idx)))
-        return None if row[0] is None else int(row[0])
+        due = select(answers.idx, func.coalesce(func.length(answers.sealed), 0))
+        due = due.where(answers.log_id == self.log_id, answers.at <= moment)
+        through, total = None, 0
+        for index, length in await self.ask(due.order_by(answers.idx).limit(limit)):
+            total += length
+            if through is not None and total > _MOST_BYTES_DUE:
+                break
+            through = int(index)
+        return through
 
     async def answers_held(self) -> dict[tuple[str, str], int]:
         answers = schema.answers.c

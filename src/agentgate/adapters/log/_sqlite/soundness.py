@@ -16,8 +16,9 @@ from agentgate.adapters.log._sqlite.upgrade import UPGRADES, upgrade
 
 _Shape = dict[tuple[str, str], str]
 """The statements that make a schema, by type and name."""
-_ACTING: Final = frozenset({"trigger", "view"})
-"""Others may lie beside what is ours: somebody's own table is read by nobody, and an index of ours is checked."""
+_IDLE: Final = frozenset({"table", "index"})
+"""They may lie beside what is ours: somebody's own table is read by nobody, and an index of ours is checked. Others
+act, also where somebody has written TRIGGER: SQLite takes that as well."""
 
 
 def unsound(db: sqlite3.Connection, version: int) -> Iterator[str]:
@@ -47,7 +48,7 @@ def _differences(stored: _Shape, version: int) -> Iterator[str]:
     for kind, name in sorted(ours.keys() - found.keys()):
         yield f"the {kind} {name} is missing from the schema"
     for kind, name in sorted(found.keys() - ours.keys()):
-        if kind in _ACTING:
+        if kind not in _IDLE:
             yield f"the schema has a {kind} {name} that no gateway made"
     for kind, name in sorted(key for key in ours.keys() & found.keys() if ours[key].split() != found[key].split()):
         yield f"the {kind} {name} is not made as a gateway makes it"
@@ -63,6 +64,9 @@ def _upgraded(stored: _Shape, version: int) -> _Shape:
 
 
 def _shape(db: sqlite3.Connection) -> _Shape:
-    """Without what SQLite makes for itself: the indexes of keys, and statistics for its planner."""
-    rows = db.execute("SELECT type, name, sql FROM main.sqlite_master WHERE name NOT LIKE 'sqlite@_%' ESCAPE '@'")
+    """Without what SQLite makes for itself: the indexes of keys, which have no statement, and tables of statistics."""
+    rows = db.execute(
+        "SELECT type, name, sql FROM main.sqlite_master WHERE sql IS NOT NULL "
+        "AND NOT (type = 'table' AND name LIKE 'sqlite@_%' ESCAPE '@')"
+    )
     return {(kind, name): sql for kind, name, sql in rows}
