@@ -179,3 +179,21 @@ async def test_what_a_server_kept_while_its_members_were_at_another_is_counted_a
         await goes(pair.primary, pair.standby)
         assert await is_unknown(stays)
         assert await is_unknown(moved)
+
+
+async def test_a_server_that_does_not_forget_what_it_kept_is_not_relied_on(pair: Pair) -> None:
+    async with connected(pair.url) as moved:
+        await known(moved, FACTS)
+        await reaches(pair.standby, 0)
+        pair.standby.promote()
+        pair.standby.command("ACL", "SETUSER", "default", "-del")
+        pair.lead_to(pair.standby)
+        pair.primary.command("CLIENT", "KILL", "TYPE", "normal")
+
+        async def is_refused_for_that() -> bool:
+            return "NOPERM" in (await refusal(moved, 0)).detail
+
+        await eventually(is_refused_for_that)
+        pair.standby.command("ACL", "SETUSER", "default", "+del")
+        await recovers(moved, 0)
+        assert await is_unknown(moved)
