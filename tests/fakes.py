@@ -683,6 +683,21 @@ class FakeUpstream:
     async def aclose(self) -> None: ...
 
 
+class HeldWorker:
+    """A worker that begins nothing before it is let."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+        self.let_go = asyncio.Event()
+        self._turn = asyncio.Lock()
+
+    async def run(self, work: Callable[[], Any]) -> Any:
+        self.asked.set()
+        async with self._turn:
+            await self.let_go.wait()
+            return work()
+
+
 class AtOnce:
     """A worker that works at once."""
 

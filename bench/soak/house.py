@@ -21,6 +21,8 @@ from tests.redis_server import RedisServer, free_port
 
 WORKERS = 2
 """On PostgreSQL. A SQLite log is one process's."""
+REFUSALS = 1_000
+"""A second. All sessions have one key, and a killed one goes on calling: beyond that, all calls are refused."""
 ADMIN_KEY = "admin-key-of-the-soak"
 _KEY_ID = re.compile(r"key (k-\w+) for")
 _EVENTS = re.compile(r"\d+ events, ")
@@ -64,7 +66,7 @@ class House:
             self.gateway = GatewayProcess(
                 *flags,
                 env=environment,
-                config={"auth": {"keys": [OPA_ROLE_KEY]}},
+                config={"auth": {"keys": [OPA_ROLE_KEY]}, "server": {"refusals_per_second": REFUSALS}},
                 data_dir=self.folder / "data",
                 fresh=True,
             )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from agentgate.adapters.policy.opa import OpaPolicyEngine
 from agentgate.edges.desks import Bundle, Desks
 from agentgate.edges.envelope import PATH, EnvelopeDoor, Rules
+from agentgate.edges.intake import Intake
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import HotRoute
 from agentgate.gateway import Gateway
@@ -31,10 +32,13 @@ def _rest(gateway: Gateway) -> ToolsDoor:
         policy=gateway.policy,
         approvals=gateway.approvals,
         refusals=gateway.refusals,
-        entropy=gateway.entropy,
-        digest_key=gateway.sealer.digest_key,
-        max_body_bytes=gateway.config.server.max_body_bytes,
+        intake=_intake(gateway),
     )
+
+
+def _intake(gateway: Gateway) -> Intake:
+    max_body_bytes = gateway.config.server.max_body_bytes
+    return Intake(gateway.entropy, gateway.side, gateway.sealer.digest_key, max_body_bytes)
 
 
 def _envelope(gateway: Gateway) -> EnvelopeDoor:
@@ -46,10 +50,9 @@ def _envelope(gateway: Gateway) -> EnvelopeDoor:
         keyring=gateway.keys.ring,
         verifier=_verifier(gateway),
         refusals=gateway.refusals,
-        entropy=gateway.entropy,
-        digest_key=gateway.sealer.digest_key,
+        intake=_intake(gateway),
         meter=gateway.meter,
-        rules=Rules(config.server.max_body_bytes, config.server.base_url, config.auth.envelope),
+        rules=Rules(config.server.base_url, config.auth.envelope),
     )
 
 

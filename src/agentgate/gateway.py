@@ -63,13 +63,13 @@ class Gateway:
         self.log, self.admission, self.engine = opened.log, opened.admission, opened.engine
         self.sealer, self.broker = opened.sealer, opened.broker
         self.clock = clock = opened.clock
-        self.steady = SteadyClock(clock)
-        """By which permissions end."""
-        self.entropy = SystemEntropy()
+        self.steady = SteadyClock(clock)  # by which permissions end
+        self.entropy, self.side = SystemEntropy(), ThreadWorker("large-calls")
         self.tools = Registry(make_tools(config, opened.upstreams))
         self.meter = self.broker.meter = PrometheusMeter(self.tools, opened.metrics)
+        redactor = make_redactor(config)
         self.recorder = Recorder(
-            self.log, clock, self.entropy, member=opened.member, version=__version__, redactor=make_redactor(config)
+            self.log, clock, self.entropy, self.side, member=opened.member, version=__version__, redactor=redactor
         )
         self._make_containment()
         self._make_what_calls_need(opened.upstreams)
@@ -81,7 +81,7 @@ class Gateway:
         self._make_policy()
         self._make_gate()
         self._make_upkeep()
-        self.worker, self.timestamps = ThreadWorker(), make_timestamps(config)
+        self.worker, self.timestamps = ThreadWorker("packs"), make_timestamps(config)
         self.evidence = make_evidence(config, self.log, self.recorder, clock, self.meter, self.worker, self.timestamps)
         self._make_mcp_door()
         self.replica.on_cut = self._drop
@@ -250,6 +250,7 @@ class Gateway:
                 sealer=self.sealer,
                 clock=self.clock,
                 entropy=self.entropy,
+                worker=self.side,
                 catalogue=self.pins,
                 rules=_mcp_rules(self.config),
             ),

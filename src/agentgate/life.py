@@ -97,7 +97,8 @@ async def end(gateway: Gateway) -> None:
     await gateway.notices.stop()
     await gateway.membership.leave(partial(_last_words, gateway))
     gateway.meter.publish()
-    await gateway.worker.aclose()
+    for worker in (gateway.worker, gateway.side):
+        await worker.aclose()
     if gateway.timestamps is not None:
         await gateway.timestamps.aclose()
     if gateway.tokens is not None:

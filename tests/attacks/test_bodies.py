@@ -8,6 +8,8 @@ import json
 import random
 import time
 import unicodedata
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ from tests.attacks.conftest import BOT, OPERATOR, reached
 from tests.gateway import JSON, GatewayProcess, call, exchange, post, resident_bytes, statuses
 
 KEY = f"X-API-Key: {BOT}"
+TOOL, MODERN = "rate_limited_tool", "2026-07-28"
 
 
 def send(gateway: GatewayProcess, body: bytes) -> tuple[int, dict[str, object]]:
@@ -152,3 +155,26 @@ def test_confusable_names(gateway: GatewayProcess, session: str) -> None:
             as_session = call(client, "db_query", {"query": "SELECT 1"}, session=name)
             assert as_session.status_code == 422
     assert reached(gateway, session) == 0
+
+
+@pytest.mark.parametrize("door", ["rest", "mcp"])
+def test_a_kill_does_not_wait_for_large_calls(gateway: GatewayProcess, door: str) -> None:
+    """Each of them takes a good part of a second to read and to redact."""
+    arguments = {"x": [{"password": "hunter22"}] * 36_000}
+    body: dict[str, Any] = {"session_id": f"large-{door}", "tool_name": TOOL, "arguments": arguments}
+    path, headers = "/tools/call", {}
+    if door == "mcp":
+        meta = {"protocolVersion": MODERN, "clientCapabilities": {}}
+        params: dict[str, Any] = {"name": TOOL, "arguments": arguments}
+        params["_meta"] = {f"io.modelcontextprotocol/{name}": value for name, value in meta.items()}
+        path, body = "/mcp", {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
+        headers = {"MCP-Protocol-Version": MODERN, "Mcp-Method": "tools/call", "Mcp-Name": TOOL}
+        headers["Accept"] = "application/json, text/event-stream"
+    bot, operator = gateway.client(BOT, **headers), gateway.client(OPERATOR)
+    with ThreadPoolExecutor(8) as pool:
+        running = [pool.submit(bot.post, path, json=body) for _ in range(8)]
+        wait(running, return_when=FIRST_COMPLETED)
+        order = {"scope": "session", "target": f"beside-{door}"}
+        assert operator.post("/kills", json=order).json()["drained"]
+        assert not all(call.done() for call in running)
+        assert {call.result().status_code for call in running} == {200}

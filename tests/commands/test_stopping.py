@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,37 @@ def test_ctrl_c_ends_the_waiting_and_not_the_kill() -> None:
     assert process.returncode == 4
     assert "stays in force" in complaint
     assert "in force, not drained" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["release", "k-1"], "has done it is not known"),
+        (["members", "gone", "m-1", "--yes"], "has done it is not known"),
+        (["kill", "session", "s-1", "--id", "k-1"], "is in force is not known; say it again with --id k-1"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_who_does_not_wait_for_an_order_s_answer_is_told_that_it_may_have_arrived(words: list[str], told: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(20)
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        process = subprocess.Popen(
+            [*AGENTGATE, *words, "--url", url, "--key", "k"],
+            env=clean_environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        asked, _ = mute.accept()
+        with asked:
+            assert asked.recv(1).startswith(b"P")
+            process.send_signal(signal.SIGINT)
+            said, complaint = process.communicate(timeout=20)
+    assert process.returncode != 0
+    assert said == ""
+    assert complaint.count("\n") == 1
+    assert told in complaint
 
 
 def test_json_is_what_the_gateway_answered() -> None:

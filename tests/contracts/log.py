@@ -184,7 +184,7 @@ class Author:
     def acked(self, position: int) -> Event:
         return acked(self.origin(), Acknowledgement(self.member, position, cancelled=2, took_ms=1.5))
 
-    def requested(self, approval: str, moment: datetime | None = None) -> Event:
+    def requested(self, approval: str, moment: datetime | None = None, **more: Any) -> Event:
         fields = {
             "approval_id": approval,
             "call_sha256": "c" * 64,
@@ -196,7 +196,8 @@ class Author:
         sealed = {"sealed": b"sealed arguments"}
         kind = Kind.APPROVAL_REQUESTED
         who = "agent:bot"
-        return make(self.origin(moment), kind, fields, tenant="acme", session="s-1", principal=who, projected=sealed)
+        origin = self.origin(moment)
+        return make(origin, kind, fields | more, tenant="acme", session="s-1", principal=who, projected=sealed)
 
     def verdict(self, approval: str, verdict: str = "approved", by: str = "person:alice") -> Event:
         fields = {"approval_id": approval, "verdict": verdict}

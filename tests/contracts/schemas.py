@@ -286,6 +286,16 @@ class SchemasContract:
         sentence = check({"all": [{"kind": n % 31} for n in range(5_000)]})
         assert sentence == "arguments.all: does not fit, and it would take too long to say where"
 
+    def test_of_what_is_made_of_many_parts_it_is_told_which_argument_does_not_fit(self, schemas: Schemas) -> None:
+        """An error repeats all that it is about: half a second, in which no kill is heard."""
+        check = schemas.compile({"properties": {"a": {"type": "string"}}, "additionalProperties": False})
+        many, few = [[] for _ in range(300_000)], [[] for _ in range(3_000)]
+        started = time.thread_time()
+        assert check({"a": many}) == "arguments.a: does not fit, and it would take too long to say where"
+        assert check({"b": many}) == "arguments: does not fit, and it would take too long to say where"
+        assert time.thread_time() - started < 0.3
+        assert check({"a": few}) == "arguments.a: must be a string"
+
     def test_a_thousand_misfits_cost_as_much_as_one(self, schemas: Schemas) -> None:
         check = schemas.compile({"properties": {"a": {"items": {"type": "integer"}}}})
         started = time.thread_time()

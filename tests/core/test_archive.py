@@ -91,6 +91,7 @@ def test_more_entries_than_a_plain_zip_can_count_are_read_by_others(tmp_path: Pa
     files = {f"leaves/{index}.json": b"%d" % index for index in range(70_000)}
     raw = archive.canonical_zip(files)
     assert archive.size_of(files) == len(raw)
+    assert hashlib.sha256(raw).hexdigest() == "ef949858a1d74988e2193d40e23d625cd604016b94b1702f0f163ac9bb85fcda"
     with zipfile.ZipFile(io.BytesIO(raw)) as found:
         assert len(found.namelist()) == len(files)
         assert found.read("leaves/69999.json") == b"69999"
@@ -123,15 +124,22 @@ class Huge(bytes):
         return self.said
 
 
-def test_what_lies_beyond_four_gibibytes_is_found_by_others(tmp_path: Path) -> None:
-    files = {"VERIFY.md": Huge(), "pack.json": b"{}", "checkpoint": b"signed"}
+class UpToTheEdge(Huge):
+    """What comes after it, and after the 39 bytes before it, starts where a plain zip has no word for any more."""
+
+    said = 0xFFFFFFFF - 39
+
+
+@pytest.mark.parametrize(("huge", "second"), [(Huge, 2**32 + 37), (UpToTheEdge, 2**32 - 1)])
+def test_what_lies_beyond_four_gibibytes_is_found_by_others(tmp_path: Path, huge: type[Huge], second: int) -> None:
+    files = {"VERIFY.md": huge(), "pack.json": b"{}", "checkpoint": b"signed"}
     with (tmp_path / "pack.zip").open("wb") as raw:  # with a hole in it
         for piece in archive._pieces(files):
             raw.seek(len(piece), io.SEEK_CUR) if isinstance(piece, Huge) else raw.write(piece)
         assert raw.tell() == archive.size_of(files)
     with zipfile.ZipFile(tmp_path / "pack.zip") as found:
         assert [found.read(name) for name in found.namelist()[1:]] == [b"{}", b"signed"]
-        assert [one.header_offset for one in found.infolist()] == [0, 2**32 + 37, 2**32 + 78]
+        assert [one.header_offset for one in found.infolist()] == [0, second, second + 41]
         for one in found.infolist():
             wanted = 45 if one.header_offset else 20
             assert (one.create_system, one.create_version, one.extract_version) == (3, 45, wanted)

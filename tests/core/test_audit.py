@@ -66,8 +66,9 @@ class Stored:
             name: [dict(row) for row in rows.values()] for name, rows in tables.rows.items()
         }
 
-    def report(self) -> Report:
-        auditor = Auditor(ORIGIN, [KEY], self.checkpoints, tile_hashes=self.tile_hashes)
+    def report(self, *kept: bytes) -> Report:
+        """What is said of it, also in the light of checkpoints that were `kept` elsewhere."""
+        auditor = Auditor(ORIGIN, [KEY], self.checkpoints, kept, tile_hashes=self.tile_hashes)
         auditor.feed(self.rows)
         return auditor.finish(self.head, self.tables)
 
@@ -359,7 +360,9 @@ def test_swapped_events_are_named() -> None:
     events = [*EVENTS[:1], EVENTS[2], EVENTS[1], *EVENTS[3:]]
     forged = Stored(events)
     forged.checkpoints = stored().checkpoints
-    assert first(forged.report()) == 2  # the checkpoint over the first three
+    report = forged.report()
+    assert first(report) == 2  # the checkpoint over the first three; of the two after it nothing more is to be said
+    assert [found.index for found in report.findings if "not those that were signed" in found.what] == [2]
 
 
 def test_a_replayed_event_is_named() -> None:
@@ -712,6 +715,7 @@ def test_a_log_whose_process_was_killed_before_it_served_need_not_be_signed() ->
 def test_what_ought_to_have_been_signed_is_found(log: Stored, told: str) -> None:
     report = log.report()
     assert [str(finding)[: len(told)] for finding in report.findings] == [told]
+    assert report.findings[0].what.endswith(": checkpoints were taken away, or could not be kept")
     assert report.notes == []
 
 
@@ -751,11 +755,16 @@ def test_a_time_that_is_none_is_of_no_moment() -> None:
 
 def test_a_checkpoint_that_was_kept_elsewhere_signs_as_well() -> None:
     """It is kept before it is stored: a process may end in between."""
-    log = Stored(EVENTS, checkpoint_at=())
-    auditor = Auditor(ORIGIN, [KEY], [], [noted(EVENTS)], tile_hashes=log.tile_hashes)
-    auditor.feed(log.rows)
-    report = auditor.finish(log.head, log.tables)
+    report = Stored(EVENTS, checkpoint_at=()).report(noted(EVENTS))
     assert (report.findings, report.notes, report.signed, report.checkpoints) == ([], [], SIZE, 0)
+
+
+def test_what_came_after_a_checkpoint_that_was_kept_elsewhere_ought_to_have_been_signed_too() -> None:
+    author = Author()
+    events = [author.joined(), *(author.decided(moment=START + some) for some in (timedelta(), MINUTE, 3 * MINUTE))]
+    (finding,) = Stored(events, checkpoint_at=()).report(noted(events[:2])).findings
+    told = "event 2: not signed: no checkpoint is over the last 2 events, those of m-1 of 2026-11-21T12:01"
+    assert str(finding).startswith(told)
 
 
 def test_a_stretch_that_is_missing_or_made_up_is_found() -> None:
@@ -779,9 +788,9 @@ def test_a_stretch_that_is_missing_or_made_up_is_found() -> None:
 # --- tile hashes ------------------------------------------------------------------------------------------
 
 
-def long_log() -> Stored:
+def long_log(checkpoint_at: tuple[int, ...] = (300, 600)) -> Stored:
     author = Author()
-    return Stored([author.decided(f"s-{number % 5}") for number in range(600)], (300, 600))
+    return Stored([author.decided(f"s-{number % 5}") for number in range(600)], checkpoint_at)
 
 
 def test_tile_hashes_are_derived_again() -> None:
@@ -810,10 +819,21 @@ def test_the_first_tile_hash_that_differs_is_named(change: Any, index: int | Non
     assert what in findings[0].what
 
 
-def test_tile_hashes_are_due_with_the_checkpoint_that_covers_them() -> None:
-    log = long_log()
-    del log.checkpoints[1], log.tile_hashes[1]
-    assert log.report().findings == []
+@pytest.mark.parametrize(
+    ("checkpoint_at", "stored", "told"),
+    [
+        ((), 0, []),
+        ((255,), 0, []),
+        ((300, 511), 1, []),
+        ((300, 512), 1, ["event 511: subtrees: hash 1 of tile level 1 is missing"]),
+    ],
+)
+def test_tile_hashes_are_due_with_the_checkpoint_that_covers_them(
+    checkpoint_at: tuple[int, ...], stored: int, told: list[str]
+) -> None:
+    log = long_log(checkpoint_at)
+    del log.tile_hashes[stored:]
+    assert [found for found in map(str, log.report().findings) if "not signed" not in found] == told
 
 
 def test_a_store_that_is_too_old_for_tile_hashes_misses_none() -> None:

@@ -26,6 +26,7 @@ from agentgate.core.call import (
     TenantId,
     Tool,
     ToolName,
+    TraceId,
     is_id,
     is_tool_name,
     key_sha256,
@@ -288,3 +289,10 @@ def test_arguments_cannot_add_to_the_question() -> None:
     asked = orjson.loads(policy_question(a_call(arguments=sly), has_approval_token=False, now="t"))["input"]
     assert asked["has_approval_token"] is False
     assert asked["arguments"] == sly
+
+
+def test_a_call_under_another_trace_is_the_same_but_for_that() -> None:
+    again = BASE.under(TraceId("another"))
+    assert again == replace(BASE, trace_id=TraceId("another"))
+    assert (again.digest, again.arguments_json) == (BASE.digest, BASE.arguments_json)
+    assert BASE.trace_id != again.trace_id

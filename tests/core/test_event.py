@@ -89,7 +89,7 @@ def test_leaf_hash_is_rfc_6962() -> None:
     assert event.leaf_hash == hashlib.sha256(b"\x00" + event.leaf).digest()
 
 
-@pytest.mark.parametrize(("width", "named"), [(10, 100), (256, 39)])
+@pytest.mark.parametrize(("width", "named"), [(10, 100), (200, 50), (256, 39)])
 def test_however_many_keys_change_as_many_as_fit_are_named_and_all_are_counted(width: int, named: int) -> None:
     ids = [f"{number:0{width}d}" for number in range(10_000)]
     event = keys_changed(origin(), dict.fromkeys(("added", "removed", "disabled", "enabled", "altered"), ids), "f" * 64)

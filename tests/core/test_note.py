@@ -70,7 +70,7 @@ def test_a_key_has_one_text() -> None:
         VKEY.replace("PeterNeumann", ""),
         VKEY + "=",
         VKEY[:-4],
-        VKEY.replace("+ARpc", "+AhpC"),
+        VKEY.replace("+ARpc", "+Ahpc"),  # of another algorithm, with the hash of this one
         VKEY.replace("PeterNeumann", "EnochRoot"),
     ],
 )

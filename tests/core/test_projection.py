@@ -252,6 +252,13 @@ def test_an_approval_keeps_its_sealed_arguments_while_it_can_still_be_used(
     assert (row["sealed"] is not None) is is_sealed
 
 
+def test_an_edited_call_stands_where_the_one_did_that_was_asked_about_first() -> None:
+    """So a kill in between counts for it as well."""
+    edited = AUTHOR.requested("a-2", edited_from="a-1", position=0)
+    tables = tables_after(AUTHOR.requested("a-1"), AUTHOR.kill(a_kill()), edited, AUTHOR.requested("a-3"))
+    assert [row["position"] for row in tables.rows["approvals"].values()] == [0, 0, 1]
+
+
 def test_what_is_about_nothing_known_changes_nothing() -> None:
     tables = tables_after(AUTHOR.verdict("a-9"), AUTHOR.closed("a-9"), AUTHOR.left(), AUTHOR.drained(a_kill("k-9")))
     assert [name for name, rows in tables.rows.items() if rows] == ["spent"]

@@ -47,7 +47,7 @@ SECRET_NAMES = [
     "API Key", "Access Key", "Private Key", "x api key", "api.key", "DBPassword", "DBPASSWORD", "dbpassword", "dbpass",
     "authtoken", "AUTHTOKEN", "refreshtoken", "user_password_new", "new_password_2", "db_password_prod", "password1",
     "user[password]", "password[]", "form[password][first]", "user%5Bpassword%5D", "(password)", '"password"',
-    "my secrets", "--password", "passin", "passenc", "secretarn", "secretArn",
+    "my secrets", "--password", "passin", "passenc", "secretarn", "secretArn", "iBAN", "sSN", "aPIKey",
 ]  # fmt: skip
 
 
@@ -248,6 +248,8 @@ def test_rest_of_a_text_around_what_is_encoded_stays() -> None:
         "user%5Bpassword%5D=CANARY",
         *[base64.b64encode("password=CANARY1".encode(form)).decode() for form in ("utf-16-le", "utf-16-be")],
         *[base64.b64encode("this p\u0430ssword=CANARY1".encode(form)).decode() for form in ("utf-16-le", "utf-16-be")],
+        base64.b64encode("\u0400 p\u0430ssword=CANARY1".encode("utf-16-be")).decode(),
+        base64.b64encode(b"\x90" + "password=CANARY1".encode("utf-16-le")).decode(),  # behind its length
         "\\ud800 password=CANARY1 \\xff",
         base64.encodebytes(b"x" * 50 + b" canary@example.org " + b"y" * 50).decode(),
         "prefix/" + as_base64("x canary@example.org"),
@@ -312,6 +314,35 @@ def test_hash_is_what_anyone_with_the_key_can_compute(kind: str, value: str, pla
     expected = f"[{kind}:hmac:{hmac.digest(KEY, plain, hashlib.sha256).hex()[:16]}]"
     assert Marks(Mode.HASH, KEY).mark(kind, value) == expected
     assert kind != "email" or Redactor(Marks(Mode.HASH, KEY), [KNOWN]).text(value) == expected
+
+
+@pytest.mark.parametrize("mode", [Mode.HASH, Mode.TOKENIZE])
+@pytest.mark.parametrize(
+    ("text", "told", "value"),
+    [
+        ("password=VALUE %41", "password=VALUE A", "hunter2"),
+        ('password="VALUE" %2541', 'password="VALUE" A', "hunter2"),
+        ("\\u0041 run --password VALUE %42", "A run --password VALUE B", "hunter2"),
+        ("see VALUE %41", "see VALUE A", "sk-abcdCANARY0123456789"),
+        ('got {"password":"VALUE","n":1} from', 'got {"password":"VALUE","n":1} from', 'a\\"b'),
+    ],
+)
+def test_a_value_beside_what_is_encoded_gets_its_own_mark(mode: Mode, text: str, told: str, value: str) -> None:
+    """And no mark of a mark, which nobody could compute from a value in hand."""
+    marks = Marks(mode, KEY)
+    shown = Redactor(marks, [KNOWN]).text(text.replace("VALUE", value))
+    assert shown == told.replace("VALUE", marks.mark("secret", value))
+
+
+@pytest.mark.parametrize("mode", [Mode.HASH, Mode.TOKENIZE])
+def test_a_secret_member_that_is_read_twice_gets_one_mark(mode: Mode) -> None:
+    marks = Marks(mode, KEY)
+    text = '%7B"password":"hunter2xx","n":"a\\\\nb"%7D'
+    assert marks.mark("secret", "hunter2xx") in Redactor(marks, [KNOWN]).json(canonical({"t": text})).decode()
+
+
+def test_what_only_looks_like_a_mark_is_none() -> None:
+    assert redacted([{"password": "x"}, 'token="[hunter2]"']) == [{"password": MARK}, f'token="{MARK}"']
 
 
 def test_token_of_a_value_tells_its_class_and_differs_by_it() -> None:

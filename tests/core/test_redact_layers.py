@@ -42,6 +42,8 @@ def decoded(run: str) -> set[bytes]:
 
 @given(st.lists(PIECE, max_size=40).map("".join))
 @example((base64.b64encode(b"canary@example.org").decode() + " ") * 20)
+@example("abc" + base64.b64encode(b"canary@example.org").decode())
+@example("a" + b"canary@example.org".hex())
 def test_every_run_that_says_something_is_found_however_many_are_beside_it(text: str) -> None:
     said = {inside for run in layers.runs(text) for inside in run.texts}
     for run in re.findall(r"[A-Za-z0-9+/_-]{14,}", text):

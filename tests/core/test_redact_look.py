@@ -75,6 +75,7 @@ def test_a_look_says_what_may_be_in_the_parts(texts: list[str], seen: Seen) -> N
 def test_in_a_whole_document_the_runs_that_hold_nothing_are_told_apart() -> None:
     assert LOOK([RUN, HARMLESS], is_whole=True) == OF_RUN._replace(runs=(RUN,))
     assert LOOK([HARMLESS, RUN, HARMLESS, RUN], is_whole=True) == OF_RUN._replace(runs=(RUN, RUN))
+    assert LOOK([HARMLESS, encoded(RUN)], is_whole=True).runs == (encoded(RUN),)
     assert LOOK([RUN, IN_LINES], is_whole=True).runs is None
 
 

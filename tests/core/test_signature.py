@@ -87,7 +87,17 @@ def test_parameters_that_do_not_count(changed: dict[str, Any], told: str) -> Non
 
 
 @pytest.mark.parametrize("sign_bit", [0, 0x80])
-@pytest.mark.parametrize("material", [bytes(32), b"\1" + bytes(31), b"\xee" + b"\xff" * 30 + b"\x7f"])
+@pytest.mark.parametrize(
+    "material",
+    [
+        bytes(32),
+        b"\1" + bytes(31),
+        *[first + b"\xff" * 30 + b"\x7f" for first in (b"\xec", b"\xed", b"\xee")],
+        bytes.fromhex("26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05"),
+        bytes.fromhex("c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a"),
+    ],
+    ids=bytes.hex,
+)
 def test_a_key_that_anybody_can_sign_with_is_none(material: bytes, sign_bit: int) -> None:
     """Points of small order: for some of them, one signature fits whatever is signed."""
     weak = material[:-1] + bytes([material[-1] | sign_bit])

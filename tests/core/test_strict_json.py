@@ -15,7 +15,16 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agentgate.core.strict_json import MAX_DEPTH, MAX_INTEGER, NotStrictJson, canonical, canonical_plain, check, parse
+from agentgate.core.strict_json import (
+    MAX_DEPTH,
+    MAX_INTEGER,
+    NotStrictJson,
+    canonical,
+    canonical_plain,
+    check,
+    length,
+    parse,
+)
 from tests.core.strategies import INTEGERS, JSON, TEXT
 
 
@@ -268,3 +277,12 @@ def test_order_of_members_and_whitespace_do_not_matter(value: Any, random: Any) 
 
     spelt = json.dumps(shuffled(value), indent=random.choice([None, 1]), ensure_ascii=random.choice([True, False]))
     assert canonical(parse(spelt.encode())) == canonical(value)
+
+
+@given(JSON)
+def test_length_is_about_that_of_the_canonical_form(value: Any) -> None:
+    assert len(canonical(value)) / 4 <= length(value) <= 4 * len(canonical(value)), "-0.0 for 0"
+
+
+def test_what_has_no_canonical_form_may_be_of_any_length() -> None:
+    assert length(["\ud800"]) == length([object()]) == MAX_INTEGER

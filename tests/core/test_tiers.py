@@ -121,6 +121,14 @@ def test_what_is_not_understood_is_refused_with_its_place(data: dict[str, Any], 
     assert str(refused.value) == told
 
 
+def test_the_smallest_limits_are_read() -> None:
+    least = in_tier(requests_per_minute=1, per_tool={"a": 1}, per_day={"calls": 1, "alert_threshold": "1%"})
+    rules = read_rules(least | {"rate_limits": {"a": 1}})
+    tier = rules.tiers["default"]
+    assert (rules.rate_limits, tier.agent, tier.tools) == ({"a": 1}, 1, {"a": 1})
+    assert tier.budgets == (Budget(Period.DAY, Amounts(1, NONE, NONE), Amounts(0, NONE, NONE)),)
+
+
 def test_the_largest_limits_are_read() -> None:
     most = in_tier(requests_per_minute=10**6, per_day={"calls": 10**15, "alert_threshold": "99%"})
     tier = read_rules(most | {"rate_limits": {"a": 10**6}}).tiers["default"]

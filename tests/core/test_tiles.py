@@ -7,7 +7,7 @@ import string
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agentgate.core import merkle
@@ -47,6 +47,7 @@ TILES = st.builds(Tile, st.none() | st.integers(0, MAX_LEVEL), NUMBERS, st.integ
         (Tile(0, 273, 112), "tile/0/273.p/112"),
         (Tile(63, 1_234_067, 1), "tile/63/x001/x234/067.p/1"),
         (Tile(None, 1_234_067), "tile/entries/x001/x234/067"),
+        (Tile(0, (1 << 63) - 1), "tile/0/x009/x223/x372/x036/x854/x775/807"),
     ],
 )
 def test_a_tile_has_the_path_that_c2sp_gives_it(tile: Tile, path: str) -> None:
@@ -133,6 +134,7 @@ def test_what_is_read_from_a_path_is_written_the_same_way(path: str) -> None:
 
 
 @given(st.lists(st.binary(max_size=300), max_size=256))
+@example([b"a"] * 256)
 def test_a_bundle_gives_its_leaves_back(leaves: list[bytes]) -> None:
     assert parse_bundle(bundle(leaves)) == leaves
 
@@ -158,13 +160,18 @@ def test_a_tile_of_hashes_has_exactly_its_width() -> None:
 
 # --- proofs ---
 
+LARGEST = ((1 << 63) - 1, [bytes(32)] * 63, b"note")
+"""As many leaves as a tree may have, and as many hashes as it takes to prove something of it."""
+
 
 @given(NUMBERS, HASHES, NOTES)
+@example(*LARGEST)
 def test_a_proof_is_read_back_as_it_was_written(index: int, hashes: list[bytes], note: bytes) -> None:
     assert parse_tlog_proof(tlog_proof(index, hashes, note)) == TlogProof(index, tuple(hashes), note)
 
 
 @given(NUMBERS, HASHES, NOTES)
+@example(*LARGEST)
 def test_a_witness_request_is_read_back_as_it_was_written(old: int, hashes: list[bytes], note: bytes) -> None:
     assert parse_consistency_body(consistency_body(old, hashes, note)) == Consistency(old, tuple(hashes), note)
 

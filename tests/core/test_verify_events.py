@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from agentgate.core.event import Kind
+from agentgate.core.event import Kind, body_sha256
 from agentgate.core.evidence.pack import SECTIONS
 from agentgate.core.merkle import leaf_hash
 from agentgate.core.strict_json import canonical, parse
 from agentgate.core.verification import body as verify_body
 from agentgate.core.verification.body import Leaf
-from agentgate.core.verification.findings import Fault, Finding
+from agentgate.core.verification.findings import Fault, Finding, Standing
 from tests.core.test_verify import PACK
 
 BODY: dict[str, Any] = parse(PACK.files["pack.json"])
@@ -25,7 +26,7 @@ TENANT = {"tenant": "default"}
 BOT = {"tenant": "default", "agent": "agent:bot"}
 
 
-def leaf(number: int, kind: Kind = Kind.DECIDED, *, at: int | None = None, name: str = "", **fields: str) -> Leaf:
+def leaf(number: int, kind: Kind = Kind.DECIDED, *, at: int | None = None, name: str = "", **fields: Any) -> Leaf:
     """Event `e<number>` at index ten times that."""
     said = {"id": name or f"e{number}", "kind": kind.value, "tenant": "default", "session": "s-1"} | fields
     return Leaf(10 * number if at is None else at, number, b"", None, said)
@@ -83,6 +84,8 @@ def test_a_row_without_a_gap_is_whole(scope: dict[str, str], leaves: list[Leaf])
         (SESSION, [leaf(2)], Fault.REMOVED, "number 1 of session s-1 was removed: event e2 is number 2"),
         (SESSION, [leaf(1), leaf(2), leaf(5)], Fault.REMOVED,
          "number 3 of session s-1 was removed: event e5 is number 5"),
+        (SESSION, [leaf(1), act(0, session="", tenant="", at=11), leaf(3)], Fault.REMOVED,
+         "number 2 of session s-1 was removed: event e3 is number 3"),
         (SESSION, [act(0)], Fault.REORDERED, "event e0 is number 0 of its session, and stands behind number 0"),
         (LATE, [leaf(5), leaf(7)], Fault.REMOVED, "number 6 of session s-1 was removed: event e7 is number 7"),
         (EARLY, [leaf(1), leaf(3)], Fault.REMOVED, "number 2 of session s-1 was removed: event e3 is number 3"),
@@ -113,6 +116,41 @@ def test_of_a_row_that_is_not_whole_the_first_flaw_is_told(
 def test_events_are_as_many_as_the_pack_says(count: object, fault: Fault, told: str) -> None:
     found = check(SESSION, [leaf(1), leaf(2)], count)
     assert (found.check, found.fault, found.detail) == ("events", fault, told)
+
+
+# --- bodies that are not there ----------------------------------------------------------------------------
+
+SALT = bytes(16)
+
+
+def prune(number: int, through: object, kind: Kind = Kind.PRUNED, **fields: str) -> Leaf:
+    """One whose own body, `{}`, is there."""
+    told = leaf(number, kind, through=through, body_sha256=body_sha256(SALT, b"{}"), **fields)
+    return replace(told, salt=SALT)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "count", "missing"),
+    [
+        ([leaf(1), leaf(2), prune(3, 20)], 0, 0),
+        ([leaf(1), leaf(2), prune(3, 20), prune(4, 10)], 0, 0),  # a later one takes nothing back
+        ([leaf(1), leaf(2), prune(3, 19)], 1, 20),
+        ([leaf(0), leaf(1, at=1), prune(3, 0)], 1, 1),
+        ([leaf(1), prune(2, 1000), leaf(3)], 1, 30),  # none speaks of what comes later
+        ([leaf(1), prune(2, 10, session="s-2")], 1, 10),
+        ([leaf(1), prune(2, 10, Kind.REFUSALS)], 1, 10),
+        ([leaf(1), prune(2, "10")], 1, 10),
+        ([leaf(0), leaf(1, at=1)], 2, 0),
+    ],
+)
+def test_a_body_that_is_gone_is_explained_by_a_prune_of_its_session_up_to_there(
+    leaves: list[Leaf], count: int, missing: int
+) -> None:
+    there = {one.index: b"{}" for one in leaves if one.salt is not None}
+    (found,) = verify_body.bodies(leaves, there)
+    gone = f"{count} bodies are not there, and no prune in the pack says why, first that of event {missing}"
+    bound = f"{len(there)} bodies are the ones that their leaves bind"
+    assert (found.standing, found.detail) == ((Standing.NOT_CHECKED, gone) if count else (Standing.HOLDS, bound))
 
 
 # --- each event by itself ---------------------------------------------------------------------------------

@@ -170,6 +170,7 @@ def test_damage_is_told_in_these_words(name: str) -> None:
     found = verify(pack.zip(), TRUST).findings
     broken = [one for one in found if one.standing is Standing.BROKEN]
     assert [f"{one.check}: {one.detail}" for one in broken] == TOLD[name]
+    assert [one for one in found if one.fault is not None] == broken
     assert not any(one.convinces for one in broken)
     flawed = {one.check for one in broken} - {"envelope"}  # which may hold although the body does not name it
     assert flawed.isdisjoint(one.check for one in found if one not in broken)
@@ -185,6 +186,7 @@ NOT_SIGNED = [
 NO_KEY_OF_A_LOG = "changed after signing, checkpoint: keys/log.vkey is not a verifier key of a log"
 ANOTHER_VKEY = "changed after signing, files: keys/log.vkey is not the file that was signed"
 SPACED = PACK.files["pack.json"].replace(b":", b": ", 1)
+MISSIGNED = canonical(parse(PACK.files[DSSE]) | {"signatures": parse(OTHER[DSSE])["signatures"]})
 TYPED = PACK.files[DSSE].replace(KIND.encode(), b"application/" + b"x" * 70)
 
 
@@ -203,6 +205,19 @@ TYPED = PACK.files[DSSE].replace(KIND.encode(), b"application/" + b"x" * 70)
         (put(DSSE, TYPED),
          [f"changed after signing, envelope: a payload of type {'application/'.ljust(60, 'x')}, not {KIND}",
           "changed after signing, sigstore: pack.sigstore.json holds another envelope than pack.dsse.json"]),
+        (put(DSSE, MISSIGNED),
+         ["changed after signing, envelope: the envelope's signature does not hold: it was altered after signing",
+          "changed after signing, sigstore: pack.sigstore.json holds another envelope than pack.dsse.json"]),
+        (put(KEY, b"nothing"),
+         [f"changed after signing, files: {KEY} is not the file that was signed",
+          f"changed after signing, envelope: {KEY}: not a public key in PEM (SubjectPublicKeyInfo)"]),
+        (drop(KEY),
+         [f"missing, files: {KEY} was taken out",
+          f"changed after signing, envelope: {KEY} is not the key that the envelope names"]),
+        (edit(lambda body: body["integrity"].update(envelope_key_id="0" * 64)),
+         [*[f"changed after signing, {one}" for one in EDITED[:2]],
+          "changed after signing, envelope: the envelope has not the one signature that the body names",
+          f"changed after signing, {EDITED[2]}"]),
         (put("pack.json.hmac", PACK.files["pack.json.hmac"].strip()),
          ["changed after signing, files: pack.json.hmac is not the file that was signed",
           "changed after signing, pack.json: pack.json.hmac is not 64 hexadecimals and a newline"]),
@@ -277,12 +292,18 @@ def test_keys_that_are_not_the_readers_are_named() -> None:
     assert kinds(MAKER.json(), theirs.checkpoint(17)) == [f"wrong key, history: the earlier checkpoint: {unknown}"]
 
 
-def test_of_a_time_stamp_is_told_who_checks_it() -> None:
+def test_of_a_time_stamp_is_told_who_checks_it_and_when_it_is_gone() -> None:
     stamped = tampered()
     stamped.files["pack.dsse.tsr"] = b"0 a token"
-    assert words(stamped.resigned(), TRUST)[-1] == (
+    raw = stamped.resigned()
+    assert words(raw, TRUST)[-1] == (
         "time: a time stamp is there; check it with: openssl ts -verify (VERIFY.md says how)"
     )
+    files = dict(unpack(raw).files)
+    del files["pack.dsse.tsr"]
+    assert kinds(ZipPack(files).zip()) == [
+        "stripped signature, files: pack.dsse.tsr was taken out: the envelope says otherwise"
+    ]
 
 
 def kinds(raw: bytes, earlier: bytes | None = None) -> list[str]:
@@ -333,7 +354,7 @@ def test_of_a_damaged_archive_the_first_damage_is_told(raw: bytes, told: str, fi
     """And what could be made out before it is still looked at."""
     opened = unpack(raw)
     assert (opened.flaw, list(opened.files)) == (told, FILES[:files])
-    assert words(raw, TRUST)[0] == f"container: {told}"
+    assert kinds(raw)[0] == f"malformed, container: {told}"
 
 
 def words(raw: bytes, trust: Trust, earlier: bytes | None = None) -> list[str]:
@@ -355,10 +376,10 @@ def test_of_a_json_pack_is_told_what_only_a_zip_shows() -> None:
     assert words(raw.replace(b":", b": ", 1), Trust())[:1] == [
         "shape: not in canonical form (RFC 8785): it was changed, or written anew"
     ]
-    assert words(b"{", Trust()) == ["shape: not strict JSON: EOF while parsing an object at line 1 column 1"]
+    assert kinds(b"{") == ["malformed, shape: not strict JSON: EOF while parsing an object at line 1 column 1"]
     assert words(b"{}", Trust()) == [f"shape: a pack has exactly the sections {', '.join(SECTIONS)}"]
-    assert words(PACK.files["pack.json"], TRUST)[2] == (
-        "envelope: the body is of a zip, whose envelope and proofs are not here"
+    assert kinds(PACK.files["pack.json"])[-1] == (
+        "stripped signature, envelope: the body is of a zip, whose envelope and proofs are not here"
     )
 
 

@@ -41,7 +41,7 @@ from agentgate.pipeline.policy.desk import PolicyDesk
 from agentgate.pipeline.tools.registry import Registry
 from agentgate.ports.peer import Peer, PeerUnable, peer_of
 from agentgate.ports.upstreams import Credential, Delivered, Undelivered
-from tests.fakes import ADMIN, ALLOW, ASK, DENY, FakeEntropy, PlainSealer
+from tests.fakes import ADMIN, ALLOW, ASK, DENY, AtOnce, FakeEntropy, PlainSealer
 from tests.pipeline.conftest import House
 
 MODERN, LEGACY = "2026-07-28", "legacy"
@@ -146,6 +146,7 @@ class Room:
             sealer=PlainSealer(),
             clock=house.clock,
             entropy=FakeEntropy(),
+            worker=AtOnce(),
             catalogue=self,
             rules=self.rules,
         )

@@ -17,14 +17,15 @@ from agentgate.core.query import Query
 from agentgate.core.redaction.redactor import FAILED, Redactor
 from agentgate.core.strict_json import NotStrictJson, canonical, parse
 from agentgate.edges import idempotency, prefer
-from agentgate.edges._mcp.message import Unserved, read_message, request_id_of
+from agentgate.edges._mcp.message import Reader, Unserved, request_id_of
 from agentgate.edges.caller import ADMIN, Caller, Callers, Keyring
 from agentgate.edges.envelope import EnvelopeDoor, Rules
+from agentgate.edges.intake import Intake
 from agentgate.edges.problem import Problem
 from agentgate.edges.tools import ToolsDoor
 from agentgate.edges.wire import Receive, Request, is_traceparent
 from agentgate.pipeline.records.audit import Span, _cursor, _place
-from tests.fakes import FakeClock, FakeEntropy, principal
+from tests.fakes import AtOnce, FakeClock, FakeEntropy, principal
 from tests.fuzz.target import finish, target, text_of
 
 _NAME_BYTES: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._:@-")
@@ -116,16 +117,9 @@ def _doors() -> tuple[ToolsDoor, EnvelopeDoor]:
     nobody: Any = _Nobody()
     unused: Any = None
     callers = Callers(Keyring((), admin_key="the-admin-key", now=FakeClock().now))
+    intake = Intake(FakeEntropy(), AtOnce(), b"", _MAX_BYTES)
     tools = ToolsDoor(
-        gate=gate,
-        tools={},
-        callers=callers,
-        policy=unused,
-        approvals=unused,
-        refusals=nobody,
-        entropy=FakeEntropy(),
-        digest_key=b"",
-        max_body_bytes=_MAX_BYTES,
+        gate=gate, tools={}, callers=callers, policy=unused, approvals=unused, refusals=nobody, intake=intake
     )
     envelopes = EnvelopeDoor(
         gate=gate,
@@ -134,10 +128,9 @@ def _doors() -> tuple[ToolsDoor, EnvelopeDoor]:
         keyring=_keyring(),
         verifier=None,
         refusals=nobody,
-        entropy=FakeEntropy(),
-        digest_key=b"",
+        intake=intake,
         meter=unused,
-        rules=Rules(_MAX_BYTES, mode="optional"),
+        rules=Rules(mode="optional"),
     )
     return tools, envelopes
 
@@ -165,7 +158,7 @@ def envelope_call(raw: bytes) -> None:
 @target('{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{}}}', "[{}]", '{"id":[1]}')
 def mcp_message(raw: bytes) -> None:
     try:
-        _, message = finish(read_message(*_request(raw), _MAX_BYTES))
+        _, message = finish(Reader(AtOnce(), _MAX_BYTES).read(*_request(raw)))
         request_id_of(message)
     except Unserved as unserved:
         unserved.body()

@@ -19,6 +19,7 @@ from agentgate.core.events.kills import killed, released
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.pipeline.approvals.circumstances import Circumstances
 from agentgate.pipeline.approvals.desk import ApprovalDesk
+from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.approvals.voids import Voids
 from agentgate.pipeline.calls.answers import AnswerBook
 from agentgate.pipeline.calls.deferred import DeferredDesk
@@ -36,6 +37,7 @@ from agentgate.pipeline.limits.refusals import RefusalLimiter
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
 from agentgate.pipeline.upkeep import Upkeep
+from agentgate.ports.ambient import Worker
 from agentgate.ports.containment import Admitted, NotAdmitted, Quota
 from tests.fakes import (
     ADMIN,
@@ -43,6 +45,7 @@ from tests.fakes import (
     ASK,
     REDACTOR,
     TOOL,
+    AtOnce,
     FakeAdmission,
     FakeClock,
     FakeEngine,
@@ -70,6 +73,7 @@ class House:
     rules: Rules = field(default_factory=Rules)
     entropy: FakeEntropy = field(default_factory=FakeEntropy)
     redactor: Redactor = REDACTOR
+    worker: Worker = field(default_factory=AtOnce)
     member: str = "m-1"
     has_joined: bool = True
     """As if it had joined, alone, and read that there are no kills; else the test says `membership.join`."""
@@ -77,7 +81,13 @@ class House:
     def __post_init__(self) -> None:
         entropy = self.entropy
         self.recorder = Recorder(
-            self.log, self.clock, entropy, member=MemberId(self.member), version="test", redactor=self.redactor
+            self.log,
+            self.clock,
+            entropy,
+            self.worker,
+            member=MemberId(self.member),
+            version="test",
+            redactor=self.redactor,
         )
         self.replica = Replica(self.log, self.admission, self.clock)
         self.acknowledger = Acknowledger(self.replica, self.recorder, self.clock)
@@ -317,6 +327,10 @@ class FlagStore(FakeAdmission):
         self.state = KillState(state.position, {})  # the flags are all that it knows
         for on_wake in self.listeners:
             on_wake(state.position)
+
+
+def edit_desk(house: House) -> EditDesk:
+    return EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
 
 
 def desk_of(house: House, is_valid: Callable[[Principal], bool] = lambda _: True) -> DeferredDesk:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.calls.answering import AnswerDesk, Denied, Incomplete
-from agentgate.pipeline.calls.fates import Fetched, Progress, Underway
+from agentgate.pipeline.calls.fates import Fetched, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
-from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, a_call, principal
+from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, TOOL, a_call, principal
 from tests.pipeline.conftest import House, desk_of
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
 from tests.pipeline.test_deferred import asked
@@ -137,6 +138,15 @@ async def test_a_yes_to_what_policy_refuses_by_now_says_so(letters: Letters) -> 
     assert (told.reason_code, told.success) == (ReasonCode.POLICY_DENY, False)
 
 
+async def test_a_yes_again_to_a_call_whose_tool_has_changed_since_says_why_it_is_not_made(letters: Letters) -> None:
+    await letters.house.approvals.decide(ADA, letters.approval.id, State.APPROVED)
+    letters.house.tools[TOOL.name] = replace(TOOL, description="another")
+    text = "the call is not kept as it was approved"
+    approval = await letters.now()
+    assert await letters.yes() == Over(approval.trace_id, ReasonCode.CONFLICT, text, approval)
+    assert letters.house.upstream.sent == []
+
+
 async def test_a_call_that_its_caller_makes_itself_is_not_made_here_but_can_be_denied(house: House) -> None:
     letters = Letters(house, await asked_for(house, a_call()))
     text = "the caller makes this call itself: POST /approvals/{id}/approve"
@@ -164,6 +174,13 @@ async def test_a_yes_that_a_no_beats_is_not_taken(letters: Letters) -> None:
     letters.before_this_is_written(BOB, State.DENIED)
     assert await letters.yes() == Refused(ReasonCode.CONFLICT, "somebody else answered first")
     assert (await letters.no(), letters.house.upstream.sent) == (Denied(await letters.now()), [])
+
+
+async def test_a_yes_that_anothers_yes_beats_is_not_taken(letters: Letters) -> None:
+    letters.before_this_is_written(BOB, State.APPROVED)
+    assert await letters.yes() == Refused(ReasonCode.CONFLICT, "the approval is approved")
+    assert (await letters.now()).decided_by == BOB.id
+    assert letters.house.upstream.sent == []
 
 
 async def test_a_no_that_a_no_beats_is_that_no(letters: Letters) -> None:

@@ -18,11 +18,10 @@ from agentgate.core.errors import ReasonCode, Refused
 from agentgate.core.event import Event, Kind
 from agentgate.core.strict_json import MAX_DEPTH, canonical, parse
 from agentgate.pipeline.approvals.desk import Verdict
-from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.approvals.finder import MOST_PENDING
 from agentgate.ports.containment import LimitState
-from tests.fakes import ADMIN, ALLOW_WRITE, ASK, REVISION, TOOL, a_call, a_kill, principal
-from tests.pipeline.conftest import House, a_moment
+from tests.fakes import ADMIN, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
+from tests.pipeline.conftest import House, a_moment, edit_desk
 
 ADA, BOB = (principal(name, Role.APPROVER, person=True) for name in ("ada", "bob"))
 
@@ -160,7 +159,7 @@ async def test_who_waits_for_what_is_edited_looks_when_the_new_question_is_there
     (heard,) = house.approvals.waiting._awaited[approval.id]
     seen: list[tuple[Kind, bool]] = []
     house.log.on_append = lambda event: seen.append((event.kind, heard.is_set()))
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     assert isinstance(await edits.edit(ADA, approval.id, {"q": 2}), Approval)
     assert seen == [(Kind.APPROVAL_CLOSED, False), (Kind.APPROVAL_REQUESTED, False)]
     assert await waiting is True
@@ -328,6 +327,15 @@ async def test_who_does_not_wait_gets_an_approval_that_the_gateway_carries_out(h
     assert told == [left.id]
 
 
+async def test_a_yes_carries_the_call_although_another_question_about_it_waits(house: House) -> None:
+    held = await asked_for(house)
+    left = await asked_for(house, replace(a_call(), deferred=True))
+    await approved(house, held)
+    answer = await house.gate.pass_through(a_call())
+    assert (answer.success, answer.decision.approval_id) == (True, held.id)
+    assert (await house.approvals.approval(left.id)) == left
+
+
 async def test_a_reason_is_redacted_before_it_is_written(house: House) -> None:
     approval = await asked_for(house)
     secret = "AKIA" + "IOSFODNN7EXAMPLE"
@@ -339,7 +347,7 @@ async def test_a_reason_is_redacted_before_it_is_written(house: House) -> None:
 
 async def test_an_edit_whose_request_is_lost_leaves_nothing_that_runs(house: House) -> None:
     approval = await asked_for(house)
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
 
     def fail_after(event: Event) -> None:
         if event.kind is Kind.APPROVAL_REQUESTED:
@@ -360,7 +368,7 @@ async def test_an_edit_whose_request_is_lost_leaves_nothing_that_runs(house: Hou
 async def test_an_edited_call_is_decided_and_recorded_as_itself_and_names_the_original(house: House) -> None:
     sent = a_call(arguments={"n": 1})
     approval = await asked_for(house, sent)
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     done = await edits.edit_and_approve(BOB, approval.id, {"n": 2}, "less")
     assert isinstance(done, Verdict)
     answer = await house.gate.pass_through(a_call(arguments={"n": 1}))
@@ -376,7 +384,7 @@ async def test_an_edited_call_is_decided_and_recorded_as_itself_and_names_the_or
 async def test_an_edit_when_policy_does_not_answer_changes_nothing(house: House) -> None:
     approval = await asked_for(house)
     house.engine.answer = Ruling("nonsense", REVISION)
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     refused = await edits.edit(ADA, approval.id, {"n": 2})
     assert isinstance(refused, Refused)
     assert refused.reason is ReasonCode.POLICY_MALFORMED
@@ -386,7 +394,7 @@ async def test_an_edit_when_policy_does_not_answer_changes_nothing(house: House)
 async def test_what_was_edited_twice_shows_and_names_what_its_caller_sent(house: House) -> None:
     sent = replace(a_call(arguments={"n": 1}), idempotency_key="k-1")
     approval = await asked_for(house, sent)
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     once = await edits.edit(ADA, approval.id, {"n": 2})
     assert isinstance(once, Approval)
     twice = await edits.edit_and_approve(BOB, once.id, {"n": 3})
@@ -402,7 +410,7 @@ async def test_what_was_edited_twice_shows_and_names_what_its_caller_sent(house:
 async def test_what_a_kill_covered_is_not_edited_before_anybody_has_closed_it(house: House) -> None:
     approval = await asked_for(house)
     kill = house.kill_elsewhere(a_kill())
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     refused = await edits.edit(ADA, approval.id, {"n": 2})
     assert refused == Refused(ReasonCode.CONFLICT, "the approval is void: a kill covered it")
     assert house.log.of(Kind.APPROVAL_CLOSED)[-1]["kill_id"] == kill.id
@@ -421,7 +429,7 @@ async def test_a_kill_between_the_steps_of_an_edit_covers_the_edited_call_releas
             house.release_elsewhere(house.kill_elsewhere(a_kill()))
 
     house.log.on_append = kill_first
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     edited = await edits.edit(ADA, approval.id, {"n": 2})
     assert isinstance(edited, Approval)
     again = await edits.edit(ADA, edited.id, {"n": 3})
@@ -499,7 +507,7 @@ async def test_an_edit_into_what_policy_wants_less_for_runs_when_the_call_is_rep
     house.engine.answer = by_amount
     asked = await house.gate.pass_through(a_call(arguments={"n": 500}))
     assert asked.approval is not None
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     done = await edits.edit_and_approve(ADA, asked.approval.id, {"n": 50})
     assert isinstance(done, Verdict)
     assert done.state is State.APPROVED
@@ -515,11 +523,59 @@ async def test_an_edited_call_that_policy_wants_more_for_by_now_is_not_carried(h
     )
     asked = await house.gate.pass_through(a_call(arguments={"n": 1}))
     assert asked.approval is not None
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     await edits.edit_and_approve(ADA, asked.approval.id, {"n": 2})
     wanted[2] = 2
     answer = await house.gate.pass_through(a_call(arguments={"n": 1}))
-    assert (answer.success, house.upstream.sent) == (False, [])
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.APPROVAL_REQUIRED, [])
+    assert answer.approval is not None
+    assert answer.approval.arguments is None, "what is asked for anew is the call as it was sent"
+
+
+async def test_an_edit_into_what_policy_allows_outright_needs_all_who_were_to_answer(house: House) -> None:
+    """Else one of two persons makes the other one needless by an edit."""
+    strict = {**ASK, "approval": {"quorum": 2, "approvers": [ADA.id, BOB.id]}}
+    house.engine.answer = lambda asked: strict if asked["arguments"]["n"] == 1 else ALLOW_WRITE
+    asked = await house.gate.pass_through(a_call(arguments={"n": 1}))
+    assert asked.approval is not None
+    edits = edit_desk(house)
+    edited = await edits.edit(ADA, asked.approval.id, {"n": 2})
+    assert isinstance(edited, Approval)
+    assert (edited.quorum, edited.approvers) == (2, (ADA.id, BOB.id))
+
+
+async def test_a_no_to_an_edited_call_is_one_to_the_call_as_it_was_sent(house: House) -> None:
+    sent = a_call(arguments={"n": 1})
+    approval = await asked_for(house, sent)
+    edits = edit_desk(house)
+    edited = await edits.edit(ADA, approval.id, {"n": 2})
+    assert isinstance(edited, Approval)
+    await house.approvals.decide(BOB, edited.id, State.DENIED)
+    answer = await house.gate.pass_through(sent)
+    assert (answer.reason_code, answer.approval) == (ReasonCode.APPROVAL_DENIED, None)
+    assert (answer.decision.approval_id, answer.decision.approved_by) == (edited.id, BOB.id)
+
+
+async def test_an_edited_call_that_policy_refuses_by_now_is_refused_as_that(house: House) -> None:
+    approval = await asked_for(house, a_call(arguments={"n": 1}))
+    edits = edit_desk(house)
+    assert isinstance(await edits.edit_and_approve(ADA, approval.id, {"n": 2}), Verdict)
+    house.engine.answer = lambda asked: DENY if asked["arguments"]["n"] == 2 else ASK
+    answer = await house.gate.pass_through(a_call(arguments={"n": 1}))
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.POLICY_DENY, [])
+
+
+async def test_an_edited_call_that_policy_asks_nobody_for_by_now_needs_whom_the_call_as_it_was_sent_does(
+    house: House,
+) -> None:
+    approval = await asked_for(house, a_call(arguments={"n": 1}))
+    edits = edit_desk(house)
+    assert isinstance(await edits.edit_and_approve(ADA, approval.id, {"n": 2}), Verdict)
+    without = {1: {**ASK, "approval": {"quorum": 2}}, 2: DENY}
+    house.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else without[asked["arguments"]["n"]]
+    answer = await house.gate.pass_through(a_call(arguments={"n": 1}))
+    assert answer.approval is not None
+    assert (answer.approval.quorum, house.upstream.sent) == (2, [])
 
 
 async def test_one_caller_cannot_pile_up_questions_and_others_can_ask(house: House) -> None:
@@ -538,12 +594,25 @@ async def test_one_caller_cannot_pile_up_questions_and_others_can_ask(house: Hou
     assert (await house.gate.pass_through(a_call(arguments={"n": "later"}))).approval is not None
 
 
-async def test_what_looks_at_all_approvals_reads_no_arguments(house: House) -> None:
-    """They may be a megabyte each, and a sweep looks at all that are open every second."""
-    approval = await asked_for(house, replace(a_call(), deferred=True))
-    await approved(house, approval)
-    listed = await house.approvals.list(ADMIN)
-    assert [(one.id, one.sealed) for one in (*await house.approvals.open(), *listed)] == [(approval.id, None)] * 2
+async def test_what_looks_often_or_at_many_approvals_reads_no_arguments(house: House) -> None:
+    """They may be a megabyte each, and sweeps and those who wait look every second."""
+    call = replace(a_call(), deferred=True)
+    approval = await asked_for(house, call)
+    read, found = house.log.projection, []
+
+    async def listening(name: str, **how: Any) -> Any:
+        rows = await read(name, **how)
+        found.extend((row["id"], row["sealed"]) for row in rows)
+        return rows
+
+    house.log.projection = listening  # type: ignore[method-assign]
+    assert not await house.approvals.answered(call, approval.id, 0)
+    assert not await house.approvals._finder.has_too_many(call.caller)
+    assert await house.approvals.withdrawn(call, approval.id) is None
+    assert await house.approvals.close_expired() == 0
+    assert await house.voids.sweep() == 0
+    assert set(found) == {(approval.id, None)}
+    assert [(one.id, one.sealed) for one in await house.approvals.list(ADMIN)] == [(approval.id, None)]
     whole = await house.approvals.approval(approval.id)
     assert whole is not None
     assert whole.sealed is not None
@@ -572,7 +641,7 @@ async def test_an_edit_of_the_deepest_call_that_is_taken_can_be_read_and_run(hou
         deep = [deep]
     sent = a_call(arguments=parse(canonical({"arguments": {"k": deep}}))["arguments"])
     approval = await asked_for(house, sent)
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     done = await edits.edit_and_approve(ADA, approval.id, {"k": deep, "n": 2})
     assert isinstance(done, Verdict)
     assert house.approvals.original(done.approval)["arguments"] == sent.arguments

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentgate.core.call import Call
+from agentgate.core.call import Call, Clean
 from agentgate.core.containment import flags_over
 from agentgate.core.redaction.scrub import MIN_SECRET_CHARS
 from agentgate.pipeline.credentials import broker as module
@@ -103,27 +103,27 @@ async def test_one_credential_serves_the_calls_of_a_tenant(world: World) -> None
     assert [await world.get(a_call(session=one)) for one in ("s-1", "s-2")] == ["secret-1"] * 2
 
 
-@pytest.mark.parametrize(
-    ("call", "more"),
-    [
-        (a_call(caller=principal(tenant="other")), {}),
-        (a_call(), {"scope": "write"}),
-        (a_call(), {"scope": None}),
-        (a_call(), {"ttl_s": 60}),
-        (None, {}),
-    ],
-)
-async def test_another_tenant_scope_or_lifetime_has_its_own(world: World, call: Call | None, more: Any) -> None:
+@pytest.mark.parametrize("other", [a_call(caller=principal(tenant="other")), None])
+async def test_another_tenant_and_the_gateway_itself_have_their_own(world: World, other: Call | None) -> None:
     assert await world.get(a_call()) == "secret-1"
+    assert await world.get(other) == "secret-2"
+    assert await world.get(a_call()) == "secret-1"
+
+
+@pytest.mark.parametrize("call", [a_call(), None])
+@pytest.mark.parametrize("more", [{"scope": "write"}, {"scope": None}, {"ttl_s": 60}])
+async def test_another_scope_or_lifetime_has_its_own(world: World, call: Call | None, more: Any) -> None:
+    assert await world.get(call) == "secret-1"
     assert await world.get(call, **more) == "secret-2"
-    assert await world.get(a_call()) == "secret-1"
+    assert await world.get(call) == "secret-1"
 
 
-async def test_one_whose_lifetime_is_over_when_it_comes_is_used_by_nobody(world: World) -> None:
+@pytest.mark.parametrize("after_s", [2, 3])
+async def test_one_whose_lifetime_is_over_when_it_comes_is_used_by_nobody(world: World, after_s: int) -> None:
     world.issuer.free.clear()
     asking = [asyncio.create_task(world.get(a_call(), ttl_s=2)) for _ in range(2)]
     await until(lambda: world.issuer.asks)
-    world.clock.move(2)
+    world.clock.move(after_s)
     world.issuer.free.set()
     assert await asyncio.gather(*asking) == [None, None]
     await until(lambda: world.issuer.revoked == ["lease-1"])
@@ -190,6 +190,15 @@ async def test_it_is_given_for_no_longer_than_policy_says(world: World) -> None:
     world.clock.move(10)
     assert await world.get(a_call(), ttl_s=10) == "secret-2"
     assert [ask.ttl_s for ask, _ in world.issuer.asks] == [10, 10]
+
+
+async def test_what_its_source_does_not_prolong_is_asked_for_anew_for_all_of_policys_time() -> None:
+    world = world_of(FakeIssuer(leases=False))
+    await world.get(a_call(), ttl_s=10)
+    world.clock.move(9)
+    assert await world.get(a_call(), ttl_s=10) == "secret-2"
+    assert [ask.ttl_s for ask, _ in world.issuer.asks] == [10, 10]
+    await world.broker.aclose()
 
 
 async def test_it_is_taken_back_when_policys_time_is_over() -> None:
@@ -347,14 +356,19 @@ async def test_everything_is_taken_back_at_the_end(world: World) -> None:
     assert world.issuer.closed
 
 
-async def test_what_is_kept_of_a_user_has_no_arguments_and_no_token(world: World) -> None:
-    call = replace(a_call(arguments={"password": "hunter2"}), bearer="token-of-alice", approval_token="wf:1")
-    await world.get(call)
+class _Peer:
+    withdrawn = False
+
+    def guard(self, clean: Clean) -> None: ...
+
+
+async def test_what_is_kept_of_a_user_has_no_arguments_no_token_and_no_connection(world: World) -> None:
+    sent = {"arguments": {"password": "hunter2"}, "context": {"note": "hunter3"}}
+    await world.get(replace(a_call(), **sent, bearer="token-of-alice", approval_token="wf:1", peer=_Peer()))
     (entry,) = world.broker._live
-    kept = [vars_of(user) for user in entry.users.values()]
-    assert "hunter2" not in str(kept)
-    assert "token-of-alice" not in str(kept)
-    assert "wf:1" not in str(kept)
+    (kept,) = (vars_of(user) for user in entry.users.values())
+    assert kept["peer"] is None
+    assert not [word for word in ("hunter", "token-of-alice", "wf:1") if word in str(kept)]
 
 
 def vars_of(call: Call) -> dict[str, Any]:
@@ -488,8 +502,8 @@ async def test_a_source_gives_none_whatever_it_fails_at(world: World, error: Exc
     assert await refused(world) == f"its source failed ({type(error).__name__})"
 
 
-async def test_what_it_fails_at_in_taking_back_ends_no_attempt_after_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
+async def test_what_it_fails_at_in_taking_back_ends_no_attempt_after_it_and_is_not_quoted(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sources, "_RETRY_S", (0.0,))
     attempts = []
@@ -497,13 +511,14 @@ async def test_what_it_fails_at_in_taking_back_ends_no_attempt_after_it(
     async def failing(issued: Issued) -> None:
         attempts.append(issued.revocation)
         if len(attempts) == 1:
-            raise EOFError
+            raise EOFError("secret in it")
 
     monkeypatch.setattr(world.issuer, "revoke", failing)
     await world.get(a_call())
     world.broker.drop(lambda call: True)
     await until(lambda: not world.broker._revocations.running)
     assert attempts == ["lease-1", "lease-1"]
+    assert caplog.messages == ["credential a is not taken back: EOFError"]
 
 
 async def test_why_there_is_none_is_said_without_what_the_source_said(
@@ -518,14 +533,19 @@ async def test_why_there_is_none_is_said_without_what_the_source_said(
     monkeypatch.setattr(module, "MAX_KEPT", 1)
     world.issuer.error = None
     world.issuer.free.clear()
-    waiting = asyncio.create_task(world.get(a_call()))
+    waiting = asyncio.create_task(refused(world))
     await until(lambda: len(world.issuer.asks) == 2)
     assert await refused(world, Ask("a", "write", None, a_call())) == "too many are being asked for at once"
     world.clock.move(100)
     world.issuer.free.set()
-    assert await waiting is None, "it was over before it came"
+    assert await waiting == "it was over before it came"
     await world.broker.aclose()
     assert await refused(world) == "the gateway is ending"
+
+
+async def test_before_the_gateway_is_put_together_nobody_counts() -> None:
+    broker = Broker({}, FakeClock())
+    assert await broker.credential("a", scope=None, ttl_s=None) is None
 
 
 @pytest.mark.parametrize(("lasts_s", "until_s"), [(100.0, 90), (300.0, 270), (10_000.0, 9_970)])

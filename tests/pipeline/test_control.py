@@ -731,6 +731,27 @@ async def test_undrained_kill_does_not_expire(house: House) -> None:
     assert house.log.of(Kind.RELEASED) == []
 
 
+async def test_expired_kills_that_wait_for_a_silent_member_are_looked_at_together(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once a second, and any number may wait."""
+    looks: list[str] = []
+    projection = house.log.projection
+
+    async def counted(name: str, **where: Any) -> list[dict[str, Any]]:
+        looks.append(name)
+        return await projection(name, **where)
+
+    drain = await _killed_but_for_a_silent_member(house, expires_in_s=60)
+    for number in range(5):
+        await house.hasty.kill(ADMIN, Order(Scope.SESSION, f"s-{number}", expires_in_s=60))
+    house.clock.move(3600)
+    monkeypatch.setattr(house.log, "projection", counted)
+    assert await house.containment.release_expired() == 0
+    assert looks == ["kills"]
+    assert _is_active(house, drain.kill.id)
+
+
 async def test_clock_that_goes_back_revives_nothing(house: House) -> None:
     drain = await _killed(house, expires_in_s=60)
     house.clock.move(-3600)

@@ -15,12 +15,11 @@ from agentgate.core.errors import ReasonCode
 from agentgate.core.event import Kind, Outcome
 from agentgate.core.events.calls import closed
 from agentgate.pipeline.approvals.desk import Verdict
-from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer
 from tests.fakes import ALLOW_WRITE, DENY, TOOL, a_call, principal
-from tests.pipeline.conftest import House, a_moment, desk_of, until
+from tests.pipeline.conftest import House, a_moment, desk_of, edit_desk, until
 
 ADA = principal("ada", Role.APPROVER, person=True)
 BOT = principal()
@@ -207,7 +206,7 @@ async def test_who_repeats_a_deferred_call_that_was_edited_twice_gets_its_answer
 ) -> None:
     first = await asked(house, call={"arguments": {"n": 1}}, idempotency_key="k-1")
     assert first.approval is not None
-    edits = EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
+    edits = edit_desk(house)
     once = await edits.edit(ADA, first.approval.id, {"n": 2})
     assert isinstance(once, Approval)
     twice = await edits.edit_and_approve(ADA, once.id, {"n": 3})

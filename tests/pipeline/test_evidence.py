@@ -215,7 +215,9 @@ async def office(house: House) -> Office:
 
 
 async def test_a_zip_convinces_whoever_has_any_of_the_keys(office: Office) -> None:
-    raw = await office.zip()
+    export = await office.give(form="zip")
+    assert (export.media_type, export.extension) == ("application/zip", "zip")
+    raw = content(export)
     report = verify(raw, TRUST)
     assert report.exit_status == 0, [f for f in report.findings if f.fault]
     assert [finding.detail for finding in report.findings if finding.standing is not Standing.HOLDS] == []
@@ -246,6 +248,7 @@ async def test_the_envelope_says_what_the_pack_is_of(office: Office) -> None:
     pack = json.loads(files_of(raw)["pack.json"])
     assert said["pack_id"] == hashlib.sha256(files_of(raw)["pack.json"]).hexdigest()
     assert said["scope"] == {"tenant": "default", "session": "s-1"}
+    assert (said["generated_at"], said["generator"]) == (rfc3339(office.house.clock.now()), "AgentGate test")
     indexes = [event["index"] for event in pack["integrity"]["events"]]
     assert (said["event_count"], said["first_index"], said["last_index"]) == (len(indexes), indexes[0], indexes[-1])
     assert said["checkpoint"]["size"] == pack["integrity"]["checkpoint"]["size"]

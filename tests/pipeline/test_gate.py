@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -17,9 +19,10 @@ from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.redaction.sensitive import Span
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.calls.passage import Answer
+from agentgate.ports.ambient import LARGE_BYTES
 from agentgate.ports.log import Appended
-from agentgate.ports.upstreams import Delivered
-from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
+from agentgate.ports.upstreams import Delivered, Undelivered
+from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, TOOL, HeldWorker, a_call, a_kill, principal
 from tests.pipeline.conftest import STATIC_TOKEN, House, a_moment, given
 
 
@@ -216,6 +219,17 @@ async def test_kill_cuts_a_running_call_and_says_that_the_effect_is_unknown(hous
     assert answer.outcome is Outcome.CANCELLED
     assert "effect unknown" in (answer.error or "")
     assert house.upstream.cancelled == 1
+    assert house.log.of(Kind.FINISHED)[0]["kill_id"] == "kill-session-s-1"
+    assert task.cancelling() == 0
+
+
+async def test_kill_and_deadline_at_once_are_told_as_the_kill(house: House) -> None:
+    task = await house.running()
+    (flight,) = house.replica.flights()
+    flight.expire()
+    house.replica.advance(given(a_kill(position=1)))
+    answer = await task
+    assert (answer.reason_code, answer.outcome) == (ReasonCode.KILLED, Outcome.CANCELLED)
     assert house.log.of(Kind.FINISHED)[0]["kill_id"] == "kill-session-s-1"
     assert task.cancelling() == 0
 
@@ -560,6 +574,137 @@ async def test_call_that_cannot_be_redacted_is_refused_and_recorded_without_its_
     assert parse(event.body)["arguments"] == {"redaction": "failed"}
     assert b"CANARY" not in event.body
     assert house.meter.counts[("redaction_failed", "")] == 1
+
+
+# --- what is large ------------------------------------------------------------------------------------------------
+
+LARGE = {"note": "password: hunter22 " + "x" * LARGE_BYTES}
+
+
+def _written(house: House, answer: Answer) -> Any:
+    """The arguments of a call, as they were recorded."""
+    found = next(event for event, _ in house.log.events if event.fields.get("trace_id") == answer.call.trace_id)
+    return parse(found.body)["arguments"]
+
+
+async def _large() -> tuple[House, HeldWorker, asyncio.Task[Answer]]:
+    """A call whose arguments are just about to be redacted."""
+    worker = HeldWorker()
+    house = House(worker=worker)
+    running = asyncio.create_task(house.gate.pass_through(a_call(arguments=LARGE)))
+    await worker.asked.wait()
+    return house, worker, running
+
+
+async def test_calls_go_on_while_a_large_one_is_redacted() -> None:
+    house, worker, running = await _large()
+    assert (await house.gate.pass_through(a_call())).success
+    assert not running.done()
+    worker.let_go.set()
+    answer = await running
+    assert answer.success
+    assert _written(house, answer)["note"].startswith("password: [redacted] ")
+
+
+async def test_kill_does_not_wait_until_a_large_call_is_redacted() -> None:
+    house, worker, running = await _large()
+    drain = await house.killed()
+    assert drain.is_drained
+    answer = await running
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.KILLED, [])
+    worker.let_go.set()
+    await asyncio.sleep(0)
+    assert _written(house, answer) == {"redaction": "failed"}, "nothing of what nobody has looked through"
+
+
+async def test_wider_kill_does_not_wait_for_the_large_calls_of_one_that_is_killed() -> None:
+    worker = HeldWorker()
+    house = House(worker=worker)
+    await house.killed()
+    answer = await house.gate.pass_through(a_call(arguments=LARGE))
+    assert (answer.reason_code, worker.asked.is_set()) == (ReasonCode.KILLED, False)
+    assert (await house.killed(scope=Scope.GLOBAL, target="")).is_drained
+
+
+async def test_large_call_is_decided_on_when_it_has_been_redacted() -> None:
+    """What policy, approvals and budgets said would grow old while it waits."""
+    house, worker, running = await _large()
+    house.engine.answer = DENY
+    worker.let_go.set()
+    answer = await running
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.POLICY_DENY, [])
+
+
+async def test_large_call_is_not_sent_once_kills_cannot_be_heard() -> None:
+    house, _, running = await _large()
+    house.replica.lapse()
+    answer = await running
+    assert (answer.reason_code, house.upstream.sent) == (ReasonCode.KILL_STATE_UNKNOWN, [])
+
+
+async def test_large_call_whose_caller_is_gone_is_not_sent() -> None:
+    house, worker, running = await _large()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    worker.let_go.set()
+    assert house.upstream.sent == []
+    assert not list(house.replica.flights())
+
+
+async def _large_answer() -> tuple[House, HeldWorker, asyncio.Task[Answer]]:
+    """An answer that is just about to be redacted."""
+    worker = HeldWorker()
+    house = House(worker=worker)
+    house.upstream.answer = Delivered(LARGE)
+    house.engine.answer = {**ALLOW, "obligations": [{"type": "redact_result"}]}
+    running = asyncio.create_task(house.gate.pass_through(a_call()))
+    await worker.asked.wait()
+    return house, worker, running
+
+
+async def test_calls_go_on_while_a_large_answer_is_redacted() -> None:
+    house, worker, running = await _large_answer()
+    house.upstream.answer = Delivered({"ok": True})
+    assert (await house.gate.pass_through(a_call())).success
+    assert not running.done()
+    worker.let_go.set()
+    assert parse((await running).result_json or b"")["note"].startswith("password: [redacted] ")
+
+
+async def test_kill_does_not_wait_until_a_large_answer_is_redacted() -> None:
+    house, _, running = await _large_answer()
+    assert (await house.killed()).is_drained
+    answer = await running
+    assert (answer.reason_code, answer.result_json) == (ReasonCode.KILLED, None)
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "cancelled"
+
+
+async def test_kill_does_not_wait_until_a_large_failure_is_redacted() -> None:
+    worker = HeldWorker()
+    house = House(worker=worker)
+    fault = {"code": -32000, "message": "no", "data": LARGE}
+    house.upstream.answer = Undelivered(ReasonCode.UPSTREAM_ERROR, "no", fault=fault)
+    running = asyncio.create_task(house.gate.pass_through(a_call()))
+    await worker.asked.wait()
+    assert (await house.killed()).is_drained
+    assert ((await running).reason_code, (await running).fault_json) == (ReasonCode.KILLED, None)
+
+
+async def test_large_answer_is_not_told_once_kills_cannot_be_heard() -> None:
+    house, _, running = await _large_answer()
+    house.replica.lapse()
+    answer = await running
+    assert (answer.reason_code, answer.result_json) == (ReasonCode.KILL_STATE_UNKNOWN, None)
+
+
+async def test_outcome_is_recorded_of_a_large_answer_whose_caller_is_gone() -> None:
+    house, _, running = await _large_answer()
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    assert house.log.of(Kind.FINISHED)[0]["outcome"] == "cancelled"
+    assert not list(house.replica.flights())
 
 
 class FailsOn(BrokenDetector):

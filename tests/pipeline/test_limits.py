@@ -19,7 +19,6 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.facts import Facts
 from agentgate.core.strict_json import parse
 from agentgate.core.tiers import read_rules
-from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.limits.rates import RateLimits
 from agentgate.pipeline.limits.recount import Recount
@@ -28,7 +27,7 @@ from agentgate.ports.containment import UNDECIDED_S, Admitted, Counted, NotAdmit
 from agentgate.ports.log import Appended
 from agentgate.ports.upstreams import Delivered, Undelivered
 from tests.fakes import ADMIN, ALLOW, ALLOW_WRITE, ASK, TOOL, a_call, a_kill, principal
-from tests.pipeline.conftest import House, desk_of, until
+from tests.pipeline.conftest import House, desk_of, edit_desk, until
 
 
 class Budgeted:
@@ -411,7 +410,7 @@ async def test_an_edited_call_that_is_repeated_is_judged_with_what_its_session_d
     counting.engine.answer = lambda asked: ALLOW_WRITE if asked["has_approval_token"] else ASK
     first = await made_of.call(arguments={"n": 1})
     assert first.approval is not None
-    edits = EditDesk(counting.approvals, counting.recorder, counting.tools, counting.entropy, counting.gate.opinion)
+    edits = edit_desk(counting)
     done = await edits.edit_and_approve(principal("ada", Role.APPROVER, person=True), first.approval.id, {"n": 2})
     assert not isinstance(done, Refused), done
     assert (await made_of.call(arguments={"n": 1})).success

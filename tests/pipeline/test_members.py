@@ -116,6 +116,17 @@ async def test_calls_of_a_member_that_is_given_up_leave_the_display(three: list[
     assert three[1].admission.forgotten == ["m-3"]
 
 
+async def test_what_a_member_left_that_was_back_for_a_moment_leaves_the_display_once_its_end_is_attested(
+    three: list[House],
+) -> None:
+    _paused(three[2])
+    await _listen(63, *three[:2])
+    assert three[0].admission.forgotten.count("m-3") == 2, "by each that heard of it"
+    assert isinstance(await three[0].membership.attest(ADMIN, "m-3"), Member)
+    await _listen(1, three[0])
+    assert three[0].admission.forgotten.count("m-3") == 3
+
+
 async def test_call_of_a_member_that_was_given_up_is_never_sent(three: list[House]) -> None:
     """It does not know yet: the log refuses its ALLOW, and the refusal is recorded."""
     gone = _paused(three[2])

@@ -18,8 +18,9 @@ from agentgate.core.event import Record, rfc3339
 from agentgate.core.notice import Notice
 from agentgate.pipeline.containment.orders import Order
 from agentgate.pipeline.notices import line as module
-from agentgate.pipeline.notices.desk import NoticeDesk, Standing
+from agentgate.pipeline.notices.desk import TURN, NoticeDesk, Standing
 from agentgate.pipeline.notices.endpoint import Rules, Subscription
+from agentgate.ports.ambient import Entropy
 from agentgate.ports.containment import LimitState, NotAdmitted
 from agentgate.ports.notices import Failure
 from tests.fakes import ADMIN, DENY, REVISION, FakeCourier, FakeEntropy, MemoryBookmarks, NullMeter, a_call
@@ -38,6 +39,7 @@ class Post:
     rules: Rules = SLOW
     pauses: list[float] = field(default_factory=list)
     meter: NullMeter = field(default_factory=NullMeter)
+    entropy: Entropy = field(default_factory=FakeEntropy)
     is_still: bool = False
     """Whether the clock stands though it is waited for."""
 
@@ -47,7 +49,7 @@ class Post:
             reader=self.house.log,
             bookmarks=self.bookmarks,
             clock=self.house.clock,
-            entropy=FakeEntropy(),
+            entropy=self.entropy,
             meter=self.meter,
             rules=self.rules,
             sleep=self.sleep,
@@ -127,7 +129,7 @@ async def test_a_used_up_limit_is_told_with_the_limit(house: House, post: Post) 
 
 @pytest.mark.parametrize("error", [TypeError, AttributeError, RuntimeError, OverflowError])
 async def test_what_nobody_foresaw_in_one_notice_costs_that_one_alone(
-    house: House, post: Post, error: type[Exception]
+    house: House, post: Post, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     """It ended the desk, with it the gateway, and was met again after every start."""
     courier, traces_told = FakeCourier(), []
@@ -143,6 +145,7 @@ async def test_what_nobody_foresaw_in_one_notice_costs_that_one_alone(
         await until(lambda: courier.got)
         assert (await desk.standings())[0].counts["skipped"] == 1
     assert (traces_told[0], traces(courier)) == (first, [second])
+    assert caplog.messages[-1].endswith(f"it cannot be told ({error.__name__})")
 
 
 async def test_an_event_of_another_version_is_counted_and_the_next_is_told(
@@ -302,7 +305,9 @@ async def test_stopping_in_order_tells_nothing_twice(house: House, post: Post) -
     assert len(set(traces(courier))) == 2
 
 
-async def test_pauses_grow_from_a_second_to_ten_minutes_and_a_success_ends_them(house: House, post: Post) -> None:
+async def test_pauses_grow_from_a_second_to_ten_minutes_and_a_success_ends_them(
+    house: House, post: Post, caplog: pytest.LogCaptureFixture
+) -> None:
     courier = FakeCourier()
     waits: list[float] = []
     last = [0.0]
@@ -323,8 +328,27 @@ async def test_pauses_grow_from_a_second_to_ten_minutes_and_a_success_ends_them(
     assert max(waits[1:]) <= 600 + SLOW.rest_s
     assert waits[15] < 1, "the next one is brought at once"
     assert waits[16] <= 1 + SLOW.rest_s, "and waits a second again"
+    assert caplog.messages == ["webhook one does not take notices: down"] * 2, "however often it is tried"
     assert post.meter.counts[("webhook_deliveries", "failed")] == 15
     assert post.meter.counts[("webhook_deliveries", "delivered")] == 2
+
+
+@pytest.mark.parametrize(("chance", "pause"), [(b"\0\0\0\0", 0.5), (b"\x80\0\0\0", 0.75), (b"\xff\xff\xff\xff", 1.0)])
+async def test_chance_makes_a_pause_up_to_half_as_short(house: House, post: Post, chance: bytes, pause: float) -> None:
+    """Else all who found a receiver down would come back to it at the same moment."""
+
+    class Chance:
+        def token(self, n_bytes: int) -> bytes:
+            return chance[:n_bytes]
+
+    courier, at = FakeCourier(), list[float]()
+    courier.failures.append(Failure("down"))
+    courier.on_deliver = lambda _: at.append(house.clock.boot_s())
+    post.entropy = Chance()
+    async with post.running(to(courier)):
+        await denied(house)
+        await until(lambda: courier.got)
+    assert at[1] - at[0] == pytest.approx(pause, abs=1e-5)
 
 
 async def test_a_receiver_that_wants_to_be_left_alone_is(house: House, post: Post) -> None:
@@ -403,6 +427,44 @@ async def test_of_two_members_one_tells_and_the_other_goes_on_where_it_stopped(h
             await until(lambda: len(one.got) + len(two.got) == len(house.log.events))
     told = [*traces(one), *traces(two)]
     assert len(told) == len(set(told)) == 10
+
+
+async def test_the_member_that_follows_says_how_long_a_notice_waits(house: House, post: Post) -> None:
+    """Also while it may not be tried again yet: of two that took turns neither said so for minutes on end."""
+    courier, is_ours = FakeCourier(), False
+    courier.always = Failure("down", retry_after_s=600)
+    post.is_still = True
+    async with post.running(to(courier)) as desk:
+        await denied(house)
+        await until(lambda: courier.tries)
+        house.clock.move(SLOW.round_s)
+        while not is_ours:
+            await asyncio.sleep(0)
+            async with post.bookmarks.turn(TURN) as is_ours:
+                await until(lambda: not is_ours or desk.lags() == {"one": 0.0})
+        await until(lambda: desk.lags() == {"one": SLOW.round_s})
+        assert courier.tries == 1
+
+
+async def test_what_another_member_has_told_ends_the_pause_of_this_one(house: House, post: Post) -> None:
+    """A receiver that was back heard nothing in every second turn, for ten minutes."""
+    courier = FakeCourier()
+    courier.failures.append(Failure("down", retry_after_s=600))
+    post.is_still = True
+    async with post.running(to(courier)):
+        await denied(house)
+        await until(lambda: courier.tries)
+        await post.bookmarks.save("one", 0)
+        new = await denied(house)
+        house.clock.move(SLOW.round_s)
+        await until(lambda: courier.got)
+    assert traces(courier) == new
+
+
+async def test_a_member_that_starts_while_another_follows_gives_no_endpoint_its_place(post: Post) -> None:
+    async with post.bookmarks.turn(TURN):
+        await post.desk(to(FakeCourier())).start()
+    assert post.bookmarks.saved == {}
 
 
 async def test_a_log_that_is_down_is_waited_for(house: House, post: Post) -> None:
@@ -488,6 +550,18 @@ async def test_standings_say_how_far_each_is_and_what_went_wrong(house: House, p
     assert (standing.name, standing.done, standing.behind, standing.error) == ("one", -1, 2, "it answers 500")
     assert standing.failures >= 3
     assert standing.waiting_since is not None
+
+
+async def test_an_endpoint_lags_by_the_time_that_its_oldest_notice_waits(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    courier.always = Failure("down")
+    post.is_still = True
+    async with post.running(to(courier)) as desk:
+        await denied(house)
+        await until(lambda: courier.tries)
+        for seconds, lag in ((0, 0.0), (0.25, 0.25), (-10, 0.0)):  # a clock may be set back
+            house.clock.move(seconds)
+            assert desk.lags() == {"one": lag}
 
 
 async def test_who_has_taken_all_stands_well_and_its_place_is_noted_a_second_later(house: House, post: Post) -> None:

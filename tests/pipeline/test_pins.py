@@ -27,7 +27,7 @@ from tests.fakes import ADMIN, REDACTOR, FakeClock, FakeEntropy, MemoryLog, prin
 from tests.pipeline.test_whole_calls import own
 
 IDENTITY = {"name": "files-server", "version": "1.0.0"}
-PING = Tool(ToolName("files__mcp.resources.list"), "files", Access.READ, {"type": "object"})
+PING = Tool(ToolName("files__mcp.resources.list"), "files", Access.READ, {"type": "object"}, labels=("internal",))
 DECLARED = Tool(ToolName("db_query"), "demo", Access.READ, {"type": "object"})
 OPERATOR = replace(principal("op", person=True), tenants_all=True)
 
@@ -51,6 +51,7 @@ class Policies:
 
     async def load(self, actor: str, what: str) -> object:
         await asyncio.sleep(0)
+        assert not actor, "nobody's act"
         self.loads.append(what)
         if self.error is not None:
             raise self.error
@@ -133,7 +134,7 @@ async def test_a_new_tool_is_not_served_until_an_operator_has_accepted_it(office
     await office.lists(tool())
     assert office.served == {}
     assert (office.offer().state, office.offer().why) == (State.NEW, "nobody has accepted it yet")
-    assert office.log.events == []
+    assert (changes_of(office.offer()), office.log.events) == ([], [])
     accepted = await office.accept(tool())
     assert (accepted.state, accepted.why) == (State.OFFERED, "")
     assert office.served == {"files__read": None}
@@ -213,9 +214,9 @@ async def test_the_configurations_word_on_a_tool_goes_before_an_operators() -> N
         labels=("internal",), tools={"read": ToolRule(access=Access.READ, labels=("pii",), timeout_s=5.0)}
     ).open()
     await office.lists(tool())
+    assert office.offer().access is Access.READ
     done = await office.desk.accept(OPERATOR, "files__read", pin(tool()), Access.WRITE)
-    assert isinstance(done, Refused)
-    assert "the configuration says" in done.detail
+    assert done == Refused(ReasonCode.CONFLICT, "the configuration says that its access is read")
     await office.accept(tool())
     made = office.registry["files__read"]
     assert (made.access, made.labels, made.timeout_s) == (Access.READ, ("internal", "pii"), 5.0)
@@ -230,7 +231,9 @@ async def test_first_use_accepts_the_first_list_and_says_that_nobody_has_looked(
     await office.lists(tool("read"), tool("write"))
     assert office.served == {"files__read": None, "files__write": None}
     events = office.log.of(Kind.TOOL_ACCEPTED)
-    assert [(event["trust"], event.get("principal")) for event in events] == [("first_use", None)] * 2
+    assert [(event["tool"], event["trust"], event.get("principal")) for event in events] == [
+        ("files__read", "first_use", None), ("files__write", "first_use", None),
+    ]  # fmt: skip
     await office.lists(tool("read"), tool("write"))
     assert len(office.log.events) == 2
 
@@ -503,6 +506,13 @@ async def test_an_endless_list_is_not_read_to_its_end(office: Office) -> None:
 # --- policy -----------------------------------------------------------------------------------------------
 
 
+async def test_policy_knows_what_is_declared_and_can_be_called_before_any_tool_is_accepted(office: Office) -> None:
+    assert office.policy.known_tools == {
+        "db_query": {"name": "db_query", "access": "read", "upstream": "demo"},
+        PING.name: {"name": PING.name, "access": "read", "upstream": "files", "labels": ["internal"]},
+    }
+
+
 async def test_a_tool_that_the_policy_does_not_know_is_not_served(office: Office) -> None:
     await office.lists(tool())
     office.policy.error = PolicyInvalid("rego_parse_error")
@@ -578,6 +588,23 @@ async def test_members_follow_each_other(office: Office) -> None:
     assert third.served["files__read"] is not None
 
 
+async def test_what_an_operator_decides_elsewhere_ends_what_was_heard_before(office: Office) -> None:
+    other = await Office(office.log, member="m-2").open()
+    await office.lists(tool())
+    await office.accept(tool())
+    await other.desk.settle()
+    office.log.is_down = True
+    await other.lists(tool(description="Evil."))
+    await other.lists(tool())
+    office.log.is_down = False
+    await office.lists(tool(description="Evil."))
+    await office.lists(tool())
+    await office.accept(tool())
+    await other.desk.settle()
+    assert other.served == {"files__read": None}
+    assert len(office.log.of(Kind.TOOL_QUARANTINED)) == 1
+
+
 async def test_of_two_members_that_hear_a_server_first_one_accepts() -> None:
     log = MemoryLog()
     offices = [await Office(log, member=f"m-{number}", trust="first_use").open() for number in range(2)]
@@ -635,7 +662,7 @@ async def test_nothing_is_loaded_before_the_first_policy_is_in_force() -> None:
     await office.desk.start()
     await office.lists(tool())
     await office.accept(tool())
-    assert (office.policy.loads, office.served) == ([], {})
+    assert (office.policy.loads, office.served, office.desk.trouble) == ([], {}, None)
 
 
 async def test_what_an_operator_has_decided_is_told_as_it_was_although_it_cannot_be_read_back(office: Office) -> None:

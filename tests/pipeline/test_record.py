@@ -84,12 +84,17 @@ def test_reason_is_redacted_as_it_will_stand(house: House, said: str) -> None:
     assert house.recorder.reason(f"a\0b {said}", 9) == "ab [redac"
 
 
-@pytest.mark.parametrize("said", ["%00 ada@example.org", "\\u0000 ada@example.org", "\\x00 password=hunter22"])
-def test_a_reason_has_no_nul_that_was_encoded_in_it(house: House, said: str) -> None:
+@pytest.mark.parametrize(
+    ("said", "written"),
+    [
+        ("%00 ada@example.org", " [redacted]"),
+        ("\\u0000 ada@example.org", " [redacted]"),
+        ("\\x00 password=hunter22", " password=[redacted]"),
+    ],
+)
+def test_a_reason_has_no_nul_that_was_encoded_in_it(house: House, said: str, written: str) -> None:
     """A PostgreSQL log would refuse it, and with it the kill."""
-    found = house.recorder.reason(said, 500)
-    assert "[redacted]" in found
-    assert "\0" not in found
+    assert house.recorder.reason(said, 500) == written
 
 
 async def test_note_that_the_log_refuses_is_an_error_of_ours(house: House) -> None:

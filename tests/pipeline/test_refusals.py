@@ -77,6 +77,12 @@ async def test_the_last_count_is_of_the_second_that_is_not_over_too(house: House
     assert (counts, len(house.log.events)) == ({"agent:bot": 80 + 30, "agent:other": 10}, 2)
 
 
+async def test_a_stop_writes_the_count_of_the_second_in_which_it_comes(house: House) -> None:
+    _refuse(house, 100)
+    await house.stop()
+    assert [event["count"] for event in house.log.of(Kind.REFUSALS)] == [80]
+
+
 async def test_refused_but_not_turned_away_needs_no_event(house: House) -> None:
     _refuse(house, LIMIT)
     house.clock.move(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 
@@ -51,6 +52,18 @@ async def test_every_size_continues_every_smaller_one(log: MemoryLog, leaves: li
         assert merkle.continues(merkle.root(hashes[:old]), old, merkle.root(hashes[:new]), new, proof)
 
 
+async def test_many_proofs_read_no_hash_twice(log: MemoryLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashes, reads = log.hashes, Counter[tuple[int, int]]()
+
+    async def watched(level: int, first: int, count: int) -> list[bytes]:
+        reads.update((level, at) for at in range(first, first + count))
+        return await hashes(level, first, count)
+
+    monkeypatch.setattr(log, "hashes", watched)
+    await Proofs(log, AtOnce()).inclusions(range(290), 290)
+    assert set(reads.values()) == {1}
+
+
 async def test_what_is_not_there_is_not_proven(log: MemoryLog) -> None:
     with pytest.raises(ValueError, match="no leaf 290"):
         await Proofs(log, AtOnce()).inclusions([290], 290)
@@ -87,8 +100,21 @@ def test_the_desk_says_whose_signatures_checkpoints_have(log: MemoryLog) -> None
     [Tile(0, 1, 35), Tile(0, 1), Tile(None, 1, 35), Tile(None, 1), Tile(0, 2, 1), Tile(1, 0, 2), Tile(1, 0),
      Tile(2, 0, 1), Tile(63, 0, 1), Tile(0, (1 << 63) - 1), Tile(None, (1 << 63) - 1, 1)],
 )  # fmt: skip
-async def test_no_tile_reaches_beyond_what_is_signed(log: MemoryLog, tile: Tile) -> None:
+async def test_no_tile_reaches_beyond_what_is_signed(
+    log: MemoryLog, tile: Tile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is a store asked for it: the numbers may be larger than any that it takes."""
+    for read in ("hashes", "records"):
+        monkeypatch.setattr(log, read, None)
     assert await desk(log).tile(tile) is None
+
+
+async def test_a_store_that_has_lost_hashes_gives_no_shorter_tile(
+    log: MemoryLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashes = log.hashes
+    monkeypatch.setattr(log, "hashes", lambda level, first, count: hashes(level, first, count - 1))
+    assert await desk(log).tile(Tile(0, 0, 200)) is None
 
 
 async def test_a_log_without_a_checkpoint_has_no_tile() -> None:

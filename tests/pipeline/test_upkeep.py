@@ -221,7 +221,8 @@ async def test_outcome_of_a_call_that_is_withdrawn_while_it_is_recorded_is_in_th
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    for _ in range(2):
+    for is_down in (True, False, False):
+        house.log.is_down = is_down
         await house.upkeep.tick()
     assert [(end["outcome"], "of" in end) for end in house.log.of(Kind.FINISHED)] == [("ok", False)]
     assert await house.log.open_intents() == []

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agentgate.core.approval import Approval, State, Void, Why
+from agentgate.core.approval import Approval, State, Void, Vote, Why
 from agentgate.core.call import Role, SessionId
 from agentgate.core.decision import refusal
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
@@ -19,12 +19,11 @@ from agentgate.core.event import Event, Kind
 from agentgate.core.redaction.redactor import Redactor
 from agentgate.core.strict_json import parse
 from agentgate.pipeline.approvals.desk import MAX_REASON_CHARS, Verdict
-from agentgate.pipeline.approvals.edits import EditDesk
 from agentgate.pipeline.calls.deferred import DeferredDesk
 from agentgate.pipeline.calls.fates import Elsewhere, Over, Progress, Underway
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
 from tests.fakes import ADMIN, ASK, DENY, REVISION, TOOL, a_call, a_kill, principal
-from tests.pipeline.conftest import House, a_moment, last, until
+from tests.pipeline.conftest import House, a_moment, edit_desk, last, until
 from tests.pipeline.test_approvals import ADA, BOB, asked_for
 from tests.pipeline.test_approvals import approved as said_yes
 from tests.pipeline.test_deferred import BOT, approve, asked
@@ -78,8 +77,12 @@ async def test_a_first_yes_of_two_is_on_record_in_full_and_brings_no_token(house
     assert again == Refused(ReasonCode.CONFLICT, "you have said yes already: this needs several persons")
     pending = (await house.gate.pass_through(a_call())).approval
     assert pending == PendingApproval(approval.id, "pending", pending.expires_at, approval.trace_id, 2, 1)
+    house.clock.move(60)
     assert isinstance(await house.approvals.decide(BOB, approval.id, State.APPROVED), Verdict)
-    assert [vote.by for vote in await house.approvals.votes(await now(house, approval))] == [ADA.id, BOB.id]
+    assert await house.approvals.votes(await now(house, approval)) == (
+        Vote(ADA.id, "2026-11-21T00:00:00.000000Z"),
+        Vote(BOB.id, "2026-11-21T00:01:00.000000Z"),
+    )
     assert (await house.gate.pass_through(a_call())).decision.approved_by == f"{ADA.id},{BOB.id}"
 
 
@@ -219,10 +222,6 @@ async def test_approvals_are_listed_by_state_prefix_and_tenant(house: House) -> 
 
 
 # --- edits ---------------------------------------------------------------------------------------------------
-
-
-def edit_desk(house: House) -> EditDesk:
-    return EditDesk(house.approvals, house.recorder, house.tools, house.entropy, house.gate.opinion)
 
 
 async def test_an_edit_is_on_record_in_full(house: House) -> None:

@@ -78,6 +78,19 @@ async def told(house: House, data: dict[str, Any]) -> Told:
             Quota((), (Budget(Period.SESSION),), Amounts(1, 2, 500_000), wants_facts=True),
         ),
         (
+            {"session_facts": True, "tiers": {"default": {"per_session": {"calls": 4}}}},
+            Quota((), (Budget(Period.SESSION, Amounts(4, -1, -1)),), Amounts(1, 2, 0), wants_facts=True),
+        ),
+        (
+            {"session_facts": True, "tiers": {"default": {"per_hour": {"calls": 4}}}},
+            Quota(
+                (),
+                (Budget(Period.SESSION), Budget(Period.HOUR, Amounts(4, -1, -1))),
+                Amounts(1, 2, 0),
+                wants_facts=True,
+            ),
+        ),
+        (
             {"tiers": {"default": {"per_hour": {"calls": 4}}}},
             Quota((), (Budget(Period.HOUR, Amounts(4, -1, -1)),), Amounts(1, 2, 0)),
         ),
@@ -102,14 +115,18 @@ async def test_the_terms_of_a_tool_that_nothing_is_said_of_are_made_once_for_all
     assert counting.gate._limits._terms == {}
 
 
-async def test_who_asks_again_is_counted_as_a_request_and_against_no_budget(counting: House) -> None:
-    data = {"tiers": {"default": {"requests_per_minute": 7, "per_session": {"calls": 1}}}}
-    admission = await told(counting, data)
+@pytest.mark.parametrize(
+    ("limits", "quota"), [({"requests_per_minute": 7}, Quota((RateLimit(7, 60, Counted.AGENT),))), ({}, None)]
+)
+async def test_who_asks_again_is_counted_as_a_request_and_against_no_budget(
+    counting: House, limits: dict[str, Any], quota: Quota | None
+) -> None:
+    admission = await told(counting, {"tiers": {"default": {**limits, "per_session": {"calls": 1}}}})
     call = replace(a_call(), idempotency_key="k-1")
     await counting.gate.pass_through(call)
     again = await counting.gate.pass_through(replace(a_call(), idempotency_key="k-1"))
     assert again.is_replayed
-    assert admission.quotas[-1] == Quota((RateLimit(7, 60, Counted.AGENT),))
+    assert admission.quotas[-1] == quota
 
 
 # --- what it has used -----------------------------------------------------------------------------------------
@@ -273,10 +290,34 @@ async def test_a_count_that_takes_too_long_lets_nobody_wait_longer_and_goes_on(
 
 async def test_no_more_counts_wait_than_some(counting: House, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MOST_COUNTS", 0)
-    await told(counting, {"tiers": {"default": {"per_session": {"calls": 5}}}})
+    admission = await told(counting, {"tiers": {"default": {"per_session": {"calls": 5}}}})
     answer = await counting.gate.pass_through(a_call())
     assert answer.reason_code is ReasonCode.BUDGET_UNKNOWN
     assert ("budget_recounts", "") not in counting.meter.counts
+    assert len(admission.quotas) == 1, "refused at once"
+
+
+async def test_the_end_does_not_wait_for_counts_and_leaves_none_behind(counting: House) -> None:
+    await told(counting, {"tiers": {"default": {"per_session": {"calls": 5}}}})
+    reading = asyncio.Event()
+
+    async def never() -> int:
+        reading.set()
+        return await asyncio.Future()
+
+    counting.log.size = never  # type: ignore[method-assign]
+    call = asyncio.create_task(counting.gate.pass_through(a_call()))
+    await reading.wait()
+    async with asyncio.timeout(5):
+        await counting.gate._limits.aclose()
+    assert asyncio.all_tasks() == {asyncio.current_task(), call}
+    assert (await call).reason_code is ReasonCode.BUDGET_UNKNOWN
+
+
+async def test_where_policy_wants_no_facts_an_opinion_does_without_the_log(counting: House) -> None:
+    await told(counting, {"tiers": {"default": {"per_session": {"calls": 5}}}})
+    counting.log.is_down = True
+    assert (await counting.gate.opinion(a_call())).allowed
 
 
 async def test_a_count_that_fails_by_a_fault_of_ours_is_logged_and_by_the_logs_is_not(

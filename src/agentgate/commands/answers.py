@@ -41,6 +41,10 @@ class Unanswered(Exception):
         self.may_have_arrived = may_have_arrived
 
 
+class Abandoned(Exception):
+    """Whoever gave an order did not wait for its answer (Ctrl-C): whether it was carried out is not known."""
+
+
 class NotAGateway(Exception):
     """Something answered, and it was not an AgentGate."""
 

@@ -12,7 +12,8 @@ import httpx
 import typer
 
 from agentgate import settings as configuration
-from agentgate.commands.answers import NotAGateway, Refusal, Unanswered
+from agentgate.commands.answers import Abandoned, NotAGateway, Refusal, Unanswered
+from agentgate.commands.ending import EXIT_INTERRUPTED
 from agentgate.commands.remote import ANSWER_S, NotText, Remote, host_of
 from agentgate.commands.terminal import Status, die, err, safe, settings_of
 from agentgate.commands.words import plain
@@ -64,6 +65,8 @@ def the_gateway(
         die(str(error), Status.USAGE)
     except Unanswered as silence:
         die(f"the gateway {remote.url} does not answer: {silence}; {_NOT_THERE}", Status.REFUSED)
+    except Abandoned:
+        die(f"the answer was not waited for: whether {remote.url} has done it is not known", EXIT_INTERRUPTED)
     except NotAGateway as error:
         die(f"{remote.url} answers {error}; {_ELSEWHERE}", Status.REFUSED)
     except Refusal as refusal:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import httpx
 
 from agentgate.commands.answers import (
+    Abandoned,
     Answer,
     NotAGateway,
     Unanswered,
@@ -65,8 +66,8 @@ class NotText(Exception):
 class Remote:
     """One gateway, or what stands before several, and one person's key. Not for several threads at once.
 
-    Whatever is asked may end in Refusal, Unanswered or NotAGateway; what comes in pieces also in the middle of it. What
-    cannot be asked is NotText.
+    Whatever is asked may end in Refusal, Unanswered or NotAGateway, an order in Abandoned too; what comes in pieces
+    also in the middle of it. What cannot be asked is NotText.
     """
 
     def __init__(
@@ -202,7 +203,10 @@ class Remote:
         return fitting(self._send("GET", path, asked=asked)[0], wants)
 
     def _post(self, path: str, body: Mapping[str, Any], *, wants: tuple[str, ...]) -> Answer:
-        return fitting(self._send("POST", path, dict(body))[0], wants)
+        try:
+            return fitting(self._send("POST", path, dict(body))[0], wants)
+        except KeyboardInterrupt:
+            raise Abandoned from None
 
     def _order(self, path: str, order: Mapping[str, Any], *, wants: tuple[str, ...]) -> Answer:
         """Once more where the answer was lost: the order's id makes it one."""

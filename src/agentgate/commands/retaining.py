@@ -11,7 +11,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from agentgate.commands.answers import Answer, Unanswered
+from agentgate.commands.answers import Abandoned, Answer, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
 from agentgate.commands.terminal import Config, DataDir, Status, ask, die, err, out, safe, say_json, tell, wide
@@ -140,7 +140,7 @@ def _part(remote: Remote, order: dict[str, Any], done: dict[str, Any]) -> Answer
     """The next part. Where nobody answers any more, the sentence says what is done by then."""
     try:
         return remote.prune(order)
-    except KeyboardInterrupt:
+    except Abandoned:
         die(f"stopped; {_so_far(done)}. Saying it again goes on", Status.REFUSED)
     except Unanswered as silence:
         if not silence.may_have_arrived and not done["sessions"]:

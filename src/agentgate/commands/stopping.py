@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from agentgate.commands.answers import Answer, Refusal, Unanswered
+from agentgate.commands.answers import Abandoned, Answer, Refusal, Unanswered
 from agentgate.commands.gateway import ApiKey, AsJson, Reason, Url, the_gateway
 from agentgate.commands.remote import Remote
 from agentgate.commands.tables import containment
@@ -115,7 +115,7 @@ def _given(remote: Remote, order: dict[str, Any]) -> Answer:
     again = f"say it again with --id {order['id']}: the same id is one kill"
     try:
         return remote.kill(order)
-    except KeyboardInterrupt:
+    except Abandoned:
         die(f"the answer was not waited for: whether the kill is in force is not known; {again}", Status.REFUSED)
     except Unanswered as silence:
         if not silence.may_have_arrived:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -243,8 +244,7 @@ class Call:
         context_json = canonical(self.context)
         object.__setattr__(self, "arguments_json", arguments_json)
         object.__setattr__(self, "context_json", context_json)
-        # RFC 8785 of the whole, put together from canonical parts: the six names are in sorted order,
-        # and the names' grammar leaves nothing to escape.
+        # RFC 8785 of the whole, of canonical parts: names in sorted order, whose grammar leaves nothing to escape
         tool_sha256 = self.tool.definition_sha256 if self.tool else ""
         form = b'{"agent":"%s","arguments":%s,"context":%s,"session":"%s","tenant":"%s","tool":"%s","tool_sha256":"%s"}'
         whole = form % (
@@ -257,6 +257,17 @@ class Call:
             tool_sha256.encode(),
         )
         object.__setattr__(self, "digest", Digest(keyed_sha256(self.digest_key, whole)))
+
+    def under(self, trace_id: TraceId) -> Call:
+        """The same call with another trace: `replace` would work out its canonical form and digest anew."""
+        anew = copy(self)
+        object.__setattr__(anew, "trace_id", trace_id)
+        return anew
+
+    @property
+    def size(self) -> int:
+        """Bytes of what its caller says."""
+        return len(self.arguments_json) + len(self.context_json)
 
     @property
     def tenant(self) -> TenantId:

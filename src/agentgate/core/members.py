@@ -51,7 +51,7 @@ class Hearing:
         silent = {}
         for member, beat in beats.items():
             is_same = self._beats.get(member) == beat
-            silent[member] = (self._silent_s.get(member, 0.0) + passed_s * counts) if is_same else 0.0
+            silent[member] = self._silent_s[member] + passed_s * counts if is_same else 0.0
         self._beats, self._silent_s, self._looked_at_s = dict(beats), silent, now_s
 
     def silent_s(self, member: str) -> float:

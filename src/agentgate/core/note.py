@@ -85,10 +85,10 @@ def parse_witness_key(text: str) -> NoteKey:
 
 
 def _parse_key(text: str, algorithm: bytes, kind: str) -> NoteKey:
-    name, first, rest = text.partition("+")
-    hashed, second, encoded = rest.partition("+")
+    name, _, rest = text.partition("+")
+    hashed, _, encoded = rest.partition("+")
     raw = base64_text.decoded(encoded, NoteInvalid)
-    if not first or not second or not raw.startswith(algorithm):
+    if not raw.startswith(algorithm):
         raise NoteInvalid(f"a verifier key has the form name+hash+base64 and is {kind}")
     key = NoteKey(name, raw[1:], algorithm)
     if key.hash.hex() != hashed:

@@ -106,6 +106,15 @@ def canonical(value: Any) -> bytes:
     return rfc8785.dumps(value)
 
 
+def length(value: Any) -> int:
+    """About that of the canonical form of what nobody has checked, in a fraction of the time; of what has none, such as
+    half a character, nobody knows how long it is."""
+    try:
+        return len(orjson.dumps(value))
+    except (TypeError, ValueError):
+        return MAX_INTEGER
+
+
 def canonical_plain(value: dict[str, Any] | str) -> bytes:
     """`canonical` for values of our own making: ASCII keys and no floats, so orjson's bytes are RFC 8785's."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

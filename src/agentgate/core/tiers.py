@@ -145,10 +145,8 @@ def _amount(value: Any, where: str) -> int:
 
 def _money(value: Any, where: str) -> int:
     try:
-        if not isinstance(value, str):
-            raise ValueError("it must be text")
         return micros(value)
-    except ValueError:
+    except (TypeError, ValueError):  # no text, or no amount
         raise PolicyInvalid(f'data.{where} must be an amount in quotes, such as "0.002"') from None
 
 

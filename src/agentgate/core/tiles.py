@@ -108,7 +108,7 @@ def parse_bundle(raw: bytes) -> list[bytes]:
     at = 0
     while at < len(raw):
         end = at + 2 + int.from_bytes(raw[at : at + 2], "big")
-        if at + 2 > len(raw) or end > len(raw):
+        if end > len(raw):
             raise TileInvalid("an entry bundle ends within an entry")
         leaves.append(raw[at + 2 : end])
         at = end

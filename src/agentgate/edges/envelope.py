@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal
 
 import orjson
@@ -19,14 +20,13 @@ from agentgate.core.signature import NotSigned, SignatureKey
 from agentgate.core.strict_json import canonical
 from agentgate.edges import idempotency, sessions, tools
 from agentgate.edges.caller import Caller, Callers, Keyring
+from agentgate.edges.intake import Intake
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.edges.wire import Receive, Request, parsed, read_body, require_json_type
+from agentgate.edges.wire import Receive, Request, parsed, require_json_type
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.limits.refusals import RefusalLimiter
-from agentgate.pipeline.records.record import new_trace_id
-from agentgate.ports.ambient import Entropy
 from agentgate.ports.identity import SignatureVerifier, SignedRequest
 from agentgate.ports.notices import Meter
 
@@ -48,7 +48,6 @@ _HOW: Final = {
 class Rules:
     """What is configured of the door."""
 
-    max_body_bytes: int
     base_url: str | None = None
     """Where clients reach the gateway."""
     mode: Literal["signed", "optional"] | None = None
@@ -67,8 +66,7 @@ class EnvelopeDoor:
         keyring: Keyring,
         verifier: SignatureVerifier | None,
         refusals: RefusalLimiter,
-        entropy: Entropy,
-        digest_key: bytes,
+        intake: Intake,
         meter: Meter,
         rules: Rules,
     ) -> None:
@@ -79,8 +77,7 @@ class EnvelopeDoor:
         self._keyring = keyring
         self._verifier = verifier
         self._refusals = refusals
-        self._entropy = entropy
-        self._digest_key = digest_key
+        self._intake = intake
         self._meter = meter
         self._rules = rules
 
@@ -92,7 +89,7 @@ class EnvelopeDoor:
         """`POST /api/tools/call`."""
         require_json_type(request)
         if b"signature" in request.headers or b"signature-input" in request.headers:
-            body = await read_body(request, receive, self._rules.max_body_bytes)
+            body = await self._intake.body(request, receive)
             caller = Caller(self._signer(request, body))
             await self._callers.agree(caller.principal, request.headers, request.client_host)
             self._turn_away(caller.principal)
@@ -101,9 +98,9 @@ class EnvelopeDoor:
         else:
             caller = await self._callers.caller(request.headers, request.client_host)
             self._turn_away(caller.principal)
-            body = await read_body(request, receive, self._rules.max_body_bytes)
+            body = await self._intake.body(request, receive)
         try:
-            call, refused = self._parse(body, caller, request)
+            call, refused = await self._intake.read(body, partial(self._parse, body, caller, request))
         except Problem:
             self._refusals.refused(caller.principal)
             raise
@@ -168,7 +165,7 @@ class EnvelopeDoor:
         if not is_nameless and agent != who.name:
             refused = refusal(ReasonCode.FORBIDDEN, "agent_id is not whose key this is", "identity")
         call = Call(
-            trace_id=new_trace_id(self._entropy),
+            trace_id=self._intake.trace_id(),
             door=Door.ENVELOPE,
             caller=who,
             session=session,
@@ -180,7 +177,7 @@ class EnvelopeDoor:
             traceparent=request.traceparent,
             idempotency_key=_request_id(body["request_id"], request),
             deferred=True,
-            digest_key=self._digest_key,
+            digest_key=self._intake.digest_key,
         )
         return call, refused
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agentgate.core.call import Call, Principal, is_id
 from agentgate.core.decision import Decision
 from agentgate.core.errors import ReasonCode
-from agentgate.edges._mcp.message import INVALID_REQUEST, Unserved, read_message, request_id_of, require_single_headers
+from agentgate.edges._mcp.message import INVALID_REQUEST, Reader, Unserved, request_id_of, require_single_headers
 from agentgate.edges._mcp.parts import Guest, Parts
 from agentgate.edges.caller import Callers
 from agentgate.edges.problem import Problem, method_not_allowed
@@ -59,6 +59,7 @@ class McpDoor:
         self._tried = asyncio.Event()
         self._hall: Hall | None = None
         self._in_flight: set[tuple[bytes, str]] = set()
+        self._reader = Reader(parts.worker, parts.rules.max_body_bytes)
 
     async def run(self) -> None:
         """Serve until cancelled."""
@@ -120,7 +121,8 @@ class McpDoor:
             if request.scope["method"] != "POST":
                 await self._pass_on(request, guest, receive, send)
                 return
-            body, message = await read_message(request, receive, self._parts.rules.max_body_bytes)
+            body, message = await self._reader.read(request, receive)
+            guest = replace(guest, size=len(body))
             if not await self._serve_plain(request, message, guest, receive, send):
                 passing_on = partial(self._pass_on, request, guest, replay(body, receive))
                 await self._once(request, request_id_of(message), passing_on, send)

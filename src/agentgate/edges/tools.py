@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -18,16 +18,15 @@ from agentgate.core.errors import LogUnavailable, ReasonCode
 from agentgate.core.strict_json import canonical
 from agentgate.edges import idempotency, prefer, sessions
 from agentgate.edges.caller import Callers
+from agentgate.edges.intake import Intake
 from agentgate.edges.problem import PROBLEM_JSON, Problem
 from agentgate.edges.schemas import ID_PATTERN
-from agentgate.edges.wire import Receive, Request, parsed, read_body, require_json_type, until_gone
+from agentgate.edges.wire import Receive, Request, parsed, require_json_type, until_gone
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.gate import Gate
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
 from agentgate.pipeline.limits.refusals import TOO_MANY, RefusalLimiter
 from agentgate.pipeline.policy.desk import PolicyDesk
-from agentgate.pipeline.records.record import new_trace_id
-from agentgate.ports.ambient import Entropy
 
 _JSON: Final = (b"content-type", b"application/json")
 _FIELDS: Final = frozenset({"session_id", "tool_name", "arguments", "context", "approval_token"})
@@ -48,9 +47,7 @@ class ToolsDoor:
         policy: PolicyDesk,
         approvals: ApprovalDesk,
         refusals: RefusalLimiter,
-        entropy: Entropy,
-        digest_key: bytes,
-        max_body_bytes: int,
+        intake: Intake,
     ) -> None:
         self._gate = gate
         self._tools = tools
@@ -58,9 +55,7 @@ class ToolsDoor:
         self._policy = policy
         self._approvals = approvals
         self._refusals = refusals
-        self._entropy = entropy
-        self._digest_key = digest_key
-        self._max_body_bytes = max_body_bytes
+        self._intake = intake
 
     async def call(self, request: Request, receive: Receive) -> Response:
         """`POST /tools/call`."""
@@ -68,9 +63,9 @@ class ToolsDoor:
         if self._refusals.is_over(caller):
             raise too_many_refusals()
         require_json_type(request)
-        body = await read_body(request, receive, self._max_body_bytes)
+        body = await self._intake.body(request, receive)
         try:
-            call, foreign = self._parse(body, caller, request, bearer)
+            call, foreign = await self._intake.read(body, partial(self._parse, body, caller, request, bearer))
         except Problem:
             self._refusals.refused(caller)
             raise
@@ -100,7 +95,7 @@ class ToolsDoor:
                     break
                 await self._callers.caller(request.headers, request.client_host)
                 withdrawn = await self._approvals.withdrawn(call, answer.approval.id)
-                answer = await self._gate.pass_through(replace(call, trace_id=new_trace_id(self._entropy)), withdrawn)
+                answer = await self._gate.pass_through(call.under(self._intake.trace_id()), withdrawn)
         finally:
             gone.cancel()
         return answer
@@ -125,7 +120,7 @@ class ToolsDoor:
         _check(body, caller)
         session, foreign = sessions.placed(body["session_id"], caller, Door.MCP)
         call = Call(
-            trace_id=new_trace_id(self._entropy),
+            trace_id=self._intake.trace_id(),
             door=Door.REST,
             caller=caller,
             session=session,
@@ -138,7 +133,7 @@ class ToolsDoor:
             traceparent=request.traceparent,
             idempotency_key=idempotency.of_header(request.headers),
             deferred=prefer.read(request.headers).respond_async,
-            digest_key=self._digest_key,
+            digest_key=self._intake.digest_key,
         )
         return call, foreign
 

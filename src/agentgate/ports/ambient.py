@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 Made = TypeVar("Made")
+
+LARGE_BYTES: Final = 8192
+"""Of something foreign. To read, compare or redact what is longer may take so long that kills would wait for it."""
 
 
 class Worker(Protocol):
@@ -15,6 +18,11 @@ class Worker(Protocol):
     async def run(self, work: Callable[[], Made]) -> Made:
         """What `work` returns, or raises. One at a time; it is finished even if nobody waits for it any more."""
         ...
+
+
+async def beside(worker: Worker, size: int, work: Callable[[], Made]) -> Made:
+    """What `work` on so many bytes comes to: here and now, or by `worker` if they are many."""
+    return work() if size <= LARGE_BYTES else await worker.run(work)
 
 
 class Clock(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import UTC, datetime
 from typing import Final
@@ -36,18 +37,20 @@ class SystemEntropy:
     def __init__(self) -> None:
         self._page = b""
         self._used = 0
+        self._turn = threading.Lock()  # large calls are read in a thread, and have ids
         os.register_at_fork(after_in_child=self._forget)
 
     def token(self, n_bytes: int) -> bytes:
         if n_bytes > self._PAGE_BYTES // 4:
             return os.urandom(n_bytes)
-        start, end = self._used, self._used + n_bytes
-        if end > len(self._page):
-            self._page = os.urandom(self._PAGE_BYTES)
-            start, end = 0, n_bytes
-        self._used = end
-        return self._page[start:end]
+        with self._turn:
+            start, end = self._used, self._used + n_bytes
+            if end > len(self._page):
+                self._page = os.urandom(self._PAGE_BYTES)
+                start, end = 0, n_bytes
+            self._used = end
+            return self._page[start:end]
 
     def _forget(self) -> None:
-        self._page = b""
+        self._page, self._turn = b"", threading.Lock()
         self._used = 0

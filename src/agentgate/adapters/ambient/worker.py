@@ -11,10 +11,11 @@ _Made = TypeVar("_Made")
 
 
 class ThreadWorker:
-    """One thread: two packs at once would only take each other's time, and twice the memory."""
+    """One thread: two packs, or two large calls, at once would only take each other's time, and twice the memory."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="agentgate-worker")
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"agentgate-{name}")
+        self._pool.submit(int)  # has the thread started now: where none is left, later is too late to say so
 
     async def run(self, work: Callable[[], _Made]) -> _Made:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -181,16 +181,27 @@ def is_brief(schema: Mapping[str, Any], value: Any, most: int) -> bool:
     return True
 
 
-def count_values(value: Any) -> int:
-    """All that is in it, and itself."""
+def count_values(value: Any, most: int) -> int:
+    """All that is in it, and itself; of more than `most`, so many."""
     count, pending = 0, [value]
-    while pending:
+    while pending and count < most:
         item = pending.pop()
         count += 1
         if isinstance(item, dict):
             pending.extend(item.values())
         elif isinstance(item, list):
             pending.extend(item)
+    return count
+
+
+def count_containers(value: Any, most: int) -> int:
+    """The objects and arrays that it is made of; of more than `most`, so many."""
+    count, pending = 0, [value]
+    while pending and count < most:
+        item = pending.pop()
+        count += 1
+        inside = item.values() if isinstance(item, dict) else item
+        pending.extend(one for one in inside if isinstance(one, dict | list))
     return count
 
 

@@ -31,8 +31,11 @@ _MOST_STEPS: Final = 1_000_000
 _FREE_STEPS: Final = 50_000
 _STEPS_PER_VALUE: Final = 32
 """A union of thirty kinds of things asks that of each value in a thing. Some 0.3 µs a step."""
+_MOST_COUNTED: Final = (_MOST_STEPS - _FREE_STEPS) // _STEPS_PER_VALUE
 _MOST_TOLD_STEPS: Final = 4_000
 """What it may take to say what is wrong, once it is known that something is: some 15 µs a step."""
+_MOST_TOLD_CONTAINERS: Final = 4_000
+"""Of arguments with more objects and arrays, which an error may repeat all, it is said which of them does not fit."""
 _UNTOLD: Final = "and it would take too long to say where"
 _OF_MEMBERS: Final = ("$schema", "$id", "$defs", "definitions", "properties")
 """What is kept of a schema to ask single arguments."""
@@ -110,7 +113,7 @@ class _Check:
 
     def _told(self, arguments: Mapping[str, Any]) -> str:
         """What is wrong with arguments that do not fit."""
-        if self._is_long and (self._is_unclear or not _steps.is_brief(self._document, arguments, _MOST_TOLD_STEPS)):
+        if self._is_long_to_tell(arguments):
             return f"{_place(self._member(arguments), self._declared)}: does not fit, {_UNTOLD}"
         if self._steps is not None:
             self._steps.left = _allowed(arguments)  # once more: this remembers nothing of what it has asked
@@ -120,6 +123,11 @@ class _Check:
             if error.kind.name != _steps.KEYWORD:
                 return _sentence(error, self._declared)
         return f"arguments: do not fit, {_UNTOLD}"
+
+    def _is_long_to_tell(self, arguments: Mapping[str, Any]) -> bool:
+        if _steps.count_containers(arguments, _MOST_TOLD_CONTAINERS) == _MOST_TOLD_CONTAINERS:
+            return True
+        return self._is_long and (self._is_unclear or not _steps.is_brief(self._document, arguments, _MOST_TOLD_STEPS))
 
     def _member(self, arguments: Mapping[str, Any]) -> list[str | int]:
         """The path to an argument that does not fit by itself, or to all of them."""
@@ -159,7 +167,7 @@ def _panics_refused() -> Iterator[None]:
 
 
 def _allowed(arguments: Mapping[str, Any]) -> int:
-    return min(_FREE_STEPS + _STEPS_PER_VALUE * _steps.count_values(arguments), _MOST_STEPS)
+    return _FREE_STEPS + _STEPS_PER_VALUE * _steps.count_values(arguments, _MOST_COUNTED)
 
 
 def _unusable(error: jsonschema_rs.ValidationError) -> ValueError:

@@ -39,15 +39,15 @@ class DerivedAgain:
         if kind in WITHOUT_EFFECT or (kind == "finished" and "of" not in fields and "answer_key" not in fields):
             return
         try:
-            if kind == "decided":
-                self._decided(fields, index, position)
-            else:
-                self._spend(fields, index)
-                self._tables.apply(effects(fields, index, position, body, _SOME_SEAL))
+            if kind == "decided" and not self._decided(fields, index):
+                return
+            self._spend(fields, index)
+            self._tables.apply(effects(fields, index, position, body, _SOME_SEAL))
         except (KeyError, TypeError, AttributeError, orjson.JSONDecodeError) as error:
             self._findings.add(index, f"a {kind} event without what it must have ({error})")
 
-    def _decided(self, fields: Mapping[str, Any], index: int, position: int) -> None:
+    def _decided(self, fields: Mapping[str, Any], index: int) -> bool:
+        """Whether any table follows from a decision: from most, none does."""
         if fields["decision"] == "ALLOW":
             self.open[fields["trace_id"]] = index
         owner = self._tables.rows["sessions"].get((fields.get("tenant", ""), fields.get("session", "")))
@@ -57,9 +57,7 @@ class DerivedAgain:
         member = self._tables.rows["members"].get((fields["member"],))
         if member is not None and fields["decision"] != "DENY" and presence(member) is not Presence.HERE:
             self._findings.add(index, f"is a decision of {fields['member']}, which had left or was gone")
-        if owner is None or "approval_id" in fields or "idempotency_sha256" in fields:
-            self._spend(fields, index)
-            self._tables.apply(effects(fields, index, position, None))
+        return owner is None or "approval_id" in fields or "idempotency_sha256" in fields
 
     def _spend(self, fields: Mapping[str, Any], index: int) -> None:
         for spending in spendings(fields):
@@ -70,7 +68,7 @@ class DerivedAgain:
     def compare(self, stored: Mapping[str, Iterable[Row]]) -> None:
         """With all tables as they are stored, by their names."""
         for name in KEYS:
-            self._compare(name, stored.get(name, ()))
+            self._compare(name, stored[name])
 
     def _compare(self, name: str, stored: Iterable[Row]) -> None:
         derived = dict(self._tables.rows[name])

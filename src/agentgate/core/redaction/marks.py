@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
+from bisect import bisect_left
+from collections.abc import Collection, Iterable
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from agentgate.core.redaction import sensitive
+from agentgate.core.redaction.sensitive import SECRET, Span
 
 MARK: Final = "[redacted]"
 MIN_KEY_BYTES: Final = 32
@@ -40,3 +44,41 @@ class Marks:
             return f"[{kind}:hmac:{hmac.digest(self._key, plain, hashlib.sha256).hex()[:16]}]"
         token = hmac.digest(self._token_key, kind.encode() + b"\0" + plain, hashlib.sha256).hex()
         return f"[{kind}-{token[:12]}]"
+
+
+class Place(NamedTuple):
+    """What is to be replaced in a text, and the value that was found there."""
+
+    start: int
+    end: int
+    kind: str
+    value: str
+
+
+def merged(places: Iterable[Place], text: str) -> list[Place]:
+    """Places in order and without overlaps. Of two at one place the wider names it, then the more special."""
+    merged: list[Place] = []
+    for place in sorted(places, key=lambda one: (one.start, -one.end, one.kind == SECRET)):
+        last = merged[-1] if merged else None
+        if last is None or place.start >= last.end:
+            merged.append(place)
+        elif place.end > last.end:
+            merged[-1] = Place(last.start, place.end, last.kind, text[last.start : place.end])
+    return merged
+
+
+_BRACKETED: Final = re.compile(r"\[[^\[\]]{1,128}\]")
+
+
+def outside(marks: Collection[str], text: str, spans: list[Span]) -> list[Span]:
+    """Those of `spans` that are not within one of `marks` as it stands in `text`."""
+    if not marks or not spans:
+        return spans
+    standing = [found.span() for found in _BRACKETED.finditer(text) if found[0] in marks]
+    return [span for span in spans if not _is_within(span, standing)]
+
+
+def _is_within(span: Span, places: list[tuple[int, int]]) -> bool:
+    """`places` are in order, and none is in another."""
+    before = bisect_left(places, (span.start + 1,))
+    return before > 0 and span.end <= places[before - 1][1]

@@ -7,12 +7,12 @@ of JSON in strings, base64, hex, URL encoding and escapes. `docs/redaction.md` s
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from agentgate.core.redaction import layers, reading, sensitive
 from agentgate.core.redaction.look import NOTHING, Seen
-from agentgate.core.redaction.marks import Marks, Mode
+from agentgate.core.redaction.marks import Marks, Mode, Place, merged, outside
 from agentgate.core.redaction.sensitive import CARD, SECRET, Detector, Span
 from agentgate.core.strict_json import canonical, parse
 
@@ -24,15 +24,6 @@ _REMEMBERED: Final = 1024
 _MAX_REMEMBERED_CHARS: Final = 256
 _LOOK_CHARS: Final = 4096
 """Parts of a document up to this size are looked at as one before each of their texts is."""
-
-
-class _Place(NamedTuple):
-    """What is to be replaced in a text, and the value that was found there."""
-
-    start: int
-    end: int
-    kind: str
-    value: str
 
 
 class Redactor:
@@ -122,6 +113,7 @@ class _Pass:
         self._own = redactor.own
         self._shortest = redactor.shortest
         self._found: list[tuple[str, str]] = []
+        self._written: set[str] = set()
 
     @property
     def classes(self) -> frozenset[str]:
@@ -181,6 +173,8 @@ class _Pass:
             item = str(item)
         if not isinstance(item, str):
             return self._replace(SECRET, canonical(item).decode())
+        if item in self._written:
+            return item
         whole = [span for span in self._spans(item, self._everything) if span.end - span.start == len(item)]
         return self._replace(whole[0].kind if whole else SECRET, item)
 
@@ -209,7 +203,7 @@ class _Pass:
             return text
         parts: list[str] = []
         at = 0
-        for place in _merged(places, text):
+        for place in merged(places, text):
             left = self._beside(text[at : place.start], depth, rounds, is_behind=at > 0, is_before=True)
             parts += (left, self._replace(place.kind, place.value))
             at = place.end
@@ -229,7 +223,7 @@ class _Pass:
             return text
         parts: list[str] = []
         at = 0
-        for place in _merged(self._places(text, seen), text):
+        for place in merged(self._places(text, seen), text):
             if _ESCAPED_QUOTE.search(place.value):
                 parts += (text[at : place.start], self._replace(place.kind, place.value))
                 at = place.end
@@ -257,44 +251,34 @@ class _Pass:
         return any(said in clean or (plain and plain.count(said) < text.count(said)) for said in found)
 
     def _spans(self, text: str, seen: Seen) -> list[Span]:
-        """Where something can be seen."""
-        return [span for detector in seen.detectors for span in detector.find(text)]
+        """Where something can be seen that is no mark: in what was decoded, they stand already."""
+        return outside(self._written, text, [span for detector in seen.detectors for span in detector.find(text)])
 
-    def _places(self, text: str, seen: Seen) -> list[_Place]:
+    def _places(self, text: str, seen: Seen) -> list[Place]:
         """Where something can be seen, also by who takes letters for those that they look like."""
-        places = [_Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
+        places = [Place(*span, text[span.start : span.end]) for span in self._spans(text, seen)]
         if not seen.folds or sensitive.is_plain(text):
             return places
         [plain] = reading.folded([text], seen.plain)
         if plain != text and (spans := self._spans(plain, self._everything)):
             original = sensitive.Folded(text).original
-            places += [_Place(*original(span), plain[span.start : span.end]) for span in spans]
+            places += [Place(*original(span), plain[span.start : span.end]) for span in spans]
         return places
 
-    def _opened(self, text: str, depth: int, seen: Seen) -> list[_Place]:
+    def _opened(self, text: str, depth: int, seen: Seen) -> list[Place]:
         """Where something is encoded that holds something."""
-        places: list[_Place] = []
+        places: list[Place] = []
         for run in layers.runs(text):
             before = len(self._found)
             if any(self.text(inner, depth, seen) != inner for inner in run.texts):
                 found = self._found[before:]
                 del self._found[before:]
                 kind, value = found[0] if len(found) == 1 else (SECRET, text[run.start : run.end])
-                places.append(_Place(run.start, run.end, kind, value))
+                places.append(Place(run.start, run.end, kind, value))
         return places
 
     def _replace(self, kind: str, value: str) -> str:
         self._found.append((kind, value))
-        return self._mark(kind, value)
-
-
-def _merged(places: Iterable[_Place], text: str) -> list[_Place]:
-    """Places in order and without overlaps. Of two at one place the wider names it, then the more special."""
-    merged: list[_Place] = []
-    for place in sorted(places, key=lambda one: (one.start, -one.end, one.kind == SECRET)):
-        last = merged[-1] if merged else None
-        if last is None or place.start >= last.end:
-            merged.append(place)
-        elif place.end > last.end:
-            merged[-1] = _Place(last.start, place.end, last.kind, text[last.start : place.end])
-    return merged
+        mark = self._mark(kind, value)
+        self._written.add(mark)
+        return mark

@@ -55,7 +55,7 @@ def verify_view(raw: bytes, signature: bytes | None, trust: Trust, earlier: byte
     text = (
         signature.decode("ascii", errors="replace").strip().removeprefix("sha256=") if signature is not None else None
     )
-    found = hmac_finding("signature", raw, text, {"signed_by": [], "key_id": None}, trust)
+    found = hmac_finding("signature", raw, text, {"signed_by": []}, trust)
     if found.fault is Fault.WRONG_KEY:  # a view does not name its key
         found = broken("signature", Fault.CHANGED_VIEW, "the HMAC does not fit: altered, or made with another key")
     rest = []

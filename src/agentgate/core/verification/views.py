@@ -64,7 +64,7 @@ def _texts(body: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for entry in body["timeline"]:
         found[entry["event_id"]] = {"reason": entry["reason"]}
         if "outcome_event_id" in entry:
-            found[entry["outcome_event_id"]] = {"error": entry["error"]} if entry["error"] is not None else {}
+            found[entry["outcome_event_id"]] = {"error": entry["error"]}
     for act in (*body["summary"]["kills"], *body["summary"]["holds"]):
         found[act["event_id"]] = {"reason": act["reason"]}
     for act in body["summary"]["approvals"]:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -26,6 +27,7 @@ from agentgate.edges._mcp.peer import ClientPeer
 from agentgate.edges._mcp.states import BadState, Round, States
 from agentgate.pipeline.calls.passage import Answer, PendingApproval
 from agentgate.pipeline.records.record import new_trace_id
+from agentgate.ports.ambient import beside
 from agentgate.ports.peer import PeerUnable
 
 _T = TypeVar("_T")
@@ -114,7 +116,7 @@ class Calls:
 
     async def once(self, peer: ClientPeer, target: Target) -> Answer:
         """One passage through the gate, without anything that follows from it."""
-        return await self._parts.through(self.call_of(peer, target), peer.refused or target.refused)
+        return await self._parts.through(await self._made(peer, target), peer.refused or target.refused)
 
     async def asked(self, peer: ClientPeer, target: Target) -> Answer | dict[str, Any]:
         """The answer to a request of the client, or the result that wants its input first.
@@ -128,7 +130,7 @@ class Calls:
         given = params.get("requestState")
         state = given if isinstance(given, str) else None
         try:
-            before = self._states.take(peer.caller, state, target.about(peer)) if state is not None else _FIRST
+            before = await self._before(peer, target, state) if state is not None else _FIRST
         except BadState as error:
             return await self._turned_away(peer, target, error)
         answers = params.get("inputResponses")
@@ -139,7 +141,7 @@ class Calls:
         peer.extra = {
             key: value for key, value in (("inputResponses", answers), ("requestState", before.upstream_state)) if value
         }
-        call, refused = self.call_of(peer, target, answers), target.refused
+        call, refused = await self._made(peer, target, answers), target.refused
         if before.approval is not None:
             if isinstance(consent, Mapping) and consent.get("action") != "accept":
                 why = refusal(ReasonCode.APPROVAL_REQUIRED, "The user did not open the approval page")
@@ -158,7 +160,7 @@ class Calls:
     async def _turned_away(self, peer: ClientPeer, target: Target, error: BadState) -> Answer:
         """Refused and recorded, whatever the gate thinks of the call."""
         why = refusal(ReasonCode.INVALID_REQUEST, f"Not taken: {error}", "request_state")
-        answer = await self._parts.through(self.call_of(peer, target), why)
+        answer = await self._parts.through(await self._made(peer, target), why)
         if answer.reason_code is not ReasonCode.INVALID_REQUEST:
             return answer
         raise MCPError(INVALID_PARAMS, str(error), {f"{OURS}traceId": answer.call.trace_id})
@@ -255,6 +257,14 @@ class Calls:
         with contextlib.suppress(LogUnavailable):  # the gate will say so
             return bool(hold_s) and await self._parts.approvals.answered(call, approval_id, hold_s)
         return False
+
+    async def _before(self, peer: ClientPeer, target: Target, state: str) -> Round:
+        """Raises BadState."""
+        about = await beside(self._parts.worker, peer.guest.size, partial(target.about, peer))
+        return self._states.take(peer.caller, state, about)
+
+    async def _made(self, peer: ClientPeer, target: Target, answers: Mapping[str, Any] | None = None) -> Call:
+        return await beside(self._parts.worker, peer.guest.size, partial(self.call_of, peer, target, answers))
 
     def call_of(self, peer: ClientPeer, target: Target, answers: Mapping[str, Any] | None = None) -> Call:
         return Call(

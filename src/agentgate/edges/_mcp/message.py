@@ -7,6 +7,7 @@ client's own log shows.
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -16,6 +17,7 @@ from agentgate.core.strict_json import NotStrictJson, parse
 from agentgate.edges._mcp.parts import OURS
 from agentgate.edges.problem import Problem
 from agentgate.edges.wire import Receive, Request, Send, read_body, require_json_type
+from agentgate.ports.ambient import LARGE_BYTES, Worker, beside
 
 PARSE_ERROR: Final = -32700
 INVALID_REQUEST: Final = -32600
@@ -54,23 +56,51 @@ def require_single_headers(request: Request) -> None:
             raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
 
 
-async def read_message(request: Request, receive: Receive, limit: int) -> tuple[bytes, dict[str, Any]]:
-    """One JSON-RPC message: as it came, and parsed. Raises Unserved."""
+class Reader:
+    """Reads messages, those of a session in their order: what cancels a call must not overtake it."""
+
+    def __init__(self, worker: Worker, limit: int) -> None:
+        self._worker = worker
+        self._limit = limit
+        self._waiting: Counter[bytes] = Counter()
+        """Messages that the worker reads or will read, by session."""
+
+    async def read(self, request: Request, receive: Receive) -> tuple[bytes, dict[str, Any]]:
+        """One JSON-RPC message: as it came, and parsed. Raises Unserved."""
+        body = await _body(request, receive, self._limit)
+        session = request.headers.get(b"mcp-session-id")
+        if session is None:
+            return body, _message(await beside(self._worker, len(body), partial(_parsed, body)))
+        size = LARGE_BYTES + 1 if self._waiting[session] else len(body)
+        self._waiting[session] += 1
+        try:
+            return body, _message(await beside(self._worker, size, partial(_parsed, body)))
+        finally:
+            self._waiting -= Counter({session: 1})
+
+
+async def _body(request: Request, receive: Receive, limit: int) -> bytes:
     try:
         require_json_type(request)
-        body = await read_body(request, receive, limit)
+        return await read_body(request, receive, limit)
     except Problem as problem:
         raise Unserved(problem.status, INVALID_REQUEST, problem.detail, problem.reason) from None
+
+
+def _parsed(body: bytes) -> Any:
     try:
-        message = parse(body)
+        return parse(body)
     except NotStrictJson as error:
         raise Unserved(400, PARSE_ERROR, f"Not strict JSON: {error}", ReasonCode.MALFORMED_JSON) from None
-    if isinstance(message, list):
+
+
+def _message(said: Any) -> dict[str, Any]:
+    if isinstance(said, list):
         text = "Batches are not served: send one message at a time"
         raise Unserved(400, INVALID_REQUEST, text, ReasonCode.INVALID_REQUEST)
-    if not isinstance(message, dict):
+    if not isinstance(said, dict):
         raise Unserved(400, INVALID_REQUEST, "The body must be one JSON-RPC message", ReasonCode.INVALID_REQUEST)
-    return body, message
+    return said
 
 
 def request_id_of(message: dict[str, Any]) -> str | None:

@@ -12,7 +12,7 @@ from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.passage import Answer
 from agentgate.pipeline.limits.refusals import RefusalLimiter
 from agentgate.pipeline.policy.desk import PolicyDesk
-from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.ambient import Clock, Entropy, Worker
 from agentgate.ports.keys import Sealer
 
 OURS: Final = "dev.agentgate/"
@@ -82,6 +82,8 @@ class Guest:
     """Its access token, for nothing but an exchange."""
     is_still_known: Callable[[], Awaitable[bool]] = field(default=_always, repr=False)
     """Whether its key, token or certificate would be taken now, after it has waited."""
+    size: int = 0
+    """Bytes of the request's body."""
 
 
 Through = Callable[[Call, Decision | None], Awaitable[Answer]]
@@ -102,6 +104,7 @@ class Parts:
     sealer: Sealer
     clock: Clock
     entropy: Entropy
+    worker: Worker
     catalogue: Catalogue
     rules: Rules
     through: Through = _nowhere

@@ -6,6 +6,7 @@ from agentgate.core.call import Call
 from agentgate.core.containment import Kill, KillId
 from agentgate.core.decision import Decision, refusal
 from agentgate.core.errors import ReasonCode
+from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.limits.toll import budget_of, not_admitted
 from agentgate.ports.containment import NotAdmitted
@@ -30,6 +31,16 @@ def refused_by(kill: Kill | None) -> Decision:
     """None: the kill store knows a kill that this replica has not read yet."""
     what = f"{kill.scope} {kill.target}".strip() if kill is not None else "this call"
     return refusal(ReasonCode.KILLED, f"Kill switch is active for {what}", "kill_switch")
+
+
+def killed(flight: Flight) -> Decision | None:
+    """Why a call is not run that a kill has cut; None where none has."""
+    return refused_by(flight.kill) if flight.kill is not None else None
+
+
+def cut(flight: Flight) -> Decision:
+    """Why a call is not run that was cut: for its kill, or because kills could not be heard."""
+    return killed(flight) or refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
 
 
 def first_refusal(call: Call) -> Decision | None:

@@ -15,13 +15,13 @@ from agentgate.core.decision import Behind, Decision, Grant, Receipt, grant, ref
 from agentgate.core.errors import KillStateUnknown, LogUnavailable, ReasonCode
 from agentgate.core.event import Outcome
 from agentgate.core.events.calls import decided
-from agentgate.core.redaction.redactor import FAILED
 from agentgate.pipeline.approvals.desk import ApprovalDesk
 from agentgate.pipeline.calls.answers import AnswerBook, Kept
-from agentgate.pipeline.calls.checks import first_refusal, refused_at_admission, refused_by
+from agentgate.pipeline.calls.checks import cut, first_refusal, killed, refused_at_admission
 from agentgate.pipeline.calls.decide import Decider
 from agentgate.pipeline.calls.ending import Ending, is_withdrawn, unsent
 from agentgate.pipeline.calls.passage import Answer, Passage
+from agentgate.pipeline.calls.redacting import redact
 from agentgate.pipeline.calls.run import Runner
 from agentgate.pipeline.containment.replica import Replica
 from agentgate.pipeline.limits.rates import RateLimits
@@ -109,6 +109,8 @@ class Gate:
     async def _pass(self, passage: Passage, refused: Decision | None, kept: Kept | None) -> Answer:
         if refused is not None and refused.allowed:
             raise ValueError("a door decides on nothing but refusals")
+        # first: nothing that is asked may grow old while this waits
+        unwritten = await redact(passage, self._recorder, self._meter)
         decision = await self._admit(passage) or refused
         known: Kept | Decision | None = kept
         if decision is not None and decision.reason_code is ReasonCode.BUDGET_SPENT:
@@ -124,8 +126,10 @@ class Gate:
             if isinstance(known, Kept):
                 return await self._again(passage, known)
             decision = known or await self._decider.decide(passage)
-        if not self._redact(passage) and decision.allowed:
-            decision = refusal(ReasonCode.REDACTION_FAILED, "The call could not be redacted for the log")
+        if passage.call is not passage.flight.call:  # an approver edited it
+            unwritten = await redact(passage, self._recorder, self._meter)
+        if unwritten is not None and decision.allowed:
+            decision = unwritten
         if not decision.allowed:
             if not self._is_recorded(passage):
                 return passage.outage(ReasonCode.TOO_MANY_REFUSALS, TOO_MANY)
@@ -184,19 +188,9 @@ class Gate:
             except KillStateUnknown as error:  # the log was rolled back, or somebody has written into the kill store
                 self._meter.count("kill_state_unknown")
                 return refusal(ReasonCode.KILL_STATE_UNKNOWN, f"Kill switch state unknown: {error}", "kill_switch")
-        return self._killed(passage)
+        return killed(passage.flight)
 
     # --- 4 record, 5 grant ---
-
-    def _redact(self, passage: Passage) -> bool:
-        """Have arguments and context as they may be written down; False, and neither, when that is not known."""
-        call, redactor = passage.call, self._recorder.redactor
-        arguments, context = redactor.json(call.arguments_json), redactor.json(call.context_json)
-        if arguments is FAILED or context is FAILED:
-            self._meter.count("redaction_failed")
-            return False
-        passage.arguments, passage.context = arguments, context
-        return True
 
     def _is_recorded(self, passage: Passage) -> bool:
         """Whether a refusal is: nobody fills the log with theirs. One that a person is asked by is in any case."""
@@ -231,8 +225,8 @@ class Gate:
 
     async def _record_and_grant(self, passage: Passage, decision: Decision) -> Grant | Answer:
         """Record the ALLOW; a grant if no kill came between, else the answer to give."""
-        edited = asdict(passage.edited) if passage.edited is not None else None
-        passage.flight.keep = self._answers.keeper(passage.flight.call, edited)
+        edited = passage.edited
+        passage.flight.keep = self._answers.keeper(passage.flight.call, asdict(edited) if edited is not None else None)
         receipt = await self._record(passage, decision)
         if not isinstance(receipt, Receipt):
             return await self._claim_refused(passage, decision, receipt)
@@ -244,10 +238,9 @@ class Gate:
                 await self._runner.not_sent(passage.flight, passage.call, unsent(passage.call, error))
                 raise
             granted = grant(passage.call, decision, receipt, applied_position=self._replica.position)
-        killed = self._killed(passage)
         if isinstance(granted, Behind) or passage.flight.is_cut() or not self._replica.may_grant():
-            reason = ReasonCode.KILLED if killed is not None else ReasonCode.KILL_STATE_UNKNOWN
-            ending = Ending(Outcome.NOT_SENT, reason, killed.reason if killed else "Kill switch state unknown")
+            why = cut(passage.flight)
+            ending = Ending(Outcome.NOT_SENT, why.reason_code, why.reason)
         elif passage.toll is not None and passage.toll.is_late(self._clock.boot_s()):
             ending = Ending(Outcome.NOT_SENT, ReasonCode.BUDGET_UNKNOWN, LATE)
         else:
@@ -284,13 +277,8 @@ class Gate:
         receipt = await self._answers.handed_out(call.caller, call, kept)
         await self._replica.reach(receipt.kill_position)
         if passage.flight.is_cut() or not self._replica.may_grant():
-            unheard = refusal(ReasonCode.KILL_STATE_UNKNOWN, "Kill switch state unknown")
-            return passage.refused(self._killed(passage) or unheard, self._clock)
+            return passage.refused(cut(passage.flight), self._clock)
         return passage.again(kept)
-
-    def _killed(self, passage: Passage) -> Decision | None:
-        kill = passage.flight.kill
-        return refused_by(kill) if kill is not None else None
 
     def _tell(self, answer: Answer, started_ns: int) -> None:
         seconds = (self._clock.ticks_ns() - started_ns) / 1e9

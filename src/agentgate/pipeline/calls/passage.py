@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from agentgate.core.approval import ApprovalId
@@ -12,7 +12,7 @@ from agentgate.core.decision import Decision, Verdict, refusal
 from agentgate.core.errors import OUTAGE, ReasonCode
 from agentgate.core.event import Outcome, rfc3339
 from agentgate.core.facts import Facts
-from agentgate.core.redaction.redactor import FAILED
+from agentgate.core.redaction.redactor import FAILED, Redactor
 from agentgate.pipeline.approvals.finder import Found
 from agentgate.pipeline.calls.answers import Kept
 from agentgate.pipeline.calls.ending import Ending, go_on, lost
@@ -117,6 +117,14 @@ class Passage:
         """What the session did before, where policy wants to know."""
         return self.toll.facts if self.toll is not None else None
 
+    def redact(self, redactor: Redactor) -> bool:
+        """Have arguments and context as they may be written down; False, and neither, when that is not known."""
+        arguments, context = redactor.json(self.call.arguments_json), redactor.json(self.call.context_json)
+        if arguments is FAILED or context is FAILED:
+            return False
+        self.arguments, self.context = arguments, context
+        return True
+
     def took(self, step: Literal["admission", "policy", "append"], since_ns: int, clock: Clock, meter: Meter) -> None:
         """A step is over; a call may take it more than once."""
         took_ns = clock.ticks_ns() - since_ns
@@ -165,7 +173,7 @@ class Passage:
     def again(self, kept: Kept) -> Answer:
         """It was run before, and was answered so."""
         return Answer(
-            replace(self.flight.call, trace_id=kept.trace_id),
+            self.flight.call.under(kept.trace_id),
             _WAS_ALLOWED,
             kept.reason,
             kept.error,

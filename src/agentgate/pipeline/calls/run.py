@@ -10,9 +10,9 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from agentgate.core import strict_json
 from agentgate.core.call import Call, Clean
 from agentgate.core.decision import Grant, Receipt
 from agentgate.core.errors import LogUnavailable, ReasonCode
@@ -21,11 +21,11 @@ from agentgate.core.events.calls import finished
 from agentgate.pipeline.calls import upstream_words
 from agentgate.pipeline.calls.ending import UNKNOWN_EFFECT, Ending, go_on, is_withdrawn, lost, unsent, why_cancelled
 from agentgate.pipeline.calls.passage import Passage
-from agentgate.pipeline.calls.upstream_words import Cleaner
+from agentgate.pipeline.calls.upstream_words import Cleaner, Failed, Heard
 from agentgate.pipeline.containment.flights import Flight
 from agentgate.pipeline.policy.asking import Questions
 from agentgate.pipeline.records.record import Recorder
-from agentgate.ports.ambient import Clock
+from agentgate.ports.ambient import LARGE_BYTES, Clock
 from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Credential, CredentialSource, Delivered, Undelivered, Upstream
 
@@ -91,20 +91,21 @@ class Runner:
         errand = _Errand(passage, self._cleaner(granted, credential), alias)
         if call.peer is not None:
             call.peer.guard(errand.clean)
-        before = self._clock.ticks_ns()
         try:
-            sent = await self._send(route, granted, flight, credential)
-        except asyncio.CancelledError:
-            ending = await self._cut(errand, why_cancelled(call), "Cut while running")
-            if is_withdrawn(call):
-                raise
-            go_on(flight.task)  # its caller is still there, and must not take it for a call that never ran
-            return ending
-        took_ns = self._clock.ticks_ns() - before
-        passage.latency_us["upstream"] = took_ns // 1000
-        self._meter.step("upstream", took_ns / 1e9)
-        try:
-            return await self._end(errand, sent)
+            try:
+                before = self._clock.ticks_ns()
+                sent = await self._send(route, granted, flight, credential)
+                took_ns = self._clock.ticks_ns() - before
+                passage.latency_us["upstream"] = took_ns // 1000
+                self._meter.step("upstream", took_ns / 1e9)
+                heard = await self._heard(errand, sent)
+            except asyncio.CancelledError:
+                ending = await self._cut(errand, why_cancelled(call), "Cut while running")
+                if is_withdrawn(call):
+                    raise
+                go_on(flight.task)  # its caller is still there, and must not take it for a call that never ran
+                return ending
+            return await self._end(errand, heard)
         except Exception:  # whatever an answer leads to, the call was sent: that has an outcome, and no refusal
             logger.exception("an answer could not be dealt with", extra={"trace_id": call.trace_id})
             text = f"Tool execution failed: its answer could not be dealt with; {UNKNOWN_EFFECT}"
@@ -118,17 +119,9 @@ class Runner:
         if flight.is_cut():
             return None
         decision = granted.decision
-        flight.is_out = True
-        try:
-            return await source.credential(
-                alias, scope=decision.allowed_scope, ttl_s=decision.credential_ttl_s, call=granted.call
-            )
-        except asyncio.CancelledError:
-            if not flight.was_ended():
-                raise
-            return None
-        finally:
-            flight.come_back()
+        return await flight.outside(
+            source.credential(alias, scope=decision.allowed_scope, ttl_s=decision.credential_ttl_s, call=granted.call)
+        )
 
     async def _without_credential(self, call: Call, alias: str, flight: Flight) -> Ending:
         if flight.is_cut():
@@ -156,40 +149,38 @@ class Runner:
             return None
         tool = granted.call.tool
         deadline = asyncio.get_running_loop().call_later(tool.timeout_s if tool is not None else 0, flight.expire)
-        flight.is_out = True
         try:
-            return await route.upstream.send(granted, credential)
-        except asyncio.CancelledError:
-            if not flight.was_ended():
-                raise
-            return None if flight.is_cut() else Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
+            sent = await flight.outside(route.upstream.send(granted, credential))
         except Exception:  # whatever an adapter raises, it may have sent the call: that has an outcome, and no refusal
             logger.exception("the adapter of an upstream failed", extra={"trace_id": granted.call.trace_id})
             return Undelivered(ReasonCode.UPSTREAM_UNAVAILABLE, "its adapter failed")
         finally:
             deadline.cancel()
-            flight.come_back()
+        if sent is None and not flight.is_cut():
+            return Undelivered(ReasonCode.UPSTREAM_TIMEOUT, "no answer in time")
+        return sent
 
-    async def _end(self, errand: _Errand, sent: Delivered | Undelivered | None) -> Ending:
+    async def _heard(self, errand: _Errand, sent: Delivered | Undelivered | None) -> Heard | Failed | None:
+        """What may be told of an answer, whose reading a kill does not wait for; None when it was cut."""
+        flight = errand.passage.flight
+        if sent is None or flight.is_cut():
+            return None
+        read = partial(upstream_words.heard, errand.passage.call, sent, errand.clean, self._questions)
+        if upstream_words.size(sent) <= LARGE_BYTES:
+            return read()
+        return await flight.outside(self._recorder.read(read))
+
+    async def _end(self, errand: _Errand, heard: Heard | Failed | None) -> Ending:
         flight = errand.passage.flight
         # an answer that raced with its kill is not released either: K1 says that nothing runs on
         if flight.kill is not None:
             return await self._cut(errand, ReasonCode.KILLED, "Cut by a kill switch while running")
-        if sent is None or flight.is_cut():
+        if heard is None or flight.is_cut():
             return await self._cut(errand, ReasonCode.KILL_STATE_UNKNOWN, "Cut: kill switches could not be heard")
-        if isinstance(sent, Delivered):
-            sent = upstream_words.strict(sent)
-        if isinstance(sent, Undelivered):
-            return await self._failed(errand, sent)
-        said = strict_json.canonical(sent.value)
-        try:
-            result = errand.clean(said)
-        except ValueError:
-            withheld = Undelivered(ReasonCode.REDACTION_FAILED, "the answer could not be redacted", status=sent.status)
-            return await self._failed(errand, withheld)
-        labels = self._questions.labels(errand.passage.call, said)
-        ending = Ending(Outcome.OK, ReasonCode.OK, None, result, labels=labels)
-        return await self._recorded(errand, ending, status=sent.status)
+        if isinstance(heard, Failed):
+            return await self._failed(errand, heard)
+        ending = Ending(Outcome.OK, ReasonCode.OK, None, heard.result, labels=heard.labels)
+        return await self._recorded(errand, ending, status=heard.status)
 
     async def _cut(self, errand: _Errand, reason: ReasonCode, text: str) -> Ending:
         call = errand.passage.call
@@ -198,15 +189,13 @@ class Runner:
         ending = Ending(Outcome.CANCELLED, reason, f"{text}; {UNKNOWN_EFFECT}", labels=labels)
         return await self._recorded(errand, ending, error=UNKNOWN_EFFECT)
 
-    async def _failed(self, errand: _Errand, sent: Undelivered) -> Ending:
+    async def _failed(self, errand: _Errand, failed: Failed) -> Ending:
+        sent, text, fault, labels = failed
         if not sent.reached:
             outcome = Outcome.NOT_SENT
         else:
             outcome = Outcome.UNKNOWN if sent.reason in _UNHEARD else Outcome.ERROR
-        text = upstream_words.cleaned(sent, errand.clean)
         suffix = f"; {UNKNOWN_EFFECT}" if outcome is Outcome.UNKNOWN else ""
-        labels = self._questions.labels(errand.passage.call, upstream_words.said(sent)) if sent.reached else ()
-        fault = upstream_words.fault(sent, errand.clean)
         words = f"Tool execution failed: {text}{suffix}"
         ending = Ending(outcome, sent.reason, words, fault_json=fault, labels=labels)
         return await self._recorded(errand, ending, error=self._recorder.redactor.text(text), status=sent.status)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from agentgate.core import strict_json
-from agentgate.core.call import Clean
+from agentgate.core.call import Call, Clean
 from agentgate.core.errors import ReasonCode
 from agentgate.core.redaction.redactor import FAILED, Redactor
 from agentgate.core.redaction.scrub import scrub
+from agentgate.pipeline.policy.asking import Questions
 from agentgate.ports.notices import Meter
 from agentgate.ports.upstreams import Delivered, Undelivered
 
@@ -31,6 +33,48 @@ class Cleaner:
             self.meter.count("redaction_failed")
             raise ValueError("what the upstream said could not be redacted")
         return raw
+
+
+class Heard(NamedTuple):
+    """An answer as it may be told, the kinds of data in it, and its upstream's status."""
+
+    result: bytes
+    labels: tuple[str, ...]
+    status: int | None
+
+
+class Failed(NamedTuple):
+    """A failure, what may be told of it, and the kinds of data in that."""
+
+    sent: Undelivered
+    text: str
+    fault: bytes | None
+    labels: tuple[str, ...]
+
+
+def size(sent: Delivered | Undelivered) -> int:
+    """About how many bytes it has."""
+    return strict_json.length(sent.value if isinstance(sent, Delivered) else [sent.detail, sent.fault])
+
+
+def heard(call: Call, sent: Delivered | Undelivered, clean: Clean, questions: Questions) -> Heard | Failed:
+    """What may be told of an upstream's answer to `call`."""
+    if isinstance(sent, Delivered):
+        sent = strict(sent)
+    if isinstance(sent, Undelivered):
+        return _failed(call, sent, clean, questions)
+    words = strict_json.canonical(sent.value)
+    try:
+        result = clean(words)
+    except ValueError:
+        text = "the answer could not be redacted"
+        return _failed(call, Undelivered(ReasonCode.REDACTION_FAILED, text, status=sent.status), clean, questions)
+    return Heard(result, questions.labels(call, words), sent.status)
+
+
+def _failed(call: Call, sent: Undelivered, clean: Clean, questions: Questions) -> Failed:
+    labels = questions.labels(call, said(sent)) if sent.reached else ()
+    return Failed(sent, cleaned(sent, clean), fault(sent, clean), labels)
 
 
 def strict(sent: Delivered) -> Delivered | Undelivered:

@@ -252,8 +252,9 @@ class Containment:
         """End kills whose time is over; an undrained kill does not expire. How many. Raises LogUnavailable."""
         now = self._clock.now()
         over = [k for k in self._replica.state.active.values() if k.expires_at is not None and k.expires_at <= now]
+        waiting = await self.undrained() if over else frozenset()  # any number may wait for one that is dead
         ended = 0
-        for kill in over:
+        for kill in (kill for kill in over if kill.id not in waiting):
             drain = await self._drains.of(kill.id)
             if drain is not None and drain.is_drained and drain.released_at is None:
                 await self._release(kill, "", "", "expiry")

@@ -7,13 +7,15 @@ and the send (DESIGN §4, *Replica*).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from agentgate.core.call import Call
 from agentgate.core.containment import Kill
 from agentgate.core.events.calls import KeptAnswer
+
+_Made = TypeVar("_Made")
 
 IsOver = Callable[[Call], bool]
 """Whether a call is one of those that are cut."""
@@ -46,7 +48,7 @@ class Flight:
     has_lapsed: bool = False
     """Cut without a kill: this replica could not hear of kills for longer than its lease, or was declared gone."""
     is_out: bool = False
-    """Whether it is with its upstream, where a cut must reach it by cancellation."""
+    """Whether it waits for what a cut must not wait for: then that reaches it by cancellation."""
     cancellations: int = 0
     """How often a kill or the deadline has cancelled the task; `come_back` takes these back."""
     ending: str = ""
@@ -79,12 +81,28 @@ class Flight:
             self.cancellations += 1
             self.task.cancel()
 
+    async def outside(self, work: Awaitable[_Made]) -> _Made | None:
+        """What `work` comes to, at which a cut or the deadline reaches this call; None where one has.
+
+        Raises:
+            asyncio.CancelledError: the caller has withdrawn, or the process ends.
+        """
+        self.is_out = True
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not self.was_ended():
+                raise
+            return None
+        finally:
+            self.come_back()
+
     def was_ended(self) -> bool:
         """Whether a cancellation that arrived is only ours, and not the end of the process."""
         return 0 < self.cancellations == self.task.cancelling()
 
     def come_back(self) -> None:
-        """The send is over, however it ended. Our cancellations were meant for it: the task goes on to record it."""
+        """That is over, however it ended. Our cancellations were meant for it: the task goes on to record it."""
         self.is_out = False
         for _ in range(self.cancellations):
             self.task.uncancel()

@@ -216,16 +216,15 @@ class Membership:
                 await self._give_up(member)
 
     async def _mind_myself(self, rows: Sequence[dict[str, object]]) -> None:
-        mine = next((row for row in rows if row["member"] == self._recorder.member), None)
-        if mine is None or presence(mine) is not Presence.HERE:
+        if not any(row["member"] == self._recorder.member and presence(row) is Presence.HERE for row in rows):
             self._replica.expel()
         if self._replica.is_expelled:
             await self._rejoin()
 
     async def _give_up(self, member: str) -> None:
         """Declare a silent member gone, and close its calls. Raises LogUnavailable."""
-        if await self._write_gone(member, "presumed") is None:
-            return  # another member was first, and sees to the rest
+        if not await self._write_gone(member, "presumed"):
+            return  # who was first sees to the rest
         logger.error(
             "member %s was not heard for %.0f s and is presumed gone: kills go on without it and say so. "
             "If its host is destroyed, `agentgate members gone %s` attests that",
@@ -235,10 +234,10 @@ class Membership:
         )
         await self._close_intents_of([member])
 
-    async def _write_gone(self, member: str, why: str, actor: str = "", auth: str = "") -> Receipt | None:
+    async def _write_gone(self, member: str, why: str, actor: str = "", auth: str = "") -> bool:
+        """False if another member was first. Raises LogUnavailable."""
         event = gone(self._recorder.origin(), member, why=why, actor=actor, auth=auth)
-        written = await self._recorder.write(event)
-        return written if isinstance(written, Receipt) else None
+        return isinstance(await self._recorder.write(event), Receipt)
 
     async def _forget_ghosts(self) -> None:
         """What dead members had in flight leaves the display, as soon as the kill store answers."""
@@ -295,6 +294,7 @@ class Membership:
         if found.presence is not Presence.ATTESTED and (found.is_me or found.silent_s < LEASE_S):
             text = f"that member was heard within the last {LEASE_S:.0f} s, or nobody has listened here for so long yet"
             return Refused(ReasonCode.CONFLICT, text)
-        if await self._write_gone(member, "attested", actor.id, actor.auth_method) is not None:
+        if await self._write_gone(member, "attested", actor.id, actor.auth_method):
+            self._ghosts.append(member)  # it may have been back for a moment since it was given up
             await self._close_intents_of([member])
         return Member(member, Presence.ATTESTED, found.silent_s, is_me=False)

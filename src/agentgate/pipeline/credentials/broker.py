@@ -112,10 +112,8 @@ class Broker:
         key = _key(ask, bounded.issuer.serves)
         while True:
             entry = self._entry(key, ask, bounded)
-            issued = entry.issued
-            if issued is None:
-                assert entry.task is not None
-                issued = await asyncio.shield(entry.task)
+            assert entry.task is not None
+            issued = await asyncio.shield(entry.task)
             # a kill of one who waited for it takes it from all who did: this call is then given another
             if self._now() >= entry.ends_s:
                 raise CredentialRefused("it was over before it came")
@@ -158,7 +156,7 @@ class Broker:
         if ask.call is None:
             own.extend(value for value in credential.secrets if value not in own)
             del own[:-_MAX_OWN]
-        return replace(credential, others=tuple(own)) if own else credential
+        return replace(credential, others=tuple(own))
 
     # --- what is kept ---
 
@@ -223,7 +221,7 @@ class Broker:
         entry.until_s = ends_s - min(left_s * MARGIN, MAX_MARGIN_S)
         if left_s != float("inf"):
             # for what policy allowed, and not for as long as the source would have it
-            entry.end = asyncio.get_running_loop().call_later(max(left_s, 0.0), self._give_back, entry)
+            entry.end = asyncio.get_running_loop().call_later(left_s, self._give_back, entry)
 
     def _forget(self, entry: _Entry) -> None:
         self._live.pop(entry, None)

@@ -52,7 +52,7 @@ class RateLimits:
         self._terms = {}
 
     async def admit(
-        self, admission: Admission, call: Call, seen: int, *, is_free: bool = False
+        self, admission: Admission, call: Call, seen: int, *, is_free: bool
     ) -> tuple[Admitted | NotAdmitted | Decision, Toll | None]:
         """Ask admission, once the log was counted where it must be. A Decision is a refusal that needs no asking.
         `is_free`: it counts as a request, and against no budget."""

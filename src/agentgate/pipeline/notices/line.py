@@ -59,10 +59,12 @@ class Line:
         """Bring what the log has, for one turn."""
         try:
             await self.open()
-            while (now_s := self.office.clock.boot_s()) < self._until(until_s):
-                if now_s < self.patience.not_before_s:
-                    await self.office.sleep(min(self.patience.not_before_s, self._until(until_s)) - now_s)
-                elif not await self._go_on(until_s):
+            while self.office.clock.boot_s() < self._until(until_s):
+                has_more = await self._go_on(until_s)
+                pause_s = min(self.patience.not_before_s, self._until(until_s)) - self.office.clock.boot_s()
+                if pause_s > 0:
+                    await self.office.sleep(pause_s)
+                elif not has_more:
                     if self.account.taken_at is not None:  # else the turn's end is soon enough
                         await self._save_if_due()
                     await self.office.sleep(self.office.rules.look_every_s)
@@ -79,6 +81,9 @@ class Line:
         if stored is None:
             stored = await self.office.reader.size() - 1
             await self.office.bookmarks.save(self.of.name, stored)
+        if stored > self.done:
+            self.patience.succeeded()  # another member has brought, or given up, what was tried here
+            self.waiting_since = None
         self.done = max(self.done, stored)
         self.saved = stored
 
@@ -133,9 +138,9 @@ class Line:
         if notice.at < self.hopeless_before:
             self.account.count("skipped")  # the first of them was logged
             return True
+        self.waiting_since = notice.at
         if self.office.clock.boot_s() < self.patience.not_before_s:
             return False
-        self.waiting_since = notice.at
         failure = await self._deliver(notice, record)
         if failure is None:
             self.patience.succeeded()

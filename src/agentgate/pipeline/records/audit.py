@@ -164,7 +164,7 @@ def _cursor(index: int, query: Query, span: Span) -> str:
 def _place(cursor: str, query: Query, span: Span) -> int | None:
     """The index in a cursor, or None if it is not one of this query in this order."""
     try:
-        raw = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        raw = base64.b64decode(cursor + "==", altchars=b"-_", validate=True)
     except ValueError:
         return None
     index = int.from_bytes(raw[:_INDEX_BYTES], "big")

@@ -8,7 +8,7 @@ from agentgate.core.call import MemberId, TraceId
 from agentgate.core.decision import Receipt
 from agentgate.core.event import SALT_BYTES, Event, Origin
 from agentgate.core.redaction.redactor import Redactor
-from agentgate.ports.ambient import Clock, Entropy
+from agentgate.ports.ambient import Clock, Entropy, Made, Worker
 from agentgate.ports.log import Appended, Log
 
 EventMaker = Callable[[Origin], Event]
@@ -22,8 +22,17 @@ class Recorder:
     """
 
     def __init__(
-        self, log: Log, clock: Clock, entropy: Entropy, *, member: MemberId, version: str, redactor: Redactor
+        self,
+        log: Log,
+        clock: Clock,
+        entropy: Entropy,
+        worker: Worker | None = None,
+        *,
+        member: MemberId,
+        version: str,
+        redactor: Redactor,
     ) -> None:
+        """`worker` reads and redacts what is large; without one that holds up everything else."""
         self._log = log
         self._clock = clock
         self._entropy = entropy
@@ -33,6 +42,7 @@ class Recorder:
         self.member = member
         self.redactor = redactor
         """What every text of a caller's goes through before it is in an event."""
+        self._worker = worker
 
     def become(self, member: MemberId) -> None:
         """Write as another incarnation from now on."""
@@ -51,6 +61,10 @@ class Recorder:
             version=self._version,
             salt=chance[:SALT_BYTES],
         )
+
+    async def read(self, work: Callable[[], Made]) -> Made:
+        """What `work` makes of something large that is to be recorded, while other calls go on."""
+        return work() if self._worker is None else await self._worker.run(work)
 
     def reason(self, text: str, most: int) -> str:
         """What a person says of why, as it may be written down: at most so many characters."""

@@ -195,7 +195,7 @@ class Workshop:
         if isinstance(check, str):
             return check
         access = rules.access_of(pin.tool, pin.access)
-        key = (rules.name, name, pin.sha256, access, rules.labels_of(pin.tool), quarantine)
+        key = (rules.name, name, pin.sha256, access, quarantine)
         if key not in self._made:
             self._made[key] = Tool(
                 name=ToolName(name),
