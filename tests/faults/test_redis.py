@@ -140,7 +140,7 @@ def test_a_hung_redis_refuses_within_its_deadline_and_a_woken_one_admits_again(
 
 def test_a_kill_while_redis_hangs_still_cuts_and_still_binds(gateway: Gate, redis: RedisServer, victim: str) -> None:
     slow = gateway.begin("slow", victim, seconds=30)
-    until(lambda: redis.command("HLEN", flight_key(redis)) == 1)
+    gateway.until_running(victim)  # Redis knows of it before the gateway has heard that
     redis.pause()
     killed = gateway.kill_session(victim)
     assert (killed.status_code, killed.json()["drained"]) == (200, True)
@@ -190,7 +190,7 @@ def test_a_call_that_ends_without_redis_is_recorded_and_answered_and_leaves_the_
     """The outcome is the log's affair. What could not be told to Redis is told when it is back."""
     running = gateway.begin("slow", victim, seconds=1)
     flight = flight_key(redis)
-    until(lambda: redis.command("HLEN", flight) == 1)
+    gateway.until_running(victim)
     if how == "hung":
         redis.pause()
     else:
@@ -452,7 +452,8 @@ def test_a_redis_out_of_connections_refuses_and_recovers(gateway: Gate, redis: R
 def test_a_full_redis_refuses_calls_and_still_takes_a_kill(gateway: Gate, redis: RedisServer, victim: str) -> None:
     assert gateway.works()
     slow, ending = gateway.begin("slow", victim, seconds=30), gateway.begin("slow", "ending", seconds=3)
-    until(lambda: redis.command("HLEN", flight_key(redis)) == 2)
+    gateway.until_running(victim)
+    gateway.until_running("ending")
     redis.command("CONFIG", "SET", "maxmemory", "1")
     assert_refused(gateway)
     said = ending.result()
