@@ -66,6 +66,8 @@ def _json(raw: bytes) -> Any:
     "credentials: {c: {kind: env, variable: X}}\nredaction: {mode: hash}\nretention: {days: 1}",
     "auth: {mtls: {header: Client-Cert, proxies: [10.0.0.0/8], map: [{cn: 'a*', agent: 'a*'}]}}",
     "server: {port: 2027-01-01T99:00:00Z}",
+    "upstreams: {u: {kind: http, base_url: 'https://x/'}}\n"
+    "tools: {t: {upstream: u, access: read, method: GET, path: /a, input_schema: {properties: {1: {}, ~: {}}}}}",
     "a: &a [1]\nb: *a\n? {x: y}\n: !!set {z}\nserver: 2026-01-01",
 )
 def configuration(raw: bytes) -> None:

@@ -74,7 +74,7 @@ def check(value: Any) -> None:
                     _check_text(item)
             elif kind is dict:
                 for key, inner in item.items():
-                    if not key.isascii():
+                    if type(key) is not str or not key.isascii():
                         _check_text(key)
                     deeper.append(inner)
             elif kind is list:
@@ -92,7 +92,9 @@ def check(value: Any) -> None:
         level = deeper
 
 
-def _check_text(text: str) -> None:
+def _check_text(text: Any) -> None:
+    if type(text) is not str:  # a name that YAML has read: 1, null, yes
+        raise NotStrictJson(f"a name is no text: {text!r:.64}")
     try:
         text.encode()
     except UnicodeEncodeError:
