@@ -578,7 +578,9 @@ class FakeEngine:
         answer = self.answer(asked) if callable(self.answer) else self.answer
         return answer if isinstance(answer, Ruling | NoRuling) else Ruling(answer, self.enforced or REVISION)
 
-    async def enforce(self, bundle: PolicyBundle) -> None: ...
+    published_revision = ""
+
+    async def enforce(self, bundle: PolicyBundle, *, instead_of: str | None = None) -> None: ...
 
     async def revision(self) -> str | None:
         return self.enforced

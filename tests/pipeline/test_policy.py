@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 from agentgate.core.call import ToolName
 from agentgate.core.containment import Scope
 from agentgate.core.decision import NoRuling, Ruling
-from agentgate.core.errors import LogUnavailable, PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
+from agentgate.core.errors import (
+    LogUnavailable,
+    PolicyExternal,
+    PolicyInvalid,
+    PolicyNotEnforced,
+    PolicyOvertaken,
+    ReasonCode,
+)
 from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
 from agentgate.pipeline.containment.orders import Order
@@ -22,6 +30,11 @@ from agentgate.pipeline.records.books import Books
 from tests.fakes import ADMIN, REVISION, TOOL, FakeEngine, a_call, principal
 from tests.pipeline.conftest import House
 
+
+def fails(_: object) -> str:
+    raise OSError("Input/output error")
+
+
 TOOLS = {name: replace(TOOL, name=ToolName(name)) for name in ("db_query", "file_read", "db_insert")}
 
 
@@ -29,8 +42,10 @@ class _Source:
     def __init__(self, **data: Any) -> None:
         self.data = data
         self.error: Exception | None = None
+        self.before_read: Callable[[], None] = lambda: None
 
     async def read(self) -> PolicyBundle:
+        self.before_read()
         await asyncio.sleep(0)
         if self.error is not None:
             raise self.error
@@ -43,8 +58,10 @@ class _Engine(FakeEngine):
         self.enforced: list[PolicyBundle] = []
         self.error: Exception | None = None
         self.at_once = 0
+        self.gave_way_to: list[str | None] = []
 
-    async def enforce(self, bundle: PolicyBundle) -> None:
+    async def enforce(self, bundle: PolicyBundle, *, instead_of: str | None = None) -> None:
+        self.gave_way_to.append(instead_of)
         self.at_once += 1
         assert self.at_once == 1, "one load at a time"
         await asyncio.sleep(0)
@@ -298,6 +315,54 @@ async def test_what_another_member_enforces_and_this_one_cannot_is_tried_again(
     other.engine.error = None
     await other.desk.settle()
     assert (other.desk.behind, _limit(other)) == (None, 20)
+    assert len(house.log.of(Kind.POLICY)) == 2
+
+
+async def test_only_what_a_person_asks_for_comes_before_what_another_worker_published_meanwhile(
+    others: tuple[_Desk, _Desk],
+) -> None:
+    one, other = others
+    for member in others:
+        member.engine.published_revision = "first"
+        await member.desk.start()
+    other.source.before_read = lambda: setattr(other.engine, "published_revision", "second")
+    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}}
+    await one.desk.load("person:admin", "reload")
+    await one.desk.load("", TOOLS_CHANGED)
+    await other.desk.settle()
+    assert (one.engine.gave_way_to, other.engine.gave_way_to) == (["first", None, "first"], ["first", "first"])
+
+
+async def test_what_gave_way_to_another_workers_policy_is_not_waited_for(others: tuple[_Desk, _Desk]) -> None:
+    one, other = others
+    await one.desk.start()
+    await other.desk.start()
+    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}}
+    overtaken = await one.source.read()
+    one.engine.error = PolicyOvertaken(overtaken.revision, "newer")
+    with pytest.raises(PolicyOvertaken, match="newer, which another worker published"):
+        await one.desk.load("", TOOLS_CHANGED)
+    one.engine.enforced.append(replace(overtaken, label="v7"))
+    await one.desk.settle()
+    assert _limit(one) == 10
+
+
+async def test_what_is_published_cannot_be_known_and_nothing_is_put_in_its_place(
+    house: House, others: tuple[_Desk, _Desk]
+) -> None:
+    class Unknown(_Engine):
+        published_revision = property(fails)  # type: ignore[assignment]
+
+    one, other = others
+    await one.desk.start()
+    await other.desk.start()
+    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}}
+    await one.desk.load("person:admin", "reload")
+    other.engine.__class__ = Unknown
+    await other.desk.settle()
+    assert (_is_behind(other), _limit(other), len(other.engine.enforced)) == (True, 10, 1)
+    with pytest.raises(PolicyNotEnforced):
+        await other.desk.load("", TOOLS_CHANGED)
     assert len(house.log.of(Kind.POLICY)) == 2
 
 

@@ -148,6 +148,14 @@ class PolicyNotEnforced(AgentGateError):
         self.enforced = enforced
 
 
+class PolicyOvertaken(PolicyNotEnforced):
+    """A bundle was not published, because another worker had published a newer one meanwhile."""
+
+    def __init__(self, wanted: str, published: str) -> None:
+        super().__init__(wanted, published)
+        self.args = (f"policy revision {wanted} gives way to {published}, which another worker published meanwhile",)
+
+
 class PolicyExternal(AgentGateError):
     """The policy engine runs policies of its own, which the gateway does not write."""
 

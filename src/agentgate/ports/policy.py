@@ -19,13 +19,23 @@ class PolicyEngine(Protocol):
         """The value of a rule for `{"input": …}` bytes. Never raises: a failure is a `NoRuling`."""
         ...
 
-    async def enforce(self, bundle: PolicyBundle) -> None:
+    @property
+    def published_revision(self) -> str:
+        """The revision that the engine is to have, whichever worker published it; "" when there is none, or where the
+        engine is this process's own. Raises OSError."""
+        ...
+
+    async def enforce(self, bundle: PolicyBundle, *, instead_of: str | None = None) -> None:
         """Make `bundle` the policy in force; when this returns, `query` answers from it.
+
+        With `instead_of`, the `published_revision` before the bundle was read, it gives way to what another worker
+        published since.
 
         Raises:
             PolicyInvalid: it does not compile, needs a built-in that is not offered, or is not compiled;
                 what was in force stays.
             PolicyNotEnforced: the engine did not take it in time; the old one may still answer.
+            PolicyOvertaken: another worker published another one meanwhile.
             PolicyExternal: the engine runs its own policies.
         """
         ...

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
@@ -8,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from agentgate.adapters.policy._bundle import render
+from agentgate.adapters.policy._bundle import SharedShelf, render
 from agentgate.adapters.policy._compile import OpaCompiler
 from agentgate.adapters.policy._http import MAX_BODY_BYTES, parse_url
 from agentgate.adapters.policy.opa import OpaPolicyEngine, Waits
 from agentgate.core.decision import NoRuling, Ruling
-from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
+from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, PolicyOvertaken, ReasonCode
 from agentgate.core.policy import PolicyBundle
 from tests.certificates import self_signed
 from tests.contracts.policy_engine import BROKEN, ECHO, PolicyEngineContract, in_policy, needs_opa, question, shipped
@@ -126,6 +129,61 @@ async def test_what_one_worker_publishes_opa_gets_from_any(server: OpaServer, sh
     assert other.published == render(bundle)
     await one.aclose()
     await other.aclose()
+
+
+@needs_opa
+async def test_an_old_policy_gives_way_to_what_another_worker_published_meanwhile(
+    server: OpaServer, shelf: Shelf, tmp_path: Path
+) -> None:
+    one, other = (
+        OpaPolicyEngine(server.url, waits=PATIENT, shelf=tmp_path / "bundle", on_publish=shelf.announce)
+        for _ in range(2)
+    )
+    shelf.show(lambda: other.published)
+    old, new = await shipped(), await shipped({**decisions.DATA, "rate_limits": {}})
+    await one.enforce(old)
+    seen = other.published_revision
+    await other.enforce(old, instead_of=seen)
+    await one.enforce(new)
+    with pytest.raises(PolicyOvertaken, match=re.escape(f"{old.revision} gives way to {new.revision}")):
+        await other.enforce(old, instead_of=seen)
+    await other.enforce(new, instead_of=seen)
+    assert (one.published, await other.revision()) == (render(new), new.revision)
+    await other.enforce(old, instead_of=other.published_revision)
+    assert await one.revision() == old.revision
+    await one.aclose()
+    await other.aclose()
+
+
+@needs_opa
+async def test_taking_back_a_broken_policy_takes_back_no_other(server: OpaServer, shelf: Shelf, tmp_path: Path) -> None:
+    path, new = tmp_path / "bundle", render(await shipped({**decisions.DATA, "rate_limits": {}}))
+
+    def another_worker_publishes() -> None:
+        SharedShelf(path).put(new)
+        shelf.announce()
+
+    engine = OpaPolicyEngine(server.url, waits=PATIENT, shelf=path, on_publish=another_worker_publishes)
+    shelf.show(lambda: render(BROKEN))  # OPA came between the two
+    with pytest.raises(PolicyInvalid, match="broken"):
+        await engine.enforce(BROKEN)
+    assert engine.published == new
+    await engine.aclose()
+
+
+async def test_a_worker_that_stands_still_while_it_publishes_holds_up_no_other_for_long(tmp_path: Path) -> None:
+    path, bundle = tmp_path / "bundle", render(BROKEN)
+    engine = OpaPolicyEngine("http://127.0.0.1:1", waits=Waits(enforce_s=0.2), shelf=path)
+    stands_still = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(stands_still, fcntl.LOCK_EX)
+    with pytest.raises(PolicyNotEnforced):
+        await engine.enforce(BROKEN)
+    assert engine.published is None
+    asyncio.get_running_loop().call_later(0.05, os.close, stands_still)
+    with pytest.raises(PolicyNotEnforced):  # published now, but there is no OPA
+        await engine.enforce(BROKEN)
+    assert engine.published == bundle
+    await engine.aclose()
 
 
 @needs_opa

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import os
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +57,29 @@ class SharedShelf:
         self._seen: tuple[int, int] | None = None
         self._found: PublishedBundle | None = None
 
-    def put(self, bundle: PublishedBundle | None) -> None:
+    def put(self, bundle: PublishedBundle | None, instead_of: str | None = None) -> bool:
+        """False, and nothing is changed, when there is another one than that with the revision `instead_of`.
+
+        BlockingIOError: another worker is about to.
+        """
+        with self._alone():
+            there = self.get()
+            if instead_of is not None and there != bundle and (there.revision if there else "") != instead_of:
+                return False
+            self._write(bundle)
+        return True
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Does not wait: a worker that stands still here must not hold up the others."""
+        handle = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        finally:
+            os.close(handle)
+
+    def _write(self, bundle: PublishedBundle | None) -> None:
         if bundle is None:
             self._path.unlink(missing_ok=True)
             return

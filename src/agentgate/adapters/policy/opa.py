@@ -25,7 +25,7 @@ from agentgate.adapters.policy._bundle import PublishedBundle, SharedShelf, fold
 from agentgate.adapters.policy._compile import OpaCompiler
 from agentgate.adapters.policy._http import Answer, HttpClient, Nonsense, Unreachable, parse_url
 from agentgate.core.decision import NoRuling, Ruling
-from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, ReasonCode
+from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, PolicyOvertaken, ReasonCode
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical
 from agentgate.ports.policy import Rule
@@ -96,7 +96,7 @@ class OpaPolicyEngine:
             return Ruling(found.value, await self._external_revision() or "")
         return found
 
-    async def enforce(self, bundle: PolicyBundle) -> None:
+    async def enforce(self, bundle: PolicyBundle, *, instead_of: str | None = None) -> None:
         async with self._enforcing:
             if self._external or await self._runs_its_own():
                 raise PolicyExternal("OPA runs its own policies; change them where they come from")
@@ -107,11 +107,12 @@ class OpaPolicyEngine:
                 before = self.published
             except OSError as error:
                 raise PolicyNotEnforced(wanted.revision, None) from error
-            self._publish(wanted)
+            if not await self._publish(wanted, instead_of):
+                raise PolicyOvertaken(wanted.revision, self.published_revision)
             try:
                 await self._until_enforced(wanted.revision)
             except PolicyInvalid:
-                self._publish(before)
+                await self._publish(before, wanted.revision)
                 raise
 
     async def revision(self) -> str | None:
@@ -130,15 +131,29 @@ class OpaPolicyEngine:
     def published(self) -> PublishedBundle | None:
         return self._published if self._shelf is None else self._shelf.get()
 
-    def _publish(self, bundle: PublishedBundle | None) -> None:
-        """Raises PolicyNotEnforced when it cannot be put where OPA finds it."""
+    @property
+    def published_revision(self) -> str:
+        return found.revision if (found := self.published) is not None else ""
+
+    async def _publish(self, bundle: PublishedBundle | None, instead_of: str | None) -> bool:
+        """Whether it is where OPA finds it: not when another worker's came `instead_of` what was there. Raises
+        PolicyNotEnforced when it cannot be put there."""
         self._published = bundle
-        if self._shelf is not None:
-            try:
-                self._shelf.put(bundle)
-            except OSError as error:
-                raise PolicyNotEnforced(bundle.revision if bundle else "", None) from error
+        try:
+            async with asyncio.timeout(self._waits.enforce_s):
+                if self._shelf is not None and not await self._shelve(self._shelf, bundle, instead_of):
+                    return False
+        except OSError as error:  # out of time as well
+            raise PolicyNotEnforced(bundle.revision if bundle else "", None) from error
         self._on_publish()
+        return True
+
+    async def _shelve(self, shelf: SharedShelf, bundle: PublishedBundle | None, instead_of: str | None) -> bool:
+        while True:
+            try:
+                return shelf.put(bundle, instead_of)
+            except BlockingIOError:
+                await asyncio.sleep(self._waits.poll_s)
 
     async def _until_enforced(self, wanted: str) -> None:
         """Raises PolicyInvalid when OPA says that it cannot load it, PolicyNotEnforced when the time is up."""

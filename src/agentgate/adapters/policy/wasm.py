@@ -72,7 +72,10 @@ class WasmPolicyEngine:
             return NoRuling(ReasonCode.POLICY_ERROR, str(failed))
         return _read_answer(answer, in_force.revision)
 
-    async def enforce(self, bundle: PolicyBundle) -> None:
+    published_revision = ""
+    """There is no other worker to share it with."""
+
+    async def enforce(self, bundle: PolicyBundle, *, instead_of: str | None = None) -> None:
         async with self._enforcing:
             if bundle.wasm is None:
                 raise PolicyInvalid(

@@ -14,7 +14,7 @@ from typing import Any
 
 from agentgate.core.call import Principal, Tool
 from agentgate.core.decision import Ruling
-from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced
+from agentgate.core.errors import PolicyExternal, PolicyInvalid, PolicyNotEnforced, PolicyOvertaken
 from agentgate.core.event import Kind
 from agentgate.core.policy import PolicyBundle
 from agentgate.core.strict_json import canonical_plain
@@ -32,6 +32,7 @@ logger = logging.getLogger("agentgate.policy")
 _START = "start"
 TOOLS = "tools"
 """Why policy is loaded again when what tool servers bring has changed."""
+_OF_ITSELF = (_START, TOOLS)
 _EVER = ("allow", "approval")
 """What policy's `tools` document says of a tool that may be called."""
 
@@ -103,11 +104,15 @@ class PolicyDesk:
             LogUnavailable: enforced, but not recorded; the caller must not be told that all is well.
         """
         async with self._loading:
+            # What a person asks for comes before what another worker published meanwhile; all else gives way to it.
+            seen = self._published() if what in _OF_ITSELF else None
             bundle = await self._read()
             limits, asks = read_rules(bundle.data), self._questions.read(bundle.data)
             awaited = _Awaited(bundle.revision, limits, asks, bundle.data.get("tools", {}), actor, what)
             try:
-                await self._engine.enforce(bundle)
+                await self._engine.enforce(bundle, instead_of=seen)
+            except PolicyOvertaken:
+                raise
             except PolicyNotEnforced:
                 self._awaited = awaited
                 raise
@@ -116,6 +121,13 @@ class PolicyDesk:
 
     async def _read(self) -> PolicyBundle:
         return replace(await self._source.read(), label=self._label)
+
+    def _published(self) -> str:
+        """Raises PolicyNotEnforced: what is published cannot be known."""
+        try:
+            return self._engine.published_revision
+        except OSError as error:
+            raise PolicyNotEnforced(self._revision, None) from error
 
     async def prepare(self) -> None:
         """Limits before the first call: an engine elsewhere may be deciding already. Raises PolicyInvalid."""
@@ -153,10 +165,11 @@ class PolicyDesk:
     async def _follow(self, revision: str) -> None:
         """Enforce `revision` if the policy directory gives it. What cannot be done is said once, and tried again."""
         try:
+            seen = self._published()
             bundle = await self._read()
             if bundle.revision == revision:
                 limits, asks = read_rules(bundle.data), self._questions.read(bundle.data)
-                await self._engine.enforce(bundle)
+                await self._engine.enforce(bundle, instead_of=seen)
                 self._take(revision, limits, asks, bundle.data.get("tools", {}))
                 logger.info("policy %s is enforced, as another member does", revision)
                 return
@@ -179,7 +192,7 @@ class PolicyDesk:
     async def _in_force(self, awaited: _Awaited) -> None:
         self._take(awaited.revision, awaited.limits, awaited.asks, awaited.tools)
         self._awaited = awaited
-        is_own_act = awaited.what not in (_START, TOOLS)
+        is_own_act = awaited.what not in _OF_ITSELF
         if not is_own_act:
             await self._hear()
         if is_own_act or self._told != awaited.revision:  # else another member has said so
