@@ -11,8 +11,10 @@ from contextlib import aclosing
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
+import asyncpg  # type: ignore[import-untyped]
 import pytest
 
+from agentgate.adapters.log._postgres.connection import connect, deadline
 from agentgate.adapters.log._postgres.migrate import migrate
 from agentgate.adapters.log.postgresql import PostgresLog, open_reader, verify
 from agentgate.core.decision import Receipt
@@ -205,6 +207,32 @@ async def test_a_log_can_be_opened_only_once_its_server_answers(mortal: Postgres
                 await PostgresLog.open(url, SIGNER, ORIGIN)
     finally:
         mortal.resume()
+
+
+async def test_a_deadline_that_passes_between_two_messages_of_one_statement_is_a_failure_like_any_other(
+    url: str, log: PostgresLog, author: Author, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncpg has lost the half of itself that it goes on with then, and says so by an AttributeError."""
+    prepared = asyncpg.Connection._get_statement
+
+    async def dropped_meanwhile(connection: Any, *how: Any, **more: Any) -> Any:
+        statement = await prepared(connection, *how, **more)
+        connection.terminate()
+        return statement
+
+    with monkeypatch.context() as patch:
+        patch.setattr(asyncpg.Connection, "_get_statement", dropped_meanwhile)
+        assert "no answer within" in await refused(log.kills_since(0))
+        assert "no answer within" in await refused(PostgresLog.open(url, SIGNER, ORIGIN))
+    assert (await log.kills_since(0)).kills == ()
+    assert await accepts(log, author)
+
+
+async def test_a_mistake_of_ours_is_no_failure_of_the_database(url: str) -> None:
+    connection = await connect(url, "test", {})
+    with pytest.raises(AttributeError), deadline(connection, 1):
+        connection.no_such_method()  # type: ignore[attr-defined]
+    await connection.close()
 
 
 # --- the network ------------------------------------------------------------------------------------------

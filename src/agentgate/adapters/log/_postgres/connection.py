@@ -156,6 +156,10 @@ def deadline(connection: Connection, seconds: float) -> Iterator[None]:
     timer = asyncio.get_running_loop().call_later(seconds, connection.terminate)
     try:
         yield
+    except AttributeError as error:  # asyncpg was between two messages, and found its connection dropped at the second
+        if not connection.is_closed():
+            raise
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
     finally:
         timer.cancel()
 
