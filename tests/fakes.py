@@ -15,7 +15,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -566,6 +566,8 @@ def _is_after(change: KillChange, position: int) -> bool:
 class FakeEngine:
     """Answers what it is told; a callable sees the question."""
 
+    published_revision = ""
+
     def __init__(self) -> None:
         self.answer: Ruling | NoRuling | Callable[[Any], Any] = Ruling(ALLOW, REVISION)
         self.asked: list[Any] = []
@@ -573,12 +575,11 @@ class FakeEngine:
 
     async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
         await asyncio.sleep(0)
+        assert rule in get_args(Rule)
         asked = reread(question)["input"]
         self.asked.append(asked)
         answer = self.answer(asked) if callable(self.answer) else self.answer
         return answer if isinstance(answer, Ruling | NoRuling) else Ruling(answer, self.enforced or REVISION)
-
-    published_revision = ""
 
     async def enforce(self, bundle: PolicyBundle, *, instead_of: str | None = None) -> None: ...
 

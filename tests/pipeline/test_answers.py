@@ -17,9 +17,10 @@ from agentgate.core.event import Event, Kind, Outcome
 from agentgate.core.events.calls import closed
 from agentgate.pipeline.calls import answers
 from agentgate.pipeline.calls.passage import Answer
+from agentgate.ports.policy import Rule
 from agentgate.ports.upstreams import Delivered, Undelivered
-from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, a_call, a_kill, principal
-from tests.pipeline.conftest import House
+from tests.fakes import ALLOW, ALLOW_WRITE, ASK, DENY, REVISION, FakeEngine, a_call, a_kill, principal
+from tests.pipeline.conftest import House, a_moment
 
 ADA = principal("ada", Role.APPROVER, person=True)
 WRITE = Tool(ToolName("db_insert"), "demo", Access.WRITE, {"type": "object"})
@@ -98,6 +99,22 @@ async def test_of_two_members_one_runs(house: House) -> None:
     assert Counter(answer.success for answer in answers)[True] >= 1
     again = await other.gate.pass_through(keyed())
     assert again.success
+
+
+async def test_who_claims_a_key_once_its_call_has_run_elsewhere_gets_that_answer(house: House) -> None:
+    class Slow(FakeEngine):
+        async def query(self, rule: Rule, question: bytes) -> Ruling | NoRuling:
+            await ran.wait()
+            return await super().query(rule, question)
+
+    ran, other = asyncio.Event(), await house.another("m-2", engine=Slow())
+    late = asyncio.create_task(other.gate.pass_through(keyed()))
+    await a_moment()
+    first = await house.gate.pass_through(keyed())
+    ran.set()
+    answer = await late
+    assert (answer.is_replayed, said(answer)) == (True, said(first))
+    assert (len(house.upstream.sent), other.upstream.sent) == (1, [])
 
 
 async def test_while_the_first_is_running_another_is_told_so(house: House) -> None:

@@ -98,9 +98,12 @@ async def test_pages_give_every_event_once_and_in_order_while_more_come(limit: i
         assert len(found) >= 40
 
 
-async def test_a_page_says_where_to_ask_for_what_comes_after() -> None:
+@pytest.mark.parametrize("limit", [2, 5, 10])
+async def test_a_page_says_where_to_ask_for_what_comes_after(limit: int) -> None:
+    """Also one that leaves some for the next page."""
     bed = Bed(5)
-    page = await bed.page(ALL, Query(), Span(limit=10))
+    page = await bed.page(ALL, Query(), Span(limit=limit))
+    assert (len(page.records), page.size) == (min(limit, 5), 5)
     bed.add("a")
     assert indexes(await bed.page(ALL, Query(), Span(first=page.size, limit=10))) == [5]
 
@@ -113,7 +116,8 @@ async def test_a_page_leaves_no_event() -> None:
 
 async def test_an_export_is_on_record_before_its_first_byte_and_not_in_itself() -> None:
     bed = Bed(100)
-    query = Query(tenant="a", session="s", agent="agent:b", since="2026-01-01T00:00:00.000000Z", text="secret")
+    since, until = "2026-01-01T00:00:00.000000Z", "2027-01-01T00:00:00.000000Z"
+    query = Query(tenant="a", session="s", agent="agent:b", since=since, until=until, text="secret")
     begun = await bed.desk.export(ALL, query, Span(), "count")
     assert not isinstance(begun, Refused)
     [fields] = bed.log.of(Kind.EXPORTED)
@@ -123,7 +127,8 @@ async def test_an_export_is_on_record_before_its_first_byte_and_not_in_itself() 
         "tenant": "a",
         "of_session": "s",
         "of_agent": "agent:b",
-        "since": "2026-01-01T00:00:00.000000Z",
+        "since": since,
+        "until": until,
         "by_text": "yes",
     }
     assert "secret" not in str(fields)

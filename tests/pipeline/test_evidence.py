@@ -10,6 +10,7 @@ import json
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,7 +18,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from agentgate.core import dsse
+from agentgate.core.approval import State
 from agentgate.core.containment import Scope as KillScope
+from agentgate.core.decision import Ruling
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused, TimestampUnavailable
 from agentgate.core.event import Kind, Record, rfc3339
 from agentgate.core.evidence.pack import Pack, key_id
@@ -31,8 +34,9 @@ from agentgate.core.verification.verify import verify
 from agentgate.pipeline.records.books import Books
 from agentgate.pipeline.records.evidence import EvidenceDesk, Export, Form, Forms, Rules, Seal
 from agentgate.ports.evidence import Enclosures
-from tests.fakes import ADMIN, AtOnce, FakeEntropy, MemoryLog, a_call, principal
+from tests.fakes import ADMIN, ASK, REVISION, AtOnce, FakeEntropy, MemoryLog, a_call, principal
 from tests.pipeline.conftest import House
+from tests.pipeline.test_approvals import ADA
 
 HMAC_KEY = bytes(range(32))
 ORIGIN = "gateway.test/log/1"
@@ -197,6 +201,15 @@ def predicate_of(raw: bytes) -> Mapping[str, Any]:
     return dsse.parse_statement(envelope.payload).predicate
 
 
+def leaves_of(export: Export) -> list[Mapping[str, Any]]:
+    """The events of a JSON pack."""
+    return [json.loads(event["leaf"]) for event in json.loads(content(export))["integrity"]["events"]]
+
+
+def kinds_of(export: Export) -> list[str]:
+    return [leaf["kind"] for leaf in leaves_of(export)]
+
+
 @pytest.fixture
 async def house() -> House:
     return House(entropy=Mixed())
@@ -306,6 +319,43 @@ async def test_a_range_of_time_has_every_event_between_its_first_and_its_last(of
     assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
 
 
+async def test_a_pack_ends_before_its_until_though_the_log_goes_on(house: House) -> None:
+    await house.gate.pass_through(a_call())
+    house.clock.move(1)
+    until = rfc3339(house.clock.moment)
+    await house.gate.pass_through(a_call())
+    for scope in (Scope("default", until=until), replace(SESSION, until=until)):
+        assert kinds_of(await Office(house).give(scope)) == ["decided", "finished"]
+
+
+async def test_what_came_before_a_range_is_not_in_it_though_its_clock_ran_ahead(house: House) -> None:
+    for seconds in (100, -100):
+        house.clock.move(seconds)
+        since = rfc3339(house.clock.moment)
+        await house.gate.pass_through(a_call())
+    scope = Scope("default", since=since, until=rfc3339(house.clock.moment + timedelta(seconds=50)))
+    found = leaves_of(await Office(house).give(scope))
+    assert [(leaf["kind"], leaf["at"]) for leaf in found] == [
+        (kind, since) for kind in ("decided", "finished", "exported")
+    ]
+
+
+async def test_an_agents_pack_has_what_others_did_in_its_sessions(house: House) -> None:
+    """Whatever the session is called: an answer that carried a write belongs to it."""
+    house.engine.answer = Ruling(ASK, REVISION)
+    for session, agent in (("1", "bot"), ("2", "other")):
+        asked = await house.gate.pass_through(a_call(session=session, caller=principal(agent)))
+        assert asked.approval is not None
+        await house.approvals.decide(ADA, asked.approval.id, State.APPROVED)
+    found = await Office(house).give(Scope("default", agent="agent:bot"))
+    leaves = [leaf for leaf in leaves_of(found) if leaf["kind"] != Kind.EXPORTED]
+    assert [(leaf["kind"], leaf["principal"], leaf["session"]) for leaf in leaves] == [
+        (Kind.APPROVAL_REQUESTED, "agent:bot", "1"),
+        (Kind.DECIDED, "agent:bot", "1"),
+        (Kind.APPROVAL_DECIDED, ADA.id, "1"),
+    ]
+
+
 # --- the log's history ------------------------------------------------------------------------------------------
 
 
@@ -411,6 +461,14 @@ async def test_nothing_is_given_out_without_the_logs_proof(office: Office, step:
     assert verify(await office.zip(), TRUST).exit_status == 0, "and later it is"
 
 
+async def test_a_log_that_has_no_signed_state_yet_gives_no_pack_and_says_why(office: Office) -> None:
+    async def none_yet() -> None: ...
+
+    office.tree.checkpoint = none_yet  # type: ignore[method-assign]
+    with pytest.raises(LogUnavailable, match="the log has no checkpoint"):
+        await office.desk.export(ADMIN, SESSION, "zip")
+
+
 async def test_a_log_that_goes_down_midway_is_a_refusal(office: Office) -> None:
     office.house.log.on_append = lambda event: setattr(office.house.log, "is_down", event.kind is Kind.KEYED)
     with pytest.raises(LogUnavailable):
@@ -433,7 +491,7 @@ async def test_a_pack_that_is_too_large_is_refused_and_says_what_to_do(house: Ho
     refused = await small.desk.export(ADMIN, SESSION, "zip")
     assert isinstance(refused, Refused)
     assert refused.reason is ReasonCode.PACK_TOO_LARGE
-    assert "since" in refused.detail
+    assert refused.detail == "a pack has at most 5 events and 256 MiB of them; narrow it with since and until"
     assert isinstance(await Office(house, Rules(max_events=6)).desk.export(ADMIN, SESSION, "zip"), Export)
 
 
@@ -445,15 +503,36 @@ async def test_what_is_recorded_after_the_checkpoint_is_not_in_the_pack(office: 
         note = await checkpoint()
         await office.house.gate.pass_through(a_call())
         await office.house.killed(target="s-9")
+        await office.house.killed(scope=KillScope.AGENT, target="bot")
         return note
 
     office.tree.checkpoint = then_more  # type: ignore[method-assign]
-    for scope in (SESSION, Scope("default", session="s-1", since="2026-11-21")):
+    for scope in (SESSION, replace(SESSION, since="2026-11-21"), Scope("default", agent="agent:bot")):
         raw = await office.zip(scope)
         size = predicate_of(raw)["checkpoint"]["size"]
         indexes = [event["index"] for event in json.loads(files_of(raw)["pack.json"])["integrity"]["events"]]
         assert indexes[0] == 0
         assert max(indexes) < size
+
+
+async def test_a_kill_that_ends_after_the_checkpoint_is_in_the_pack(house: House) -> None:
+    """In the state that proves the pack it was in force, though the clock that says when it ended ran behind."""
+    office = Office(house)
+    drain = await house.killed(scope=KillScope.AGENT, target="bot")
+    house.clock.move(10)
+    since = rfc3339(house.clock.moment)
+    checkpoint = office.tree.checkpoint
+
+    async def then_its_end() -> bytes | None:
+        note = await checkpoint()
+        house.clock.move(-5)
+        await house.containment.release(ADMIN, drain.kill.id)
+        house.clock.move(5)
+        return note
+
+    office.tree.checkpoint = then_its_end  # type: ignore[method-assign]
+    found = leaves_of(await office.give(Scope("default", agent="agent:bot", since=since)))
+    assert [leaf["kill_id"] for leaf in found if leaf["kind"] == Kind.KILLED] == [drain.kill.id]
 
 
 async def test_a_pack_that_concerns_too_much_is_refused_though_it_has_little_of_its_own(house: House) -> None:
@@ -476,8 +555,7 @@ async def test_what_concerns_others_or_was_over_before_makes_no_pack_too_large(h
         await office.give(Scope("default", session=other))
     house.clock.move(1)
     await house.gate.pass_through(a_call())
-    found = json.loads(content(await office.give()))["integrity"]["events"]
-    assert [json.loads(event["leaf"])["kind"] for event in found] == ["decided", "finished", "exported"]
+    assert kinds_of(await office.give()) == ["decided", "finished", "exported"]
 
 
 @pytest.mark.parametrize("scope", [Scope("default"), SESSION, Scope("default", agent="agent:bot")], ids=str)

@@ -353,11 +353,13 @@ async def test_attested_member_that_lives_after_all_sends_nothing(three: list[Ho
 
 
 async def test_open_calls_of_an_attested_member_are_unknown(three: list[House]) -> None:
-    running = await three[2].running()
+    running, elsewhere = await three[2].running(), await three[1].running()
     _paused(three[2])
     await _listen(4, *three[:2])
     await three[0].membership.attest(ADMIN, "m-3")
     assert [event["outcome"] for event in three[0].log.of(Kind.FINISHED)] == ["unknown"]
+    three[1].upstream.let_go()
+    assert (await elsewhere).success
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
 

@@ -5,26 +5,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from agentgate.core.approval import Approval
+from agentgate.core.call import Call, TraceId
 from agentgate.core.containment import Scope
 from agentgate.core.decision import Ruling
 from agentgate.core.errors import ReasonCode
-from agentgate.core.event import Record, rfc3339
+from agentgate.core.event import Event, Kind, Record, rfc3339
 from agentgate.core.notice import Notice
 from agentgate.pipeline.containment.orders import Order
+from agentgate.pipeline.notices import desk as desk_module
 from agentgate.pipeline.notices import line as module
 from agentgate.pipeline.notices.desk import TURN, NoticeDesk, Standing
 from agentgate.pipeline.notices.endpoint import Rules, Subscription
 from agentgate.ports.ambient import Entropy
 from agentgate.ports.containment import LimitState, NotAdmitted
 from agentgate.ports.notices import Failure
-from tests.fakes import ADMIN, DENY, REVISION, FakeCourier, FakeEntropy, MemoryBookmarks, NullMeter, a_call
-from tests.pipeline.conftest import House, until
+from tests.fakes import ADMIN, DENY, REVISION, FakeCourier, FakeEntropy, MemoryBookmarks, NullMeter, a_call, principal
+from tests.pipeline.conftest import House, edit_desk, last, until
+from tests.pipeline.test_approvals import ADA, asked_for
 
 DAY_S = 86_400.0
 SLOW = Rules(base_url="https://gate.example")
@@ -229,6 +233,50 @@ async def test_a_question_comes_with_the_call_and_a_link(house: House, post: Pos
 ASK = {"action": "REQUIRE_APPROVAL", "reason": "Write", "matched_rule": "write", "is_write_action": True}
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        a_call(arguments={"of": "other"}),
+        replace(a_call(session="s-2", arguments={"of": "other"}), trace_id=TraceId("the-same")),
+        replace(a_call(arguments={"of": "other"}, caller=principal(tenant="b")), trace_id=TraceId("the-same")),
+    ],
+    ids=["trace", "session", "tenant"],
+)
+async def test_a_question_comes_with_no_other_call(house: House, post: Post, other: Call) -> None:
+    """Whoever hears of one tenant alone would be told what another one sends."""
+    elsewhere = House()
+    elsewhere.engine.answer = house.engine.answer = Ruling(ASK, REVISION)
+    await elsewhere.gate.pass_through(other)
+
+    def slip_in(event: Event) -> None:
+        if event.kind is Kind.DECIDED:
+            house.log.on_append = lambda _: None
+            house.log.append_now(last(elsewhere, Kind.DECIDED))
+
+    house.log.on_append = slip_in
+    courier = FakeCourier()
+    async with post.running(to(courier, events=("approval.*",))):
+        await house.gate.pass_through(replace(a_call(arguments={"of": "mine"}), trace_id=TraceId("the-same")))
+        await until(lambda: courier.got)
+    assert house.log.kinds() == ["approval_requested", "decided", "decided"]
+    assert courier.got[0].payload["arguments"] == {"of": "mine"}
+
+
+async def test_an_edited_question_is_told_at_once(house: House, post: Post) -> None:
+    """There is no decision on it to wait for: nobody has sent this call yet."""
+    courier, at = FakeCourier(), list[float]()
+    courier.on_deliver = lambda _: at.append(house.clock.boot_s())
+    endpoint = to(courier, events=("approval.*",))
+    await post.desk(endpoint).start()
+    old = await asked_for(house, a_call(arguments={"n": 1}))
+    assert isinstance(await edit_desk(house).edit(ADA, old.id, {"n": 2}), Approval)
+    edited = house.clock.boot_s()
+    async with post.running(endpoint):
+        await until(lambda: len(courier.got) == 3)
+    assert (courier.got[2].kind, courier.got[2].payload["arguments"]) == ("approval.requested", {"n": 2})
+    assert at == [edited] * 3
+
+
 async def test_secrets_are_told_no_more_than_the_log_tells_them(house: House, post: Post) -> None:
     courier = FakeCourier()
     async with post.running(to(courier)):
@@ -404,6 +452,56 @@ async def test_what_a_receiver_calls_malformed_does_not_hold_up_the_rest(house: 
     assert post.meter.counts[("webhook_deliveries", "skipped")] == 1
 
 
+async def test_what_is_malformed_is_so_by_the_tries_of_this_notice_alone(house: House, post: Post) -> None:
+    courier = FakeCourier()
+    malformed = [Failure("it answers 422", for_good=True)] * 4
+    courier.failures.extend([*malformed, None, *malformed, None])
+    async with post.running(to(courier)):
+        trace_ids = await denied(house, 2)
+        await until(lambda: courier.tries == 10)
+        await until(lambda: len(courier.got) == 2)
+    assert traces(courier) == trace_ids
+    assert ("webhook_deliveries", "skipped") not in post.meter.counts
+
+
+async def test_what_is_under_way_at_the_end_of_a_turn_is_waited_for(house: House, post: Post) -> None:
+    class Slow(FakeCourier):
+        async def deliver(self, notice: Notice) -> Failure | None:
+            self.tries += 1
+            await asyncio.sleep(0.05)
+            self.got.append(notice)
+            return None
+
+    courier = Slow()
+    post.rules = Rules(round_s=0.01)
+    async with post.running(to(courier)):
+        trace_ids = await denied(house)
+        await until(lambda: courier.got)
+    assert (traces(courier), courier.tries) == (trace_ids, 1)
+
+
+async def test_a_delivery_without_an_end_is_given_up_with_its_turn_and_made_again(
+    house: House, post: Post, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else nobody would be told of anything any more, by any member: it is the turn of one at a time."""
+
+    class HangsOnce(FakeCourier):
+        async def deliver(self, notice: Notice) -> Failure | None:
+            if not self.tries:
+                self.tries += 1
+                await asyncio.Event().wait()
+            return await super().deliver(notice)
+
+    monkeypatch.setattr(desk_module, "_OVERTIME_S", 0.05)
+    post.rules = Rules(round_s=0.05)
+    courier = HangsOnce()
+    async with post.running(to(courier)):
+        trace_ids = await denied(house, 2)
+        await until(lambda: len(courier.got) == 2)
+    assert traces(courier) == trace_ids
+    assert "a webhook took longer than it may; what was under way is sent again" in caplog.messages
+
+
 async def test_a_dead_endpoint_holds_up_nobody(house: House, post: Post) -> None:
     class Hanging(FakeCourier):
         async def deliver(self, notice: Notice) -> Failure | None:
@@ -467,7 +565,7 @@ async def test_a_member_that_starts_while_another_follows_gives_no_endpoint_its_
     assert post.bookmarks.saved == {}
 
 
-async def test_a_log_that_is_down_is_waited_for(house: House, post: Post) -> None:
+async def test_a_log_that_is_down_is_waited_for(house: House, post: Post, caplog: pytest.LogCaptureFixture) -> None:
     courier = FakeCourier()
     async with post.running(to(courier)):
         trace_ids = await denied(house)
@@ -477,6 +575,7 @@ async def test_a_log_that_is_down_is_waited_for(house: House, post: Post) -> Non
         house.log.is_down = post.bookmarks.is_down = False
         await until(lambda: courier.got)
     assert traces(courier) == trace_ids
+    assert "webhooks wait for the log: told to fail" in caplog.messages
 
 
 async def test_a_call_and_a_kill_wait_for_no_webhook(house: House, post: Post) -> None:
@@ -538,6 +637,13 @@ async def test_endpoints_get_their_place_later_while_the_log_is_down(
 async def test_without_endpoints_the_log_is_not_asked(house: House, post: Post) -> None:
     house.log.is_down = True
     assert await post.desk().standings() == []
+
+
+async def test_a_webhook_without_a_place_yet_is_behind_with_nothing(house: House, post: Post) -> None:
+    """Nobody's turn has come to it: how it stands is asked all the same."""
+    await denied(house, 3)
+    (standing,) = await post.desk(to(FakeCourier())).standings()
+    assert (standing.name, standing.done, standing.behind) == ("one", None, 0)
 
 
 async def test_standings_say_how_far_each_is_and_what_went_wrong(house: House, post: Post) -> None:

@@ -455,6 +455,13 @@ async def test_a_mended_form_of_what_cannot_be_offered_any_more_is_judged_as_its
     assert (office.served, office.offer().in_policy) == ({"files__read": None}, True)
 
 
+async def test_a_new_tool_whose_schema_cannot_be_used_is_refused_each_time_it_is_listed(office: Office) -> None:
+    for _ in range(2):
+        await office.lists(tool(inputSchema={"type": "strin"}))
+        assert office.offer().state is State.REFUSED
+        assert office.offer().why.startswith("its inputSchema cannot be used")
+
+
 async def test_what_nobody_has_accepted_is_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """A pattern of a few characters may take a megabyte, and a list may have a thousand tools full of them."""
     compiled: list[Mapping[str, Any]] = []
@@ -487,6 +494,20 @@ async def test_two_tools_of_one_name_put_the_accepted_one_into_quarantine(office
     await office.accept(tool())
     await office.lists(tool(), tool(description="Another."))
     assert office.served["files__read"] is not None
+
+
+async def test_of_new_tools_whose_names_are_taken_for_each_other_the_first_can_be_accepted(office: Office) -> None:
+    await office.lists(tool("read_file"), tool("read-file"))
+    assert {offer.name: offer.state for offer in office.desk.offers()} == {
+        "files__read_file": State.NEW, "files__read-file": State.REFUSED,
+    }  # fmt: skip
+
+
+async def test_an_accepted_tool_whose_name_is_another_s_by_now_is_refused_and_says_why(office: Office) -> None:
+    await office.lists(tool("query"))
+    await office.accept(tool("query"))
+    (offer,) = (await Office(office.log, prefix="db_").open()).desk.offers()
+    assert (offer.state, offer.why) == (State.REFUSED, f"{DECLARED.name} has this name")
 
 
 async def test_a_name_that_is_taken_for_an_accepted_one_is_refused(office: Office) -> None:

@@ -215,12 +215,15 @@ async def test_a_reload_at_one_member_is_followed_by_the_others_and_recorded_onc
     one, other = others
     await one.desk.start()
     await other.desk.start()
-    one.source.data = other.source.data = {"rate_limits": {"db_query": 20}, "tools": {"files__read": {}}}
+    one.source.data = other.source.data = {
+        "rate_limits": {"db_query": 20}, "tools": {"files__read": {}}, "labels": {"tools": {"db_query": ["private"]}},
+    }  # fmt: skip
     enforced = await one.desk.load("person:admin", "reload")
     for member in others:
         await member.desk.settle()
     assert (await other.engine.revision(), _limit(other)) == (enforced.revision, 20)
     assert other.desk.known_tools == {"files__read": {}}
+    assert house.questions.labels(a_call(), b"") == ("private",)
     assert [event["what"] for event in house.log.of(Kind.POLICY)] == ["start", "reload"]
     assert [event.get("principal") for event in house.log.of(Kind.POLICY)] == [None, "person:admin"]
     loads = len(other.engine.enforced)
@@ -290,11 +293,13 @@ async def test_a_directory_that_gives_another_policy_changes_nothing_and_is_told
     await one.desk.start()
     await other.desk.start()
     one.source.data = {"rate_limits": {"db_query": 20}}
-    enforced = await one.desk.load("person:admin", "reload")
+    own, enforced = await other.engine.revision(), await one.desk.load("person:admin", "reload")
     for _ in range(3):
         await other.desk.settle()
     assert (other.desk.behind, _limit(other), len(other.engine.enforced)) == (enforced.revision, 10, 1)
-    assert len([record for record in caplog.records if enforced.revision in record.getMessage()]) == 1
+    said = [message for message in caplog.messages if enforced.revision in message]
+    stays = f"here it stays {own}, because the policy directory here gives {own}"
+    assert said == [f"another member enforces policy {enforced.revision}; {stays}"]
     other.source.data = one.source.data  # the directory is brought up to date a little later
     await other.desk.settle()
     assert (other.desk.behind, _limit(other)) == (None, 20)
@@ -302,7 +307,7 @@ async def test_a_directory_that_gives_another_policy_changes_nothing_and_is_told
 
 @pytest.mark.parametrize("error", [PolicyInvalid("no"), PolicyNotEnforced("new", "old"), PolicyExternal()])
 async def test_what_another_member_enforces_and_this_one_cannot_is_tried_again(
-    house: House, others: tuple[_Desk, _Desk], error: Exception
+    house: House, others: tuple[_Desk, _Desk], error: Exception, caplog: pytest.LogCaptureFixture
 ) -> None:
     one, other = others
     await one.desk.start()
@@ -312,6 +317,7 @@ async def test_what_another_member_enforces_and_this_one_cannot_is_tried_again(
     other.engine.error = error
     await other.desk.settle()
     assert (other.desk.behind is not None, _limit(other)) == (True, 10)
+    assert caplog.messages[-1].endswith(f"because {error}")
     other.engine.error = None
     await other.desk.settle()
     assert (other.desk.behind, _limit(other)) == (None, 20)

@@ -221,6 +221,16 @@ async def test_member_that_left_is_not_waited_for(three: list[House]) -> None:
     await running
 
 
+async def test_kill_that_is_waited_for_goes_on_when_its_silent_member_leaves(three: list[House]) -> None:
+    _deaf(three[2])
+    waiting = asyncio.create_task(three[0].killed())
+    await a_moment()
+    assert not waiting.done()
+    await three[2].membership.leave(lambda: asyncio.sleep(0))
+    drain = await asyncio.wait_for(waiting, 5)
+    assert (drain.is_drained, drain.members, set(drain.acks)) == (True, THREE, {"m-1", "m-2"})
+
+
 async def test_member_that_joins_later_knows_the_kill_and_is_not_waited_for(three: list[House]) -> None:
     drain = await three[0].killed()
     four = await three[0].another("m-4")

@@ -11,7 +11,7 @@ import pytest
 
 from agentgate.core.call import MemberId, Principal, Role
 from agentgate.core.errors import LogUnavailable, ReasonCode, Refused
-from agentgate.core.event import Event, Kind, make
+from agentgate.core.event import Event, Kind, make, rfc3339
 from agentgate.core.events.kills import killed
 from agentgate.core.retention import Hold, Rule
 from agentgate.pipeline.records.pruning import EVERY_S, FIRST_AFTER_S, SESSIONS_PER_ORDER, Keeping, Pruned
@@ -113,8 +113,12 @@ def office() -> Office:
 # --- what goes ---
 
 
-async def test_the_daily_run_prunes_whole_sessions_and_says_so(office: Office) -> None:
+async def test_the_daily_run_prunes_whole_sessions_and_says_so(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "agentgate.retention")
     await office.a_day()
+    assert caplog.messages == ["pruned 4 bodies of 1 sessions"]
     assert (office.bodies("s-old"), len(office.bodies("s-new"))) == (set(), 2)
     (event,) = office.log.of(Kind.PRUNED)
     assert (event["session"], event["why"], event["bodies"], event["through"]) == ("s-old", "retention", 4, 3)
@@ -371,7 +375,9 @@ async def test_one_run_takes_no_more_than_a_part() -> None:
 # --- what fails ---
 
 
-async def test_a_prune_whose_process_died_is_ended_by_the_next_run(office: Office) -> None:
+async def test_a_prune_whose_process_died_is_ended_by_the_next_run(
+    office: Office, caplog: pytest.LogCaptureFixture
+) -> None:
     """Killed between the event and the deletion."""
     office.log.bodies.is_down = True
     with pytest.raises(LogUnavailable):
@@ -381,6 +387,7 @@ async def test_a_prune_whose_process_died_is_ended_by_the_next_run(office: Offic
     office.desk = office.another()
     await office.a_day()
     assert (len(office.log.of(Kind.PRUNED)), office.bodies("s-old")) == (1, set())
+    assert caplog.messages == ["4 bodies of 1 sessions were deleted that earlier prunes had left"]
 
 
 async def test_a_prune_whose_append_only_seemed_to_fail_is_ended_too(office: Office) -> None:
@@ -392,10 +399,26 @@ async def test_a_prune_whose_append_only_seemed_to_fail_is_ended_too(office: Off
     assert (len(office.log.of(Kind.PRUNED)), office.bodies("s-old")) == (1, set())
 
 
-async def test_a_log_that_cannot_be_written_prunes_nothing(office: Office) -> None:
+async def test_of_prunes_that_are_appended_together_those_in_the_log_are_carried_out() -> None:
+    """The others are due still, and whoever gave the order hears that not all is done."""
+    office = Office()
+    for session in ("s-1", "s-2", "s-3"):
+        office.call(session)
+    office.busy_until(400)
+    office.log.fail_next("append")
+    with pytest.raises(LogUnavailable):
+        await office.prune()
+    assert [event["session"] for event in office.log.of(Kind.PRUNED)] == ["s-2", "s-3"]
+    assert [len(office.bodies(session)) for session in ("s-1", "s-2", "s-3")] == [2, 0, 0]
+    assert office.meter.counts["pruned_sessions", ""] == 2
+    assert await office.prune() == Pruned(rfc3339(office.clock.now() - timedelta(days=365)), sessions=1, bodies=2)
+
+
+async def test_a_log_that_cannot_be_written_prunes_nothing(office: Office, caplog: pytest.LogCaptureFixture) -> None:
     office.log.fail_next("append")
     await office.a_day()
     assert (office.log.of(Kind.PRUNED), len(office.bodies("s-old"))) == ([], 4)
+    assert caplog.messages == ["retention: the log: told to fail"]
     assert "the log: told to fail" in str((await office.desk.status(ADMIN)).trouble)
     assert office.meter.counts["retention_refused", ""] == 1
     await office.a_day()

@@ -572,14 +572,17 @@ async def test_a_receipt_that_is_ahead_of_a_log_that_cannot_be_read_is_not_sent_
     async def fail(position: int) -> None:
         raise KillStateUnknown("told to fail")
 
-    house.replica.reach = fail  # type: ignore[method-assign]
-    call = a_call()
+    reach, house.replica.reach = house.replica.reach, fail  # type: ignore[method-assign]
+    call = replace(a_call(), idempotency_key="k-1")
     answer = await house.gate.pass_through(call)
     assert (answer.reason_code, answer.outcome) == (ReasonCode.KILL_STATE_UNKNOWN, None)
     assert answer.is_outage
     assert house.upstream.sent == []
     assert house.log.of(Kind.FINISHED)[0]["reason_code"] == "kill_state_unknown"
     assert house.log.of(Kind.FINISHED)[0]["outcome"] == "not_sent"
+    house.replica.reach = reach  # type: ignore[method-assign]
+    again = await house.gate.pass_through(call)
+    assert (again.error, again.outcome) == ("Kill switch state unknown", Outcome.NOT_SENT)
 
 
 # --- with its upstream ---------------------------------------------------------------------------------------
