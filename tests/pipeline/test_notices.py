@@ -492,7 +492,7 @@ async def test_a_delivery_without_an_end_is_given_up_with_its_turn_and_made_agai
                 await asyncio.Event().wait()
             return await super().deliver(notice)
 
-    monkeypatch.setattr(desk_module, "_OVERTIME_S", 0.05)
+    monkeypatch.setattr(desk_module, "_OVERTIME_S", 0.5)
     post.rules = Rules(round_s=0.05)
     courier = HangsOnce()
     async with post.running(to(courier)):
