@@ -23,9 +23,8 @@ class AuditedSegments:
             last = max(last, segment.last)
 
     def feed(self, index: int, at: str) -> None:
-        if not self._due or not isinstance(
-            at, str
-        ):  # of most events nothing is asked; what is no time is told elsewhere
+        # of most events nothing is asked, and what is no time is told elsewhere
+        if not self._due or not isinstance(at, str):
             return
         self._newest = max(self._newest, at)
         while self._due and self._due[-1].last <= index:
