@@ -843,6 +843,22 @@ def test_a_store_that_is_too_old_for_tile_hashes_misses_none() -> None:
     assert auditor.finish(log.head, log.tables).findings == []
 
 
+def test_a_leaf_without_a_part_of_the_envelope_is_a_finding() -> None:
+    log = stored()
+    whole = json.loads(EVENTS[1].leaf)
+    for name in ("v", "id", "at", "kind", "member", "counter", "version", "body_sha256"):
+        log.set(1, "leaf", canonical_plain({key: value for key, value in whole.items() if key != name}))
+        assert f"event 1: the leaf has no {name}" in map(str, log.report().findings)
+
+
+def test_what_the_store_itself_shows_is_a_finding_of_no_event() -> None:
+    log = stored()
+    auditor = Auditor(ORIGIN, [KEY], log.checkpoints, (), tile_hashes=log.tile_hashes)
+    auditor.feed(log.rows)
+    report = auditor.finish(log.head, log.tables, ["readers may be shown another log"])
+    assert [str(finding) for finding in report.findings] == ["readers may be shown another log"]
+
+
 @pytest.mark.parametrize("name", ["session", "tenant"])
 @pytest.mark.parametrize("value", [["s-1"], {}, None, 1])
 def test_a_leaf_whose_session_is_no_text_is_a_finding(name: str, value: Any) -> None:

@@ -117,6 +117,11 @@ def test_only_an_operator_of_all_tenants_sees_another_tenant() -> None:
     assert (one.sees("default"), one.sees("other"), replace(one, tenants_all=True).sees("other")) == (True, False, True)
 
 
+def test_an_id_that_somebody_gives_is_their_tenants_own() -> None:
+    one = principal("op", Role.OPERATOR)
+    assert (one.own_id("k-1"), replace(one, tenants_all=True).own_id("k-1")) == ("default~k-1", "k-1")
+
+
 @given(st.text(max_size=30))
 @example("\ud800")
 def test_any_text_has_a_key_digest(secret: str) -> None:

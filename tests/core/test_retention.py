@@ -54,6 +54,9 @@ def test_the_floor_cannot_be_passed_without_force(days: int) -> None:
 
 
 @given(SESSIONS, st.integers(0, 101), st.sets(st.tuples(NAMES, NAMES)), st.lists(HOLDS))
+@example(Quiet("acme", "s-1", 4), 5, set(), [Hold("h", "acme", "s-1", "person:ada", "")])
+@example(Quiet("acme", "s-1", 4), 5, set(), [Hold("h", "b", "s-1", "person:ada", "")])
+@example(Quiet("acme", "s-1", 4), 5, set(), [Hold("h", "acme", "s-2", "person:ada", "")])
 def test_only_what_is_old_closed_and_not_held_is_due(
     quiet: Quiet, old_below: int, open_calls: set[tuple[str, str]], holds: list[Hold]
 ) -> None:
