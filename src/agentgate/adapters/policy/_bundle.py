@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agentgate.core.errors import PolicyOvertaken
 from agentgate.core.policy import ROOTS, PolicyBundle
 from agentgate.core.strict_json import canonical
 
@@ -57,17 +58,18 @@ class SharedShelf:
         self._seen: tuple[int, int] | None = None
         self._found: PublishedBundle | None = None
 
-    def put(self, bundle: PublishedBundle | None, instead_of: str | None = None) -> bool:
-        """False, and nothing is changed, when there is another one than that with the revision `instead_of`.
+    def put(self, bundle: PublishedBundle | None, instead_of: str | None = None) -> None:
+        """Nothing is changed when it raises.
 
-        BlockingIOError: another worker is about to.
+        Raises:
+            PolicyOvertaken: there is another one than that with the revision `instead_of`.
+            BlockingIOError: another worker puts one there.
         """
         with self._alone():
             there = self.get()
-            if instead_of is not None and there != bundle and (there.revision if there else "") != instead_of:
-                return False
+            if instead_of is not None and there != bundle and revision_of(there) != instead_of:
+                raise PolicyOvertaken(revision_of(bundle), revision_of(there))
             self._write(bundle)
-        return True
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -99,6 +101,10 @@ class SharedShelf:
         except FileNotFoundError:
             self._seen = self._found = None
         return self._found
+
+
+def revision_of(bundle: PublishedBundle | None) -> str:
+    return bundle.revision if bundle is not None else ""
 
 
 def folder_of(revision: str) -> str:

@@ -12,6 +12,7 @@ What OPA needs in its configuration: a service with the gateway's url and a key 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from typing import Any, Final
 
 import orjson
 
-from agentgate.adapters.policy._bundle import PublishedBundle, SharedShelf, folder_of, render
+from agentgate.adapters.policy._bundle import PublishedBundle, SharedShelf, folder_of, render, revision_of
 from agentgate.adapters.policy._compile import OpaCompiler
 from agentgate.adapters.policy._http import Answer, HttpClient, Nonsense, Unreachable, parse_url
 from agentgate.core.decision import NoRuling, Ruling
@@ -107,12 +108,12 @@ class OpaPolicyEngine:
                 before = self.published
             except OSError as error:
                 raise PolicyNotEnforced(wanted.revision, None) from error
-            if not await self._publish(wanted, instead_of):
-                raise PolicyOvertaken(wanted.revision, self.published_revision)
+            await self._publish(wanted, instead_of)
             try:
                 await self._until_enforced(wanted.revision)
             except PolicyInvalid:
-                await self._publish(before, wanted.revision)
+                with contextlib.suppress(PolicyOvertaken):
+                    await self._publish(before, wanted.revision)
                 raise
 
     async def revision(self) -> str | None:
@@ -133,22 +134,21 @@ class OpaPolicyEngine:
 
     @property
     def published_revision(self) -> str:
-        return found.revision if (found := self.published) is not None else ""
+        return revision_of(self.published)
 
-    async def _publish(self, bundle: PublishedBundle | None, instead_of: str | None) -> bool:
-        """Whether it is where OPA finds it: not when another worker's came `instead_of` what was there. Raises
-        PolicyNotEnforced when it cannot be put there."""
-        self._published = bundle
-        try:
-            async with asyncio.timeout(self._waits.enforce_s):
-                if self._shelf is not None and not await self._shelve(self._shelf, bundle, instead_of):
-                    return False
-        except OSError as error:  # out of time as well
-            raise PolicyNotEnforced(bundle.revision if bundle else "", None) from error
+    async def _publish(self, bundle: PublishedBundle | None, instead_of: str | None) -> None:
+        """Raises PolicyNotEnforced when it cannot be put where OPA finds it, and PolicyOvertaken as the shelf does."""
+        if self._shelf is None:
+            self._published = bundle
+        else:
+            try:
+                async with asyncio.timeout(self._waits.enforce_s):
+                    await self._shelve(self._shelf, bundle, instead_of)
+            except OSError as error:  # out of time as well
+                raise PolicyNotEnforced(revision_of(bundle), None) from error
         self._on_publish()
-        return True
 
-    async def _shelve(self, shelf: SharedShelf, bundle: PublishedBundle | None, instead_of: str | None) -> bool:
+    async def _shelve(self, shelf: SharedShelf, bundle: PublishedBundle | None, instead_of: str | None) -> None:
         while True:
             try:
                 return shelf.put(bundle, instead_of)
@@ -171,7 +171,7 @@ class OpaPolicyEngine:
     async def _provenance(self) -> str | None:
         """The revision of our bundle in OPA, whatever the rule answers."""
         answer = await self._admin("GET", "/v1/data/agentgate/decision?provenance=true")
-        return (_revision_of(answer) or None) if isinstance(answer, dict) else None
+        return (_provenance_of(answer) or None) if isinstance(answer, dict) else None
 
     async def _bundle_trouble(self, folder: str) -> str | None:
         """OPA's own words on why it could not load the bundle whose modules lie in `folder`, or None.
@@ -241,10 +241,10 @@ def read_answer(answer: Answer) -> Ruling | NoRuling:
         return NoRuling(ReasonCode.POLICY_ERROR, "OPA did not take the question")
     if "result" not in document:
         return NoRuling(ReasonCode.POLICY_UNDEFINED, "the rule is undefined for this question")
-    return Ruling(document["result"], _revision_of(document))
+    return Ruling(document["result"], _provenance_of(document))
 
 
-def _revision_of(document: dict[str, Any]) -> str:
+def _provenance_of(document: dict[str, Any]) -> str:
     """The revision of our bundle in an answer's provenance, or nothing."""
     match document.get("provenance"):
         case {"bundles": {"agentgate": {"revision": str(revision)}}}:

@@ -111,7 +111,7 @@ class PolicyDesk:
             awaited = _Awaited(bundle.revision, limits, asks, bundle.data.get("tools", {}), actor, what)
             try:
                 await self._engine.enforce(bundle, instead_of=seen)
-            except PolicyOvertaken:
+            except PolicyOvertaken:  # it will not come into force later either
                 raise
             except PolicyNotEnforced:
                 self._awaited = awaited
